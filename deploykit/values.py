@@ -1,0 +1,437 @@
+"""The glossary: every value that travels between stages.
+
+All of them are frozen and checked where they are made; they hold numbers, names, paths and digests, never a live
+handle (no module, session or open file). Stages are strangers to each other and share only what stands here.
+
+Shapes are written `N×3×224×224` (batch, channels, height, width); units stand in the names (`latency_ms`, `bytes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Argument: TypeAlias = int | float | bool | str | tuple[int, ...]
+"""What a network's constructor takes and `--arch KEY=VALUE` can say."""
+
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+"""Named tensors, as runners take and give them."""
+
+Precision = Literal["fp32", "fp16"]
+Head = Literal["logits", "probabilities", "embedding"]
+Preprocess = Literal["host", "graph"]
+Exporter = Literal["auto", "dynamo", "torchscript"]
+ChannelOrder = Literal["rgb", "bgr"]
+DType = Literal["float32", "float16", "uint8", "int8", "int32", "int64"]
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every value: immutable, keyword-only, and strict about unknown fields when read from JSON."""
+
+
+# ── Networks ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Preprocessing(Value):
+    """From a decoded image (H×W×3, uint8, RGB) to one network input (3×height×width, float32).
+
+    The shorter side is resized to `resize` pixels (bilinear with antialiasing, as Pillow does it), the centre
+    `height`×`width` is cut out, and each channel becomes `(pixel · scale − mean) / std`, in `channels` order.
+    """
+
+    resize: int
+    height: int
+    width: int
+    scale: float = 1 / 255
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    channels: ChannelOrder = "rgb"
+
+    def __post_init__(self) -> None:
+        if min(self.resize, self.height, self.width) < 1:
+            raise ValueError(f"image sizes are at least 1 pixel, not {self.resize}, {self.height}x{self.width}")
+        if self.resize < max(self.height, self.width):
+            raise ValueError(f"a shorter side of {self.resize} cannot hold a crop of {self.height}x{self.width}")
+        if self.scale <= 0 or min(self.std) <= 0:
+            raise ValueError(f"scale and std are positive, not {self.scale} and {self.std}")
+
+
+class InferredArgument(Value):
+    """A constructor argument that a checkpoint's shapes reveal: the size of `parameter` along `axis`."""
+
+    argument: str
+    parameter: str
+    axis: int = 0
+
+
+class Pretrained(Value):
+    """Released weights: torchvision's enum member, what they were trained with, and the arguments they need."""
+
+    enum: str
+    preprocessing: Preprocessing
+    arguments: Mapping[str, Argument] = {}
+
+
+class Architecture(Value):
+    """One network of the catalog: how to build it, where it is described, and what it eats.
+
+    `build(**arguments)` gives an `nn.Module` that maps N×3×H×W float32 to N×classes logits in eval mode.
+    """
+
+    name: str
+    family: str
+    paper: str
+    """Authors, year and arXiv number; the section or table that defines this member."""
+    build: Callable[..., Any]
+    arguments: Mapping[str, Argument] = {}
+    """What makes this member of its family; `--arch` may override any of them."""
+    preprocessing: Preprocessing
+    classifier: str
+    """Dotted path of the last layer with parameters; `--head embedding` replaces it by the identity."""
+    training_only: tuple[str, ...] = ()
+    """Dotted paths of submodules that eval mode never runs; a checkpoint may lack them, an export must."""
+    inferred: tuple[InferredArgument, ...] = ()
+    pretrained: Pretrained | None = None
+
+
+class CatalogRow(Value):
+    """What `deploykit list` prints of one network. Generated from the code by scripts/update_catalog, so that listing
+    needs no torch; a test recomputes it."""
+
+    name: str
+    family: str
+    paper: str
+    parameters: int
+    """Trainable parameters in eval mode: those of training-only submodules are not counted."""
+    macs: int
+    """Multiply-accumulates of convolutions and matrix products for one image."""
+    height: int
+    width: int
+    classes: int
+    pretrained: str | None
+
+
+class WeightsSource(Value):
+    """Where weights come from: `random` (with a seed), `imagenet` (torchvision's release) or `file`."""
+
+    kind: Literal["random", "imagenet", "file"]
+    seed: int = 0
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.kind == "file") != (self.path is not None):
+            raise ValueError(f"a path belongs to weights from a file, not to {self.kind!r}")
+
+
+class WeightsRecord(Value):
+    """The weights that an export really holds."""
+
+    source: str
+    """`random, seed 0`, the name of torchvision's enum member, or the checkpoint's file name."""
+    trained: bool
+    sha256: str
+    """Digest of the state dict: names, types, shapes and bytes, in the module's order."""
+
+
+class BatchRange(Value):
+    """Batch sizes a graph or an engine takes; `optimum` is what it is tuned for."""
+
+    minimum: int = 1
+    optimum: int = 8
+    maximum: int = 32
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.minimum <= self.optimum <= self.maximum:
+            raise ValueError(
+                f"batch sizes go up from 1: MIN <= OPT <= MAX, not {self.minimum}:{self.optimum}:{self.maximum}"
+            )
+
+    @property
+    def static(self) -> bool:
+        """Whether there is only one batch size."""
+        return self.minimum == self.maximum
+
+
+class ModelSpec(Value):
+    """Which function is exported: the network, its arguments, its head and where preprocessing happens."""
+
+    name: str
+    arguments: Mapping[str, Argument] = {}
+    head: Head = "logits"
+    preprocess: Preprocess = "host"
+    preprocessing: Preprocessing
+    paper: str
+    family: str
+
+
+class ExportOptions(Value):
+    """How the graph is made."""
+
+    batch: BatchRange = BatchRange()
+    opset: int = 20
+    exporter: Exporter = "auto"
+
+
+# ── Files and graphs ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class FileRecord(Value):
+    """A file and its digest; `path` is relative to the folder that holds the record."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+class TensorSpec(Value):
+    """An input or output: `shape` holds sizes, or `batch` where the size is chosen at run time."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int | str, ...]
+    layout: Literal["NCHW", "NHWC", "NC"]
+
+
+class Rewrite(Value):
+    """What one pass did: how often it applied, and why it did not where it might have."""
+
+    name: str
+    applied: int
+    refused: tuple[str, ...] = ()
+
+
+class ExportedGraph(Value):
+    """An ONNX graph in FP32 that keeps the promises of `export/contract.py`."""
+
+    files: tuple[FileRecord, ...]
+    """The graph first; its external data, if it needs any, behind it."""
+    opset: int
+    exporter: Literal["dynamo", "torchscript"]
+    fallback: str | None
+    """Why the default exporter was not the one used."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batch: BatchRange
+    rewrites: tuple[Rewrite, ...]
+    initializer_bytes: int
+    weights: WeightsRecord
+
+
+class Range(Value):
+    """The smallest and largest value that a tensor took."""
+
+    low: float
+    high: float
+
+
+class Ranges(Value):
+    """What calibration saw: one range per tensor, and on what."""
+
+    tensors: Mapping[str, Range]
+    data: DataRecord
+
+
+class KeptNode(Value):
+    """A node that stayed FP32, and the value that made it stay."""
+
+    node: str
+    op_type: str
+    reason: str
+
+
+class TypedGraph(Value):
+    """A graph typed at a precision other than FP32; inputs and outputs as in the graph it was made from."""
+
+    files: tuple[FileRecord, ...]
+    precision: Precision
+    kept: tuple[KeptNode, ...]
+    cast_nodes: int
+
+
+class Engine(Value):
+    """What a backend made of a graph and can load again."""
+
+    backend: str
+    version: str
+    file: FileRecord
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    statements: tuple[str, ...] = ()
+    """What a reader of its figures must know, such as arithmetic that is wider than the graph's types."""
+
+
+# ── Data ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Sample(Value):
+    """One decoded image: H×W×3, uint8, RGB."""
+
+    name: str
+    image: NDArray[np.uint8]
+    label: int | None = None
+
+
+class DataRecord(Value):
+    """Which samples were used. `real` is False for synthetic input, which proves less and says so."""
+
+    name: str
+    split: str
+    count: int
+    real: bool
+    labelled: bool
+    sha256: str
+    """Digest of the decoded samples, in order."""
+
+
+# ── Verdicts and figures ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Tolerance(Value):
+    """The bounds a candidate must keep, each with its reason; None: not judged."""
+
+    name: str
+    max_relative: float
+    min_cosine: float
+    min_snr_db: float
+    min_top1_agreement: float | None
+    reasons: Mapping[str, str]
+
+
+class OutputParity(Value):
+    """One output of a candidate against the oracle's, over all samples."""
+
+    name: str
+    max_abs: float
+    mean_abs: float
+    max_relative: float
+    """max |Δ| over the largest magnitude of the reference: 1e-3 is a thousandth of full scale."""
+    cosine: float
+    """The worst sample's."""
+    snr_db: float | None
+    """10·log10(Σ reference² / Σ Δ²); None: the outputs are identical."""
+    kl: float | None
+    """Mean KL(reference ‖ candidate) of the class distributions, in nats; None for an embedding."""
+    top1_agreement: float | None
+    top5_overlap: float | None
+
+
+class Accuracy(Value):
+    """Top-1 on labelled samples, of both, as shares of 1."""
+
+    reference: float
+    candidate: float
+    count: int
+
+    @property
+    def drop(self) -> float:
+        """Points of top-1 that the candidate lost, as a share of 1."""
+        return self.reference - self.candidate
+
+
+class Parity(Value):
+    """The verdict: does the candidate compute what eager PyTorch computes?"""
+
+    passed: bool
+    failures: tuple[str, ...]
+    outputs: tuple[OutputParity, ...]
+    accuracy: Accuracy | None
+    tolerance: Tolerance
+    data: DataRecord
+    statements: tuple[str, ...]
+    """What the verdict does not cover."""
+
+
+class Latency(Value):
+    """Wall time of one call on one thread of callers, inputs and outputs in host memory."""
+
+    batch: int
+    iterations: int
+    warmup_iterations: int
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    mean_ms: float
+    deviation_ms: float
+    throughput_per_s: float
+    """Images per second: batch · iterations / elapsed."""
+    settled: bool
+    """Whether warm-up ended because the last windows agreed."""
+
+
+# ── Protocols: what stages ask of each other ────────────────────────────────────────────────────────────────────────
+
+
+class Runner(Protocol):
+    """Anything that computes the exported function: eager PyTorch, ONNX Runtime, an engine."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+
+    def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
+        """Outputs by name. The arrays carry a leading batch axis that is within the runner's batch range."""
+        ...
+
+
+class SampleSet(Protocol):
+    """Images to calibrate or judge with, decoded one at a time, in an order that never changes."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def real(self) -> bool: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by label; empty where there are no labels."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+class Progress(Protocol):
+    """Where long work says how far it is."""
+
+    def step(self, title: str, total: int | None = None) -> AbstractContextManager[Callable[[], None]]:
+        """Enter a step; what it yields is called once per finished unit of `total`."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something that the user should read now."""
+        ...
+
+
+class Backend(Protocol):
+    """One inference library: graphs in, engines out, engines loaded."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def opsets(self) -> range:
+        """The opsets of the default domain that it takes."""
+        ...
+
+    def compile(self, graph: Path, folder: Path) -> Engine:
+        """Build an engine into `folder`; its record's path is relative to that folder."""
+        ...
+
+    def load(self, engine: Engine, folder: Path) -> Runner: ...
+
+
+Samples: TypeAlias = Sequence[Sample]

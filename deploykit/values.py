@@ -31,8 +31,8 @@ ChannelOrder = Literal["rgb", "bgr"]
 DType = Literal["float32", "float16", "uint8", "int8", "int32", "int64"]
 
 
-class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every value: immutable, keyword-only, and strict about unknown fields when read from JSON."""
+class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of every value: immutable, and strict about unknown fields when read from JSON."""
 
 
 # ── Networks ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -89,7 +89,7 @@ class Architecture(Value):
     paper: str
     """Authors, year and arXiv number; the section or table that defines this member."""
     build: Callable[..., Any]
-    arguments: Mapping[str, Argument] = {}
+    arguments: Mapping[str, Argument]
     """What makes this member of its family; `--arch` may override any of them."""
     preprocessing: Preprocessing
     classifier: str
@@ -162,12 +162,12 @@ class ModelSpec(Value):
     """Which function is exported: the network, its arguments, its head and where preprocessing happens."""
 
     name: str
-    arguments: Mapping[str, Argument] = {}
+    family: str
+    paper: str
+    arguments: Mapping[str, Argument]
+    preprocessing: Preprocessing
     head: Head = "logits"
     preprocess: Preprocess = "host"
-    preprocessing: Preprocessing
-    paper: str
-    family: str
 
 
 class ExportOptions(Value):

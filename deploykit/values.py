@@ -38,7 +38,7 @@ class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 # ── Networks ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Preprocessing(Value):
+class Preprocessing(Value, frozen=True):
     """From a decoded image (H×W×3, uint8, RGB) to one network input (3×height×width, float32).
 
     The shorter side is resized to `resize` pixels (bilinear with antialiasing, as Pillow does it), the centre
@@ -62,7 +62,7 @@ class Preprocessing(Value):
             raise ValueError(f"scale and std are positive, not {self.scale} and {self.std}")
 
 
-class InferredArgument(Value):
+class InferredArgument(Value, frozen=True):
     """A constructor argument that a checkpoint's shapes reveal: the size of `parameter` along `axis`."""
 
     argument: str
@@ -70,7 +70,7 @@ class InferredArgument(Value):
     axis: int = 0
 
 
-class Pretrained(Value):
+class Pretrained(Value, frozen=True):
     """Released weights: torchvision's enum member, what they were trained with, and the arguments they need."""
 
     enum: str
@@ -78,7 +78,7 @@ class Pretrained(Value):
     arguments: Mapping[str, Argument] = {}
 
 
-class Architecture(Value):
+class Architecture(Value, frozen=True):
     """One network of the catalog: how to build it, where it is described, and what it eats.
 
     `build(**arguments)` gives an `nn.Module` that maps N×3×H×W float32 to N×classes logits in eval mode.
@@ -100,7 +100,7 @@ class Architecture(Value):
     pretrained: Pretrained | None = None
 
 
-class CatalogRow(Value):
+class CatalogRow(Value, frozen=True):
     """What `deploykit list` prints of one network. Generated from the code by scripts/update_catalog, so that listing
     needs no torch; a test recomputes it."""
 
@@ -117,7 +117,7 @@ class CatalogRow(Value):
     pretrained: str | None
 
 
-class WeightsSource(Value):
+class WeightsSource(Value, frozen=True):
     """Where weights come from: `random` (with a seed), `imagenet` (torchvision's release) or `file`."""
 
     kind: Literal["random", "imagenet", "file"]
@@ -129,7 +129,7 @@ class WeightsSource(Value):
             raise ValueError(f"a path belongs to weights from a file, not to {self.kind!r}")
 
 
-class WeightsRecord(Value):
+class WeightsRecord(Value, frozen=True):
     """The weights that an export really holds."""
 
     source: str
@@ -139,7 +139,7 @@ class WeightsRecord(Value):
     """Digest of the state dict: names, types, shapes and bytes, in the module's order."""
 
 
-class BatchRange(Value):
+class BatchRange(Value, frozen=True):
     """Batch sizes a graph or an engine takes; `optimum` is what it is tuned for."""
 
     minimum: int = 1
@@ -158,7 +158,7 @@ class BatchRange(Value):
         return self.minimum == self.maximum
 
 
-class ModelSpec(Value):
+class ModelSpec(Value, frozen=True):
     """Which function is exported: the network, its arguments, its head and where preprocessing happens."""
 
     name: str
@@ -170,7 +170,7 @@ class ModelSpec(Value):
     preprocess: Preprocess = "host"
 
 
-class ExportOptions(Value):
+class ExportOptions(Value, frozen=True):
     """How the graph is made."""
 
     batch: BatchRange = BatchRange()
@@ -181,7 +181,7 @@ class ExportOptions(Value):
 # ── Files and graphs ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class FileRecord(Value):
+class FileRecord(Value, frozen=True):
     """A file and its digest; `path` is relative to the folder that holds the record."""
 
     path: str
@@ -189,7 +189,7 @@ class FileRecord(Value):
     bytes: int
 
 
-class TensorSpec(Value):
+class TensorSpec(Value, frozen=True):
     """An input or output: `shape` holds sizes, or `batch` where the size is chosen at run time."""
 
     name: str
@@ -198,7 +198,7 @@ class TensorSpec(Value):
     layout: Literal["NCHW", "NHWC", "NC"]
 
 
-class Rewrite(Value):
+class Rewrite(Value, frozen=True):
     """What one pass did: how often it applied, and why it did not where it might have."""
 
     name: str
@@ -206,7 +206,7 @@ class Rewrite(Value):
     refused: tuple[str, ...] = ()
 
 
-class ExportedGraph(Value):
+class ExportedGraph(Value, frozen=True):
     """An ONNX graph in FP32 that keeps the promises of `export/contract.py`."""
 
     files: tuple[FileRecord, ...]
@@ -223,21 +223,21 @@ class ExportedGraph(Value):
     weights: WeightsRecord
 
 
-class Range(Value):
+class Range(Value, frozen=True):
     """The smallest and largest value that a tensor took."""
 
     low: float
     high: float
 
 
-class Ranges(Value):
+class Ranges(Value, frozen=True):
     """What calibration saw: one range per tensor, and on what."""
 
     tensors: Mapping[str, Range]
     data: DataRecord
 
 
-class KeptNode(Value):
+class KeptNode(Value, frozen=True):
     """A node that stayed FP32, and the value that made it stay."""
 
     node: str
@@ -245,7 +245,7 @@ class KeptNode(Value):
     reason: str
 
 
-class TypedGraph(Value):
+class TypedGraph(Value, frozen=True):
     """A graph typed at a precision other than FP32; inputs and outputs as in the graph it was made from."""
 
     files: tuple[FileRecord, ...]
@@ -254,7 +254,7 @@ class TypedGraph(Value):
     cast_nodes: int
 
 
-class Engine(Value):
+class Engine(Value, frozen=True):
     """What a backend made of a graph and can load again."""
 
     backend: str
@@ -269,7 +269,7 @@ class Engine(Value):
 # ── Data ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Sample(Value):
+class Sample(Value, frozen=True):
     """One decoded image: H×W×3, uint8, RGB."""
 
     name: str
@@ -277,7 +277,7 @@ class Sample(Value):
     label: int | None = None
 
 
-class DataRecord(Value):
+class DataRecord(Value, frozen=True):
     """Which samples were used. `real` is False for synthetic input, which proves less and says so."""
 
     name: str
@@ -292,7 +292,7 @@ class DataRecord(Value):
 # ── Verdicts and figures ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Tolerance(Value):
+class Tolerance(Value, frozen=True):
     """The bounds a candidate must keep, each with its reason; None: not judged."""
 
     name: str
@@ -303,7 +303,7 @@ class Tolerance(Value):
     reasons: Mapping[str, str]
 
 
-class OutputParity(Value):
+class OutputParity(Value, frozen=True):
     """One output of a candidate against the oracle's, over all samples."""
 
     name: str
@@ -321,7 +321,7 @@ class OutputParity(Value):
     top5_overlap: float | None
 
 
-class Accuracy(Value):
+class Accuracy(Value, frozen=True):
     """Top-1 on labelled samples, of both, as shares of 1."""
 
     reference: float
@@ -334,7 +334,7 @@ class Accuracy(Value):
         return self.reference - self.candidate
 
 
-class Parity(Value):
+class Parity(Value, frozen=True):
     """The verdict: does the candidate compute what eager PyTorch computes?"""
 
     passed: bool
@@ -347,7 +347,7 @@ class Parity(Value):
     """What the verdict does not cover."""
 
 
-class Latency(Value):
+class Latency(Value, frozen=True):
     """Wall time of one call on one thread of callers, inputs and outputs in host memory."""
 
     batch: int

@@ -8,19 +8,21 @@ Shapes are written `N×3×224×224` (batch, channels, height, width); units stan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # `deploykit list` needs these values and no array
+    import numpy as np
+    from numpy.typing import NDArray
 
 Argument: TypeAlias = int | float | bool | str | tuple[int, ...]
 """What a network's constructor takes and `--arch KEY=VALUE` can say."""
 
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+Arrays: TypeAlias = "Mapping[str, NDArray[Any]]"
 """Named tensors, as runners take and give them."""
 
 Precision = Literal["fp32", "fp16"]
@@ -102,7 +104,8 @@ class Architecture(Value, frozen=True):
 
 class CatalogRow(Value, frozen=True):
     """What `deploykit list` prints of one network. Generated from the code by scripts/update_catalog, so that listing
-    needs no torch; a test recomputes it."""
+    needs no torch; a test recomputes it.
+    """
 
     name: str
     family: str
@@ -277,6 +280,13 @@ class Sample(Value, frozen=True):
     label: int | None = None
 
 
+class Batch(NamedTuple):
+    """Samples to run at once: inputs by name, each with a leading batch axis, and one label (or None) per sample."""
+
+    inputs: Arrays
+    labels: tuple[int | None, ...]
+
+
 class DataRecord(Value, frozen=True):
     """Which samples were used. `real` is False for synthetic input, which proves less and says so."""
 
@@ -434,4 +444,96 @@ class Backend(Protocol):
     def load(self, engine: Engine, folder: Path) -> Runner: ...
 
 
-Samples: TypeAlias = Sequence[Sample]
+# ── What a finished export is ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class Provenance(Value, frozen=True):
+    """The machine, the versions and the moment."""
+
+    created: str
+    """UTC, ISO 8601."""
+    deploykit: str
+    code_sha256: str
+    libraries: Mapping[str, str]
+    python: str
+    system: str
+    host: str
+    processor: str
+    cores: int
+
+
+class ImageOverrides(Value, frozen=True):
+    """What `--input-size`, `--scale`, `--mean`, `--std` and `--channels` say; None: as the network was trained."""
+
+    height: int | None = None
+    width: int | None = None
+    scale: float | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    channels: ChannelOrder | None = None
+
+
+class ExportRequest(Value, frozen=True):
+    """All that a user says of one export; equal requests on one installation give equal graphs."""
+
+    model: str
+    precision: Precision
+    weights: WeightsSource
+    arguments: tuple[str, ...] = ()
+    """`KEY=VALUE`, as typed; the architecture's constructor gives them their types."""
+    head: Head = "logits"
+    preprocess: Preprocess = "host"
+    image: ImageOverrides | None = None
+    options: ExportOptions = ExportOptions()
+    data: str = "photos"
+    """Set or folder: its calibration split shows the ranges for FP16, its evaluation split is what parity is on."""
+    samples: int = 16
+    """How many samples parity is judged on."""
+    target: str = "onnxruntime"
+
+
+class Golden(Value, frozen=True):
+    """Inputs and eager PyTorch's outputs for them, as .npy files in the bundle: the self-test of every runtime."""
+
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    count: int
+
+
+class Prediction(Value, frozen=True):
+    """One image's best classes, best first."""
+
+    image: str
+    classes: tuple[int, ...]
+    labels: tuple[str, ...]
+    scores: tuple[float, ...]
+    """Probabilities."""
+
+
+class LayerRow(Value, frozen=True):
+    """One node of a graph, as `inspect` shows it."""
+
+    name: str
+    op_type: str
+    module: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    weight_bytes: int
+
+
+class MatrixRow(Value, frozen=True):
+    """One network at one precision on one backend, as `parity` shows it."""
+
+    model: str
+    precision: Precision
+    backend: str
+    parity: Parity
+
+
+class Finding(Value, frozen=True):
+    """One line of `doctor`."""
+
+    subject: str
+    state: Literal["ok", "missing", "broken"]
+    detail: str
+    remedy: str | None = None

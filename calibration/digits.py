@@ -1,0 +1,54 @@
+"""scikit-learn's handwritten digits: 1,797 scans of 8×8 pixels in 17 shades of grey, written by 13 people."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.lazy import LazySet
+from calibration.manifest import Manifest
+from calibration.selection import draw
+from deploykit.values import Sample
+
+HELD_OUT: Final = 4
+"""One digit in so many is held out, of every class alike."""
+
+
+def load(manifest: Manifest, split: str) -> LazySet:
+    _, labels = _digits()
+    return LazySet(
+        name=manifest.name,
+        split=split,
+        real=manifest.real,
+        classes=manifest.classes,
+        items=_indices(labels, split),
+        make=_sample,
+    )
+
+
+def _indices(labels: NDArray[np.int64], split: str) -> list[int]:
+    """Which digits belong to the split, ascending."""
+    held_out: set[int] = set()
+    for label in range(10):
+        members = [int(index) for index in np.flatnonzero(labels == label)]
+        held_out.update(draw(members, len(members) // HELD_OUT, seed=0))
+    wanted = {"all": (True, False), "train": (False,), "heldout": (True,)}[split]
+    return [index for index in range(len(labels)) if (index in held_out) in wanted]
+
+
+def _sample(index: int) -> Sample:
+    images, labels = _digits()
+    return Sample(name=f"digit-{index:04}", image=np.stack([images[index]] * 3, axis=-1), label=int(labels[index]))
+
+
+@lru_cache(maxsize=1)
+def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images N×8×8 with 0…16 spread over 0…255, and labels N. 115 kB, so they are kept."""
+    from sklearn.datasets import load_digits
+
+    digits: Any = load_digits()
+    shades = digits.images.astype(np.int64)
+    return ((shades * 255 + 8) // 16).astype(np.uint8), digits.target

@@ -1,0 +1,115 @@
+"""ONNX Runtime: the embedded default, on any machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import onnx_ir as ir
+
+from deploykit.errors import BackendError, InputError
+from deploykit.files import record
+from deploykit.values import Arrays, Engine, TensorSpec
+
+if TYPE_CHECKING:
+    import onnxruntime
+    from numpy.typing import NDArray
+
+PROVIDER: Final = "CPUExecutionProvider"
+
+HALF_ON_CPU: Final = (
+    "ONNX Runtime's CPU provider computes most FP16 operators in FP32 between roundings: the graph's FP16 weights and "
+    "types were checked, the arithmetic of a GPU was not"
+)
+
+
+class OnnxRuntime:
+    """The CPU execution provider. Its engine is the graph itself: it optimizes while loading, in a second or two."""
+
+    name = "onnxruntime"
+    opsets = range(7, 24)
+
+    @property
+    def version(self) -> str:
+        """Of the installed package, whichever of the two that own the import name it is."""
+        for package in ("onnxruntime", "onnxruntime-gpu"):
+            try:
+                return metadata.version(package)
+            except metadata.PackageNotFoundError:
+                continue
+        raise BackendError("ONNX Runtime is not installed.", "pip install 'deploykit[cpu]'")
+
+    def compile(self, graph: Path, folder: Path) -> Engine:
+        """Check that ONNX Runtime takes the graph; nothing is written, and `folder` is where the graph already lies."""
+        inputs, outputs = _interface(_session(graph))
+        types = {node.outputs[0].dtype for node in ir.load(graph).graph if node.outputs}
+        statements = (HALF_ON_CPU,) if ir.DataType.FLOAT16 in types else ()
+        file = record(folder, str(graph.relative_to(folder)))
+        return Engine(self.name, self.version, file, inputs, outputs, statements)
+
+    def load(self, engine: Engine, folder: Path) -> OnnxRuntimeRunner:
+        """A session on the engine's graph."""
+        return open_graph(folder / engine.file.path)
+
+
+def open_graph(graph: Path) -> OnnxRuntimeRunner:
+    """A runner for any ONNX file. InputError where the file is not a graph that ONNX Runtime can run."""
+    return OnnxRuntimeRunner(_session(graph))
+
+
+class OnnxRuntimeRunner:
+    """One session; safe to call from several threads."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        self.inputs, self.outputs = _interface(session)
+        self._names = [spec.name for spec in self.outputs]
+
+    def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
+        """Outputs by name. InputError where the arrays do not fit the graph's inputs."""
+        with _explained():
+            return dict(zip(self._names, self._session.run(self._names, dict(arrays)), strict=True))
+
+
+def _session(graph: Path) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong comes back as an exception
+    with _explained(graph):
+        return onnxruntime.InferenceSession(graph, options, providers=[PROVIDER])
+
+
+@contextmanager
+def _explained(graph: Path | None = None) -> Iterator[None]:
+    """ONNX Runtime's exceptions, which share no base class of their own, in our words."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in {"onnxruntime", "builtins"}:
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if graph is None:
+            raise InputError(f"ONNX Runtime refuses these inputs: {reason}", "Compare them with inspect.") from error
+        raise InputError(
+            f"ONNX Runtime cannot load {graph.name}: {reason}", "The file may be damaged: export it again."
+        ) from error
+
+
+def _interface(session: onnxruntime.InferenceSession) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    return tuple(map(_spec, session.get_inputs())), tuple(map(_spec, session.get_outputs()))
+
+
+_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
+
+
+def _spec(argument: onnxruntime.NodeArg) -> TensorSpec:
+    dtype = _DTYPES.get(argument.type)
+    if dtype is None:
+        raise InputError(f"The graph's {argument.name} is a {argument.type}.", "Images and float tensors are served.")
+    shape = tuple(size if isinstance(size, int) else str(size or "batch") for size in argument.shape)
+    layout = "NCHW" if len(shape) == 4 and dtype != "uint8" else "NHWC" if len(shape) == 4 else "NC"
+    return TensorSpec(argument.name, dtype, shape, layout)  # type: ignore[arg-type]

@@ -1,0 +1,136 @@
+"""Measure a call: warm up until the last windows agree, then measure long enough, and never for ever."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from deploykit.bench.clock import MONOTONIC, Clock
+from deploykit.bench.statistics import deviation, mean, percentile
+from deploykit.values import Latency, Value
+
+
+class Settings(Value, frozen=True):
+    """When warm-up is over and when enough was measured.
+
+    Warm-up is a row of windows, each at least `window_s` long. It is over when the medians of the last
+    `agreeing_windows` differ by no more than `agreement` of the smallest, or after `warmup_at_most_s`.
+    """
+
+    window_s: float = 0.1
+    agreeing_windows: int = 3
+    agreement: float = 0.05
+    warmup_at_most_s: float = 20.0
+    iterations_at_least: int = 50
+    seconds_at_least: float = 2.0
+    seconds_at_most: float = 30.0
+    """Ends the measurement even before `iterations_at_least`: a call of a second would else take a minute."""
+
+    def __post_init__(self) -> None:
+        if self.agreeing_windows < 2 or self.iterations_at_least < 1:
+            raise ValueError("windows agree when there are two, and a measurement has an iteration")
+        if min(self.window_s, self.agreement, self.warmup_at_most_s) < 0:
+            raise ValueError("windows, their agreement and the time to warm up are not negative")
+        if not 0 < self.seconds_at_least <= self.seconds_at_most:
+            raise ValueError(
+                f"a measurement takes more than 0 s; at least {self.seconds_at_least} s is no more than "
+                f"at most {self.seconds_at_most} s"
+            )
+
+
+class Warmup(NamedTuple):
+    """How many calls warm-up took, and whether its last windows agreed."""
+
+    iterations: int
+    settled: bool
+
+
+class Series(NamedTuple):
+    """Durations of calls made one after the other, and the time from the first start to the last end; nanoseconds."""
+
+    durations: list[int]
+    elapsed: int
+
+
+def measure(
+    run: Callable[[], object],
+    batch: int,
+    clock: Clock = MONOTONIC,
+    settings: Settings = Settings(),  # noqa: B008 - a frozen value
+) -> Latency:
+    """Latency of `run`, a call that takes `batch` images from host memory and returns when the result is there."""
+    warmup = _warm_up(run, clock, settings)
+    series = _repeat(
+        run, clock, settings.seconds_at_least, settings.iterations_at_least, seconds_at_most=settings.seconds_at_most
+    )
+    return Latency(
+        batch=batch,
+        iterations=len(series.durations),
+        warmup_iterations=warmup.iterations,
+        p50_ms=percentile(series.durations, 50) / 1e6,
+        p90_ms=percentile(series.durations, 90) / 1e6,
+        p95_ms=percentile(series.durations, 95) / 1e6,
+        p99_ms=percentile(series.durations, 99) / 1e6,
+        mean_ms=mean(series.durations) / 1e6,
+        deviation_ms=deviation(series.durations) / 1e6,
+        throughput_per_s=batch * len(series.durations) / (series.elapsed / 1e9),
+        settled=warmup.settled,
+    )
+
+
+def interleave(
+    runs: Mapping[str, Callable[[], object]], rounds: int, clock: Clock = MONOTONIC, warmup_rounds: int = 3
+) -> dict[str, tuple[int, ...]]:
+    """Durations in nanoseconds of several candidates, by name: each runs once per round, `warmup_rounds` not counted.
+
+    The order turns from round to round and every other round runs backwards, so that nobody is always first, nor
+    always behind the same neighbour whose cache lines and heat it inherits.
+    """
+    names = list(runs)
+    durations: dict[str, list[int]] = {name: [] for name in names}
+    for number in range(warmup_rounds + rounds):
+        turn = number // 2 % len(names)
+        order = names[turn:] + names[:turn]
+        for name in order if number % 2 == 0 else reversed(order):
+            duration = _time(runs[name], clock)
+            if number >= warmup_rounds:
+                durations[name].append(duration)
+    return {name: tuple(each) for name, each in durations.items()}
+
+
+def _warm_up(run: Callable[[], object], clock: Clock, settings: Settings) -> Warmup:
+    medians: list[float] = []
+    iterations = 0
+    start = clock()
+    while clock() - start < settings.warmup_at_most_s * 1e9:
+        window = _repeat(run, clock, settings.window_s, iterations_at_least=1)
+        iterations += len(window.durations)
+        medians.append(statistics.median(window.durations))
+        last = medians[-settings.agreeing_windows :]
+        if len(last) == settings.agreeing_windows and max(last) - min(last) <= settings.agreement * min(last):
+            return Warmup(iterations, settled=True)
+    return Warmup(iterations, settled=False)
+
+
+def _repeat(
+    run: Callable[[], object],
+    clock: Clock,
+    seconds_at_least: float,
+    iterations_at_least: int,
+    seconds_at_most: float = float("inf"),
+) -> Series:
+    durations: list[int] = []
+    start = clock()
+    while True:
+        durations.append(_time(run, clock))
+        elapsed = clock() - start
+        enough = len(durations) >= iterations_at_least and elapsed >= seconds_at_least * 1e9
+        if enough or elapsed >= seconds_at_most * 1e9:
+            return Series(durations, elapsed)
+
+
+def _time(run: Callable[[], object], clock: Clock) -> int:
+    start = clock()
+    run()
+    return clock() - start

@@ -1,0 +1,1 @@
+"""The bundle: manifest, schema, golden vectors; written whole, verified before use."""

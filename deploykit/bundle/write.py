@@ -1,0 +1,76 @@
+"""Write a bundle: a folder that appears whole, with every file's digest in its manifest."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from deploykit.bundle.manifest import MANIFEST, Manifest, encode
+from deploykit.errors import InputError
+from deploykit.files import record, staged
+from deploykit.values import Golden
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LABELS = "labels.txt"
+
+
+def write(
+    destination: Path, manifest: Manifest, graph_folder: Path, golden_folder: Path, labels: tuple[str, ...]
+) -> Manifest:
+    """Assemble `destination` from the graph's files, the golden vectors and the labels; hands back the manifest with
+    every file recorded. An existing bundle at `destination` is replaced, whole, at the last moment.
+    """
+    with staged(destination) as folder:
+        for name in (manifest.graph.file, *_external(graph_folder, manifest.graph.file)):
+            shutil.copyfile(graph_folder / name, folder / name)
+        for name in (*manifest.golden.inputs.values(), *manifest.golden.outputs.values()):
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(golden_folder / name, folder / name)
+        if labels:
+            (folder / LABELS).write_text("\n".join(labels) + "\n", encoding="utf-8")
+        paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        files = {path: record(folder, path) for path in paths}
+        complete = msgspec.structs.replace(manifest, files=files, labels=LABELS if labels else None)
+        (folder / MANIFEST).write_bytes(encode(complete))
+    return complete
+
+
+def _external(graph_folder: Path, graph_file: str) -> list[str]:
+    """The data file of a graph whose weights lie outside it."""
+    name = f"{graph_file}.data"
+    return [name] if (graph_folder / name).is_file() else []
+
+
+def may_replace(destination: Path, force: bool) -> None:
+    """Refuse to overwrite anything without `--force`, and anything that is not a bundle even with it."""
+    if not destination.exists() and not destination.is_symlink():
+        return
+    if destination.is_dir() and not destination.is_symlink():
+        if not any(destination.iterdir()):
+            return
+        if (destination / MANIFEST).is_file():
+            if force:
+                return
+            raise InputError(
+                f"{destination} already holds a bundle that was made differently.",
+                "Give --force to replace it, or another folder with -o.",
+            )
+    raise InputError(f"{destination} exists and is not a bundle.", "Choose another folder with -o.")
+
+
+def write_golden(folder: Path, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Golden:
+    """Save inputs and the oracle's outputs as `golden/in.NAME.npy` and `golden/out.NAME.npy`, C-contiguous."""
+    (folder / "golden").mkdir(parents=True, exist_ok=True)
+    names = {"in": {name: f"golden/in.{name}.npy" for name in inputs}}
+    names["out"] = {name: f"golden/out.{name}.npy" for name in outputs}
+    for kind, arrays in (("in", inputs), ("out", outputs)):
+        for name, array in arrays.items():
+            np.save(folder / names[kind][name], np.ascontiguousarray(array), allow_pickle=False)
+    return Golden(names["in"], names["out"], len(next(iter(inputs.values()))))

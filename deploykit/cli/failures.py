@@ -1,0 +1,36 @@
+"""Errors as a user reads them: one paragraph on stderr, and the exit code."""
+
+from __future__ import annotations
+
+import textwrap
+import traceback
+
+import click
+
+from deploykit.errors import DeploykitError
+
+ISSUES = "Run it again with --debug and report what it prints, with the command."
+
+
+def explain(error: Exception, debug: bool) -> int:
+    """Print `error` and give its exit code; with `debug`, print its traceback first."""
+    if debug:
+        traceback.print_exception(error)
+    match error:
+        case DeploykitError():
+            _print(str(error))
+            return error.exit_code
+        case MemoryError():
+            _print("The memory of this machine is not enough. Use a smaller --batch, or a machine with more.")
+            return 3
+        case OSError():
+            _print(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}. Check path and disk.")
+            return 3
+        case _:
+            _print(f"deploykit failed inside: {type(error).__name__}: {error}. {ISSUES}")
+            return 5
+
+
+def _print(message: str) -> None:
+    text = message[:1].upper() + message[1:]
+    click.echo(textwrap.fill(f"Error: {text}", width=100, break_long_words=False, break_on_hyphens=False), err=True)

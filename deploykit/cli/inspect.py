@@ -1,0 +1,29 @@
+"""`deploykit inspect`"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import click
+
+
+@click.command("inspect")
+@click.argument("subject", type=click.Path(path_type=Path), metavar="BUNDLE|ONNX")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
+def command(subject: Path, as_json: bool) -> None:
+    """What is inside a bundle or an ONNX file: node by node, with the PyTorch module that each comes from."""
+    from deploykit import pipeline
+    from deploykit.report import terminal
+    from deploykit.report.document import document
+
+    manifest, rows = pipeline.inspect(subject)
+    if as_json:
+        click.echo(document("layers", rows))
+        return
+    out = terminal.console()
+    if manifest is not None:
+        out.print(terminal.summary(manifest.model, manifest.weights, manifest.inputs, manifest.outputs, manifest.batch))
+    out.print(terminal.layers(rows))
+    kinds = Counter(row.op_type for row in rows)
+    out.print(f"{len(rows)} nodes: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))

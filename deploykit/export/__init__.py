@@ -1,0 +1,1 @@
+"""nn.Module to ONNX: catalog, weights, tracing, rewrites, and the contract of every export."""

@@ -1,0 +1,37 @@
+"""What is inside a graph, node by node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from deploykit.errors import InputError
+from deploykit.export.passes.names import MODULE
+from deploykit.values import LayerRow
+
+
+def layers(graph: Path) -> tuple[LayerRow, ...]:
+    """One row per node, in the order of computation. InputError for a file that is no ONNX graph."""
+    try:
+        model = ir.load(graph)
+        return tuple(_row(node) for node in model.graph)
+    except InputError:
+        raise
+    except Exception as error:  # protobuf and onnx-ir raise whatever they stumble over in a foreign file
+        raise InputError(
+            f"{graph} is not an ONNX graph: {str(error).splitlines()[0]}.", "Give an .onnx file."
+        ) from error
+
+
+def _row(node: ir.Node) -> LayerRow:
+    output = node.outputs[0]
+    weights = [ir.convenience.get_const_tensor(value) for value in node.inputs if value is not None]
+    return LayerRow(
+        name=node.name or "",
+        op_type=node.op_type,
+        module=node.metadata_props.get(MODULE, ""),
+        dtype=output.dtype.name.lower() if output.dtype is not None else "?",
+        shape=() if output.shape is None else tuple(s if isinstance(s, int) else str(s.value) for s in output.shape),
+        weight_bytes=sum(tensor.nbytes for tensor in weights if tensor is not None),
+    )

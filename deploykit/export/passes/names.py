@@ -1,0 +1,77 @@
+"""Nodes and tensors are called after the PyTorch module that made them.
+
+    layer1.0.conv1/Conv      the node, and the tensor it produces
+    layer1.0.conv1.weight    a parameter, as in the state dict
+
+Both exporters record the module's path, each in its way; stack traces and other private notes of theirs are dropped,
+as they would put paths of the exporting machine into the file.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+
+import onnx_ir as ir
+
+from deploykit.values import Rewrite
+
+WRAPPER = "network"
+"""The attribute under which the served wrapper holds the user's module; names drop it."""
+
+MODULE = "deploykit.module"
+"""Metadata key of a node: its module's dotted path."""
+
+
+def apply(model: ir.Model) -> Rewrite:
+    graph = model.graph
+    for initializer in list(graph.initializers.values()):
+        initializer.name = _without_wrapper(initializer.name or "")
+    taken: Counter[str] = Counter()
+    for node in graph:
+        path = _without_wrapper(module_path(node))
+        name = f"{path}/{node.op_type}" if path else node.op_type
+        taken[name] += 1
+        node.name = name if taken[name] == 1 else f"{name}_{taken[name] - 1}"
+        for position, output in enumerate(node.outputs):
+            if not output.is_graph_output():
+                output.name = node.name if position == 0 else f"{node.name}:{position}"
+            output.metadata_props.clear()
+        node.metadata_props.clear()
+        node.metadata_props[MODULE] = path
+        node.doc_string = None
+    for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
+        value.metadata_props.clear()
+    model.metadata_props.clear()
+    model.doc_string = graph.doc_string = None
+    graph.name = "main"
+    return Rewrite("names", len(graph))
+
+
+def module_path(node: ir.Node) -> str:
+    """Dotted path of the module whose forward() issued this node; empty for the outermost one."""
+    if MODULE in node.metadata_props:
+        return node.metadata_props[MODULE]
+    if scopes := node.metadata_props.get("pkg.torch.onnx.name_scopes"):
+        return _dynamo_path(ast.literal_eval(scopes))
+    return _torchscript_path(node.name or "")
+
+
+def _dynamo_path(scopes: list[str]) -> str:
+    """`['', 'layer1', 'layer1.0', 'layer1.0.conv1', 'conv2d']`: full paths, then the function's own name."""
+    modules = [scope for scope in scopes[:-1] if not scope.startswith("_")]
+    return modules[-1] if modules else ""
+
+
+def _torchscript_path(name: str) -> str:
+    """`/layer1/layer1.0/conv1/Conv`: names relative to the parent, but children of a Sequential repeat its name."""
+    parts: list[str] = []
+    parent = ""
+    for scope in name.strip("/").split("/")[:-1]:
+        parts.append(scope.removeprefix(parent + ".") if parent else scope)
+        parent = scope
+    return ".".join(parts)
+
+
+def _without_wrapper(path: str) -> str:
+    return "" if path == WRAPPER else path.removeprefix(WRAPPER + ".")

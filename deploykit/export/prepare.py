@@ -1,0 +1,100 @@
+"""From a network to the module that is served: head and preprocessing in place, foldable BatchNorm folded.
+
+What `served` returns is the oracle of every later comparison; what `fold_batchnorm` returns is what gets traced.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from deploykit.values import Head, ModelSpec, Preprocessing
+
+
+class Normalize(nn.Module):
+    """uint8 N×H×W×3 (RGB) to float32 N×3×H×W: `(pixel · scale − mean) / std` as one product and one sum per channel."""
+
+    gain: Tensor
+    shift: Tensor
+
+    def __init__(self, spec: Preprocessing) -> None:
+        super().__init__()
+        order = [0, 1, 2] if spec.channels == "rgb" else [2, 1, 0]
+        mean, std = torch.tensor(spec.mean, dtype=torch.float64), torch.tensor(spec.std, dtype=torch.float64)
+        self.order = order
+        self.register_buffer("gain", (spec.scale / std).float().view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean / std).float().view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        # Contiguous, or channels-last strides reach the pooling, which exporters then write as an index computation.
+        planes = pixels.permute(0, 3, 1, 2).contiguous().float()  # N×3×H×W
+        if self.order != [0, 1, 2]:
+            planes = planes[:, self.order]
+        return planes * self.gain + self.shift
+
+
+class Served(nn.Module):
+    """The function that a bundle serves: preprocessing if it is inside the graph, the network, its head.
+
+    Graph names drop the prefix that `network` adds (`passes/names.py`).
+    """
+
+    def __init__(self, network: nn.Module, normalize: Normalize | None, head: Head) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.network = network
+        self.probabilities = head == "probabilities"
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the graph's input is called `input`
+        x = input if self.normalize is None else self.normalize(input)
+        x = self.network(x)
+        return torch.softmax(x, dim=1) if self.probabilities else x
+
+
+def served(network: nn.Module, spec: ModelSpec, classifier: str) -> Served:
+    """The network in eval mode behind the head and preprocessing that `spec` asks for. The network is not copied."""
+    if spec.head == "embedding":
+        _replace(network, classifier, nn.Identity())
+    normalize = Normalize(spec.preprocessing) if spec.preprocess == "graph" else None
+    return Served(network, normalize, spec.head).eval()
+
+
+def fold_batchnorm(module: nn.Module) -> nn.Module:
+    """A copy in which every BatchNorm directly behind a convolution is folded into it.
+
+    The graph pass of the same name does this for any graph; doing it before tracing spares the exporter a third of
+    its nodes. A module that torch.fx cannot follow is returned as it is: the pass will find its pairs.
+    """
+    try:
+        trace = fx.symbolic_trace(module)
+    except Exception:  # torch.fx raises whatever the traced code raises
+        return module
+    folded = copy.deepcopy(module)
+    for conv, norm in _pairs(trace):
+        fused = fuse_conv_bn_eval(folded.get_submodule(conv), folded.get_submodule(norm))  # type: ignore[type-var, arg-type]
+        _replace(folded, conv, fused)
+        _replace(folded, norm, nn.Identity())
+    return folded
+
+
+def _pairs(trace: fx.GraphModule) -> list[tuple[str, str]]:
+    """Dotted paths of (convolution, BatchNorm) where the second is the only reader of the first and both run once."""
+    modules = dict(trace.named_modules())
+    calls = [node.target for node in trace.graph.nodes if node.op == "call_module"]
+    found = []
+    for node in trace.graph.nodes:
+        if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
+            continue
+        conv = node.args[0]
+        alone = conv.op == "call_module" and len(conv.users) == 1 and calls.count(conv.target) == 1
+        if alone and type(modules[conv.target]) is nn.Conv2d and calls.count(node.target) == 1:
+            found.append((conv.target, node.target))
+    return found
+
+
+def _replace(module: nn.Module, path: str, replacement: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(module.get_submodule(parent), name, replacement)

@@ -1,0 +1,121 @@
+"""PyTorch's two ONNX exporters behind one function: a module in, an untouched ONNX graph out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from deploykit.errors import InputError
+from deploykit.values import BatchRange, Exporter
+
+TRACE_OPSET = 20
+"""Both exporters speak it, and so do TensorRT 10.0, ONNX Runtime and OpenVINO; other opsets are converted to."""
+
+
+class Traced(NamedTuple):
+    model: ir.Model
+    exporter: Literal["dynamo", "torchscript"]
+    fallback: str | None
+
+
+def trace(module: nn.Module, example: Tensor, batch: BatchRange, output: str, exporter: Exporter) -> Traced:
+    """Trace `module` on `example` (leading axis: batch; two or more where the batch is dynamic).
+
+    `auto` is the torch.export-based exporter, and the TorchScript one where that fails; `fallback` then says why.
+    """
+    match exporter:
+        case "dynamo":
+            return Traced(_explained(_dynamo, module, example, batch, output), "dynamo", None)
+        case "torchscript":
+            return Traced(_explained(_torchscript, module, example, batch, output), "torchscript", None)
+        case "auto":
+            try:
+                return trace(module, example, batch, output, "dynamo")
+            except InputError as error:
+                reason = error.what
+            model = trace(module, example, batch, output, "torchscript").model
+            return Traced(model, "torchscript", reason)
+
+
+def _explained(exporter, module, example, batch, output) -> ir.Model:  # type: ignore[no-untyped-def]
+    try:
+        with torch.no_grad(), _quiet():
+            model: ir.Model = exporter(module, example, batch, output)
+        _name_batch(model)
+    except Exception as error:  # exporters raise whatever the module's code and their own internals raise
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"The {exporter.__name__.strip('_')} exporter cannot trace this network: {first_line}",
+            "Try the other one (--exporter torchscript, or dynamo), or make its forward() free of data-dependent code.",
+        ) from error
+    return model
+
+
+def _dynamo(module: nn.Module, example: Tensor, batch: BatchRange, output: str) -> ir.Model:
+    dynamic = None
+    if not batch.static:
+        dynamic = ({0: torch.export.Dim("batch", min=batch.minimum, max=batch.maximum)},)
+    program = torch.onnx.export(
+        torch.export.export(module, (example,), dynamic_shapes=dynamic),
+        input_names=["input"],
+        output_names=[output],
+        opset_version=TRACE_OPSET,
+        optimize=False,  # our passes do that, each with its algebra and its refusals
+        verbose=False,
+    )
+    assert program is not None
+    return program.model
+
+
+def _torchscript(module: nn.Module, example: Tensor, batch: BatchRange, output: str) -> ir.Model:
+    axes = None if batch.static else {"input": {0: "batch"}, output: {0: "batch"}}
+    with tempfile.TemporaryDirectory(prefix="deploykit-") as folder:
+        path = Path(folder) / "traced.onnx"
+        torch.onnx.export(
+            module,
+            (example,),
+            path,
+            dynamo=False,
+            input_names=["input"],
+            output_names=[output],
+            dynamic_axes=axes,
+            opset_version=TRACE_OPSET,
+        )
+        model = ir.load(path)
+        for initializer in model.graph.initializers.values():  # read before the folder goes
+            assert initializer.const_value is not None
+            initializer.const_value = ir.tensor(initializer.const_value.numpy().copy(), name=initializer.name)
+    return model
+
+
+def _name_batch(model: ir.Model) -> None:
+    """Call the free axis `batch` wherever it shows; the exporters invent names such as `s31`."""
+    assert model.graph.inputs[0].shape is not None
+    invented = model.graph.inputs[0].shape[0]
+    values = [output for node in model.graph for output in node.outputs]
+    for value in (*model.graph.inputs, *values):
+        if isinstance(invented, ir.SymbolicDim) and value.shape is not None and not value.shape.frozen:
+            value.shape = ir.Shape(ir.SymbolicDim("batch") if size == invented else size for size in value.shape)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters print, log and warn; what matters of it comes back as an exception."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null):  # noqa: PTH123
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

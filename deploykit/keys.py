@@ -1,0 +1,48 @@
+"""All that determines a result, as one digest: what the cache and the bundle are found by."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from deploykit.export.source import checkpoint
+from deploykit.files import sha256
+from deploykit.provenance import code_digest, libraries
+from deploykit.values import Backend, ExportRequest, WeightsSource
+
+
+def tools() -> dict[str, Any]:
+    """Our own code and the libraries."""
+    return {"code": code_digest(), "libraries": libraries()}
+
+
+def backend(used: Backend) -> str:
+    """Name and version."""
+    return f"{used.name} {used.version}"
+
+
+def weights(source: WeightsSource) -> str:
+    """A checkpoint by its content; the others by what they are called."""
+    return sha256(checkpoint(source)) if source.kind == "file" else f"{source.kind}, seed {source.seed}"
+
+
+def bundle(request: ExportRequest) -> str:
+    """Of a whole request."""
+    return _digest({**_words(request), "weights": weights(request.weights), **tools()})
+
+
+def graph(request: ExportRequest) -> str:
+    """Of what the exported FP32 graph depends on: not the precision, nor the data it is judged on."""
+    words = {name: value for name, value in _words(request).items() if name not in {"precision", "data", "samples"}}
+    return _digest({**words, "weights": weights(request.weights), **tools()})
+
+
+def _words(request: ExportRequest) -> dict[str, Any]:
+    words: dict[str, Any] = msgspec.to_builtins(request)
+    return words
+
+
+def _digest(parts: dict[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()

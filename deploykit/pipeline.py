@@ -1,0 +1,251 @@
+"""The story, told once: a network becomes a graph, is typed, judged, measured and packed.
+
+    graph      the network traced to ONNX, rewritten, and run at several batch sizes
+    typed      the graph at the precision asked for, its values checked on real samples
+    verdict    compared with eager PyTorch, on samples that the typing never saw
+    latency    measured on this machine
+    bundle     written whole, or not at all
+
+Every step takes frozen values and files and gives frozen values and files. Only this file knows their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+import calibration
+from deploykit import keys, steps
+from deploykit.backends import backend as find_backend
+from deploykit.bundle import manifest as manifests
+from deploykit.bundle.manifest import GraphRecord, Manifest
+from deploykit.bundle.verify import check_files, golden
+from deploykit.bundle.write import may_replace, write
+from deploykit.data import Data, as_input, open_data
+from deploykit.errors import DeploykitError, InputError, UsageError
+from deploykit.export import catalog, source
+from deploykit.export.layers import layers
+from deploykit.files import damage
+from deploykit.network import Network
+from deploykit.parity.compare import compare
+from deploykit.parity.tolerances import for_precision
+from deploykit.provenance import provenance
+from deploykit.values import (
+    Arrays,
+    Batch,
+    ExportRequest,
+    Latency,
+    LayerRow,
+    MatrixRow,
+    Prediction,
+    Progress,
+    TensorSpec,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Outcome(NamedTuple):
+    """A finished export: the bundle's manifest, where it lies, and whether it lay there already."""
+
+    manifest: Manifest
+    folder: Path
+    up_to_date: bool
+
+
+def export(request: ExportRequest, destination: Path, force: bool, progress: Progress) -> Outcome:
+    """From a name to a checked bundle at `destination`.
+
+    A bundle whose parity failed is written too, and its manifest says so: look at `manifest.parity.passed`.
+    """
+    catalog.known(request.model)
+    key = keys.bundle(request)
+    if (present := _up_to_date(destination, key)) is not None:
+        return Outcome(present, destination, up_to_date=True)
+    may_replace(destination, force)
+
+    backend, network = find_backend(request.target), Network(request)
+    data = open_data(request.data, "evaluation", request.samples, request.options.batch)
+    graph = steps.exported(request, network, backend, progress)
+    typed = steps.typed(request, graph, backend, progress)
+    verdict = steps.judged(network, graph, typed, backend, data, progress)
+    latency = steps.measured(typed, verdict, backend, progress)
+    manifest = _manifest(request, key, graph, typed, verdict, latency)
+    with progress.step("writing the bundle"):
+        manifest = write(destination, manifest, typed.folder, verdict.folder, _labels(graph, data))
+    return Outcome(manifest, destination, up_to_date=False)
+
+
+def matrix(requests: Sequence[ExportRequest], progress: Progress) -> Iterator[MatrixRow]:
+    """Parity of each request, a row as soon as it is known; nothing is packed or measured."""
+    for request in requests:
+        catalog.known(request.model)
+    network: Network | None = None
+    for before, request in zip((None, *requests), requests, strict=False):
+        if network is None or before is None or before.model != request.model:
+            network = Network(request)  # the one before goes, and its memory with it
+        backend = find_backend(request.target)
+        data = open_data(request.data, "evaluation", request.samples, request.options.batch)
+        graph = steps.exported(request, network, backend, progress)
+        typed = steps.typed(request, graph, backend, progress)
+        verdict = steps.judged(network, graph, typed, backend, data, progress)
+        yield MatrixRow(request.model, request.precision, backend.name, verdict.parity)
+
+
+def recheck(folder: Path, data: str | None, samples: int | None, weights: str | None, progress: Progress) -> Manifest:
+    """A bundle's manifest with its parity judged anew: its own graph against eager PyTorch on the samples asked for."""
+    manifest = manifests.read(folder)
+    check_files(folder, manifest)
+    asked = manifest.request
+    origin = asked.weights if weights is None else source.parse_weights(weights, asked.weights.seed)
+    network = Network(msgspec.structs.replace(asked, weights=origin))
+    with progress.step(f"building {asked.model} in PyTorch"):
+        found = network.loaded.record.sha256
+    if found != manifest.weights.sha256:
+        raise InputError(
+            f"{folder} was exported from other weights ({manifest.weights.source}, {manifest.weights.sha256[:12]}…) "
+            f"than these ({network.loaded.record.source}, {found[:12]}…).",
+            "Name the checkpoint that it was exported from with --weights.",
+        )
+    chosen = open_data(data or asked.data, "evaluation", samples or asked.samples, manifest.batch)
+    backend = find_backend(asked.target)
+    engine = backend.compile(folder / manifest.graph.file, folder)
+    parity = steps.judge(
+        network.eager(manifest.inputs, manifest.outputs),
+        backend.load(engine, folder),
+        manifest.model,
+        manifest.precision,
+        manifest.weights,
+        engine,
+        chosen,
+        progress,
+    )
+    return msgspec.structs.replace(manifest, parity=parity)
+
+
+def self_test(folder: Path) -> Manifest:
+    """A bundle's manifest with the parity of its golden vectors, behind a check of every file's digest."""
+    manifest = manifests.read(folder)
+    check_files(folder, manifest)
+    inputs, outputs = golden(folder, manifest)
+    backend = find_backend(manifest.request.target)
+    engine = backend.compile(folder / manifest.graph.file, folder)
+    count = manifest.golden.count
+    parity = compare(
+        Recorded(manifest.inputs, manifest.outputs, outputs),
+        backend.load(engine, folder),
+        [Batch(inputs, (None,) * count)],
+        for_precision(manifest.precision, manifest.weights.trained),
+        msgspec.structs.replace(manifest.parity.data, count=count, labelled=False),
+        manifest.model.head,
+        engine.statements,
+    )
+    return msgspec.structs.replace(manifest, parity=parity)
+
+
+def predict(folder: Path, images: Sequence[Path], best: int) -> Iterator[Prediction]:
+    """The `best` classes of each image, through the bundle's own preprocessing and graph."""
+    manifest = manifests.read(folder)
+    check_files(folder, manifest)
+    if manifest.model.head == "embedding":
+        raise UsageError(f"{folder} gives embeddings, which have no classes.", "Export it with --head logits.")
+    labels = (folder / manifest.labels).read_text(encoding="utf-8").splitlines() if manifest.labels else []
+    backend = find_backend(manifest.request.target)
+    runner = backend.load(backend.compile(folder / manifest.graph.file, folder), folder)
+    for image in images:
+        repeated = [calibration.decode(image)] * manifest.batch.minimum
+        (answer,) = runner.run({"input": as_input(repeated, manifest.model)}).values()
+        scores = _probabilities(answer[0], manifest)
+        order = [int(index) for index in np.argsort(-scores, kind="stable")[:best]]
+        names = tuple(labels[index] if index < len(labels) else f"class {index}" for index in order)
+        yield Prediction(str(image), tuple(order), names, tuple(float(scores[index]) for index in order))
+
+
+def inspect(subject: Path) -> tuple[Manifest | None, tuple[LayerRow, ...]]:
+    """The nodes of a bundle's graph, or of an ONNX file, and the bundle's manifest."""
+    if not subject.exists():
+        raise InputError(f"There is no {subject}.", "Give a bundle's folder or an .onnx file.")
+    if not subject.is_dir():
+        return None, layers(subject)
+    manifest = manifests.read(subject)
+    return manifest, layers(subject / manifest.graph.file)
+
+
+class Recorded(NamedTuple):
+    """A runner that answers with what was recorded."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    answers: Mapping[str, NDArray[Any]]
+
+    def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:  # noqa: ARG002 - there is one answer
+        """The recorded outputs."""
+        return dict(self.answers)
+
+
+def _manifest(
+    request: ExportRequest,
+    key: str,
+    graph: steps.Graph,
+    typed: steps.Typed,
+    verdict: steps.Verdict,
+    latency: Latency,
+) -> Manifest:
+    made = graph.exported
+    return Manifest(
+        schema_version=manifests.SCHEMA_VERSION,
+        request=request,
+        key=key,
+        model=graph.model,
+        weights=made.weights,
+        precision=typed.precision,
+        inputs=made.inputs,
+        outputs=made.outputs,
+        batch=made.batch,
+        graph=GraphRecord(
+            file=typed.file,
+            precision=typed.precision,
+            opset=made.opset,
+            exporter=made.exporter,
+            fallback=made.fallback,
+            rewrites=made.rewrites,
+            kept_fp32=typed.graph.kept if typed.graph else (),
+            range_data=typed.range_data,
+        ),
+        labels=None,
+        engines=(verdict.engine,),
+        golden=verdict.golden,
+        parity=verdict.parity,
+        latency=latency,
+        provenance=provenance(),
+        files={},
+    )
+
+
+def _up_to_date(destination: Path, key: str) -> Manifest | None:
+    """The manifest of a bundle that already answers the request, file by file; None where there is none such."""
+    try:
+        manifest = manifests.read(destination)
+    except DeploykitError:
+        return None
+    damaged = any(damage(destination, file) is not None for file in manifest.files.values())
+    return manifest if manifest.key == key and not damaged else None
+
+
+def _labels(graph: steps.Graph, data: Data) -> tuple[str, ...]:
+    """Class names, where the evaluation set has as many as the network has classes."""
+    names = data.samples.classes
+    return names if graph.model.head != "embedding" and len(names) == graph.exported.outputs[0].shape[1] else ()
+
+
+def _probabilities(answer: NDArray[Any], manifest: Manifest) -> NDArray[np.float64]:
+    scores = answer.astype(np.float64)
+    if manifest.model.head == "probabilities":
+        return scores
+    weights = np.exp(scores - scores.max())
+    return np.asarray(weights / weights.sum())

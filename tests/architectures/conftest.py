@@ -1,0 +1,42 @@
+import os
+from collections.abc import Callable
+from importlib import import_module
+
+import pytest
+import torch
+from torch import nn
+
+from architectures import CATALOG
+from deploykit.values import Architecture
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the workers share the cores already; threads on top of them only wait for each other
+
+
+@pytest.fixture(scope="session")
+def architecture() -> Callable[[str], Architecture]:
+    """A member of the catalog by its name."""
+
+    def resolve(name: str) -> Architecture:
+        module, attribute = CATALOG[name].split(":")
+        return getattr(import_module(module), attribute)
+
+    return resolve
+
+
+@pytest.fixture(scope="session")
+def seasoned() -> Callable[[nn.Module], nn.Module]:
+    """A network in float64 and eval mode, every BatchNorm unlike the identity: what training would leave."""
+
+    def season(network: nn.Module, seed: int = 0) -> nn.Module:
+        generator = torch.Generator().manual_seed(seed)
+        network = network.double().eval()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.data.uniform_(0.5, 1.5, generator=generator)
+                module.bias.data.normal_(0, 0.2, generator=generator)
+                module.running_mean.normal_(0, 0.2, generator=generator)
+                module.running_var.uniform_(0.5, 1.5, generator=generator)
+        return network
+
+    return season

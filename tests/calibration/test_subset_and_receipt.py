@@ -1,0 +1,114 @@
+"""Choices that every machine makes alike, and receipts that change with the data and nothing else."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calibration import LazySet, open_set, record, subset
+from calibration.selection import draw
+from deploykit.errors import InputError
+from deploykit.values import Sample
+
+
+def shade(index):
+    return Sample(name=f"shade-{index}", image=np.full((2, 3, 3), index, np.uint8), label=index % 2)
+
+
+SHADES = LazySet(name="shades", split="all", real=False, classes=("even", "odd"), items=range(200), make=shade)
+
+
+@given(size=st.integers(1, 60), share=st.floats(0, 1), seed=st.integers())
+def test_a_draw_is_without_repetition_ascending_and_repeatable(size, share, seed):
+    count = round(size * share)
+    drawn = draw(range(size), count, seed)
+    assert len(set(drawn)) == count
+    assert drawn == sorted(drawn)
+    assert drawn == draw(reversed(range(size)), count, seed)
+
+
+def test_a_draw_is_the_same_everywhere():
+    assert draw(range(100), 6, seed=0) == [15, 44, 46, 76, 87, 99]
+
+
+def test_another_seed_draws_others():
+    assert draw(range(100), 6, seed=0) != draw(range(100), 6, seed=1)
+
+
+def test_a_larger_draw_holds_the_smaller_one():
+    assert set(draw(range(100), 6, seed=0)) < set(draw(range(100), 12, seed=0))
+
+
+def test_a_subset_is_a_set_of_the_chosen_samples():
+    chosen = subset(SHADES, 6)
+    assert [sample.name for sample in chosen] == [SHADES[index].name for index in draw(range(200), 6, seed=0)]
+    assert (chosen.name, chosen.split, chosen.classes) == (SHADES.name, SHADES.split, SHADES.classes)
+
+
+def test_a_subset_of_a_subset_is_one_of_the_set():
+    assert {sample.name for sample in subset(subset(SHADES, 50), 5)} <= {sample.name for sample in subset(SHADES, 50)}
+
+
+@pytest.mark.parametrize("count", [0, -1, 201])
+def test_a_count_that_the_set_does_not_hold_is_refused(count):
+    with pytest.raises(InputError, match=f"{count} samples were asked for, and 'shades' .* has 200"):
+        subset(SHADES, count)
+
+
+def test_nothing_is_decoded_before_it_is_asked_for():
+    def refuse(index):
+        raise AssertionError(index)
+
+    assert len(subset(replace(SHADES, make=refuse), 100)) == 100
+
+
+def test_an_index_behind_the_end_is_one():
+    with pytest.raises(IndexError):
+        SHADES[200]
+
+
+def test_a_receipt_says_what_was_used():
+    receipt = record(subset(SHADES, 5))
+    assert (receipt.name, receipt.split, receipt.count, receipt.real, receipt.labelled) == (
+        "shades",
+        "all",
+        5,
+        False,
+        True,
+    )
+
+
+def test_the_samples_may_be_given_while_they_pass_by():
+    assert record(SHADES, iter(SHADES)) == record(SHADES)
+
+
+def test_the_receipt_of_a_subset_differs_from_the_sets():
+    assert record(subset(SHADES, 199)).sha256 != record(SHADES).sha256
+
+
+BASE = [SHADES[0], SHADES[1]]
+OTHERS = {
+    "pixels": [Sample("a", np.full((2, 3, 3), 9, np.uint8), 0), SHADES[1]],
+    "shape": [Sample("a", SHADES[0].image.reshape(3, 2, 3), 0), SHADES[1]],
+    "label": [Sample("a", SHADES[0].image, 1), SHADES[1]],
+    "no label": [Sample("a", SHADES[0].image, None), SHADES[1]],
+    "order": BASE[::-1],
+    "count": BASE[:1],
+}
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_the_digest_changes_with(change):
+    assert record(SHADES, OTHERS[change]).sha256 != record(SHADES, BASE).sha256
+
+
+def test_the_digest_does_not_change_with_names_or_strides():
+    spread = np.repeat(SHADES[0].image, 2, axis=1)[:, ::2]
+    assert record(SHADES, [Sample("renamed", spread, 0), SHADES[1]]).sha256 == record(SHADES, BASE).sha256
+
+
+def test_photos_decode_the_same_twice():
+    photos = subset(open_set("photos", "evaluation"), 20)
+    assert record(photos) == record(photos)

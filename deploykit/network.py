@@ -56,6 +56,16 @@ class Network:
         )
 
     @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """What the weights were trained to tell apart, where torchvision released them with the names."""
+        released = self.architecture.pretrained
+        if self._request.weights.kind != "imagenet" or released is None:
+            return ()
+        from torchvision.models import get_weight
+
+        return tuple(get_weight(released.enum).meta["categories"])
+
+    @cached_property
     def served(self) -> Served:
         """The module behind its head and preprocessing: the oracle of every comparison."""
         from deploykit.export.prepare import served

@@ -238,8 +238,8 @@ def _up_to_date(destination: Path, key: str) -> Manifest | None:
 
 
 def _labels(graph: steps.Graph, data: Data) -> tuple[str, ...]:
-    """Class names, where the evaluation set has as many as the network has classes."""
-    names = data.samples.classes
+    """Class names: the weights' own, else the evaluation set's, where there are as many as the network has classes."""
+    names = graph.classes or data.samples.classes
     return names if graph.model.head != "embedding" and len(names) == graph.exported.outputs[0].shape[1] else ()
 
 

@@ -55,6 +55,8 @@ class Graph(NamedTuple):
     folder: Path
     model: ModelSpec
     exported: ExportedGraph
+    classes: tuple[str, ...]
+    """Names of the classes, where the weights came with them."""
 
 
 class Typed(NamedTuple):
@@ -98,12 +100,12 @@ def exported(request: ExportRequest, network: Network, backend: Backend, progres
         with progress.step(f"running it at batch {', '.join(map(str, sizes))}", len(sizes)) as advance:
             runner = backend.load(backend.compile(folder / graph.files[0].path, folder), folder)
             accept(runner, sizes, advance)
-        _save(folder, _Exported(network.model, graph))
+        _save(folder, _Exported(network.model, graph, network.classes))
 
     key = {"request": keys.graph(request), "backend": keys.backend(backend)}
     folder = cache.fetch("graph", key, build)
     entry = _load(folder, _Exported)
-    return Graph(folder, entry.model, entry.graph)
+    return Graph(folder, entry.model, entry.graph, entry.classes)
 
 
 def typed(request: ExportRequest, graph: Graph, backend: Backend, progress: Progress) -> Typed:
@@ -243,6 +245,7 @@ def untrained(weights: WeightsRecord) -> tuple[str, ...]:
 class _Exported(Value, frozen=True):
     model: ModelSpec
     graph: ExportedGraph
+    classes: tuple[str, ...]
 
 
 class _Typed(Value, frozen=True):

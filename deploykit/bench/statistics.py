@@ -61,6 +61,6 @@ def ratio(numerator: Sequence[int], denominator: Sequence[int], seed: int = 0) -
         raise ValueError(f"an interval needs at least {FEWEST_PAIRS} rounds, not {len(numerator)}")
     ratios = np.asarray(numerator, np.float64) / np.asarray(denominator, np.float64)
     chance = np.random.default_rng(seed)
-    medians = [np.median(chance.choice(ratios, ratios.size)) for _ in range(RESAMPLES)]
-    low, high = np.percentile(medians, [2.5, 97.5])
+    resamples = chance.choice(ratios, (RESAMPLES, ratios.size))  # 16 MB for a thousand rounds
+    low, high = np.percentile(np.median(resamples, axis=1), [2.5, 97.5])
     return Interval(estimate=float(np.median(ratios)), low=float(low), high=float(high))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
-from importlib import resources
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
+import architectures
 from architectures import CATALOG
 from deploykit.errors import InputError, UsageError, unknown
 from deploykit.values import Architecture, Argument, CatalogRow
@@ -17,7 +18,7 @@ from deploykit.values import Architecture, Argument, CatalogRow
 
 def rows() -> tuple[CatalogRow, ...]:
     """Every network's figures, without importing any network."""
-    text = resources.files("architectures").joinpath("catalog.json").read_bytes()
+    text = Path(architectures.__file__).with_name("catalog.json").read_bytes()
     return msgspec.json.decode(text, type=tuple[CatalogRow, ...])
 
 

@@ -69,12 +69,12 @@ def test_a_known_ratio_is_found_and_its_interval_holds_it() -> None:
 
 
 def test_the_interval_covers_the_truth_about_19_times_of_20() -> None:
-    trials = 60
+    trials = 100
     covered = 0
     for trial in range(trials):
         interval = ratio(noisy(1e6, 40, seed=2 * trial), noisy(1e6, 40, seed=2 * trial + 1), seed=trial)
         covered += interval.low <= 1 <= interval.high
-    assert covered >= 0.85 * trials
+    assert covered >= 0.88 * trials
 
 
 def test_a_machine_that_slows_down_changes_no_ratio() -> None:

@@ -1,0 +1,93 @@
+"""What the light modules must not load, and what constraints.txt must hold."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "torchvision", "onnxruntime", "matplotlib", "sklearn", "skimage", "scipy")
+
+
+def modules(*folders: str) -> list[str]:
+    """Dotted names of every module in these folders of deploykit; a folder that is not there gives none."""
+    files = [file for folder in folders for file in sorted((REPOSITORY / "deploykit" / folder).rglob("*.py"))]
+    names = (file.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".") for file in files)
+    return [name.removesuffix(".__init__") for name in names]
+
+
+LIGHT = [
+    "deploykit",
+    "deploykit.values",
+    "deploykit.errors",
+    *modules("parity", "bench", "cli", "report"),
+    "architectures",
+]
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_load_nothing_heavy(module: str) -> None:
+    program = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(HEAVY).isdisjoint(done.stdout.split())
+
+
+def constraints() -> list[str]:
+    return (REPOSITORY / "constraints.txt").read_text().splitlines()
+
+
+def requirements() -> list[Requirement]:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    lines = project["project"]["dependencies"] + [line for name in ("cpu", "datasets", "dev") for line in extras[name]]
+    return [Requirement(line) for line in [*lines, *project["build-system"]["requires"]]]
+
+
+@pytest.mark.parametrize("line", constraints())
+def test_a_constraint_is_a_name_a_version_and_at_most_a_marker(line: str) -> None:
+    assert re.fullmatch(r'[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*(; python_version (<|>=) "3\.\d+")?', line)
+
+
+def needs() -> list[tuple[str, Requirement]]:
+    """Every dependency, beside each Python that needs it."""
+    return [
+        (python, requirement)
+        for python in ("3.10", "3.11", "3.13")
+        for requirement in requirements()
+        if requirement.marker is None or requirement.marker.evaluate({"python_version": python})
+    ]
+
+
+@pytest.mark.parametrize(("python", "requirement"), needs(), ids=str)
+def test_every_dependency_is_pinned_once_to_a_version_that_it_accepts(python: str, requirement: Requirement) -> None:
+    pins = [Requirement(line) for line in constraints()]
+    [pin] = [
+        pin
+        for pin in pins
+        if canonicalize_name(pin.name) == canonicalize_name(requirement.name)
+        and (pin.marker is None or pin.marker.evaluate({"python_version": python}))
+    ]
+    [version] = pin.specifier
+    assert requirement.specifier.contains(version.version)
+
+
+def test_constraints_are_sorted() -> None:
+    names = [canonicalize_name(Requirement(line).name) for line in constraints()]
+    assert names == sorted(names)

@@ -7,8 +7,7 @@ knows no 264.
 
 from __future__ import annotations
 
-import re
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +65,6 @@ class DenseNet(nn.Module):
         self.features.norm5 = nn.BatchNorm2d(channels)
         self.classifier = nn.Linear(channels, num_classes)
         initialize(self)
-        self.register_load_state_dict_pre_hook(rename_released)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)  # DenseNet-121: N×64×56×56, blocks N×256×56×56, 512×28×28, 1024×14×14, N×1024×7×7
@@ -122,15 +120,6 @@ class Transition(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.pool(self.conv(F.relu(self.norm(x))))
-
-
-RELEASED_NAME: Final = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12])\.")
-
-
-def rename_released(_module: nn.Module, state: dict[str, Any], *_: object) -> None:
-    """Released weights say `norm.1` where modules say `norm1`: they are older than the ban on dots in module names."""
-    for name in [name for name in state if RELEASED_NAME.search(name)]:
-        state[RELEASED_NAME.sub(r"\1\2.", name)] = state.pop(name)
 
 
 def member(depth: int, growth_rate: int, blocks: tuple[int, ...], released: bool = True) -> Architecture:

@@ -47,7 +47,7 @@ def _read(path: Path) -> NDArray[np.uint8]:
     with warnings.catch_warnings():
         # Pillow only warns between one and two times its limit. A file that declares so much is refused.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        # TIFF tags and EXIF blocks are often malformed in ways that do not concern the pixels.
+        # Of TIFF tags, EXIF blocks and transparent palettes, which do not concern the colours.
         warnings.simplefilter("ignore", UserWarning)
         with Image.open(path) as opened:
             return np.array(_to_rgb(ImageOps.exif_transpose(opened)), dtype=np.uint8)
@@ -64,8 +64,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return _high_byte(values.astype(np.uint16))
     if image.mode == "F":
         raise ValueError("its floating-point samples have no agreed white level")
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
     return image.convert("RGB")
 
 

@@ -103,7 +103,7 @@ class Architecture(Value, frozen=True):
 
 
 class CatalogRow(Value, frozen=True):
-    """What `deploykit list` prints of one network. Generated from the code by scripts/update_catalog, so that listing
+    """What `deploykit list` prints of one network. Generated from the code by scripts/update_generated, so that listing
     needs no torch; a test recomputes it.
     """
 

@@ -17,6 +17,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -194,7 +195,7 @@ def _download(url: str, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())
-    except OSError as error:  # URLError and its kin are OSErrors, as is a full disk
+    except (OSError, HTTPException) as error:  # URLError and its kin are OSErrors, as is a full disk
         raise InputError(
             f"{path.name} could not be downloaded from {url}: {error}.",
             f"Without a network, put the file into {path.parent}.",

@@ -184,10 +184,12 @@ def test_local_drop_path_drops_each_input_at_its_rate():
     assert {i: kept[i] / 10_000 for i in range(3)} == pytest.approx(dict.fromkeys(range(3), expected), abs=0.02)
 
 
-def test_the_survivor_of_a_full_drop_is_any_of_the_inputs():
+def test_the_survivor_of_a_full_drop_is_one_of_the_inputs_and_any():
     torch.manual_seed(0)
     inputs = [torch.tensor(float(i)) for i in range(3)]
-    assert {int(x) for _ in range(200) for x in survivors(inputs, 0.999)} == {0, 1, 2}
+    drawn = [survivors(inputs, 0.999_999) for _ in range(200)]
+    assert {len(kept) for kept in drawn} == {1}
+    assert {int(kept[0]) for kept in drawn} == {0, 1, 2}
 
 
 def test_global_drop_path_runs_one_column_through_all_blocks():
@@ -226,21 +228,12 @@ def test_gradients_reach_every_parameter_where_nothing_is_dropped():
     assert without == []
 
 
-def test_gradients_of_a_global_step_reach_its_column_only():
-    torch.manual_seed(0)
-    network = FractalNet(**SMALL, global_share=1).train()
-    images = torch.randn(4, 3, 16, 16)
-    ran = columns_that_ran(network, images)
-    torch.manual_seed(0)
-    network = FractalNet(**SMALL, global_share=1).train()
-    torch.randn(4, 3, 16, 16)
-    network(images).square().sum().backward()
-    reached = {
-        module.column
-        for module in network.modules()
-        if isinstance(module, Fractal) and module.conv.conv.weight.grad is not None
-    }
-    assert reached == set(ran)
+def test_gradients_of_a_global_step_reach_its_column_only(monkeypatch):
+    network = FractalNet(**SMALL).train()
+    monkeypatch.setattr(network, "sample_paths", lambda: ((2,), mean))
+    network(torch.randn(4, 3, 16, 16)).square().sum().backward()
+    fractals = [module for module in network.modules() if isinstance(module, Fractal)]
+    assert {fractal.column for fractal in fractals if fractal.conv.conv.weight.grad is not None} == {2}
 
 
 def test_dropout_grows_by_a_tenth_per_block():

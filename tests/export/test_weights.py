@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import urllib.error
+from http.client import IncompleteRead
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -556,7 +557,10 @@ def test_a_network_without_a_release_says_so():
         load(NET, {}, IMAGENET)
 
 
-@pytest.mark.parametrize("error", [urllib.error.URLError("no route"), TimeoutError("timed out"), OSError("disk full")])
+@pytest.mark.parametrize(
+    "error",
+    [urllib.error.URLError("no route"), TimeoutError("timed out"), OSError("disk full"), IncompleteRead(b"", 9)],
+)
 def test_without_a_network_one_is_told_what_to_put_where(release, monkeypatch, error):
     architecture, file = release(trained().state_dict(), cached=False)
 

@@ -7,9 +7,11 @@ others wait, and when the cache outgrows its cap the entries longest unused go f
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -39,19 +41,30 @@ def fetch(kind: str, key: Mapping[str, object], build: Callable[[Path], None]) -
     """
     digest = hashlib.sha256(msgspec.json.encode({"kind": kind, **key}, order="deterministic")).hexdigest()
     entry = folder() / kind / digest
-    lock = folder() / "locks" / f"{digest}.lock"
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise explained(error, folder(), REMEDY) from error
-    with filelock.FileLock(lock):
+    cap_bytes = _cap_bytes()  # before the work: a cap that cannot be read is refused at once
+    with _locked(digest):
         if not _intact(entry):
             with staged(entry, REMEDY) as partial:
                 build(partial)
                 _seal(partial)
-            _evict(keep=entry)
+            _evict(cap_bytes, keep=entry)
         os.utime(entry)
     return entry
+
+
+@contextmanager
+def _locked(digest: str) -> Iterator[None]:
+    path = folder() / "locks" / f"{digest}.lock"
+    lock = filelock.FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise explained(error, folder(), REMEDY) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 SEAL: Final = "files.json"
@@ -70,19 +83,30 @@ def _intact(entry: Path) -> bool:
     return all(damage(entry, file) is None for file in files)
 
 
-def _evict(keep: Path) -> None:
+def _evict(cap_bytes: float, keep: Path) -> None:
     """Remove the entries longest unused until the rest fits the cap; never the one just made."""
-    entries = sorted(folder().glob("*/" + "[0-9a-f]" * 64), key=lambda entry: entry.stat().st_mtime, reverse=True)
+    entries = folder().glob("*/" + "[0-9a-f]" * 64)
     total = 0
-    for entry in entries:
-        total += sum(path.stat().st_size for path in entry.rglob("*") if path.is_file())
-        if total > _cap_bytes() and entry != keep:
+    for _, size, entry in sorted(((*_use(entry), entry) for entry in entries), reverse=True):
+        total += size
+        if total > cap_bytes and entry != keep:
             shutil.rmtree(entry, ignore_errors=True)
+
+
+def _use(entry: Path) -> tuple[float, int]:
+    """When an entry was last used, and its bytes; nothing of one that another process is removing."""
+    try:
+        return entry.stat().st_mtime, sum(path.stat().st_size for path in entry.rglob("*") if path.is_file())
+    except FileNotFoundError:
+        return 0.0, 0
 
 
 def _cap_bytes() -> float:
     text = os.environ.get(CAP_VARIABLE) or str(DEFAULT_CAP_GIB)
     try:
-        return float(text) * 2**30
+        cap = float(text)
     except ValueError:
-        raise UsageError(f"{CAP_VARIABLE}={text!r} is not a number of GiB.", "Set it to a number such as 20.") from None
+        cap = math.nan
+    if not cap >= 0:  # NaN would keep everything, and a negative cap nothing
+        raise UsageError(f"{CAP_VARIABLE}={text!r} is not a number of GiB.", "Set it to a number such as 20.")
+    return cap * 2**30

@@ -93,6 +93,8 @@ def _machine() -> Finding:
 def _cache() -> Finding:
     folder = cache.folder()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        return Finding("cache", "broken", f"{existing} is not a folder", f"set {cache.FOLDER_VARIABLE}")
     if not os.access(existing, os.W_OK):
         return Finding("cache", "broken", f"{folder} cannot be written", f"set {cache.FOLDER_VARIABLE}")
     free = shutil.disk_usage(existing).free / 2**30

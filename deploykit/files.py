@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -52,7 +53,7 @@ def staged(destination: Path, remedy: str = "Free some space, or choose another 
     parent = destination.parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        _sweep(parent, destination.name)
+        _sweep(destination)
         folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}.partial-{os.getpid()}-", dir=parent))
     except OSError as error:
         raise explained(error, destination, remedy) from error
@@ -104,11 +105,18 @@ def _sync(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _sweep(parent: Path, name: str) -> None:
-    """Remove what killed processes left behind: partial folders whose process is gone."""
-    for left in parent.glob(f".{name}.partial-*"):
-        pid = left.name.removeprefix(f".{name}.partial-").split("-")[0]
-        if pid.isdigit() and not _alive(int(pid)) and not left.name.endswith("-old"):
+def _sweep(destination: Path) -> None:
+    """Tidy up after killed processes: their partial folders go, and what one of them had put aside comes back where
+    nothing has taken its place.
+    """
+    prefix = f".{destination.name}.partial-"
+    for left in destination.parent.glob(f"{glob.escape(prefix)}*"):
+        pid, _, rest = left.name.removeprefix(prefix).partition("-")
+        if not pid.isdigit() or _alive(int(pid)):
+            continue
+        if rest == "old" and not destination.exists():
+            left.rename(destination)
+        else:
             shutil.rmtree(left, ignore_errors=True)
 
 

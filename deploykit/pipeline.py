@@ -1,8 +1,9 @@
 """The story, told once: a network becomes a graph, is typed, judged, measured and packed.
 
     graph      the network traced to ONNX, rewritten, and run at several batch sizes
-    typed      the graph at the precision asked for, its values checked on real samples
-    verdict    compared with eager PyTorch, on samples that the typing never saw
+    answers    what eager PyTorch says to the samples that everything is judged on
+    typed      the graph at the precision asked for, its values checked on other samples
+    verdict    the answers of the graph, before and behind the typing, beside PyTorch's
     latency    measured on this machine
     bundle     written whole, or not at all
 
@@ -11,7 +12,7 @@ Every step takes frozen values and files and gives frozen values and files. Only
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,7 +36,7 @@ from deploykit.parity.compare import compare
 from deploykit.parity.tolerances import for_precision
 from deploykit.provenance import provenance
 from deploykit.values import (
-    Arrays,
+    Backend,
     Batch,
     ExportRequest,
     Latency,
@@ -43,7 +44,6 @@ from deploykit.values import (
     MatrixRow,
     Prediction,
     Progress,
-    TensorSpec,
 )
 
 if TYPE_CHECKING:
@@ -72,12 +72,13 @@ def export(request: ExportRequest, destination: Path, force: bool, progress: Pro
     backend, network = find_backend(request.target), Network(request)
     data = open_data(request.data, "evaluation", request.samples, request.options.batch)
     graph = steps.exported(request, network, backend, progress)
+    answers = steps.answered(network, graph, data, progress)
     typed = steps.typed(request, graph, backend, progress)
-    verdict = steps.judged(network, graph, typed, backend, data, progress)
-    latency = steps.measured(typed, verdict, backend, progress)
-    manifest = _manifest(request, key, graph, typed, verdict, latency)
+    verdict = _verdict(graph, typed, answers, backend, data, progress)
+    latency = steps.measured(typed, verdict, answers, backend, progress)
+    manifest = _manifest(request, key, graph, typed, answers, verdict, latency)
     with progress.step("writing the bundle"):
-        manifest = write(destination, manifest, typed.folder, verdict.folder, _labels(graph, data))
+        manifest = write(destination, manifest, typed.folder, answers.folder, _labels(graph, data))
     return Outcome(manifest, destination, up_to_date=False)
 
 
@@ -87,13 +88,14 @@ def matrix(requests: Sequence[ExportRequest], progress: Progress) -> Iterator[Ma
         catalog.known(request.model)
     network: Network | None = None
     for before, request in zip((None, *requests), requests, strict=False):
-        if network is None or before is None or before.model != request.model:
+        if network is None or before is None or keys.graph(before) != keys.graph(request):
             network = Network(request)  # the one before goes, and its memory with it
         backend = find_backend(request.target)
         data = open_data(request.data, "evaluation", request.samples, request.options.batch)
         graph = steps.exported(request, network, backend, progress)
+        answers = steps.answered(network, graph, data, progress)
         typed = steps.typed(request, graph, backend, progress)
-        verdict = steps.judged(network, graph, typed, backend, data, progress)
+        verdict = _verdict(graph, typed, answers, backend, data, progress)
         yield MatrixRow(request.model, request.precision, backend.name, verdict.parity)
 
 
@@ -137,13 +139,13 @@ def self_test(folder: Path) -> Manifest:
     engine = backend.compile(folder / manifest.graph.file, folder)
     count = manifest.golden.count
     parity = compare(
-        Recorded(manifest.inputs, manifest.outputs, outputs),
+        steps.Recorded(manifest.inputs, manifest.outputs, outputs),
         backend.load(engine, folder),
         [Batch(inputs, (None,) * count)],
         for_precision(manifest.precision, manifest.weights.trained),
         msgspec.structs.replace(manifest.parity.data, count=count, labelled=False),
         manifest.model.head,
-        engine.statements,
+        (*steps.untrained(manifest.weights), *engine.statements),
     )
     return msgspec.structs.replace(manifest, parity=parity)
 
@@ -176,16 +178,19 @@ def inspect(subject: Path) -> tuple[Manifest | None, tuple[LayerRow, ...]]:
     return manifest, layers(subject / manifest.graph.file)
 
 
-class Recorded(NamedTuple):
-    """A runner that answers with what was recorded."""
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    answers: Mapping[str, NDArray[Any]]
-
-    def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:  # noqa: ARG002 - there is one answer
-        """The recorded outputs."""
-        return dict(self.answers)
+def _verdict(
+    graph: steps.Graph, typed: steps.Typed, answers: steps.Answers, backend: Backend, data: Data, progress: Progress
+) -> steps.Verdict:
+    """The verdict on the typed graph. The exported one is judged before it, at FP32's narrow bounds: an error that FP16
+    could hide among its roundings shows there, and fails both.
+    """
+    exported = steps.judged(graph, steps.untyped(graph), answers, backend, data, progress)
+    verdict = steps.judged(graph, typed, answers, backend, data, progress)
+    if exported.parity.passed or typed.precision == "fp32":
+        return verdict
+    failures = tuple(f"before typing, at fp32: {failure}" for failure in exported.parity.failures)
+    parity = msgspec.structs.replace(verdict.parity, passed=False, failures=failures + verdict.parity.failures)
+    return verdict._replace(parity=parity)
 
 
 def _manifest(
@@ -193,6 +198,7 @@ def _manifest(
     key: str,
     graph: steps.Graph,
     typed: steps.Typed,
+    answers: steps.Answers,
     verdict: steps.Verdict,
     latency: Latency,
 ) -> Manifest:
@@ -219,7 +225,7 @@ def _manifest(
         ),
         labels=None,
         engines=(verdict.engine,),
-        golden=verdict.golden,
+        golden=answers.golden,
         parity=verdict.parity,
         latency=latency,
         provenance=provenance(),

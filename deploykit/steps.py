@@ -5,7 +5,7 @@ What a stage made lies in a folder; what it says of it lies beside as `entry.jso
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -24,6 +24,7 @@ from deploykit.provenance import provenance
 from deploykit.quantize.cast import cast
 from deploykit.quantize.observe import expose, observe
 from deploykit.values import (
+    Arrays,
     Backend,
     BatchRange,
     DataRecord,
@@ -37,6 +38,7 @@ from deploykit.values import (
     Precision,
     Progress,
     Runner,
+    TensorSpec,
     TypedGraph,
     Value,
     WeightsRecord,
@@ -70,13 +72,18 @@ class Typed(NamedTuple):
     range_data: DataRecord | None
 
 
-class Verdict(NamedTuple):
-    """Parity, the engine that was judged, and the golden vectors, relative to the folder."""
+class Answers(NamedTuple):
+    """What eager PyTorch answered to every sample, as `NAME.npy` in the folder, and the golden vectors among it."""
 
     folder: Path
+    golden: Golden
+
+
+class Verdict(NamedTuple):
+    """Parity, and the engine that was judged."""
+
     parity: Parity
     engine: Engine
-    golden: Golden
 
 
 def exported(request: ExportRequest, network: Network, backend: Backend, progress: Progress) -> Graph:
@@ -112,7 +119,7 @@ def typed(request: ExportRequest, graph: Graph, backend: Backend, progress: Prog
     """The graph at the request's precision; its values are checked on the calibration split."""
     main = graph.exported.files[0]
     if request.precision == "fp32":
-        return Typed(graph.folder, main.path, main.sha256, "fp32", None, None)
+        return untyped(graph)
     data = open_data(request.data, "calibration", RANGE_SAMPLES, request.options.batch)
 
     def build(folder: Path) -> None:
@@ -132,23 +139,69 @@ def typed(request: ExportRequest, graph: Graph, backend: Backend, progress: Prog
     return Typed(folder, file.path, file.sha256, request.precision, entry.graph, entry.data)
 
 
-def judged(network: Network, graph: Graph, typed: Typed, backend: Backend, data: Data, progress: Progress) -> Verdict:
-    """The comparison with eager PyTorch, and what eager gave for the first samples as golden vectors."""
+def untyped(graph: Graph) -> Typed:
+    """The exported graph as it is."""
+    main = graph.exported.files[0]
+    return Typed(graph.folder, main.path, main.sha256, "fp32", None, None)
+
+
+def answered(network: Network, graph: Graph, data: Data, progress: Progress) -> Answers:
+    """Eager PyTorch's answers to every sample, and the first of them as golden vectors."""
+    made = graph.exported
+
+    def build(folder: Path) -> None:
+        oracle = network.eager(made.inputs, made.outputs)
+        batches, outputs = data.batches(graph.model), []
+        with progress.step(f"asking eager PyTorch about {data.record.name}", data.length) as advance:
+            first = next(batches).inputs
+            few = {name: array[: golden_count(made.batch)] for name, array in first.items()}
+            golden = write_golden(folder, few, oracle.run(few))
+            for inputs in (first, *(batch.inputs for batch in batches)):
+                outputs.append(oracle.run(inputs))
+                advance()
+        for name in outputs[0]:
+            np.save(folder / f"{name}.npy", np.concatenate([output[name] for output in outputs]))
+        _save(folder, _Answered(golden))
+
+    key = {"model": graph.model, "weights": made.weights, "batch": made.batch, "data": data.record, **keys.tools()}
+    folder = cache.fetch("answers", key, build)
+    return Answers(folder, _load(folder, _Answered).golden)
+
+
+def judged(graph: Graph, typed: Typed, answers: Answers, backend: Backend, data: Data, progress: Progress) -> Verdict:
+    """The graph's own answers beside eager PyTorch's."""
     made = graph.exported
 
     def build(folder: Path) -> None:
         engine = backend.compile(typed.folder / typed.file, typed.folder)
-        oracle = network.eager(made.inputs, made.outputs)
+        recorded = {spec.name: np.load(answers.folder / f"{spec.name}.npy") for spec in made.outputs}
+        oracle = Recorded(made.inputs, made.outputs, recorded)
         candidate = backend.load(engine, typed.folder)
         parity = judge(oracle, candidate, graph.model, typed.precision, made.weights, engine, data, progress)
-        first = next(iter(data.batches(graph.model))).inputs
-        few = {name: array[: golden_count(made.batch)] for name, array in first.items()}
-        _save(folder, _Verdict(parity, engine, write_golden(folder, few, oracle.run(few))))
+        _save(folder, _Judged(parity, engine))
 
     key = {"graph": typed.sha256, "model": graph.model, "weights": made.weights, "data": data.record}
     folder = cache.fetch("verdict", {**key, "backend": keys.backend(backend), **keys.tools()}, build)
-    entry = _load(folder, _Verdict)
-    return Verdict(folder, entry.parity, entry.engine, entry.golden)
+    entry = _load(folder, _Judged)
+    return Verdict(entry.parity, entry.engine)
+
+
+class Recorded:
+    """A runner that gives recorded answers in the order in which they were recorded, a batch's worth per call."""
+
+    def __init__(
+        self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], answers: Mapping[str, NDArray[Any]]
+    ) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self._answers = answers
+        self._given = 0
+
+    def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
+        """The next answers, as many as there are rows in the input."""
+        start = self._given
+        self._given += len(next(iter(arrays.values())))
+        return {name: answers[start : self._given] for name, answers in self._answers.items()}
 
 
 def judge(
@@ -174,12 +227,12 @@ def judge(
         )
 
 
-def measured(typed: Typed, verdict: Verdict, backend: Backend, progress: Progress) -> Latency:
+def measured(typed: Typed, verdict: Verdict, answers: Answers, backend: Backend, progress: Progress) -> Latency:
     """Latency of one call with the smallest batch that the graph takes, on this machine."""
 
     def build(folder: Path) -> None:
         runner = backend.load(verdict.engine, typed.folder)
-        inputs = first_call(runner, verdict)
+        inputs = first_call(runner, answers)
         with progress.step("measuring latency"):
             latency = measure(lambda: runner.run(inputs), batch=len(inputs["input"]))
         _save(folder, latency)
@@ -224,11 +277,11 @@ def golden_count(batch: BatchRange) -> int:
     return min(max(2, batch.minimum), batch.maximum)
 
 
-def first_call(runner: Runner, verdict: Verdict) -> dict[str, NDArray[Any]]:
+def first_call(runner: Runner, answers: Answers) -> dict[str, NDArray[Any]]:
     """Golden inputs, cut to one row where the batch is free."""
     static = runner.inputs[0].shape[0]
     size = static if isinstance(static, int) else 1
-    loaded = {name: np.load(verdict.folder / path) for name, path in verdict.golden.inputs.items()}
+    loaded = {name: np.load(answers.folder / path) for name, path in answers.golden.inputs.items()}
     return {name: np.ascontiguousarray(array[:size]) for name, array in loaded.items()}
 
 
@@ -253,10 +306,13 @@ class _Typed(Value, frozen=True):
     data: DataRecord
 
 
-class _Verdict(Value, frozen=True):
+class _Answered(Value, frozen=True):
+    golden: Golden
+
+
+class _Judged(Value, frozen=True):
     parity: Parity
     engine: Engine
-    golden: Golden
 
 
 ENTRY: Final = "entry.json"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -75,8 +75,18 @@ class Manifest(Value, frozen=True):
 
     def __post_init__(self) -> None:
         for path, file in self.files.items():
-            if path != file.path or not stays_inside(path):
-                raise ValueError(f"the file {path!r} leaves the bundle")
+            if path != file.path:
+                raise ValueError(f"the file {path!r} is recorded as {file.path!r}")
+        for path in (*self.files, *self.named):
+            if not stays_inside(path):
+                raise ValueError(f"the path {path!r} leaves the bundle")
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Every path that is spoken of outside `files`, where each must stand too once the bundle is written."""
+        golden = (*self.golden.inputs.values(), *self.golden.outputs.values())
+        engines = (engine.file.path for engine in self.engines)
+        return (self.graph.file, *golden, *engines, *((self.labels,) if self.labels is not None else ()))
 
 
 def stays_inside(path: str) -> bool:
@@ -108,13 +118,33 @@ def decode(content: bytes, folder: Path) -> Manifest:
     try:
         version = msgspec.json.decode(content, type=_Version).schema_version
         if version == SCHEMA_VERSION:
-            return msgspec.json.decode(content, type=Manifest)
+            manifest = msgspec.json.decode(content, type=Manifest)
+            if unlisted := set(manifest.named) - set(manifest.files):
+                raise msgspec.ValidationError(f"it names {min(unlisted)!r}, which is not among its files")
+            return manifest
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{where} is damaged: {error}.", "Export the bundle again.") from error
     raise InputError(
         f"{where} has schema version {version}, and this deploykit reads version {SCHEMA_VERSION}.",
         "Use the deploykit that wrote it, or export the bundle again.",
     )
+
+
+class _Mark(msgspec.Struct):
+    """What every manifest of ours has had, and will have, whatever its version."""
+
+    schema_version: int
+    key: str
+    provenance: dict[str, Any]
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether the folder holds a manifest that some deploykit wrote: other tools call their files manifest.json too."""
+    try:
+        msgspec.json.decode((folder / MANIFEST).read_bytes(), type=_Mark)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 def encode(manifest: Manifest) -> bytes:

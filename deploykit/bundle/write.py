@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
 
-from deploykit.bundle.manifest import MANIFEST, Manifest, encode
+from deploykit.bundle.manifest import MANIFEST, Manifest, encode, is_ours
 from deploykit.errors import InputError
 from deploykit.files import record, staged
 from deploykit.values import Golden
@@ -49,20 +50,37 @@ def _external(graph_folder: Path, graph_file: str) -> list[str]:
 
 
 def may_replace(destination: Path, force: bool) -> None:
-    """Refuse to overwrite anything without `--force`, and anything that is not a bundle even with it."""
+    """Refuse to overwrite anything without `--force`, and anything that is not a bundle even with it. What is refused
+    is refused before any work is done.
+    """
+    _may_create(destination)
     if not destination.exists() and not destination.is_symlink():
         return
     if destination.is_dir() and not destination.is_symlink():
         if not any(destination.iterdir()):
             return
-        if (destination / MANIFEST).is_file():
+        if is_ours(destination):
             if force:
                 return
             raise InputError(
                 f"{destination} already holds a bundle that was made differently.",
                 "Give --force to replace it, or another folder with -o.",
             )
-    raise InputError(f"{destination} exists and is not a bundle.", "Choose another folder with -o.")
+    raise InputError(f"{destination} exists and is not a bundle.", REMEDY)
+
+
+REMEDY: Final = "Choose another folder with -o."
+
+
+def _may_create(destination: Path) -> None:
+    """Whether a folder may appear there: the bundle is put together beside it, and renamed at last."""
+    if destination.name in ("", ".."):
+        raise InputError(f"{destination} is not a name that a bundle can have.", REMEDY)
+    ground = next(path for path in destination.absolute().parents if path.exists())
+    if not ground.is_dir():
+        raise InputError(f"{destination} cannot be made: {ground} is not a folder.", REMEDY)
+    if not os.access(ground, os.W_OK | os.X_OK):
+        raise InputError(f"{destination} cannot be made: you may not write to {ground}.", REMEDY)
 
 
 def write_golden(folder: Path, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Golden:

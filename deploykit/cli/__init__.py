@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import io
+import os
+import signal
 import sys
 from typing import Any, Final
 
@@ -19,8 +22,8 @@ VERBS: Final = {
 }
 """Verb to its line in `--help`; each lives in the module of its name."""
 
-MODULES: Final = {"list": "listing"}
-"""Verbs whose module cannot carry their name."""
+MODULES: Final = {"list": "listing", "run": "running"}
+"""Verbs whose module cannot carry their name: Python has a `list`, and this package its `run`."""
 
 
 class Verbs(click.Group):
@@ -69,6 +72,9 @@ def group(ctx: click.Context, debug: bool) -> None:
 
 def main() -> None:
     """The entry point: run, and turn whatever goes wrong into one paragraph and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # × and foreign file names, where the encoding lacks them
     sys.exit(run(sys.argv[1:]))
 
 
@@ -76,21 +82,34 @@ def run(arguments: list[str]) -> int:
     """Run one command line and give its exit code."""
     try:
         result: Any = group.main(arguments, prog_name="deploykit", standalone_mode=False)
-    except click.exceptions.Abort:
+    except click.exceptions.Abort as abort:
+        if isinstance(abort.__cause__, EOFError):  # click takes it for the end of a prompt, and we have no prompts
+            return _explained(abort.__cause__, arguments)
         return _interrupted()
     except KeyboardInterrupt:
         return _interrupted()
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output went away, and wants to hear no more
-        return 0
+    except SystemExit:
+        if "_DEPLOYKIT_COMPLETE" in os.environ:  # the shell asked for completions, and has them
+            raise
+        return 128 + signal.SIGPIPE  # click and rich exit where whoever read our output went away
     except Exception as error:
-        from deploykit.cli.failures import explain
-
-        return explain(error, debug="--debug" in arguments)
+        return _interrupted() if _of_an_interruption(error) else _explained(error, arguments)
     return result if isinstance(result, int) else 0
+
+
+def _explained(error: Exception, arguments: list[str]) -> int:
+    from deploykit.cli.failures import explain
+
+    return explain(error, debug="--debug" in arguments)
+
+
+def _of_an_interruption(error: BaseException) -> bool:
+    """Whether Ctrl-C is behind it: a library that is interrupted while it is imported says `initialization failed`."""
+    behind = error.__cause__ or error.__context__
+    return isinstance(error, KeyboardInterrupt) or (behind is not None and _of_an_interruption(behind))
 
 
 def _interrupted() -> int:

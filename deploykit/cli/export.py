@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from deploykit.cli.options import Batch, Size, Triple
+from deploykit.cli.options import Batch, Positive, Size, Triple
 from deploykit.values import (
     BatchRange,
     ChannelOrder,
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 @click.option("--input-size", type=Size(), help="The network's input, in pixels.")
 @click.option("--preprocess", type=click.Choice(get_args(Preprocess)), default="host", show_default=True,
               help="graph: the input is uint8 N×H×W×3, normalised inside.")  # fmt: skip
-@click.option("--scale", type=float, help="Of pixels 0-255, before the mean is taken off.")
+@click.option("--scale", type=Positive(), help="Of pixels 0-255, before the mean is taken off.")
 @click.option("--mean", type=Triple(), help="Per channel.")
-@click.option("--std", type=Triple(), help="Per channel.")
+@click.option("--std", type=Triple(positive=True), help="Per channel.")
 @click.option("--channels", type=click.Choice(get_args(ChannelOrder)), help="The order that the network wants.")
 @click.option("--opset", default=20, show_default=True, type=int)
 @click.option("--exporter", type=click.Choice(get_args(Exporter)), default="auto", show_default=True)
@@ -71,6 +71,7 @@ def command(
 
     if said["num_classes"] is not None:
         said["arch"] = (*said["arch"], f"num_classes={said['num_classes']}")
+    _refuse_twice(said["arch"])
     request = ExportRequest(
         model=model,
         precision=precision,
@@ -90,6 +91,13 @@ def command(
     return 0 if outcome.manifest.parity.passed else 1
 
 
+def _refuse_twice(arguments: tuple[str, ...]) -> None:
+    """Of two values for one argument, neither is more right than the other."""
+    keys = [text.partition("=")[0] for text in arguments]
+    if twice := {key for key in keys if keys.count(key) > 1}:
+        raise click.UsageError(f"{', '.join(sorted(twice))}: given more than once, by --arch or --num-classes.")
+
+
 def _image(said: dict[str, Any]) -> ImageOverrides | None:
     height, width = said["input_size"] or (None, None)
     given = {name: said[name] for name in ("scale", "mean", "std", "channels")}
@@ -98,6 +106,8 @@ def _image(said: dict[str, Any]) -> ImageOverrides | None:
 
 
 def _print(outcome: Outcome, as_json: bool) -> None:
+    from rich.text import Text
+
     from deploykit.report import terminal
     from deploykit.report.document import document
 
@@ -107,7 +117,7 @@ def _print(outcome: Outcome, as_json: bool) -> None:
         return
     out = terminal.console()
     state = "is up to date" if outcome.up_to_date else "written" if manifest.parity.passed else "written, marked failed"
-    out.print(f"[bold]{outcome.folder}[/] {state}")
+    out.print(Text(str(outcome.folder), "bold"), state)
     out.print(terminal.verdict(manifest.parity, manifest.precision))
     if manifest.graph.kept_fp32:
         out.print(f"  {len(manifest.graph.kept_fp32)} nodes stay FP32:")

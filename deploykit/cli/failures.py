@@ -9,7 +9,7 @@ import click
 
 from deploykit.errors import DeploykitError
 
-ISSUES = "Run it again with --debug and report what it prints, with the command."
+ISSUES = "Run it again as `deploykit --debug …` and report what it prints, with the command."
 
 
 def explain(error: Exception, debug: bool) -> int:
@@ -32,5 +32,5 @@ def explain(error: Exception, debug: bool) -> int:
 
 
 def _print(message: str) -> None:
-    text = message[:1].upper() + message[1:]
-    click.echo(textwrap.fill(f"Error: {text}", width=100, break_long_words=False, break_on_hyphens=False), err=True)
+    # Never capitalised: many a message begins with a folder's or a network's name.
+    click.echo(textwrap.fill(f"Error: {message}", width=100, break_long_words=False, break_on_hyphens=False), err=True)

@@ -24,6 +24,7 @@ def command(subject: Path, as_json: bool) -> None:
     out = terminal.console()
     if manifest is not None:
         out.print(terminal.summary(manifest.model, manifest.weights, manifest.inputs, manifest.outputs, manifest.batch))
+        out.print(terminal.verdict(manifest.parity, manifest.precision))
     out.print(terminal.layers(rows))
     kinds = Counter(row.op_type for row in rows)
     out.print(f"{len(rows)} nodes: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))

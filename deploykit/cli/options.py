@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -41,10 +42,29 @@ class Size(click.ParamType[tuple[int, int]]):
         return int(found[1]), int(found[2])
 
 
+class Positive(click.ParamType[float]):
+    """A finite number above 0."""
+
+    name = "NUMBER"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """`0.00392` as a number."""
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"{value!r}: write a number, such as 0.00392.", param, ctx)
+        if not (math.isfinite(number) and number > 0):
+            self.fail(f"{value!r}: it must be finite and above 0.", param, ctx)
+        return number
+
+
 class Triple(click.ParamType[tuple[float, float, float]]):
-    """Three numbers with commas between, in the order of the network's channels."""
+    """Three finite numbers with commas between, in the order of the network's channels; above 0 where `positive`."""
 
     name = "A,B,C"
+
+    def __init__(self, positive: bool = False) -> None:
+        self._positive = positive
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -54,4 +74,8 @@ class Triple(click.ParamType[tuple[float, float, float]]):
             first, second, third = (float(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r}: write three numbers with commas between, such as 0.485,0.456,0.406.", param, ctx)
+        if not all(map(math.isfinite, (first, second, third))):
+            self.fail(f"{value!r}: all three must be finite.", param, ctx)
+        if self._positive and min(first, second, third) <= 0:
+            self.fail(f"{value!r}: all three must be above 0.", param, ctx)
         return first, second, third

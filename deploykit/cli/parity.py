@@ -81,7 +81,7 @@ def _rows(
 
     for folder in folders:
         manifest = pipeline.recheck(folder, data, samples, weights, progress)
-        yield MatrixRow(folder.name, manifest.precision, manifest.engines[0].backend, manifest.parity)
+        yield MatrixRow(folder.name, manifest.precision, manifest.request.target, manifest.parity)
 
 
 def _print(rows: Sequence[MatrixRow]) -> None:

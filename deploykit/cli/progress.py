@@ -17,7 +17,7 @@ class TerminalProgress:
         self._console = console(stderr=True)
         columns = (
             SpinnerColumn(finished_text="✓"),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=16),
             TextColumn("{task.fields[counted]}"),
             TimeElapsedColumn(),

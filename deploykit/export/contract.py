@@ -7,13 +7,12 @@ is our fault and raises InternalError with the name of the pass, never a graph t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
-import onnx
 import onnx_ir as ir
 
 from deploykit.errors import InternalError
+from deploykit.onnxfile import REMEDY
 from deploykit.values import BatchRange, DType, TensorSpec
 
 STRIPPED = frozenset(
@@ -41,16 +40,16 @@ def interface(model: ir.Model) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec
 def unbroken(model: ir.Model, before: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]], after: str) -> None:
     """The interface is what it was, and every value is defined before it is read."""
     if interface(model) != before:
-        raise InternalError(f"The pass {after} changed the graph's interface from {before}.", _REPORT)
+        raise InternalError(f"The pass {after} changed the graph's interface from {before}.", REMEDY)
     defined = {*model.graph.inputs, *model.graph.initializers.values()}
     for node in model.graph:
         for value in node.inputs:
             if value is not None and value not in defined:
-                raise InternalError(f"After {after}, {node.name} reads {value.name} before it is defined.", _REPORT)
+                raise InternalError(f"After {after}, {node.name} reads {value.name} before it is defined.", REMEDY)
         defined.update(node.outputs)
     for output in model.graph.outputs:
         if output not in defined:
-            raise InternalError(f"After {after}, nothing defines the output {output.name}.", _REPORT)
+            raise InternalError(f"After {after}, nothing defines the output {output.name}.", REMEDY)
 
 
 def guarantee(model: ir.Model, promise: Promise) -> None:
@@ -58,18 +57,7 @@ def guarantee(model: ir.Model, promise: Promise) -> None:
     broken = [*_operators(model), *_names(model), *_liveness(model), *_parameters(model, promise)]
     broken += [*_versions(model, promise), *_shapes(model, promise)]
     if broken:
-        raise InternalError("The exported graph breaks its contract: " + "; ".join(broken) + ".", _REPORT)
-
-
-def check_file(path: Path) -> None:
-    """Onnx's own checker, with full shape inference, on the file as it was written."""
-    try:
-        onnx.checker.check_model(path, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise InternalError(f"onnx.checker refuses the exported graph: {error}", _REPORT) from error
-
-
-_REPORT = "This is a fault of deploykit: please report it with the command that you ran."
+        raise InternalError("The exported graph breaks its contract: " + "; ".join(broken) + ".", REMEDY)
 
 
 def _operators(model: ir.Model) -> Iterable[str]:
@@ -141,7 +129,7 @@ _DTYPES: dict[ir.DataType | None, DType] = {
 
 def _spec(value: ir.Value) -> TensorSpec:
     if value.shape is None or value.dtype not in _DTYPES:
-        raise InternalError(f"The graph's {value.name} has type {value.dtype} and shape {value.shape}.", _REPORT)
+        raise InternalError(f"The graph's {value.name} has type {value.dtype} and shape {value.shape}.", REMEDY)
     shape = tuple(size if isinstance(size, int) else str(size.value) for size in value.shape)
     layout = "NC" if len(shape) == 2 else "NHWC" if value.dtype == ir.DataType.UINT8 else "NCHW"
     return TensorSpec(value.name or "", _DTYPES[value.dtype], shape, layout)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from deploykit import onnxfile
 from deploykit.errors import InputError
 from deploykit.export import contract
 from deploykit.export.opset import OPSETS, convert
@@ -42,23 +43,43 @@ def export(
             f"Opset {options.opset} is outside what deploykit writes.",
             f"Choose --opset {OPSETS.start} to {OPSETS.stop - 1}.",
         )
+    example = example_input(spec, options)
     folded = fold_batchnorm(module)
-    traced = trace(folded, example_input(spec, options), options.batch, spec.head, options.exporter)
+    try:
+        traced = trace(folded, example, options.batch, spec.head, options.exporter)
+    except InputError:
+        _try(module, example, spec)
+        raise
     model, rewrites = rewrite(traced.model, options.opset)
     promise = contract.Promise(options.opset, options.batch, training_only, eval_bytes(folded, training_only))
     contract.guarantee(model, promise)
+    onnxfile.check(model)
     files = write(model, folder)
-    contract.check_file(folder / files[0].path)
     return _record(model, traced, options, rewrites, files, weights)
 
 
 def example_input(spec: ModelSpec, options: ExportOptions) -> torch.Tensor:
-    """What the exporters trace with: batch 2 where the batch is dynamic, since they take a 1 for a constant."""
-    batch = options.batch.optimum if options.batch.static else 2
+    """What the exporters trace with: batch 2 where the batch is dynamic, since they take a 1 for a constant, or the
+    smallest that is allowed.
+    """
+    batch = options.batch.optimum if options.batch.static else max(2, options.batch.minimum)
     size = spec.preprocessing
     if spec.preprocess == "graph":
         return torch.zeros(batch, size.height, size.width, 3, dtype=torch.uint8)
     return torch.zeros(batch, 3, size.height, size.width)
+
+
+def _try(module: Served, example: torch.Tensor, spec: ModelSpec) -> None:
+    """Run the network that could not be traced: an input that it cannot take at all is another fault."""
+    try:
+        with torch.inference_mode():
+            module(example)
+    except (RuntimeError, ValueError, IndexError) as error:
+        size = f"{spec.preprocessing.height}x{spec.preprocessing.width}"
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{spec.name} cannot take images of {size}: {reason.rstrip('.')}.", "Choose another --input-size."
+        ) from error
 
 
 def rewrite(model: ir.Model, opset: int) -> tuple[ir.Model, tuple[Rewrite, ...]]:
@@ -94,7 +115,7 @@ def write(model: ir.Model, folder: Path) -> tuple[FileRecord, ...]:
     """Save as one file, or as a graph and its data where one file would pass Protobuf's 2 GiB."""
     folder.mkdir(parents=True, exist_ok=True)
     if contract.initializer_bytes(model) < LARGEST_SINGLE_FILE:
-        ir.save(model, folder / GRAPH_FILE)
+        onnxfile.save(model, folder / GRAPH_FILE)
         return (record(folder, GRAPH_FILE),)
     ir.save(model, folder / GRAPH_FILE, external_data=WEIGHTS_FILE)
     return (record(folder, GRAPH_FILE), record(folder, WEIGHTS_FILE))

@@ -15,13 +15,13 @@ def layers(graph: Path) -> tuple[LayerRow, ...]:
     """One row per node, in the order of computation. InputError for a file that is no ONNX graph."""
     try:
         model = ir.load(graph)
-        return tuple(_row(node) for node in model.graph)
-    except InputError:
-        raise
+        rows = tuple(_row(node) for node in model.graph)
     except Exception as error:  # protobuf and onnx-ir raise whatever they stumble over in a foreign file
-        raise InputError(
-            f"{graph} is not an ONNX graph: {str(error).splitlines()[0]}.", "Give an .onnx file."
-        ) from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(f"{graph} is not an ONNX graph: {reason}.", "Give an .onnx file.") from error
+    if not model.graph.outputs:  # to protobuf, an empty file is a message without any field
+        raise InputError(f"{graph} is not an ONNX graph: it has no output.", "Give an .onnx file.")
+    return rows
 
 
 def _row(node: ir.Node) -> LayerRow:

@@ -9,13 +9,17 @@ import onnx
 import onnx_ir as ir
 
 from deploykit.errors import InputError
+from deploykit.export.passes import names
 
 OPSETS = range(17, 24)
 """What `--opset` takes: TensorRT 8.4 to 8.6 stop at 17, and onnx's converter has gaps further down (Relu at 14)."""
 
 
 def convert(model: ir.Model, opset: int) -> ir.Model:
-    """The same graph at another opset; refused where an operator has no counterpart there."""
+    """The same graph at another opset; refused where an operator has no counterpart there.
+
+    Onnx's converter drops every node's metadata: its module's path is read back from its name.
+    """
     if model.opset_imports.get("") == opset:
         return model
     try:
@@ -26,4 +30,6 @@ def convert(model: ir.Model, opset: int) -> ir.Model:
             f"This graph cannot be written at opset {opset}: {reason}.",
             f"Choose another --opset ({OPSETS.start} to {OPSETS.stop - 1}; the default is 20).",
         ) from error
-    return ir.from_proto(converted)
+    restored = ir.from_proto(converted)
+    names.apply(restored)
+    return restored

@@ -63,17 +63,17 @@ def served(network: nn.Module, spec: ModelSpec, classifier: str) -> Served:
 
 
 def fold_batchnorm(module: nn.Module) -> nn.Module:
-    """A copy in which every BatchNorm directly behind a convolution is folded into it.
+    """A copy in which every BatchNorm directly behind a convolution is folded into it; the module, if there is none.
 
     The graph pass of the same name does this for any graph; doing it before tracing spares the exporter a third of
-    its nodes. A module that torch.fx cannot follow is returned as it is: the pass will find its pairs.
+    its nodes. A module that torch.fx cannot follow or Python not copy is returned as it is: the pass finds its pairs.
     """
     try:
-        trace = fx.symbolic_trace(module)
+        pairs = _pairs(fx.symbolic_trace(module))
+        folded = copy.deepcopy(module) if pairs else module
     except Exception:  # torch.fx raises whatever the traced code raises
         return module
-    folded = copy.deepcopy(module)
-    for conv, norm in _pairs(trace):
+    for conv, norm in pairs:
         fused = fuse_conv_bn_eval(folded.get_submodule(conv), folded.get_submodule(norm))  # type: ignore[type-var, arg-type]
         _replace(folded, conv, fused)
         _replace(folded, norm, nn.Identity())
@@ -81,18 +81,33 @@ def fold_batchnorm(module: nn.Module) -> nn.Module:
 
 
 def _pairs(trace: fx.GraphModule) -> list[tuple[str, str]]:
-    """Dotted paths of (convolution, BatchNorm) where the second is the only reader of the first and both run once."""
+    """Dotted paths of (convolution, BatchNorm) where the second is the only reader of the first, both run once, and
+    nothing else reads their parameters.
+    """
     modules = dict(trace.named_modules())
-    calls = [node.target for node in trace.graph.nodes if node.op == "call_module"]
+    uses = [node.target for node in trace.graph.nodes if node.op == "call_module"]
+    uses += [node.target.rpartition(".")[0] for node in trace.graph.nodes if node.op == "get_attr"]
     found = []
     for node in trace.graph.nodes:
-        if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
+        if node.op != "call_module" or not _constant(modules[node.target]):
             continue
-        conv = node.args[0]
-        alone = conv.op == "call_module" and len(conv.users) == 1 and calls.count(conv.target) == 1
-        if alone and type(modules[conv.target]) is nn.Conv2d and calls.count(node.target) == 1:
+        conv = node.all_input_nodes[0]
+        alone = conv.op == "call_module" and len(conv.users) == 1 and uses.count(conv.target) == 1
+        if alone and _plain(modules[conv.target]) and uses.count(node.target) == 1:
             found.append((conv.target, node.target))
     return found
+
+
+def _plain(module: nn.Module) -> bool:
+    """Whether it is a convolution that computes with the weights it holds: no subclass, and no hook (as of
+    torch.nn.utils.weight_norm) that makes them anew at each call.
+    """
+    return type(module) is nn.Conv2d and not module._forward_pre_hooks and not module._forward_hooks
+
+
+def _constant(module: nn.Module) -> bool:
+    """Whether it is a BatchNorm whose statistics do not depend on the batch."""
+    return isinstance(module, nn.BatchNorm2d) and not module.training and module.running_mean is not None
 
 
 def _replace(module: nn.Module, path: str, replacement: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -54,4 +55,6 @@ def checkpoint(source: WeightsSource) -> Path:
         )
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{str(path)!r} does not end like a checkpoint.", f"Checkpoints end in {', '.join(SUFFIXES)}.")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"the weights {str(path)!r} may not be read.", "Grant read permission on the file.")
     return path

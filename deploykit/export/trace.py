@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import tempfile
@@ -11,6 +12,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import onnx
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
@@ -43,7 +45,10 @@ def trace(module: nn.Module, example: Tensor, batch: BatchRange, output: str, ex
                 return trace(module, example, batch, output, "dynamo")
             except InputError as error:
                 reason = error.what
-            model = trace(module, example, batch, output, "torchscript").model
+            try:
+                model = trace(module, example, batch, output, "torchscript").model
+            except InputError as error:
+                raise InputError(f"{reason} {error.what}", "Make its forward() free of data-dependent code.") from error
             return Traced(model, "torchscript", reason)
 
 
@@ -53,12 +58,18 @@ def _explained(exporter, module, example, batch, output) -> ir.Model:  # type: i
             model: ir.Model = exporter(module, example, batch, output)
         _name_batch(model)
     except Exception as error:  # exporters raise whatever the module's code and their own internals raise
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"The {exporter.__name__.strip('_')} exporter cannot trace this network: {first_line}",
+            f"The {exporter.__name__.strip('_')} exporter cannot trace this network: {_reason(error).rstrip('.')}.",
             "Try the other one (--exporter torchscript, or dynamo), or make its forward() free of data-dependent code.",
         ) from error
     return model
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what set it off; the exporters wrap that into advice on how to report it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _dynamo(module: nn.Module, example: Tensor, batch: BatchRange, output: str) -> ir.Model:
@@ -91,6 +102,7 @@ def _torchscript(module: nn.Module, example: Tensor, batch: BatchRange, output: 
             dynamic_axes=axes,
             opset_version=TRACE_OPSET,
         )
+        onnx.shape_inference.infer_shapes_path(path)  # this exporter types inputs and outputs only
         model = ir.load(path)
         for initializer in model.graph.initializers.values():  # read before the folder goes
             assert initializer.const_value is not None
@@ -116,6 +128,22 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings(), open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null):  # noqa: PTH123
             warnings.simplefilter("ignore")
-            yield
+            with _native_stdout_to(null.fileno()):
+                yield
     finally:
         logging.disable(previous)
+
+
+@contextmanager
+def _native_stdout_to(descriptor: int) -> Iterator[None]:
+    """Where a TorchScript export fails, its C++ half prints whole graphs past sys.stdout, which carries our results."""
+    library = ctypes.CDLL(None)
+    library.fflush(None)
+    own = os.dup(1)
+    os.dup2(descriptor, 1)
+    try:
+        yield
+    finally:
+        library.fflush(None)
+        os.dup2(own, 1)
+        os.close(own)

@@ -341,29 +341,30 @@ def _read_safetensors(path: Path) -> object:
 
 
 def _read_torch(path: Path) -> object:
-    archive = zipfile.is_zipfile(path)
-    if archive and _is_torchscript(path):
-        raise _refused(path, "is a TorchScript program")
+    with path.open("rb") as file:
+        head = file.read(4)
+    archive = head == b"PK\x03\x04"  # as torch itself tells its own format from the one before 1.6
     try:
+        if archive and _is_torchscript(path):
+            raise _refused(path, "is a TorchScript program")
         with warnings.catch_warnings(), torch.serialization.safe_globals(HARMLESS):
             warnings.simplefilter("ignore")  # about pickle protocols, which no user chose
             # Mapped rather than read: a large checkpoint is then not twice in memory. Files of before torch 1.6 cannot.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
-        if not archive and path.read_bytes()[:1] != b"\x80":
+        if not archive and head[:1] != b"\x80":  # what every pickle begins with
             raise _unreadable(path, error) from error
         named = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
         raise _refused(path, f"refers to {named[1]}" if named else "holds more than tensors") from error
-    except Exception as error:  # torch's readers raise RuntimeError, EOFError, KeyError … on what is no checkpoint
+    except Exception as error:  # the readers raise RuntimeError, EOFError, KeyError … on what is no checkpoint
         raise _unreadable(path, error) from error
 
 
 def _is_torchscript(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except zipfile.BadZipFile:
-        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _refused(path: Path, reason: str) -> InputError:

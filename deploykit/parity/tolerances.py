@@ -3,8 +3,15 @@
 The bounds follow from one estimate. A rounding to a type with unit u leaves a relative error of about u/2 (root mean
 square). In a layer that sums K products, errors of the weights and of the inputs are independent and average out to
 about the same share of the sum; errors of the accumulation itself grow like √K·u. Over L layers in a chain the shares
-add up like √L. Skips and concatenations only shorten the chain, so that the deepest network (152 layers) bounds all.
-A 5 % error in the weights of one layer, for comparison, leaves 26 dB in a chain, and 43 dB where skips bypass it.
+add up like √L, and skips and joins shorten the chain.
+
+Measured over the catalog with random weights, BatchNorm settled on noise, on photographs (`deploykit parity`): float32
+106 to 144 dB; FP16 graphs 44 dB (FractalNet-40) and 46 to 47 dB (VGG-19 with BatchNorm, DenseNet) to 68 dB. Untrained
+networks are the hard case: their channels have means far above their deviations, and what is rounded is the mean.
+
+For comparison: swapped colour channels leave 13 to 25 dB. 5 % of noise on the weights of one layer leave 24 to 43 dB
+where all of the signal passes through it, but up to 62 dB in one branch of many: no float16 bound tells that from
+rounding. The exported graph's parity in FP32 does: every export judges it first.
 """
 
 from __future__ import annotations
@@ -29,26 +36,25 @@ TOLERANCES: Final[dict[Precision, Tolerance]] = {
                 "of mantissa, ends near 55 dB and is not float32"
             ),
             "max_relative": "the largest of some ten thousand errors is 4 to 5 times their root mean square of 10⁻⁴",
-            "min_cosine": "1 − e²/2 for an error of e = 6·10⁻⁴ of one sample, about that of max_relative",
+            "min_cosine": "1 − e²/2 for an error of e = 6·10⁻⁴ of one sample, which may be a weak one",
             "min_top1_agreement": "the two best classes of 1 sample in 1000 may lie closer together than that",
         },
     ),
     "fp16": Tolerance(
         name="fp16",
-        max_relative=2.5e-2,
-        min_cosine=0.999_7,
-        min_snr_db=45.0,
+        max_relative=3e-2,
+        min_cosine=0.999_5,
+        min_snr_db=40.0,
         min_top1_agreement=0.99,
         reasons={
             "min_snr_db": (
-                "float16 rounds by 2⁻¹¹, a root mean square of 2·10⁻⁴, once for the weights and once for the "
-                "activations of a layer: √(2·152)·2·10⁻⁴ = 3.5·10⁻³ or 49 dB for the deepest chain (19 layers: 58 dB); "
-                "the bound leaves a factor of 1.6. Sums are expected in float32, as tensor cores form them"
+                "float16 rounds by 2⁻¹¹, a root mean square of 2·10⁻⁴, once for weights and once for activations of "
+                "each layer: √(2·19)·2·10⁻⁴ = 1.2·10⁻³ or 58 dB for the longest chain without skips; channels whose "
+                "mean is several deviations multiply that, to 44 dB in the worst network of the catalog, untrained. "
+                "The bound is a hundredth of the signal. Sums are expected in float32, as tensor cores form them"
             ),
-            "max_relative": (
-                "the largest of some ten thousand errors is 4 to 5 times their root mean square of 5.6·10⁻³"
-            ),
-            "min_cosine": "1 − e²/2 for an error of e = 2.5·10⁻² of one sample, that of max_relative",
+            "max_relative": "the largest of some ten thousand errors is about 3 times as far out as that hundredth",
+            "min_cosine": "1 − e²/2 for an error of e = 3·10⁻² of one sample, which may be a weak one",
             "min_top1_agreement": "the two best classes of 1 sample in 100 may lie closer together than that",
         },
     ),

@@ -18,7 +18,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from deploykit.errors import InputError, InternalError
+from deploykit import onnxfile
+from deploykit.errors import InputError
 from deploykit.files import record
 from deploykit.values import KeptNode, Ranges, TypedGraph
 
@@ -31,34 +32,42 @@ most 2⁻¹¹; more means that the weights are so small that float16 only holds 
 
 BRANCHES = frozenset({ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS})
 
+READS_ANY = frozenset({"Cast", "Shape", "Size"})
+"""Operators that give the same answer whatever the type of their input, and so never need a Cast before them."""
+
+Casts = dict[tuple[ir.Value, ir.DataType], ir.Value]
+"""Values in another type, by what they were and what they are now."""
+
 GRAPH_FILE = "model.onnx"
 
 
 def cast(source: Path, ranges: Ranges, folder: Path) -> TypedGraph:
     """Write `source` typed FP16 into `folder`. `ranges` must know every float tensor that a node produces."""
     model = ir.load(source)
+    ir.external_data.load_to_model(model)  # a data file beside the source stays there
     _absorb_statistics(model)
-    kept = tuple(_kept(model, ranges))
+    kept = _kept(model, ranges)
     floating = [node for node in model.graph if _float_outputs(node)]
     if len(kept) == len(floating):
         raise InputError(
             f"No node of {source.name} can compute in FP16.",
             "Export it at FP32, or look at the values: deploykit inspect shows which tensors leave FP16's range.",
         )
-    _retype(model, {node.node for node in kept})
+    _retype(model, set(kept))
     folder.mkdir(parents=True, exist_ok=True)
-    ir.save(model, folder / GRAPH_FILE)
-    try:
-        onnx.checker.check_model(folder / GRAPH_FILE, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise InternalError(f"onnx.checker refuses the FP16 graph: {error}", "Please report this network.") from error
+    onnxfile.check(model)
+    onnxfile.save(model, folder / GRAPH_FILE)
     casts = sum(1 for node in model.graph if node.op_type == "Cast")
-    return TypedGraph(files=(record(folder, GRAPH_FILE),), precision="fp16", kept=kept, cast_nodes=casts)
+    listed = tuple(kept.values())
+    return TypedGraph(files=(record(folder, GRAPH_FILE),), precision="fp16", kept=listed, cast_nodes=casts)
 
 
 def _absorb_statistics(model: ir.Model) -> None:
     """BatchNormalization that could not be folded: y = s·x + t with s and t from float64, so that float16 never holds
     a variance, whose small values it would round to nothing. Mean 0, variance 1 and ε 0 keep the operator.
+
+    t is computed from s as float16 will hold it, so that the rounding of s turns around the channel's mean, where it
+    does no harm, and not around 0.
     """
     for node in model.graph:
         weights = [ir.convenience.get_const_tensor(value) for value in node.inputs[1:5] if value is not None]
@@ -66,20 +75,23 @@ def _absorb_statistics(model: ir.Model) -> None:
             continue
         gamma, beta, mean, variance = (tensor.numpy().astype(np.float64) for tensor in weights if tensor is not None)
         s = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+        if _unfit(s) is None:
+            s = s.astype(np.float16).astype(np.float64)
         settled = (s, beta - mean * s, np.zeros_like(mean), np.ones_like(variance))
         for position, array in enumerate(settled, start=1):
-            node.replace_input_with(position, _initializer(node, array.astype(np.float32), f"{node.name}.{position}"))
+            name = f"{node.outputs[0].name}.{position}"
+            node.replace_input_with(position, _initializer(node, array.astype(np.float32), name))
         node.attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.0)
-    for name, value in list(model.graph.initializers.items()):
-        if not value.uses():
-            del model.graph.initializers[name]
+    _drop_unread(model)
 
 
-def _kept(model: ir.Model, ranges: Ranges) -> Iterator[KeptNode]:
+def _kept(model: ir.Model, ranges: Ranges) -> dict[ir.Node, KeptNode]:
     """The nodes that must stay FP32, each with its reason."""
+    kept = {}
     for node in model.graph:
         if _float_outputs(node) and (reason := _obstacle(node, ranges)) is not None:
-            yield KeptNode(node.name or "", node.op_type, reason)
+            kept[node] = KeptNode(node.name or "", node.op_type, reason)
+    return kept
 
 
 def _obstacle(node: ir.Node, ranges: Ranges) -> str | None:
@@ -115,66 +127,80 @@ def _unfit(weight: np.ndarray) -> str | None:
     return None
 
 
-def _retype(model: ir.Model, kept: set[str]) -> None:
+def _retype(model: ir.Model, kept: set[ir.Node]) -> None:
     """Give every node but the kept ones float16 inputs and outputs, with Casts at the borders."""
-    casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+    casts: Casts = {}
     for node in list(model.graph):
-        half = node.name not in kept and bool(_float_outputs(node))
-        for position, value in enumerate(node.inputs):
-            if value is None or value.dtype not in {ir.DataType.FLOAT, ir.DataType.FLOAT16}:
-                continue
-            wanted = ir.DataType.FLOAT16 if half and _takes_half(node, position) else _declared(node, position, value)
-            if value.dtype != wanted:
-                node.replace_input_with(position, _converted(node, value, wanted, casts))
+        half = node not in kept and bool(_float_outputs(node))
+        for reader in _readers(node):
+            for position, value in enumerate(reader.inputs):
+                if value is None or not _is_float(value):
+                    continue
+                wanted = ir.DataType.FLOAT16 if half and _takes_half(reader, position) else _declared(reader, value)
+                if value.dtype != wanted:
+                    reader.replace_input_with(position, _converted(node, value, wanted, casts))
         if half:
             for output in _half_outputs(node):
                 output.type = ir.TensorType(ir.DataType.FLOAT16)
     for position, output in enumerate(list(model.graph.outputs)):
         if output.dtype == ir.DataType.FLOAT16:
-            model.graph.outputs[position] = _restored(model, output)
-    for name, value in list(model.graph.initializers.items()):
-        if not value.uses():
-            del model.graph.initializers[name]
+            model.graph.outputs[position] = _restored(model, output, casts)
+    _drop_unread(model)
 
 
-def _declared(node: ir.Node, position: int, value: ir.Value) -> ir.DataType:
-    """What a node that stays as it is reads: float32, except a Cast, which reads anything."""
-    return (value.dtype or ir.DataType.FLOAT) if node.op_type == "Cast" and position == 0 else ir.DataType.FLOAT
+def _readers(node: ir.Node) -> Iterator[ir.Node]:
+    """The node itself, and the nodes in its branches: they may read tensors from outside."""
+    yield node
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield from attribute.as_graph().all_nodes()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from (inner for graph in attribute.as_graphs() for inner in graph.all_nodes())
 
 
-def _converted(
-    node: ir.Node, value: ir.Value, dtype: ir.DataType, casts: dict[tuple[ir.Value, ir.DataType], ir.Value]
-) -> ir.Value:
-    """`value` as `dtype`: a rounded copy of a weight, or the one Cast that all its readers share."""
+def _declared(node: ir.Node, value: ir.Value) -> ir.DataType:
+    """What a node that stays as it is reads: float32, except those that read anything."""
+    return (value.dtype or ir.DataType.FLOAT) if node.op_type in READS_ANY else ir.DataType.FLOAT
+
+
+def _converted(node: ir.Node, value: ir.Value, dtype: ir.DataType, casts: Casts) -> ir.Value:
+    """`value` as `dtype`: a rounded copy of a weight, or the one Cast that all its readers share, before `node`."""
     if (value, dtype) not in casts:
+        assert node.graph is not None
         tensor = ir.convenience.get_const_tensor(value)
         if tensor is not None:
             casts[value, dtype] = _initializer(node, tensor.numpy().astype(dtype.numpy()), f"{value.name}")
         else:
-            casts[value, dtype] = _cast_node(node, value, dtype)
+            cast_node = _cast_node(value, dtype)
+            node.graph.insert_before(node, cast_node)
+            casts[value, dtype] = cast_node.outputs[0]
     return casts[value, dtype]
 
 
-def _cast_node(reader: ir.Node, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+def _cast_node(value: ir.Value, dtype: ir.DataType) -> ir.Node:
     name = f"{value.name}/{'half' if dtype == ir.DataType.FLOAT16 else 'float'}"
     node = ir.node("Cast", [value], {"to": dtype}, name=name)
     node.outputs[0].name = name
     node.outputs[0].type, node.outputs[0].shape = ir.TensorType(dtype), value.shape
-    assert reader.graph is not None
-    reader.graph.insert_before(reader, node)
-    return node.outputs[0]
+    return node
 
 
-def _restored(model: ir.Model, output: ir.Value) -> ir.Value:
+def _restored(model: ir.Model, output: ir.Value, casts: Casts) -> ir.Value:
     """A float32 output under its old name, behind a Cast from the float16 tensor that now carries another one."""
-    name, producer = output.name, output.producer()
-    assert producer is not None
-    output.name = f"{producer.name}/half"
-    node = ir.node("Cast", [output], {"to": ir.DataType.FLOAT}, name=f"{name}/float")
-    node.outputs[0].name = name
-    node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), output.shape
-    model.graph.append(node)
-    return node.outputs[0]
+    restored = casts.get((output, ir.DataType.FLOAT))
+    if restored is None:  # no node reads it as float32
+        node = _cast_node(output, ir.DataType.FLOAT)
+        model.graph.append(node)
+        restored = node.outputs[0]
+    name, output.name = output.name, f"{output.name}/half"
+    restored.name = name
+    return restored
+
+
+def _drop_unread(model: ir.Model) -> None:
+    for name, value in list(model.graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del model.graph.initializers[name]
 
 
 def _initializer(node: ir.Node, array: np.ndarray, name: str) -> ir.Value:
@@ -189,7 +215,12 @@ def _initializer(node: ir.Node, array: np.ndarray, name: str) -> ir.Value:
 
 
 def _float_outputs(node: ir.Node) -> list[ir.Value]:
-    return [output for output in node.outputs if output.dtype == ir.DataType.FLOAT]
+    return [output for output in node.outputs if _is_float(output) and output.dtype == ir.DataType.FLOAT]
+
+
+def _is_float(value: ir.Value) -> bool:
+    """Whether it is a tensor (no sequence of tensors) of float32 or float16."""
+    return isinstance(value.type, ir.TensorType) and value.dtype in {ir.DataType.FLOAT, ir.DataType.FLOAT16}
 
 
 def _half_outputs(node: ir.Node) -> list[ir.Value]:
@@ -203,7 +234,8 @@ def _half_outputs(node: ir.Node) -> list[ir.Value]:
 def _takes_half(node: ir.Node, position: int) -> bool:
     """Whether the operator's schema lets this float input be float16."""
     value = node.inputs[position]
-    if value is None or value.dtype not in {ir.DataType.FLOAT, ir.DataType.FLOAT16} or node.op_type == "Cast":
+    known = onnx.defs.has(node.op_type, node.domain)
+    if value is None or not _is_float(value) or node.op_type == "Cast" or not known:
         return False
     schema = _schema(node)
     variable = _formal(schema.inputs, position).type_str

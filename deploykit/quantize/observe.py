@@ -17,9 +17,11 @@ FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 def expose(source: Path, target: Path) -> None:
     """Write `source` to `target` with every floating-point tensor that a node produces as a further output."""
     model = ir.load(source)
+    ir.external_data.load_to_model(model)  # a data file beside the source stays there
     for node in model.graph:
         for output in node.outputs:
-            if output.dtype in FLOATS and not output.is_graph_output():
+            tensor = isinstance(output.type, ir.TensorType) and output.dtype in FLOATS
+            if tensor and not output.is_graph_output():
                 model.graph.outputs.append(output)
     ir.save(model, target)
 

@@ -28,9 +28,12 @@ WIDTH = 80
 
 
 def console(stderr: bool = False) -> Console:
-    """A console that wraps at the terminal's width, or at 80 columns where there is none."""
-    found = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=WIDTH)
+    """A console that wraps at the terminal's width, or at 80 columns where there is none.
+
+    Names of folders, nodes and classes are printed as they are: a bracket in one is no markup, a colon no emoji.
+    """
+    width = None if Console(stderr=stderr).is_terminal else WIDTH
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
 
 
 def catalog(rows: Sequence[CatalogRow]) -> Group:

@@ -153,6 +153,14 @@ def test_a_file_that_does_not_end_like_a_checkpoint_is_refused(tmp_path):
         load(NET, {}, WeightsSource("file", path=str(tmp_path / "net.onnx")))
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_weights_that_may_not_be_read_are_refused(stored):
+    source = stored(trained().state_dict())
+    Path(source.path).chmod(0)
+    with pytest.raises(InputError, match="may not be read"):
+        load(NET, {}, source)
+
+
 # ── Random ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

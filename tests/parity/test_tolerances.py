@@ -108,9 +108,8 @@ def test_one_layer_wrong_by_five_percent_fails(precision: Precision, depth: int,
     assert "min_snr_db" in broken
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_five_percent_in_one_of_fifty_residual_blocks_fails(precision: Precision) -> None:
-    """Skips carry the signal past the wrong layer: the hardest case, and the reason why 45 dB and not 35."""
+def test_five_percent_in_one_of_fifty_residual_blocks_fails_as_fp32() -> None:
+    """Skips carry the signal past the wrong layer. FP16's bound lets that pass, so every export judges FP32 too."""
     layers = chain(50)
 
     def residual(blocks: Layers) -> Array:
@@ -121,7 +120,7 @@ def test_five_percent_in_one_of_fifty_residual_blocks_fails(precision: Precision
 
     wrong = list(layers)
     wrong[10] = layers[10] * np.float32(1.05)
-    broken = list(broken_bounds(for_precision(precision, trained=False), residual(layers), residual(wrong)))
+    broken = list(broken_bounds(for_precision("fp32", trained=False), residual(layers), residual(wrong)))
     assert "min_snr_db" in broken
 
 

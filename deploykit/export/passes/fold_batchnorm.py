@@ -30,6 +30,8 @@ def obstacle(norm: ir.Node) -> str | None:
     """Why this BatchNormalization stays; None: it folds."""
     source = norm.inputs[0]
     assert source is not None
+    if norm.attributes.get_int("training_mode", 0) == 1:
+        return "it is in training mode and normalises with each batch's own statistics"
     conv = source.producer()
     if conv is None or conv.op_type != "Conv":
         return f"its input comes from {conv.op_type if conv else 'the graph input'}, not from a convolution"

@@ -53,6 +53,8 @@ def scaling(node: ir.Node) -> tuple[ir.Value, float]:
     factor = constant(right)
     if left is None or factor is None or factor.size != 1:
         raise Refusal("not a product with one constant")
+    if factor.ndim > (1 if left.shape is None else len(left.shape)):
+        raise Refusal("the constant has more axes than the tensor, and the product takes its shape")
     value = float(factor.reshape(()))
     if not (np.isfinite(value) and value > 0):
         raise Refusal(f"{value:g} is not a positive constant, and ReLU and max only commute with those")
@@ -63,7 +65,8 @@ def carriers(value: ir.Value) -> list[ir.Node]:
     """The nodes whose weights can take over a factor of `value`, one for every way up."""
     node = value.producer()
     if node is None:
-        raise Refusal(f"the graph's input {value.name} has no weights")
+        kind = "input" if value.is_graph_input() else "constant"
+        raise Refusal(f"the graph's {kind} {value.name} has no weights")
     if not read_only_here(value):
         raise Refusal(f"{value.name} has other readers")
     if node.op_type in CARRIED_BY:

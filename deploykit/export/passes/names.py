@@ -13,6 +13,7 @@ import ast
 from collections import Counter
 
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 
 from deploykit.values import Rewrite
 
@@ -25,27 +26,39 @@ MODULE = "deploykit.module"
 
 def apply(model: ir.Model) -> Rewrite:
     graph = model.graph
-    for initializer in list(graph.initializers.values()):
-        initializer.name = _without_wrapper(initializer.name or "")
+    paths = [_without_wrapper(module_path(node)) for node in graph]
+    _forget(model)
+    _name_parameters(graph)
     taken: Counter[str] = Counter()
-    for node in graph:
-        path = _without_wrapper(module_path(node))
+    for node, path in zip(graph, paths, strict=True):
         name = f"{path}/{node.op_type}" if path else node.op_type
         taken[name] += 1
         node.name = name if taken[name] == 1 else f"{name}_{taken[name] - 1}"
         for position, output in enumerate(node.outputs):
             if not output.is_graph_output():
                 output.name = node.name if position == 0 else f"{node.name}:{position}"
-            output.metadata_props.clear()
-        node.metadata_props.clear()
         node.metadata_props[MODULE] = path
-        node.doc_string = None
-    for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
-        value.metadata_props.clear()
-    model.metadata_props.clear()
-    model.doc_string = graph.doc_string = None
     graph.name = "main"
     return Rewrite("names", len(graph))
+
+
+def _forget(model: ir.Model) -> None:
+    """Drop every private note of an exporter: of the model, the graph and its branches, of nodes and of values."""
+    common.ClearMetadataAndDocStringPass()(model)
+    outputs = (output for node in model.graph.all_nodes() for output in node.outputs)
+    for value in (*model.graph.inputs, *outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.metadata_props.clear()
+    model.doc_string = None
+
+
+def _name_parameters(graph: ir.Graph) -> None:
+    """Names of the user's module, unless the wrapper itself, an input or an output has that name already."""
+    taken = {value.name for value in (*graph.inputs, *graph.outputs)}
+    for initializer in list(graph.initializers.values()):
+        name = _without_wrapper(initializer.name or "")
+        if name not in taken and name not in graph.initializers:
+            initializer.name = name
 
 
 def module_path(node: ir.Node) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -28,15 +29,19 @@ def read_only_here(value: ir.Value) -> bool:
 
 
 def set_weight(node: ir.Node, position: int, array: NDArray[Any], name: str) -> None:
-    """Give `node` an initializer at input `position`: the one it has, with new content, or a new one called `name`."""
+    """Give `node` an initializer at input `position`: the one it has, with new content, or a new one called `name`
+    (or, where another weight has that name, `name_1` …).
+    """
     held = node.inputs[position] if position < len(node.inputs) else None
     if held is not None:
         held.const_value = ir.tensor(np.ascontiguousarray(array), name=held.name)
         held.shape = ir.Shape(array.shape)
         return
     assert node.graph is not None
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+    taken = node.graph.initializers
+    free = next(each for each in chain([name], (f"{name}_{i}" for i in count(1))) if each not in taken)
+    tensor = ir.tensor(np.ascontiguousarray(array), name=free)
+    value = ir.Value(name=free, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
     node.graph.register_initializer(value)
     if position >= len(node.inputs):
         node.resize_inputs(position + 1)
@@ -44,13 +49,13 @@ def set_weight(node: ir.Node, position: int, array: NDArray[Any], name: str) -> 
 
 
 def bypass(node: ir.Node, replacement: ir.Value) -> None:
-    """Take `node` out: whoever read its output reads `replacement`, which inherits the name of a graph output."""
+    """Take `node` out: whoever read its output reads `replacement`, which inherits name and shape of a graph output."""
     output = node.outputs[0]
     graph = node.graph
     assert graph is not None
     if output.is_graph_output():
         name, output.name = output.name, None
-        replacement.name = name
+        replacement.name, replacement.shape = name, output.shape
     replacement.shape = replacement.shape or output.shape
     replacement.type = replacement.type or output.type
     output.replace_all_uses_with(replacement, replace_graph_outputs=True)

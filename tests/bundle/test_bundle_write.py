@@ -1,0 +1,121 @@
+"""Writing: everything recorded, nothing half-written, nothing overwritten that was not asked for."""
+
+import json
+
+import msgspec
+import numpy as np
+import pytest
+
+from deploykit.bundle import manifest as manifests
+from deploykit.bundle.verify import check_files
+from deploykit.bundle.write import may_replace, write, write_golden
+from deploykit.errors import InputError
+from deploykit.files import sha256
+
+
+@pytest.fixture
+def manifest(fp32_bundle):
+    return msgspec.structs.replace(manifests.read(fp32_bundle), files={}, labels=None)
+
+
+@pytest.fixture
+def source(bundle):
+    """A folder as a stage leaves it: the graph and golden vectors."""
+    (bundle / "manifest.json").unlink()
+    return bundle
+
+
+def test_every_file_is_recorded_with_its_digest(manifest, source, tmp_path):
+    written = write(tmp_path / "new", manifest, source, source, ())
+    assert set(written.files) == {"model.onnx", "golden/in.input.npy", "golden/out.logits.npy"}
+    for path, file in written.files.items():
+        assert (file.path, file.sha256) == (path, sha256(tmp_path / "new" / path))
+        assert file.bytes == (tmp_path / "new" / path).stat().st_size
+
+
+def test_what_is_handed_back_is_what_is_read(manifest, source, tmp_path):
+    written = write(tmp_path / "new", manifest, source, source, ())
+    assert manifests.read(tmp_path / "new") == written
+    check_files(tmp_path / "new", written)
+
+
+def test_labels_are_a_line_each_and_part_of_the_bundle(manifest, source, tmp_path):
+    written = write(tmp_path / "new", manifest, source, source, ("Katze", "Hündchen", "小鸟"))
+    assert (written.labels, written.files["labels.txt"].path) == ("labels.txt", "labels.txt")
+    assert (tmp_path / "new" / "labels.txt").read_text(encoding="utf-8") == "Katze\nHündchen\n小鸟\n"
+
+
+def test_weights_beside_the_graph_travel_with_it(manifest, source, tmp_path):
+    (source / "model.onnx.data").write_bytes(b"weights")
+    written = write(tmp_path / "new", manifest, source, source, ())
+    assert (tmp_path / "new" / "model.onnx.data").read_bytes() == b"weights"
+    assert "model.onnx.data" in written.files
+
+
+def test_nothing_else_of_the_stages_folder_is_taken(manifest, source, tmp_path):
+    (source / "entry.json").write_text("{}")
+    assert "entry.json" not in write(tmp_path / "new", manifest, source, source, ()).files
+
+
+def test_a_bundle_that_is_replaced_is_replaced_whole(manifest, source, tmp_path):
+    write(tmp_path / "new", manifest, source, source, ("a", "b"))
+    write(tmp_path / "new", manifest, source, source, ())
+    assert not (tmp_path / "new" / "labels.txt").exists()
+
+
+def test_a_failure_leaves_what_was_there(manifest, source, tmp_path):
+    write(tmp_path / "new", manifest, source, source, ())
+    before = (tmp_path / "new" / "manifest.json").read_bytes()
+    (source / "golden" / "in.input.npy").unlink()
+    with pytest.raises(FileNotFoundError):
+        write(tmp_path / "new", manifest, source, source, ("a",))
+    assert (tmp_path / "new" / "manifest.json").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle", "new"}
+
+
+def test_golden_vectors_are_plain_contiguous_arrays(tmp_path):
+    transposed = np.arange(12, dtype=np.float32).reshape(3, 4).T
+    golden = write_golden(tmp_path, {"input": transposed}, {"logits": np.ones((4, 2), np.float32)})
+    assert (golden.inputs, golden.outputs, golden.count) == (
+        {"input": "golden/in.input.npy"},
+        {"logits": "golden/out.logits.npy"},
+        4,
+    )
+    loaded = np.load(tmp_path / golden.inputs["input"], allow_pickle=False)
+    assert loaded.flags.c_contiguous
+    assert np.array_equal(loaded, transposed)
+
+
+# ── What may be replaced ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_name_that_is_free_is_taken_and_so_is_an_empty_folder(tmp_path, force):
+    (tmp_path / "empty").mkdir()
+    may_replace(tmp_path / "deep" / "down" / "new", force)
+    may_replace(tmp_path / "empty", force)
+
+
+def test_a_bundle_is_replaced_by_force_only(bundle):
+    may_replace(bundle, force=True)
+    with pytest.raises(InputError, match="already holds a bundle that was made differently"):
+        may_replace(bundle, force=False)
+
+
+def test_a_bundle_of_another_version_is_one_too(bundle):
+    path = bundle / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "schema_version": 2, "more": {}}))
+    may_replace(bundle, force=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'{"manifest_version": 3}', b"{}", b"[]", b"", b"\xff", b'{"schema_version": 1}'],
+    ids=["a browser extension's", "an empty one", "a list", "nothing", "no text", "another tool's"],
+)
+def test_a_folder_is_not_ours_because_it_has_a_manifest(tmp_path, content):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "manifest.json").write_bytes(content)
+    with pytest.raises(InputError, match="exists and is not a bundle"):
+        may_replace(folder, force=True)

@@ -1,0 +1,252 @@
+"""`deploykit export`: what it writes, what it leaves alone, and what it says."""
+
+import json
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from deploykit import steps
+from deploykit.bundle import manifest as manifests
+from deploykit.parity.tolerances import for_precision
+
+
+def test_a_bundle_is_a_manifest_a_graph_and_golden_vectors(fp16_bundle):
+    files = {path.relative_to(fp16_bundle).as_posix() for path in fp16_bundle.rglob("*") if path.is_file()}
+    assert files == {"manifest.json", "model.onnx", "golden/in.input.npy", "golden/out.logits.npy"}
+
+
+def test_it_says_where_what_and_how_sure(cli, small, tmp_path):
+    result = cli(*small, "-o", tmp_path / "bundle")
+    assert result.code == 0
+    assert f"{tmp_path / 'bundle'} written" in result.text
+    assert "PASSED fp32 against eager PyTorch on 4 samples of synthetic" in result.text
+    assert "note: the weights are random, seed 0: the network is untrained and its answers mean nothing" in result.text
+    assert "note: the inputs are synthetic (synthetic): nothing is said about accuracy" in result.text
+    assert "latency at batch 1: p50" in result.text
+
+
+def test_the_folder_is_named_after_network_and_precision(cli, small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli(*small).code == 0
+    assert (tmp_path / "build" / "nin_cifar10-fp32" / "manifest.json").is_file()
+
+
+def test_the_same_request_finds_the_bundle_up_to_date_and_changes_nothing(cli, small, bundle, snapshot):
+    before = snapshot(bundle)
+    result = cli(*small, "-o", bundle)
+    assert result.code == 0
+    assert f"{bundle} is up to date" in result.text
+    assert snapshot(bundle) == before
+
+
+def test_force_does_not_redo_what_is_up_to_date(cli, small, bundle, snapshot):
+    before = snapshot(bundle)
+    assert cli(*small, "-o", bundle, "--force").code == 0
+    assert snapshot(bundle) == before
+
+
+def test_a_bundle_made_differently_is_refused(cli, small, bundle, snapshot):
+    before = snapshot(bundle)
+    result = cli(*small, "--samples", "8", "-o", bundle)
+    assert result.code == 3
+    assert "already holds a bundle that was made differently. Give --force to replace it" in result.text
+    assert snapshot(bundle) == before
+
+
+def test_force_replaces_a_bundle_made_differently(cli, small, bundle, tmp_path):
+    (bundle / "left-over.txt").write_text("of the old one")
+    result = cli(*small, "--samples", "8", "-o", bundle, "--force")
+    assert result.code == 0
+    assert manifests.read(bundle).request.samples == 8
+    assert cli("verify", bundle).code == 0  # and nothing of the old one is left in it
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_damaged_bundle_is_not_up_to_date(cli, small, bundle):
+    (bundle / "model.onnx").write_bytes(b"")
+    assert cli(*small, "-o", bundle).code == 3
+    assert cli(*small, "-o", bundle, "--force").code == 0
+    assert cli("verify", bundle).code == 0
+
+
+def test_an_empty_folder_is_filled(cli, small, tmp_path):
+    (tmp_path / "bundle").mkdir()
+    assert cli(*small, "-o", tmp_path / "bundle").code == 0
+
+
+def a_folder(path):
+    path.mkdir()
+    (path / "thesis.tex").write_text("ten years")
+
+
+def a_folder_of_something_that_calls_its_file_manifest(path):
+    path.mkdir()
+    (path / "manifest.json").write_text('{"manifest_version": 3, "name": "a browser extension"}')
+
+
+def a_folder_with_a_manifest_that_nobody_can_read(path):
+    path.mkdir()
+    (path / "manifest.json").write_bytes(b"\xff\x00")
+
+
+def a_file(path):
+    path.write_text("ten years")
+
+
+def a_link_to_a_bundle(path):
+    path.symlink_to(path.parent / "real")
+
+
+def a_link_to_nothing(path):
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        a_folder,
+        a_folder_of_something_that_calls_its_file_manifest,
+        a_folder_with_a_manifest_that_nobody_can_read,
+        a_file,
+        a_link_to_a_bundle,
+        a_link_to_nothing,
+    ],
+)
+def test_what_is_not_a_bundle_is_never_touched_even_with_force(cli, small, bundle, tmp_path, snapshot, thing):
+    bundle.rename(tmp_path / "real")
+    thing(tmp_path / "destination")
+    before = snapshot(tmp_path)
+    result = cli(*small, "--samples", "8", "-o", tmp_path / "destination", "--force")
+    assert result.code == 3
+    assert "destination exists and is not a bundle. Choose another folder with -o." in result.text
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", [".", "..", "", "/"])
+def test_a_folder_without_a_name_of_its_own_is_refused(cli, small, bundle, monkeypatch, snapshot, name):
+    monkeypatch.chdir(bundle)
+    before = snapshot(bundle.parent)
+    assert cli(*small, "--samples", "8", "--force", "-o", name).code == 3
+    assert snapshot(bundle.parent) == before
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Fail where the pipeline gets as far as tracing."""
+
+    def unexpected(*_):
+        raise AssertionError("work was done before the request was refused")
+
+    monkeypatch.setattr(steps, "exported", unexpected)
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_file_where_a_folder_should_be_is_refused_before_any_work(cli, small, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = cli(*small, "-o", tmp_path / "file" / "bundle")
+    assert result.code == 3
+    assert f"{tmp_path / 'file'} is not a folder" in result.text
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_folder_that_may_not_be_written_is_refused_before_any_work(cli, small, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)
+    result = cli(*small, "-o", tmp_path / "bundle")
+    assert result.code == 3
+    assert f"you may not write to {tmp_path}" in result.text
+
+
+def test_a_file_system_that_takes_no_folder_is_bad_input(cli, small):
+    result = cli(*small, "-o", "/proc/bundle")
+    assert result.code == 3
+    assert "/proc/bundle cannot be" in result.text
+
+
+def test_json_is_one_document_on_stdout_and_nothing_else(cli, small, tmp_path):
+    result = cli(*small, "-o", tmp_path / "bundle", "--json")
+    assert (result.code, result.err) == (0, "")
+    assert json.loads(result.out)["kind"] == "bundle"
+    assert result.content == json.loads((tmp_path / "bundle" / "manifest.json").read_bytes())
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(cli, small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli(*small, "-o", "x[bold]y:warning:[/z]").out.startswith("x[bold]y:warning:[/z] written")
+
+
+@pytest.fixture
+def strict(forgetful_cache, monkeypatch):
+    """Bounds that no rounding error keeps, and no verdict from before."""
+    forgetful_cache("verdict", "latency")
+
+    def bounds(precision, trained):
+        return msgspec.structs.replace(for_precision(precision, trained), max_relative=0.0)
+
+    monkeypatch.setattr(steps, "for_precision", bounds)
+
+
+@pytest.mark.usefixtures("strict")
+def test_a_bundle_whose_parity_failed_is_written_and_marked(cli, small, tmp_path):
+    result = cli(*small, "-o", tmp_path / "bundle")
+    assert result.code == 1
+    assert "bundle written, marked failed FAILED fp32 against eager PyTorch" in result.text
+    assert "× output 'logits': the largest difference is" in result.text
+    parity = manifests.read(tmp_path / "bundle").parity
+    assert not parity.passed
+    assert parity.failures
+
+
+@pytest.mark.usefixtures("strict")
+def test_a_bundle_whose_parity_failed_stays_failed_when_it_is_up_to_date(cli, small, tmp_path):
+    cli(*small, "-o", tmp_path / "bundle")
+    result = cli(*small, "-o", tmp_path / "bundle", "--json")
+    assert result.code == 1
+    assert result.content["parity"]["passed"] is False
+
+
+@pytest.mark.usefixtures("strict")
+def test_a_bundle_whose_parity_failed_shows_it_when_inspected(cli, small, tmp_path):
+    cli(*small, "-o", tmp_path / "bundle")
+    assert "FAILED fp32 against eager PyTorch" in cli("inspect", tmp_path / "bundle").text
+
+
+def test_arguments_of_the_constructor_reach_the_network(cli, small, tmp_path):
+    arch = ("--arch", "growth_rate=24", "--arch", "blocks=1,1", "--num-classes", "7", "--input-size", "32x32")
+    result = cli("export", "densenet121", *small[2:], *arch, "-o", tmp_path / "bundle")
+    assert result.code == 0
+    manifest = manifests.read(tmp_path / "bundle")
+    arguments = {name: manifest.model.arguments[name] for name in ("growth_rate", "blocks", "num_classes")}
+    assert arguments == {"growth_rate": 24, "blocks": (1, 1), "num_classes": 7}
+    assert manifest.inputs[0].shape == ("batch", 3, 32, 32)
+    assert manifest.outputs[0].shape == ("batch", 7)
+
+
+@pytest.mark.slow
+def test_a_whole_densenet_at_another_growth_rate(cli, small, tmp_path):
+    arch = ("--arch", "growth_rate=24", "--input-size", "32x32")
+    assert cli("export", "densenet121", *small[2:], *arch, "-o", tmp_path / "bundle", "--fp16").code == 0
+    assert cli("verify", tmp_path / "bundle").code == 0
+
+
+def test_the_words_about_images_stand_in_the_manifest(cli, small, tmp_path):
+    words = ("--scale", "1", "--mean", "1,2,3", "--std", "4,5,6", "--channels", "bgr", "--preprocess", "graph")
+    assert cli(*small, *words, "-o", tmp_path / "bundle").code == 0
+    manifest = manifests.read(tmp_path / "bundle")
+    spec = manifest.model.preprocessing
+    assert (spec.scale, spec.mean, spec.std, spec.channels) == (1, (1, 2, 3), (4, 5, 6), "bgr")
+    assert manifest.inputs[0].dtype == "uint8"
+    assert manifest.inputs[0].shape == ("batch", 32, 32, 3)
+
+
+def test_a_folder_of_images_serves_as_data(cli, small, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("cat/1", "cat/2", "dog/1", "dog/2"):
+        (tmp_path / "pets" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "pets" / f"{name}.png")
+    result = cli(*small, "--data", tmp_path / "pets", "-o", tmp_path / "bundle")
+    assert result.code == 0
+    assert "on 4 samples of pets" in result.text
+    assert "top-1 on 4 labelled samples" in result.text
+    assert "synthetic" not in result.text

@@ -1,0 +1,162 @@
+"""Whatever goes wrong: one paragraph, the right exit code, no traceback, and nothing half-written left behind."""
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from deploykit import pipeline
+from deploykit.cli.progress import TerminalProgress
+
+
+def partial(*folders):
+    """Folders that were being written."""
+    return [path for folder in folders for path in folder.rglob("*.partial-*")]
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """`deploykit verify` that meets this error."""
+
+    def fail(error):
+        def self_test(_):
+            raise error
+
+        monkeypatch.setattr(pipeline, "self_test", self_test)
+
+    return fail
+
+
+STEPS = [
+    ("tracing nin_cifar10 to ONNX", ("graph",)),
+    ("running it at batch 1, 2, 4", ("graph",)),
+    ("asking eager PyTorch about synthetic", ("answers",)),
+    ("checking values on synthetic", ("typed",)),
+    ("typing the graph fp16", ("typed",)),
+    ("comparing fp16 with eager PyTorch on synthetic", ("verdict",)),
+    ("measuring latency", ("latency",)),
+    ("writing the bundle", ()),
+]
+
+
+@pytest.mark.parametrize(("title", "forgotten"), STEPS, ids=[title for title, _ in STEPS])
+def test_an_interruption_leaves_nothing_whatever_the_step(
+    cli, small, forgetful_cache, traced_before, tmp_path, monkeypatch, title, forgotten
+):
+    cache, entered = forgetful_cache(*forgotten), TerminalProgress.step
+    traced_before()
+
+    @contextlib.contextmanager
+    def step(self, text, total=None):
+        with entered(self, text, total) as advance:
+            if text == title:
+                raise KeyboardInterrupt
+            yield advance
+
+    monkeypatch.setattr(TerminalProgress, "step", step)
+    result = cli(*small, "--fp16", "-o", tmp_path / "out" / "bundle")
+    assert result.code == 130
+    assert result.err.strip() == "Interrupted. Nothing was written."
+    assert not (tmp_path / "out" / "bundle").exists()
+    assert partial(tmp_path, cache) == []
+
+
+def test_a_process_that_is_interrupted_goes_quietly_and_leaves_nothing(program, small, forgetful_cache, tmp_path):
+    cache = forgetful_cache("latency")
+    words = program(*small, "-o", tmp_path / "out" / "bundle")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        deadline = time.monotonic() + 240
+        while not list((cache / "latency").glob(".*")) and started.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        started.send_signal(signal.SIGINT)  # while it measures, which takes two seconds
+        out, err = started.communicate(timeout=60)
+    assert (started.returncode, out, err.strip()) == (130, "", "Interrupted. Nothing was written.")
+    assert not (tmp_path / "out").exists()
+    assert partial(cache) == []
+
+
+def test_an_interruption_that_a_library_took_for_an_error_of_its_own_is_one(cli, failing):
+    error = ImportError("initialization failed")
+    error.__cause__ = KeyboardInterrupt()
+    failing(error)
+    assert cli("verify", "bundle") == (130, "", "Interrupted. Nothing was written.\n")
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_while_the_bundle_is_written(cli, small, bundle, tmp_path, monkeypatch, snapshot):
+    before = snapshot(bundle)
+    monkeypatch.setattr("deploykit.bundle.write.shutil.copyfile", full)
+    result = cli(*small, "--samples", "8", "-o", bundle, "--force")
+    assert result.code == 3
+    assert f"The disk that holds {bundle} is full. Free some space, or choose another folder with -o." in result.text
+    assert snapshot(bundle) == before
+    assert partial(tmp_path) == []
+
+
+def test_a_full_disk_while_the_cache_is_written(cli, small, forgetful_cache, tmp_path, monkeypatch):
+    cache = forgetful_cache("answers")
+    monkeypatch.setattr(np, "save", full)
+    result = cli(*small, "-o", tmp_path / "bundle")
+    assert result.code == 3
+    assert "is full. Free some space, or point DEPLOYKIT_CACHE_DIR at another folder." in result.text
+    assert not (tmp_path / "bundle").exists()
+    assert partial(cache) == []
+
+
+def test_a_cache_that_cannot_be_written_is_named(cli, small, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DEPLOYKIT_CACHE_DIR", str(tmp_path / "file"))
+    result = cli(*small, "-o", tmp_path / "bundle")
+    assert result.code == 3
+    assert f"{tmp_path / 'file'} cannot be written" in result.text
+    assert "point DEPLOYKIT_CACHE_DIR at another folder" in result.text
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("division by zero"), KeyError("logits"), EOFError("ran out"), AssertionError()]
+)
+def test_an_unexpected_exception_is_our_fault_and_asks_to_be_reported(cli, failing, error):
+    failing(error)
+    result = cli("verify", "bundle")
+    assert result.code == 5
+    assert result.out == ""
+    assert f"deploykit failed inside: {type(error).__name__}: {error}." in result.text
+    assert "Run it again as `deploykit --debug …` and report what it prints, with the command." in result.text
+
+
+def test_debug_shows_the_traceback_and_the_message(cli, failing):
+    failing(ZeroDivisionError("division by zero"))
+    result = cli("--debug", "verify", "bundle")
+    assert result.code == 5
+    assert result.err.startswith("Traceback (most recent call last):")
+    assert "Error: deploykit failed inside: ZeroDivisionError: division by zero." in result.text
+
+
+def test_too_little_memory_is_the_machines_fault(cli, failing):
+    failing(MemoryError())
+    result = cli("verify", "bundle")
+    assert result.code == 3
+    assert "Use a smaller --batch" in result.text
+
+
+def test_an_operating_system_error_names_its_file(cli, failing):
+    failing(PermissionError(errno.EACCES, "Permission denied", "model.onnx"))
+    result = cli("verify", "bundle")
+    assert result.code == 3
+    assert result.err == "Error: model.onnx cannot be used: Permission denied. Check path and disk.\n"
+
+
+def test_a_message_is_one_paragraph_of_at_most_100_columns(cli, tmp_path):
+    result = cli("export", "nix", "-o", tmp_path / "bundle")
+    lines = result.err.splitlines()
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 100
+    assert lines[0].startswith("Error: unknown model 'nix'; choose from ")

@@ -1,0 +1,215 @@
+"""What every test may use: a cache of its own, a small bundle that is real, and the command line as a function."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+settings.register_profile("deploykit", deadline=None)  # on a busy machine, time says nothing about an example
+settings.load_profile("deploykit")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Result(NamedTuple):
+    """What one command line did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def text(self) -> str:
+        """Both streams with every line break and indent as one blank: messages are found however they are wrapped."""
+        return " ".join(f"{self.out} {self.err}".split())
+
+    @property
+    def content(self) -> Any:
+        """Of the one JSON document that stdout must be."""
+        document = json.loads(self.out)
+        assert document["deploykit"] == 1
+        return document["content"]
+
+
+CommandLine = Callable[..., Result]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No test meets the user's cache. What one test exports, a later one of the same worker finds."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEPLOYKIT_CACHE_DIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def quick_latency() -> Iterator[None]:
+    """Latency from a few calls: its figures are tests/bench's concern."""
+    from deploykit import steps
+    from deploykit.bench.measure import Settings, measure
+
+    few = Settings(window_s=0, agreement=1e9, iterations_at_least=3, seconds_at_least=0.001)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "measure", functools.partial(measure, settings=few))
+        yield
+
+
+@pytest.fixture(scope="session")
+def small(quick_latency: None) -> tuple[str, ...]:  # noqa: ARG001 - it is the patch that is wanted
+    """The words of the cheapest export that does everything: a network of a million parameters, four samples."""
+    return ("export", "nin_cifar10", "--data", "synthetic", "--samples", "4", "--batch", "1:2:4")
+
+
+@pytest.fixture(scope="session")
+def fp32_bundle(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real bundle. Never change it: take `bundle`, a copy."""
+    return _exported(small, "fp32", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def fp16_bundle(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network at FP16. Never change it."""
+    return _exported(small, "fp16", tmp_path_factory)
+
+
+def _exported(small: tuple[str, ...], precision: str, factory: pytest.TempPathFactory) -> Path:
+    from deploykit.cli import run
+
+    folder = factory.mktemp("bundles") / f"nin_cifar10-{precision}"
+    assert run([*small, f"--{precision}", "-o", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def bundle(fp32_bundle: Path, tmp_path: Path) -> Path:
+    """A copy that the test may damage."""
+    return Path(shutil.copytree(fp32_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def forgetful_cache(
+    fp32_bundle: Path,  # noqa: ARG001 - that it was made is what fills the cache
+    fp16_bundle: Path,  # noqa: ARG001
+    cache_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., Path]:
+    """A cache that knows what the small exports made, but for the kinds of entries named (graph, typed, …)."""
+
+    def forget(*kinds: str) -> Path:
+        folder = tmp_path / "cache"
+        shutil.copytree(cache_folder, folder, ignore=shutil.ignore_patterns("locks", *kinds), copy_function=os.link)
+        monkeypatch.setenv("DEPLOYKIT_CACHE_DIR", str(folder))
+        return folder
+
+    return forget
+
+
+@pytest.fixture
+def traced_before(fp32_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Tracing takes seconds. From now on the exporter answers with the graph that it made for the small bundle."""
+
+    def replay(fallback: str | None = None) -> None:
+        from deploykit.bundle import manifest as manifests
+        from deploykit.values import ExportedGraph
+
+        def export(*given: Any) -> ExportedGraph:
+            manifest, folder = manifests.read(fp32_bundle), given[-1]
+            shutil.copyfile(fp32_bundle / "model.onnx", folder / "model.onnx")
+            return ExportedGraph(
+                files=(manifest.files["model.onnx"],),
+                opset=manifest.graph.opset,
+                exporter="dynamo" if fallback is None else "torchscript",
+                fallback=fallback,
+                inputs=manifest.inputs,
+                outputs=manifest.outputs,
+                batch=manifest.batch,
+                rewrites=manifest.graph.rewrites,
+                initializer_bytes=0,
+                weights=manifest.weights,
+            )
+
+        monkeypatch.setattr("deploykit.export.export.export", export)
+
+    return replay
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> CommandLine:
+    """Run a command line in this process. Whatever it does, no traceback may be seen without --debug."""
+
+    def call(*words: object) -> Result:
+        from deploykit.cli import run
+
+        arguments = [str(word) for word in words]
+        capfd.readouterr()
+        code = run(arguments)
+        result = Result(code, *capfd.readouterr())
+        assert "Traceback" not in result.out
+        assert "--debug" in arguments or "Traceback" not in result.err
+        return result
+
+    return call
+
+
+@pytest.fixture
+def program() -> Callable[..., list[str]]:
+    """The words that start deploykit as a process of its own, from this checkout, wherever it is started."""
+
+    def words(*arguments: object) -> list[str]:
+        start = f"import sys; sys.path[0] = {str(ROOT)!r}; from deploykit.cli import main; main()"
+        return [sys.executable, "-c", start, *map(str, arguments)]
+
+    return words
+
+
+@pytest.fixture
+def process(program: Callable[..., list[str]]) -> CommandLine:
+    """Run a command line as a process of its own."""
+
+    def call(*arguments: object, **environment: str) -> Result:
+        words, everything = program(*arguments), {**os.environ, **environment}
+        done = subprocess.run(words, env=everything, capture_output=True, text=True, timeout=300, check=False)
+        assert "Traceback" not in done.stdout + done.stderr
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Path:
+    """An image file that is not square."""
+    path = tmp_path / "photograph.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def snapshot() -> Callable[[Path], dict[str, Any]]:
+    """Everything under a folder that a write would change: names, kinds, contents, times."""
+
+    def take(folder: Path) -> dict[str, Any]:
+        return {
+            path.relative_to(folder).as_posix(): (
+                path.lstat().st_mtime_ns,
+                path.lstat().st_ino,
+                path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else None,
+            )
+            for path in sorted(folder.rglob("*"))
+        }
+
+    return take

@@ -1,0 +1,204 @@
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx_text import parse, random
+
+from deploykit.errors import InternalError
+from deploykit.export import contract
+from deploykit.values import BatchRange, TensorSpec
+
+KEPT = contract.Promise(opset=20, batch=BatchRange(), training_only=("aux",), parameter_bytes=4 * 4 * 3 * 3 * 4)
+W = random(4, 4, 3, 3)
+
+
+def graph(body: str, header: str = "float[batch,4,8,8] x", output: str = "float[batch,4,8,8] y", opset: int = 20):
+    return parse(f"g ({header}) => ({output}) {{ {body} }}", opset, w=W)
+
+
+def good() -> ir.Model:
+    return graph("[conv] a = Conv <pads = [1,1,1,1]> (x, w)  [relu] y = Relu (a)")
+
+
+def complaint(model: ir.Model, promise: contract.Promise = KEPT) -> str:
+    with pytest.raises(InternalError) as caught:
+        contract.guarantee(model, promise)
+    return caught.value.what
+
+
+def test_a_good_graph_passes():
+    contract.guarantee(good(), KEPT)
+
+
+# ── Broken promises, one at a time ──────────────────────────────────────────────────────────────────────────────────
+
+CONV = "[conv] a = Conv <pads = [1,1,1,1]> (x, w)"
+
+
+@pytest.mark.parametrize(
+    ("node", "complaint_made"),
+    [
+        ("[n] y = Dropout (a)", "n is a Dropout"),
+        ("[n] y = Identity (a)", "n is a Identity"),
+        ("[n] r = RandomNormalLike (a)  [add] y = Add (a, r)", "n is a RandomNormalLike"),
+        ("[n] r = RandomUniformLike (a)  [add] y = Add (a, r)", "n is a RandomUniformLike"),
+        ("[n] r = RandomNormal <shape = [1,4,8,8]> ()  [add] y = Add (a, r)", "n is a RandomNormal"),
+        ("[n] r = RandomUniform <shape = [1,4,8,8]> ()  [add] y = Add (a, r)", "n is a RandomUniform"),
+        ("[p] p = Sigmoid (a)  [n] r = Bernoulli (p)  [add] y = Add (a, r)", "n is a Bernoulli"),
+        ("[n] r = Constant <value_float = 1.0> ()  [add] y = Add (a, r)", "n is a Constant"),
+    ],
+)
+def test_training_chance_and_idle_nodes_are_found(node, complaint_made):
+    assert complaint(graph(f"{CONV}  {node}")) == f"The exported graph breaks its contract: {complaint_made}."
+
+
+def batchnorm(attributes: str, outputs: str) -> ir.Model:
+    body = f"{CONV}  [norm] {outputs} = BatchNormalization {attributes} (a, s, s, s, s)"
+    return parse(f"g (float[batch,4,8,8] x) => (float[batch,4,8,8] y) {{ {body} }}", w=W, s=np.ones(4, np.float32))
+
+
+def test_batchnorm_in_training_mode_is_found():
+    assert "norm is in training mode" in complaint(batchnorm("<training_mode = 1>", "y, m, v"))
+
+
+def test_batchnorm_in_eval_mode_passes():
+    contract.guarantee(batchnorm("<training_mode = 0>", "y"), KEPT)
+
+
+def test_a_dead_node_is_found():
+    assert "nothing reads dead" in complaint(graph(f"{CONV}  [dead] d = Neg (x)  [relu] y = Relu (a)"))
+
+
+def test_an_unread_weight_is_found():
+    assert "nothing reads the weight w" in complaint(graph("[relu] y = Relu (x)"))
+
+
+def test_a_training_only_weight_is_found():
+    body = '[add] b = Add (x, "aux.bias")  [conv] y = Conv <pads = [1,1,1,1]> (b, w)'
+    model = parse(
+        f"g (float[batch,4,8,8] x) => (float[batch,4,8,8] y) {{ {body} }}", w=W, **{"aux.bias": random(1, 4, 1, 1)}
+    )
+    assert complaint(model).endswith(": aux.bias belongs to a training-only part.")
+
+
+def test_a_weight_whose_name_only_begins_like_a_training_only_part_passes():
+    body = '[add] b = Add (x, "auxiliary.bias")  [conv] y = Conv <pads = [1,1,1,1]> (b, w)'
+    model = parse(
+        f"g (float[batch,4,8,8] x) => (float[batch,4,8,8] y) {{ {body} }}",
+        w=W,
+        **{"auxiliary.bias": random(1, 4, 1, 1)},
+    )
+    contract.guarantee(model, KEPT)
+
+
+def test_too_many_bytes_are_found():
+    promise = KEPT._replace(parameter_bytes=W.nbytes - contract.SHAPE_BYTES - 1)
+    assert f"initializers hold {W.nbytes} bytes, the module's eval-mode state" in complaint(good(), promise)
+
+
+def test_shapes_and_axes_may_add_a_little():
+    contract.guarantee(good(), KEPT._replace(parameter_bytes=W.nbytes - contract.SHAPE_BYTES))
+
+
+def test_another_opset_is_found():
+    assert "the opset is {'': 20}, not 17" in complaint(good(), KEPT._replace(opset=17))
+
+
+def test_a_static_batch_where_a_dynamic_one_was_promised_is_found():
+    body = "[conv] a = Conv <pads = [1,1,1,1]> (x, w)  [relu] y = Relu (a)"
+    model = graph(body, "float[8,4,8,8] x", "float[8,4,8,8] y")
+    assert "x has shape (8, 4, 8, 8), not (batch, sizes)" in complaint(model)
+
+
+def test_a_dynamic_batch_where_a_static_one_was_promised_is_found():
+    promise = KEPT._replace(batch=BatchRange(8, 8, 8))
+    assert "y has shape ('batch', 4, 8, 8), not (8, sizes)" in complaint(good(), promise)
+
+
+def test_an_image_size_that_is_left_open_is_found():
+    body = "[conv] a = Conv <pads = [1,1,1,1]> (x, w)  [relu] y = Relu (a)"
+    model = graph(body, "float[batch,4,H,8] x", "float[batch,4,H,8] y")
+    assert "x has shape ('batch', 4, 'H', 8), not (batch, sizes)" in complaint(model)
+
+
+@pytest.mark.parametrize("name", ["conv", ""])
+def test_node_names_that_say_nothing_are_found(name):
+    model = good()
+    list(model.graph)[1].name = name
+    assert "node names are not unique" in complaint(model)
+
+
+def test_an_operator_outside_the_standard_is_found():
+    model = good()
+    list(model.graph)[1].domain = "com.microsoft"
+    assert "relu is com.microsoft::Relu, outside the standard operators" in complaint(model)
+
+
+def test_all_that_is_broken_is_said_at_once():
+    model = graph(f"{CONV}  [drop] y = Dropout (a)  [dead] d = Neg (x)")
+    assert complaint(model, KEPT._replace(opset=17)).count(";") == 2
+
+
+# ── Between passes ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_graph_that_was_left_alone_is_unbroken():
+    model = good()
+    contract.unbroken(model, contract.interface(model), "nothing")
+
+
+@pytest.mark.parametrize("end", ["inputs", "outputs"])
+def test_a_renamed_end_is_found(end):
+    model = good()
+    before = contract.interface(model)
+    getattr(model.graph, end)[0].name = "renamed"
+    with pytest.raises(InternalError, match="The pass careless changed the graph's interface"):
+        contract.unbroken(model, before, "careless")
+
+
+def test_a_changed_shape_is_found():
+    model = good()
+    before = contract.interface(model)
+    model.graph.outputs[0].shape = ir.Shape([8, 4, 8, 8])
+    with pytest.raises(InternalError, match="changed the graph's interface"):
+        contract.unbroken(model, before, "careless")
+
+
+def test_a_value_read_before_it_is_defined_is_found():
+    model = good()
+    conv, relu = model.graph
+    model.graph.remove(conv)
+    model.graph.insert_after(relu, conv)
+    with pytest.raises(InternalError, match="After careless, relu reads a before it is defined"):
+        contract.unbroken(model, contract.interface(model), "careless")
+
+
+def test_an_output_that_nothing_defines_is_found():
+    model = good()
+    model.graph.remove(list(model.graph)[1])
+    with pytest.raises(InternalError, match="After careless, nothing defines the output y"):
+        contract.unbroken(model, contract.interface(model), "careless")
+
+
+# ── The interface, as applications see it ───────────────────────────────────────────────────────────────────────────
+
+
+def test_images_are_nchw_pixels_nhwc_and_classes_nc():
+    text = """g (float[batch,4,8,8] x, uint8[batch,8,8,4] p) => (float[batch,4] y) {
+        c = Cast <to = 1> (p)
+        t = Transpose <perm = [0,3,1,2]> (c)
+        s = Add (x, t)
+        m = GlobalMaxPool (s)
+        y = Flatten (m)
+    }"""
+    assert contract.interface(parse(text)) == (
+        (
+            TensorSpec("x", "float32", ("batch", 4, 8, 8), "NCHW"),
+            TensorSpec("p", "uint8", ("batch", 8, 8, 4), "NHWC"),
+        ),
+        (TensorSpec("y", "float32", ("batch", 4), "NC"),),
+    )
+
+
+def test_a_type_that_no_application_passes_is_found():
+    with pytest.raises(InternalError, match="The graph's y has type"):
+        contract.interface(parse("g (float[2,4] x) => (bool[2,4] y) { y = IsNaN (x) }"))

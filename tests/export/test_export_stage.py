@@ -1,0 +1,356 @@
+"""Whole exports of small networks, by both exporters, against eager PyTorch."""
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from onnx_text import FULL_SCALE
+from torch import nn
+
+from deploykit.backends.onnxruntime import open_graph
+from deploykit.errors import InputError
+from deploykit.export import export as stage
+from deploykit.export.layers import layers
+from deploykit.export.passes import fold_scale, names
+from deploykit.export.prepare import served
+from deploykit.files import damage
+from deploykit.preprocess import batch as preprocess
+from deploykit.values import BatchRange, ExportOptions, ModelSpec, Preprocessing, TensorSpec, WeightsRecord
+
+EXPORTERS = ["dynamo", "torchscript"]
+SIZE = 16
+RANDOM = WeightsRecord("random, seed 0", False, "0" * 64)
+
+
+def unit(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class Columns(nn.Module):
+    """A stem, three columns joined by their mean, dropout and a classifier; in training, an auxiliary head too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = unit(3, 8)
+        self.pool = nn.MaxPool2d(2)
+        self.columns = nn.ModuleList(unit(8, 8) for _ in range(3))
+        self.aux = nn.Linear(8, 5)
+        self.dropout = nn.Dropout(0.9)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.pool(self.stem(x))
+        a, b, c = (column(x) for column in self.columns)
+        x = ((a + b + c) / 3).mean((2, 3))
+        y = self.fc(self.dropout(x))
+        return (y, self.aux(x)) if self.training else y
+
+
+class Dense(nn.Module):
+    """What does not fold: a BatchNorm that reads a Concat. With adaptive pooling, flatten and a leaky activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(7)
+        self.act = nn.LeakyReLU(0.1)
+        self.pool = nn.AdaptiveAvgPool2d(2)
+        self.fc = nn.Linear(28, 5)
+
+    def forward(self, x):
+        x = self.act(self.norm(torch.cat([x, self.conv(x)], 1)))
+        return self.fc(torch.flatten(self.pool(x), 1))
+
+
+class Moody(Dense):
+    """Neither torch.fx nor torch.export can follow it."""
+
+    def forward(self, x):
+        return super().forward(x if x.sum() > -1e9 else -x)
+
+
+class Viewed(Dense):
+    """Flattens by arithmetic on the batch, as older code does."""
+
+    def forward(self, x):
+        x = self.pool(self.norm(torch.cat([x, self.conv(x)], 1)))
+        return self.fc(x.view(x.size(0), -1))
+
+
+def network(kind: type[nn.Module] = Columns) -> nn.Module:
+    """In eval mode, every BatchNorm unlike the identity; the same each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = kind().eval()
+        for part in made.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.weight.data.uniform_(0.5, 1.5)
+                part.bias.data.normal_(0, 0.5)
+                part.running_mean.normal_(0, 0.5)
+                part.running_var.uniform_(0.5, 1.5)
+    return made
+
+
+def spec(channels: str = "rgb", **changes) -> ModelSpec:
+    return ModelSpec("toy", "Toy", "nowhere", {}, Preprocessing(SIZE, SIZE, SIZE, channels=channels), **changes)
+
+
+def export(folder, module=None, model_spec=None, training_only=(), **options):
+    """The record of an export, and the module that it must agree with."""
+    model_spec = model_spec or spec()
+    module = served(module or network(), model_spec, "fc")
+    record = stage.export(module, model_spec, ExportOptions(**options), RANDOM, training_only, folder)
+    return record, module
+
+
+def images(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+def pixels(count: int) -> torch.Tensor:
+    shape = (count, SIZE, SIZE, 3)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(count))
+
+
+def assert_agrees(folder, module: nn.Module, inputs: torch.Tensor) -> None:
+    with torch.no_grad():
+        expected = module(inputs)
+    (found,) = open_graph(folder / stage.GRAPH_FILE).run({"input": inputs.numpy()}).values()
+    torch.testing.assert_close(
+        torch.from_numpy(found), expected, rtol=0, atol=FULL_SCALE * max(1, expected.abs().max().item())
+    )
+
+
+def operators(folder) -> list[str]:
+    return [row.op_type for row in layers(folder / stage.GRAPH_FILE)]
+
+
+@pytest.fixture(scope="module", params=EXPORTERS)
+def columns(request, tmp_path_factory):
+    """One export of Columns per exporter, which many tests read: folder, record, module."""
+    folder = tmp_path_factory.mktemp(request.param)
+    return folder, *export(folder, training_only=("aux",), exporter=request.param)
+
+
+# ── It computes the same ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_the_graph_agrees_with_eager_at_any_batch(columns, count):
+    folder, _, module = columns
+    assert_agrees(folder, module, images(count))
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_what_does_not_fold_agrees_too(exporter, tmp_path):
+    _, module = export(tmp_path, network(Dense), exporter=exporter)
+    assert_agrees(tmp_path, module, images(3))
+    assert operators(tmp_path).count("BatchNormalization") == 1
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_static_batch_is_static(exporter, tmp_path):
+    record, module = export(tmp_path, batch=BatchRange(3, 3, 3), exporter=exporter)
+    assert_agrees(tmp_path, module, images(3))
+    assert record.inputs[0].shape == (3, 3, SIZE, SIZE)
+    assert record.outputs[0].shape == (3, 5)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_the_smallest_batch_may_be_larger_than_two(exporter, tmp_path):
+    record, module = export(tmp_path, network(Dense), batch=BatchRange(4, 8, 16), exporter=exporter)
+    assert_agrees(tmp_path, module, images(4))
+    assert record.inputs[0].shape[0] == "batch"
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize(("head", "width"), [("probabilities", 5), ("embedding", 8)])
+def test_a_head_is_served_under_its_name(head, width, exporter, tmp_path):
+    record, module = export(tmp_path, model_spec=spec(head=head), training_only=("aux",), exporter=exporter)
+    assert_agrees(tmp_path, module, images(2))
+    assert record.outputs == (TensorSpec(head, "float32", ("batch", width), "NC"),)
+
+
+@pytest.mark.parametrize(("exporter", "channels"), [("dynamo", "bgr"), ("torchscript", "rgb"), ("torchscript", "bgr")])
+def test_preprocessing_in_the_graph_is_the_hosts(exporter, channels, tmp_path):
+    inside = spec(channels, preprocess="graph")
+    record, module = export(tmp_path, network(Dense), inside, exporter=exporter)
+    assert record.inputs == (TensorSpec("input", "uint8", ("batch", SIZE, SIZE, 3), "NHWC"),)
+    assert_agrees(tmp_path, module, pixels(2))
+    by_host = torch.from_numpy(preprocess(list(pixels(2).numpy()), inside.preprocessing))
+    with torch.no_grad():
+        torch.testing.assert_close(module(pixels(2)), network(Dense)(by_host), rtol=0, atol=FULL_SCALE)
+
+
+@pytest.mark.parametrize("kind", [Moody, Viewed])
+def test_a_batchnorm_in_code_that_torch_fx_cannot_follow_is_exported(kind, tmp_path):
+    _, module = export(tmp_path, network(kind), exporter="torchscript")
+    assert_agrees(tmp_path, module, images(5))
+
+
+def test_arithmetic_on_the_batch_becomes_flatten(tmp_path):
+    export(tmp_path, network(Viewed), exporter="dynamo")
+    expected = ["Conv", "Concat", "BatchNormalization", "AveragePool", "Flatten", "Gemm"]
+    assert operators(tmp_path) == expected
+
+
+# ── It holds what eval mode needs, and nothing else ─────────────────────────────────────────────────────────────────
+
+
+def test_only_eval_mode_is_left(columns):
+    folder, _, _ = columns
+    expected = ["Conv", "Relu", "MaxPool", *["Conv", "Relu"] * 3, "Add", "Add", "GlobalAveragePool", "Flatten", "Gemm"]
+    assert sorted(operators(folder)) == sorted(expected)
+
+
+def test_initializers_are_the_folded_parameters_to_the_byte(columns):
+    _, record, _ = columns
+    convolutions = (3 + 3 * 8) * 8 * 9 + 4 * 8  # weights, and one bias per channel from each BatchNorm
+    classifier = 8 * 5 + 5
+    assert record.initializer_bytes == 4 * (convolutions + classifier)
+
+
+def test_an_auxiliary_head_leaves_no_trace(columns):
+    folder, _, _ = columns
+    assert b"aux" not in (folder / stage.GRAPH_FILE).read_bytes()
+
+
+def test_a_mean_of_three_columns_is_two_sums(columns):
+    folder, record, _ = columns
+    assert operators(folder).count("Add") == 2
+    assert not {"Mul", "Div"} & set(operators(folder))
+    assert [rewrite.applied for rewrite in record.rewrites if rewrite.name == "fold_scale"] == [1]
+
+
+def test_every_node_leads_back_to_its_module(columns):
+    folder, _, _ = columns
+    modules = [row.module for row in layers(folder / stage.GRAPH_FILE) if row.op_type in {"Conv", "Gemm", "MaxPool"}]
+    assert modules == ["stem.0", "pool", "columns.0.0", "columns.1.0", "columns.2.0", "fc"]
+
+
+def test_parameters_keep_their_names(columns):
+    folder, _, module = columns
+    exported = set(ir.load(folder / stage.GRAPH_FILE).graph.initializers)
+    biases = {"stem.0.bias", *(f"columns.{i}.0.bias" for i in range(3))}  # from BatchNorm
+    assert exported - biases <= set(module.network.state_dict())
+
+
+def test_every_tensor_has_a_type_and_a_shape(columns):
+    folder, _, _ = columns
+    for row in layers(folder / stage.GRAPH_FILE):
+        assert row.dtype == "float"
+        assert row.shape[0] == "batch"
+
+
+def test_nothing_tells_where_it_was_made(columns):
+    folder, _, _ = columns
+    model = onnx.load(folder / stage.GRAPH_FILE)
+    kept = {prop.key for node in model.graph.node for prop in node.metadata_props}
+    assert kept == {names.MODULE}
+    assert not model.metadata_props
+    assert not model.graph.metadata_props
+    assert (model.producer_name, model.producer_version, model.doc_string) == ("deploykit", "", "")
+    assert bytes(Path(__file__).parents[2]) not in (folder / stage.GRAPH_FILE).read_bytes()
+
+
+def test_the_module_is_left_as_it_was(columns):
+    _, _, module = columns
+    left, fresh = module.network.state_dict(), network().state_dict()
+    assert list(left) == list(fresh)
+    assert all(torch.equal(left[name], fresh[name]) for name in fresh)
+
+
+def test_another_export_has_the_same_bytes(columns, tmp_path):
+    folder, record, _ = columns
+    again, _ = export(tmp_path, training_only=("aux",), exporter=record.exporter)
+    assert again == record
+    assert (tmp_path / stage.GRAPH_FILE).read_bytes() == (folder / stage.GRAPH_FILE).read_bytes()
+
+
+def test_the_record_says_what_was_made(columns):
+    folder, record, _ = columns
+    assert record.inputs == (TensorSpec("input", "float32", ("batch", 3, SIZE, SIZE), "NCHW"),)
+    assert record.outputs == (TensorSpec("logits", "float32", ("batch", 5), "NC"),)
+    assert (record.opset, record.fallback, record.weights) == (20, None, RANDOM)
+    assert [damage(folder, file) for file in record.files] == [None]
+
+
+# ── Exporters and opsets ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_auto_says_why_it_fell_back(tmp_path):
+    record, module = export(tmp_path, network(Moody), exporter="auto")
+    assert record.exporter == "torchscript"
+    assert "data-dependent" in record.fallback
+    assert_agrees(tmp_path, module, images(2))
+
+
+@pytest.mark.parametrize("kind", [Columns, Dense, Viewed])
+@pytest.mark.parametrize("opset", range(17, 24))
+def test_an_opset_is_reached(opset, kind, tmp_path):
+    record, module = export(tmp_path, network(kind), training_only=("aux",), opset=opset, exporter="torchscript")
+    model = onnx.load(tmp_path / stage.GRAPH_FILE)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
+    assert record.opset == opset
+    assert model.ir_version == onnx.helper.find_min_ir_version_for(model.opset_import)
+    assert_agrees(tmp_path, module, images(2))
+
+
+@pytest.mark.parametrize("opset", [17, 23])
+def test_a_converted_graph_still_leads_back_to_modules(opset, tmp_path):
+    export(tmp_path, training_only=("aux",), opset=opset, exporter="torchscript")
+    rows = layers(tmp_path / stage.GRAPH_FILE)
+    assert [row.module for row in rows if row.op_type == "Conv"] == ["stem.0", *(f"columns.{i}.0" for i in range(3))]
+    assert {row.dtype for row in rows} == {"float"}
+
+
+@pytest.mark.parametrize("opset", [0, 16, 24])
+def test_an_opset_out_of_reach_is_refused(opset, tmp_path):
+    with pytest.raises(InputError, match=f"Opset {opset} is outside") as caught:
+        export(tmp_path, opset=opset)
+    assert "17 to 23" in caught.value.remedy
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_that_the_network_cannot_take_are_told_from_code_that_cannot_be_traced(tmp_path):
+    with pytest.raises(InputError, match="toy cannot take images of 16x16: ") as caught:
+        export(tmp_path, nn.Sequential(nn.Conv2d(3, 4, SIZE + 1), nn.Flatten()))
+    assert "--input-size" in caught.value.remedy
+
+
+def test_an_operator_without_a_form_at_that_opset_is_refused():
+    text = '<ir_version: 9, opset_import: ["" : 20]> g (float[2,3] x) => (float[2,3] y) { y = Gelu (x) }'
+    with pytest.raises(InputError, match="This graph cannot be written at opset 17"):
+        stage.convert(ir.from_onnx_text(text), 17)
+
+
+# ── Files ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_weights_that_one_file_cannot_hold_lie_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "LARGEST_SINGLE_FILE", 1024)
+    record, module = export(tmp_path, training_only=("aux",), exporter="torchscript")
+    assert [file.path for file in record.files] == [stage.GRAPH_FILE, stage.WEIGHTS_FILE]
+    assert [damage(tmp_path, file) for file in record.files] == [None, None]
+    assert (tmp_path / stage.GRAPH_FILE).stat().st_size < record.initializer_bytes
+    assert_agrees(tmp_path, module, images(2))
+
+
+def test_the_limit_is_below_protobufs():
+    assert stage.LARGEST_SINGLE_FILE < 2**31
+
+
+# ── Between passes ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_pass_that_breaks_the_graph_is_named(monkeypatch):
+    def careless(model: ir.Model):
+        model.graph.outputs[0].name = "lost"
+        return fold_scale.apply(model)
+
+    monkeypatch.setattr(stage, "PASSES", (careless,))
+    text = '<ir_version: 9, opset_import: ["" : 20]> g (float[2,3] x) => (float[2,3] y) { y = Relu (x) }'
+    with pytest.raises(stage.contract.InternalError, match="The pass fold_scale changed the graph's interface"):
+        stage.rewrite(ir.from_onnx_text(text), 20)

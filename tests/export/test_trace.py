@@ -1,0 +1,120 @@
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from deploykit.errors import InputError
+from deploykit.export.trace import trace
+from deploykit.values import BatchRange
+
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+DYNAMIC = BatchRange(1, 2, 8)
+
+
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.conv(x).relu().mean((2, 3))
+
+
+class Moody(Plain):
+    """Decides by what the pixels sum to: torch.export refuses that, TorchScript follows the branch it sees."""
+
+    def forward(self, x):
+        return super().forward(x) if x.sum() > -1e9 else super().forward(-x)
+
+
+class Shy(Plain):
+    """Can be run, but not traced by either exporter."""
+
+    def forward(self, x):
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+            raise RuntimeError("not while you look\nand more that nobody reads")
+        return super().forward(x)
+
+
+class Unwritten(nn.Module):
+    """Computes what neither exporter has an ONNX form for."""
+
+    def forward(self, x):
+        return torch.linalg.eigvalsh(x.mean(1))
+
+
+class Wordless(Plain):
+    def forward(self, _):
+        raise ValueError
+
+
+def test_auto_is_the_default_exporter_where_that_can():
+    traced = trace(Plain().eval(), X, DYNAMIC, "logits", "auto")
+    assert (traced.exporter, traced.fallback) == ("dynamo", None)
+
+
+def test_auto_falls_back_to_torchscript_and_says_why():
+    traced = trace(Moody().eval(), X, DYNAMIC, "logits", "auto")
+    assert traced.exporter == "torchscript"
+    assert traced.fallback.startswith("The dynamo exporter cannot trace this network: ")
+    assert "data-dependent" in traced.fallback
+
+
+def test_an_exporter_that_was_asked_for_is_not_replaced():
+    with pytest.raises(InputError, match="The dynamo exporter cannot trace this network") as caught:
+        trace(Moody().eval(), X, DYNAMIC, "logits", "dynamo")
+    assert "--exporter torchscript" in caught.value.remedy
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+def test_a_network_that_cannot_be_traced_is_refused_in_one_line(exporter):
+    with pytest.raises(InputError) as caught:
+        trace(Shy().eval(), X, DYNAMIC, "logits", exporter)
+    assert caught.value.what == f"The {exporter} exporter cannot trace this network: not while you look."
+
+
+def test_where_both_exporters_fail_both_reasons_are_given():
+    with pytest.raises(InputError) as caught:
+        trace(Shy().eval(), X, DYNAMIC, "logits", "auto")
+    assert "The dynamo exporter cannot trace this network" in caught.value.what
+    assert "The torchscript exporter cannot trace this network" in caught.value.what
+    assert "--exporter" not in caught.value.remedy
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+def test_an_error_without_words_is_named_by_its_type(exporter):
+    with pytest.raises(InputError, match="cannot trace this network: ValueError"):
+        trace(Wordless().eval(), X, DYNAMIC, "logits", exporter)
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+@pytest.mark.parametrize("batch", [DYNAMIC, BatchRange(2, 2, 2)], ids=["dynamic", "static"])
+def test_every_tensor_has_a_type_and_the_batch_its_name(exporter, batch):
+    model = trace(Plain().eval(), X, batch, "logits", exporter).model
+    leading = 2 if batch.static else "batch"
+    assert [value.name for value in (*model.graph.inputs, *model.graph.outputs)] == ["input", "logits"]
+    images = [value for node in model.graph for value in node.outputs if value.shape and len(value.shape) == 4]
+    assert images
+    for value in (*model.graph.inputs, *images, *model.graph.outputs):
+        assert value.dtype is not None
+        assert value.shape[0] == leading
+
+
+@pytest.mark.parametrize(
+    ("exporter", "named"), [("dynamo", "aten._linalg_eigh"), ("torchscript", "aten::linalg_eigvalsh")]
+)
+def test_an_operator_that_cannot_be_written_is_named(exporter, named):
+    with pytest.raises(InputError) as caught:
+        trace(Unwritten().eval(), X, DYNAMIC, "logits", exporter)
+    assert named in caught.value.what
+    assert "\n" not in caught.value.what
+
+
+def test_nothing_is_printed_and_logging_is_left_as_it_was(capfd):
+    disabled = logging.root.manager.disable
+    trace(Plain().eval(), X, DYNAMIC, "logits", "torchscript")
+    with pytest.raises(InputError):
+        trace(Unwritten().eval(), X, DYNAMIC, "logits", "torchscript")
+    assert capfd.readouterr() == ("", "")
+    assert logging.root.manager.disable == disabled

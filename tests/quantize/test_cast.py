@@ -1,0 +1,584 @@
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from deploykit.backends.onnxruntime import open_graph
+from deploykit.errors import InputError
+from deploykit.files import damage
+from deploykit.quantize.cast import LARGEST, ROUNDING, cast
+from deploykit.quantize.observe import expose, observe
+from deploykit.values import DataRecord, KeptNode, Range, Ranges, TypedGraph
+
+DATA = DataRecord("toys", "calibration", 2, True, False, "0" * 64)
+HEADER = '<ir_version: 8, opset_import: ["" : 20, "com.microsoft" : 1]>\n'
+
+HALF = 2.0**-9
+"""Of full scale. Rounding to float16 costs each weight and each activation at most 2⁻¹¹ of itself; a few layers add
+up, and errors of random sign cancel more than they add."""
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+X = random(2, 3, 8, 8, seed=9)
+
+
+class Typed(NamedTuple):
+    record: TypedGraph
+    model: ir.Model
+    error: dict[str, float]
+    """By output: the largest difference from the FP32 graph, as a share of that one's full scale."""
+
+
+@pytest.fixture
+def typed(tmp_path):
+    """Write a graph's text, observe it on the inputs, cast it, check the file, run both.
+
+    `ranges` replaces what was observed: a Range to pretend a tensor took, or None to pretend that nobody looked.
+    """
+
+    def make(text: str, x: np.ndarray = X, ranges=None, **weights: np.ndarray) -> Typed:
+        source, half = tmp_path / "model.onnx", tmp_path / "half" / "model.onnx"
+        write(source, text, weights)
+        seen = {**observed(source, x), **(ranges or {})}
+        present = {name: found for name, found in seen.items() if found is not None}
+        record = cast(source, Ranges(present, DATA), half.parent)
+        onnx.checker.check_model(half, full_check=True)
+        exact, rounded = (open_graph(path).run({"x": x}) for path in (source, half))
+        assert {name: array.dtype for name, array in rounded.items()} == {n: a.dtype for n, a in exact.items()}
+        error = {n: float(np.abs(rounded[n] - exact[n]).max() / (np.abs(exact[n]).max() or 1)) for n in exact}
+        return Typed(record, ir.load(half), error)
+
+    return make
+
+
+def write(path: Path, text: str, weights: dict[str, np.ndarray]) -> None:
+    proto = onnx.parser.parse_model(HEADER + text)
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
+    onnx.save(onnx.shape_inference.infer_shapes(proto, data_prop=True), path)
+
+
+def observed(source: Path, x: np.ndarray) -> dict[str, Range]:
+    expose(source, source.with_name("exposed.onnx"))
+    return dict(observe(open_graph(source.with_name("exposed.onnx")), [{"x": x}], DATA).tensors)
+
+
+def operators(model: ir.Model) -> list[str]:
+    return [node.op_type for node in model.graph]
+
+
+def kept(found: Typed) -> list[str]:
+    return [node.node for node in found.record.kept]
+
+
+def dtypes(model: ir.Model) -> dict[str, str]:
+    """Of every tensor that a node makes."""
+    return {output.name: output.dtype.name for node in model.graph for output in node.outputs}
+
+
+def initializer_dtypes(model: ir.Model) -> dict[str, str]:
+    return {name: value.const_value.dtype.name for name, value in model.graph.initializers.items()}
+
+
+# ── Everything in FP16 ──────────────────────────────────────────────────────────────────────────────────────────────
+
+NET = """g (float[N,3,8,8] x) => (float[N,5] logits) {
+    [conv1] a = Conv <pads = [1,1,1,1]> (x, w1, b1)
+    [relu] b = Relu (a)
+    [conv2] c = Conv <pads = [1,1,1,1]> (b, w2)
+    [add] d = Add (b, c)
+    [pool] e = GlobalAveragePool (d)
+    [flat] f = Flatten (e)
+    [fc] logits = Gemm <transB = 1> (f, w3, b3)
+}"""
+NET_WEIGHTS = {
+    "w1": random(8, 3, 3, 3) / 5,
+    "b1": random(8),
+    "w2": random(8, 8, 3, 3) / 8,
+    "w3": random(5, 8) / 3,
+    "b3": random(5),
+}
+
+
+@pytest.fixture
+def net(typed):
+    return typed(NET, **NET_WEIGHTS)
+
+
+def test_every_node_computes_in_fp16(net):
+    assert net.record.kept == ()
+    names = ["conv1", "relu", "conv2", "add", "pool", "flat", "fc"]
+    made = {node.name: node.outputs[0].dtype.name for node in net.model.graph if node.op_type != "Cast"}
+    assert made == dict.fromkeys(names, "FLOAT16")
+
+
+def test_every_weight_is_rounded_to_fp16(net):
+    assert set(initializer_dtypes(net.model).values()) == {"FLOAT16"}
+    assert len(net.model.graph.initializers) == len(NET_WEIGHTS)
+
+
+def test_weights_are_rounded_to_nearest(net):
+    half = next(node for node in net.model.graph if node.name == "conv1").inputs[1].const_value.numpy()
+    np.testing.assert_array_equal(half, NET_WEIGHTS["w1"].astype(np.float16))
+
+
+def test_ends_keep_names_types_and_shapes(net):
+    ends = [*net.model.graph.inputs, *net.model.graph.outputs]
+    assert [(end.name, end.dtype.name) for end in ends] == [("x", "FLOAT"), ("logits", "FLOAT")]
+    assert [str(end.shape) for end in ends] == ["[N,3,8,8]", "[N,5]"]
+
+
+def test_a_cast_stands_at_either_end_and_nowhere_else(net):
+    assert Counter(operators(net.model))["Cast"] == net.record.cast_nodes == 2
+    assert operators(net.model)[0] == operators(net.model)[-1] == "Cast"
+
+
+def test_it_agrees_with_fp32(net):
+    assert net.error["logits"] < HALF
+
+
+def test_names_are_unique(net):
+    names = [node.name for node in net.model.graph]
+    assert len(set(names)) == len(names)
+
+
+def test_the_record_describes_the_file(net, tmp_path):
+    assert net.record.precision == "fp16"
+    assert [damage(tmp_path / "half", file) for file in net.record.files] == [None]
+
+
+def test_the_source_is_left_as_it_was(net, tmp_path):
+    assert net.record.cast_nodes
+    assert set(initializer_dtypes(ir.load(tmp_path / "model.onnx")).values()) == {"FLOAT"}
+
+
+def test_the_same_graph_gives_the_same_bytes(typed, tmp_path):
+    typed(NET, **NET_WEIGHTS)
+    first = (tmp_path / "half" / "model.onnx").read_bytes()
+    typed(NET, **NET_WEIGHTS)
+    assert (tmp_path / "half" / "model.onnx").read_bytes() == first
+
+
+# ── Borders ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+CHAIN = """g (float[N,3,8,8] x) => (float[N,3,8,8] y) {
+    [first] a = Relu (x)
+    [second] b = Neg (a)
+    [third] c = Sigmoid (b)
+    [fourth] y = Tanh (c)
+}"""
+
+
+def test_a_node_whose_output_left_the_range_stays_fp32_with_its_reader(typed):
+    found = typed(CHAIN, ranges={"b": Range(-70000.0, 1.0)})
+    reason = "b reached -7e+04, beyond ±65504"
+    assert found.record.kept == (KeptNode("second", "Neg", reason), KeptNode("third", "Sigmoid", reason))
+    assert dtypes(found.model) == {
+        "x/half": "FLOAT16",
+        "a": "FLOAT16",
+        "a/float": "FLOAT",
+        "b": "FLOAT",
+        "c": "FLOAT",
+        "c/half": "FLOAT16",
+        "y/half": "FLOAT16",
+        "y": "FLOAT",
+    }
+
+
+@pytest.mark.parametrize("extreme", [LARGEST, -LARGEST])
+def test_the_largest_fp16_number_is_within_the_range(typed, extreme):
+    assert typed(CHAIN, ranges={"b": Range(min(extreme, 0), max(extreme, 0))}).record.kept == ()
+
+
+@pytest.mark.parametrize("extreme", [65505.0, -65505.0, 1e30])
+def test_one_more_is_not(typed, extreme):
+    found = typed(CHAIN, ranges={"b": Range(min(extreme, 0), max(extreme, 0))})
+    assert kept(found) == ["second", "third"]
+
+
+def test_an_input_beyond_the_range_keeps_its_reader_fp32(typed):
+    found = typed(CHAIN, ranges={"x": Range(0, 1e6)})
+    assert found.record.kept == (KeptNode("first", "Relu", "x reached 1e+06, beyond ±65504"),)
+    assert "x/half" not in dtypes(found.model)
+
+
+def test_a_tensor_that_nobody_looked_at_keeps_its_nodes_fp32(typed):
+    found = typed(CHAIN, ranges={"b": None})
+    assert [node.reason for node in found.record.kept] == ["b was not observed on samples"] * 2
+    assert kept(found) == ["second", "third"]
+
+
+def test_readers_on_the_same_side_of_a_border_share_its_cast(typed):
+    text = """g (float[N,3,8,8] x) => (float[N,3,8,8] y) {
+        [a] a = Relu (x)
+        [b] b = Neg (x)
+        [c] c = Abs (x)
+        [ab] ab = Add (a, b)
+        [y] y = Add (ab, c)
+    }"""
+    found = typed(text)
+    assert [node.inputs[0].name for node in found.model.graph if node.op_type == "Cast"] == ["x", "y/half"]
+
+
+def test_fp32_readers_share_one_cast_too(typed):
+    text = """g (float[N,3,8,8] x) => (float[N,3,8,8] y) {
+        [a] a = Relu (x)
+        [b] b = Mul (a, big)
+        [c] c = Div (a, big)
+        [y] y = Mul (b, c)
+    }"""
+    found = typed(text, big=np.float32(1e5))
+    assert kept(found) == ["b", "c", "y"]
+    assert [node.name for node in found.model.graph if node.op_type == "Cast"] == ["x/half", "a/float"]
+
+
+def test_a_tensor_that_is_read_and_an_output_is_both(typed):
+    text = """g (float[N,3,8,8] x) => (float[N,3,8,8] y, float[N,3,8,8] z) {
+        [first] y = Relu (x)
+        [second] z = Neg (y)
+    }"""
+    found = typed(text)
+    second = next(node for node in found.model.graph if node.name == "second")
+    assert second.inputs[0].dtype == ir.DataType.FLOAT16
+    assert [output.name for output in found.model.graph.outputs] == ["y", "z"]
+    assert max(found.error.values()) < HALF
+
+
+def test_an_output_that_an_fp32_node_reads_is_cast_once(typed):
+    text = """g (float[N,3,8,8] x) => (float[N,3,8,8] y, float[N,3,8,8] z) {
+        [first] y = Relu (x)
+        [second] z = Mul (y, big)
+    }"""
+    found = typed(text, big=np.float32(1e5))
+    assert kept(found) == ["second"]
+    assert Counter(operators(found.model))["Cast"] == 2
+    assert next(node for node in found.model.graph if node.name == "second").inputs[0].name == "y"
+
+
+def test_a_node_with_two_outputs_of_the_graph_keeps_both_names(typed):
+    text = """g (float[N,4] x) => (float[N,2] y, float[N,2] z) {
+        [split] y, z = Split <axis = 1, num_outputs = 2> (x)
+    }"""
+    found = typed(text, random(2, 4))
+    assert [output.name for output in found.model.graph.outputs] == ["y", "z"]
+
+
+def test_nodes_need_no_names(typed):
+    text = """g (float[N,3,8,8] x) => (float[N,3,8,8] y) {
+        a = Relu (x)
+        b = Mul (a, big)
+        c = Div (b, big)
+        y = Neg (c)
+    }"""
+    found = typed(text, big=np.float32(1e5))
+    assert [(node.node, node.op_type) for node in found.record.kept] == [("", "Mul"), ("", "Div")]
+
+
+# ── Weights ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+SCALED = "g (float[N,3,8,8] x) => (float[N,3,8,8] y) { [mul] a = Mul (x, w)  [neg] y = Neg (a) }"
+
+
+def weighed(typed, *values: float):
+    return typed(SCALED, w=np.array(values, np.float32).reshape(3, 1, 1), ranges={"a": Range(-9, 9), "y": Range(-9, 9)})
+
+
+def test_a_weight_beyond_the_range_keeps_its_node_fp32(typed):
+    found = weighed(typed, 1, 2, 1e5)
+    assert found.record.kept == (KeptNode("mul", "Mul", "w holds 1e+05, beyond ±65504"),)
+    assert initializer_dtypes(found.model) == {"w": "FLOAT"}
+
+
+@pytest.mark.parametrize("values", [(1e-9, 2e-9, 3e-9), (1e-7, 1e-7, 1e-7), (3.3e-6, 2.2e-6, 0.0)])
+def test_weights_that_fp16_would_lose_keep_their_node_fp32(typed, values):
+    found = weighed(typed, *values)
+    assert kept(found) == ["mul"]
+    assert found.record.kept[0].reason.startswith("w is too small for float16: rounding it would change it by ")
+
+
+@pytest.mark.parametrize("values", [(0, 0, 0), (1, 1e-9, 0), (65504, -65504, 1), (6.2e-5, -6.2e-5, 1e-4)])
+def test_weights_that_fp16_holds_do_not(typed, values):
+    assert weighed(typed, *values).record.kept == ()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_keep_their_node_fp32(bad, tmp_path):
+    write(tmp_path / "model.onnx", SCALED, {"w": np.array([1, 2, bad], np.float32).reshape(3, 1, 1)})
+    seen = Ranges(dict.fromkeys(("x", "a", "y"), Range(-1, 1)), DATA)
+    record = cast(tmp_path / "model.onnx", seen, tmp_path)
+    assert [node.node for node in record.kept] == ["mul"]
+
+
+def test_a_weight_that_both_sides_read_is_there_in_both_types(typed):
+    text = """g (float[N,3,8,8] x) => (float[N,3,8,8] y, float[N,3,8,8] z) {
+        [half] y = Mul (x, w)
+        [full] a = Add (x, w)
+        [too] z = Mul (a, big)
+    }"""
+    found = typed(text, w=random(3, 1, 1), big=np.float32(1e5), ranges={"a": Range(0, 1e6)})
+    assert kept(found) == ["full", "too"]
+    assert initializer_dtypes(found.model) == {"w": "FLOAT", "w/float16": "FLOAT16", "big": "FLOAT"}
+
+
+def test_a_weight_that_two_fp16_nodes_read_is_rounded_once(typed):
+    text = "g (float[N,3,8,8] x) => (float[N,3,8,8] y) { a = Mul (x, w)  y = Add (a, w) }"
+    assert list(initializer_dtypes(typed(text, w=random(3, 1, 1)).model).values()) == ["FLOAT16"]
+
+
+def rounded(weights: np.ndarray) -> tuple[TypedGraph, np.ndarray]:
+    """A product with these weights, cast; the record, and the weights in the file."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        count = len(weights)
+        text = f"g (float[{count}] x) => (float[{count}] y) {{ [mul] a = Mul (x, w)  [neg] y = Neg (a) }}"
+        write(folder / "model.onnx", text, {"w": weights})
+        record = cast(folder / "model.onnx", Ranges(dict.fromkeys("xay", Range(-1, 1)), DATA), folder / "half")
+        (held,) = ir.load(folder / "half" / "model.onnx").graph.initializers.values()
+        return record, held.const_value.numpy()
+
+
+NORMAL = st.floats(2**-14, LARGEST, width=32).flatmap(lambda value: st.sampled_from([value, -value]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays.arrays(np.float32, st.integers(1, 8), elements=NORMAL))
+def test_normal_numbers_are_rounded_by_at_most_half_a_step(weights):
+    record, held = rounded(weights)
+    assert record.kept == ()
+    assert held.dtype == np.float16
+    assert (np.abs(held.astype(np.float64) - weights) <= 2.0**-11 * np.abs(weights.astype(np.float64))).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays.arrays(np.float32, st.integers(1, 8), elements=st.floats(-1e5, 1e5, width=32)))
+def test_whatever_the_weights_they_are_held_well_or_not_touched(weights):
+    record, held = rounded(weights)
+    if record.kept:
+        np.testing.assert_array_equal(held, weights)
+        assert held.dtype == np.float32
+    else:
+        exact = weights.astype(np.float64)
+        assert np.linalg.norm(held - exact) <= ROUNDING * np.linalg.norm(exact)
+
+
+# ── BatchNormalization that stayed ──────────────────────────────────────────────────────────────────────────────────
+
+NORM = """g (float[N,3,8,8] x) => (float[N,3,8,8] y) {
+    [relu] a = Relu (x)
+    [norm] y = BatchNormalization <epsilon = 1e-12> (a, gamma, beta, mean, variance)
+}"""
+
+
+def statistics(variance: float) -> dict[str, np.ndarray]:
+    names = {"gamma": 0, "beta": 1, "mean": 2}
+    return {**{n: random(3, seed=s) for n, s in names.items()}, "variance": np.full(3, variance, np.float32)}
+
+
+@pytest.mark.parametrize("variance", [1e-8, 1.0, 1e6])
+def test_a_variance_that_fp16_could_not_hold_does_no_harm(typed, variance):
+    scale = np.float32(np.sqrt(variance))
+    weights = statistics(variance)
+    weights["mean"] = weights["mean"] * scale
+    found = typed(NORM, X * scale, **weights)
+    assert found.record.kept == ()
+    assert found.error["y"] < 2 * HALF  # mean and beta are in one constant now, and cancel against the product
+
+
+def test_its_statistics_become_trivial(typed):
+    found = typed(NORM, **statistics(0.5))
+    norm = next(node for node in found.model.graph if node.op_type == "BatchNormalization")
+    assert norm.attributes["epsilon"].as_float() == 0
+    np.testing.assert_array_equal(norm.inputs[3].const_value.numpy(), np.zeros(3))
+    np.testing.assert_array_equal(norm.inputs[4].const_value.numpy(), np.ones(3))
+
+
+def test_two_that_share_their_weights_and_have_no_names_both_stay_right(typed):
+    text = """g (float[N,3,8,8] x) => (float[N,3,8,8] y) {
+        a = BatchNormalization (x, gamma, beta, mean, variance)
+        b = Relu (a)
+        c = BatchNormalization (b, gamma, beta, mean, variance)
+        d = Relu (c)
+        y = BatchNormalization <epsilon = 0.1> (d, gamma, beta, mean, variance)
+    }"""
+    assert typed(text, **statistics(0.5)).error["y"] < 2 * HALF
+
+
+def test_a_scale_that_fp16_cannot_hold_keeps_it_fp32(typed):
+    found = typed(NORM, X * np.float32(1e-6), **{**statistics(1e-12), "mean": np.zeros(3, np.float32)})
+    assert kept(found) == ["norm"]
+    assert found.error["y"] < HALF
+
+
+# ── Operators ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Softmax <axis = 1> (x)",
+        "y = LeakyRelu <alpha = 0.1> (x)",
+        "y = Clip (x, w, top)",
+        "y = Concat <axis = 1> (x, x)",
+        "y = MaxPool <kernel_shape = [2,2]> (x)",
+        "y, i = MaxPool <kernel_shape = [2,2]> (x)",
+        "y = AveragePool <kernel_shape = [2,2]> (x)",
+        "y = PRelu (x, w)",
+        "y = Pad <mode = \"reflect\"> (x, pads)",
+        "y = HardSwish (x)",
+        "y = Transpose <perm = [0,2,3,1]> (x)",
+        "y = Resize <mode = \"linear\"> (x, , scales)",
+        "y = Resize <mode = \"nearest\"> (x, , , sizes)",
+    ],
+)  # fmt: skip
+def test_an_operator_has_its_fp16_form(typed, body):
+    constants = {
+        "w": np.float32(-0.5),
+        "top": np.float32(0.5),
+        "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        "scales": np.array([1, 1, 2, 2], np.float32),
+        "sizes": np.array([2, 3, 4, 4]),
+    }
+    read = {
+        name: array for name, array in constants.items() if name in body.replace(",", " ").replace(")", " ").split()
+    }
+    found = typed(f"g (float[N,3,8,8] x) => (float[A,B,C,D] y) {{ {body} }}", **read)
+    assert found.record.kept == ()
+    assert found.error["y"] < HALF
+
+
+def test_scales_stay_fp32_as_the_operator_wants_them(typed):
+    text = "g (float[N,3,8,8] x) => (float[A,B,C,D] y) { [resize] y = Resize (x, , scales) }"
+    found = typed(text, scales=np.array([1, 1, 2, 2], np.float32))
+    resize = next(node for node in found.model.graph if node.name == "resize")
+    assert [value and value.dtype.name for value in resize.inputs] == ["FLOAT16", None, "FLOAT"]
+
+
+def test_an_output_whose_type_does_not_follow_the_input_stays_fp32(typed):
+    text = """g (float[N,3,8,8] x) => (float[N,3,8,8] y, float[N,3,1,1] m) {
+        [norm] a, m = LayerNormalization <axis = 2> (x, scale)
+        [last] y = Neg (a)
+    }"""
+    found = typed(text, scale=random(8, 8))
+    assert found.record.kept == ()
+    assert (dtypes(found.model)["a"], dtypes(found.model)["m"]) == ("FLOAT16", "FLOAT")
+
+
+def test_integer_arithmetic_on_shapes_is_left_alone(typed):
+    text = """g (float[N,3,8,8] x) => (float[A,B,C,D] y) {
+        [relu] a = Relu (x)
+        shape = Shape (a)
+        batch = Slice (shape, zero, one)
+        size = Concat <axis = 0> (batch, rest)
+        [resize] b = Resize <mode = "nearest"> (a, , , size)
+        [last] y = Neg (b)
+    }"""
+    weights = {"zero": np.array([0]), "one": np.array([1]), "rest": np.array([3, 4, 4])}
+    found = typed(text, **weights)
+    assert found.record.kept == ()
+    shape = next(node for node in found.model.graph if node.op_type == "Shape")
+    assert shape.inputs[0].name == "a"
+    assert {initializer_dtypes(found.model)[name] for name in weights} == {"INT64"}
+
+
+def test_a_number_made_of_a_shape_is_cast_where_it_meets_fp16(typed):
+    text = """g (float[N,3,8,8] x) => (float[N,3,8,8] y) {
+        shape = Shape <start = 1, end = 2> (x)
+        [number] n = Cast <to = 1> (shape)
+        [mul] y = Mul (x, n)
+    }"""
+    found = typed(text)
+    assert kept(found) == ["number"]
+    assert dtypes(found.model)["n/half"] == "FLOAT16"
+
+
+def test_a_comparison_reads_what_its_other_side_is(typed):
+    text = """g (float[N,3,8,8] x) => (float[N,3,8,8] y) {
+        [relu] a = Relu (x)
+        [big] b = Mul (a, factor)
+        [less] c = Less (a, b)
+        [where] y = Where (c, a, x)
+    }"""
+    found = typed(text, factor=np.float32(1e5))
+    less = next(node for node in found.model.graph if node.name == "less")
+    assert {value.dtype.name for value in less.inputs} == {"FLOAT"}
+
+
+IF = """g (float[N,3,8,8] x) => (float[N,3,8,8] y, float[N,3,8,8] z) {
+    [relu] a = Relu (x)
+    [sum] s = ReduceSum <keepdims = 0> (a)
+    [test] c = Greater (s, zero)
+    [if] b = If (c) <then_branch = t () => (float[N,3,8,8] p) { p = Mul (a, w) },
+                     else_branch = e () => (float[N,3,8,8] q) { q = Neg (x) }>
+    [last] y = Neg (b)
+    [other] z = Mul (a, w)
+}"""
+
+
+def test_control_flow_stays_fp32_with_what_its_branches_read(typed):
+    found = typed(IF, zero=np.float32(0), w=random(3, 1, 1))
+    assert found.record.kept == (KeptNode("if", "If", "control flow keeps the types of its branches"),)
+    inner = {value.name: value.dtype.name for node in found.model.graph.subgraphs() for n in node for value in n.inputs}
+    assert inner == {"a/float": "FLOAT", "w": "FLOAT", "x": "FLOAT"}
+    assert max(found.error.values()) < HALF
+
+
+def test_an_operator_that_onnx_does_not_know_stays_fp32(typed):
+    text = """g (float[2,3,8,8] x) => (float[2,3,8,8] y) <float[2,3,8,8] b> {
+        [relu] a = Relu (x)
+        [gelu] b = com.microsoft.Gelu (a)
+        [last] y = Neg (b)
+    }"""
+    found = typed(text)
+    assert found.record.kept == (KeptNode("gelu", "Gelu", "Gelu has no float16 form here"),)
+
+
+def test_a_sequence_of_tensors_stays_fp32(tmp_path):
+    text = """g (float[2,4] x) => (float[2,2] y) {
+        [relu] a = Relu (x)
+        [split] s = SplitToSequence <axis = 1> (a, two)
+        [at] b = SequenceAt (s, zero)
+        [last] y = Neg (b)
+    }"""
+    write(tmp_path / "model.onnx", text, {"two": np.array(2), "zero": np.array(0)})
+    seen = Ranges(dict.fromkeys("xaby", Range(-9, 9)), DATA)
+    record = cast(tmp_path / "model.onnx", seen, tmp_path / "half")
+    assert [node.node for node in record.kept] == ["at"]
+    assert list(observed(tmp_path / "model.onnx", random(2, 4))) == ["x", "y", "a", "b"]
+    x = random(2, 4)
+    exact, found = (open_graph(p / "model.onnx").run({"x": x})["y"] for p in (tmp_path, tmp_path / "half"))
+    np.testing.assert_allclose(found, exact, rtol=HALF)
+
+
+# ── Files and refusals ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_graph_in_which_nothing_can_be_fp16_is_refused(tmp_path):
+    write(tmp_path / "model.onnx", CHAIN, {})
+    seen = Ranges(dict.fromkeys("xabcy", Range(-1e6, 1e6)), DATA)
+    with pytest.raises(InputError, match=r"No node of model\.onnx can compute in FP16") as caught:
+        cast(tmp_path / "model.onnx", seen, tmp_path / "half")
+    assert "FP32" in caught.value.remedy
+    assert not (tmp_path / "half").exists()
+
+
+def test_weights_that_lie_beside_the_graph_come_along(tmp_path):
+    text = "g (float[2,64] x) => (float[2,64] y) { [big] a = Mul (x, w)  b = Div (a, w)  y = Mul (b, v) }"
+    write(tmp_path / "plain.onnx", text, {"w": np.full((2, 64), 1e5, np.float32), "v": random(2, 64)})
+    ir.save(ir.load(tmp_path / "plain.onnx"), tmp_path / "model.onnx", external_data="model.onnx.data")
+    x = random(2, 64)
+    record = cast(tmp_path / "model.onnx", Ranges(observed(tmp_path / "plain.onnx", x), DATA), tmp_path / "half")
+    assert [file.path for file in record.files] == ["model.onnx"]
+    exact, found = (
+        open_graph(path).run({"x": x})["y"] for path in (tmp_path / "plain.onnx", tmp_path / "half/model.onnx")
+    )
+    np.testing.assert_allclose(found, exact, rtol=0, atol=HALF * np.abs(exact).max())

@@ -1,0 +1,220 @@
+"""Values as text: every figure in its unit, nothing wider than 80 columns, names as they are."""
+
+import msgspec
+import pytest
+
+from deploykit.bundle import manifest as manifests
+from deploykit.export import catalog
+from deploykit.report import terminal
+from deploykit.values import (
+    Accuracy,
+    BatchRange,
+    Finding,
+    Latency,
+    LayerRow,
+    MatrixRow,
+    OutputParity,
+    Prediction,
+    TensorSpec,
+    WeightsRecord,
+)
+
+LATENCY = Latency(
+    batch=4,
+    iterations=100,
+    warmup_iterations=10,
+    p50_ms=1.25,
+    p90_ms=2.5,
+    p95_ms=3.0,
+    p99_ms=4.75,
+    mean_ms=1.5,
+    deviation_ms=0.1,
+    throughput_per_s=2666.6,
+    settled=True,
+)
+EXACT = OutputParity(
+    name="logits",
+    max_abs=0.0,
+    mean_abs=0.0,
+    max_relative=0.0,
+    cosine=1.0,
+    snr_db=None,
+    kl=0.0,
+    top1_agreement=1.0,
+    top5_overlap=1.0,
+)
+
+
+@pytest.fixture
+def text(capfd):
+    """What is printed, where there is no terminal."""
+
+    def render(value):
+        capfd.readouterr()
+        terminal.console().print(value)
+        return capfd.readouterr().out
+
+    return render
+
+
+@pytest.fixture
+def words(text):
+    """The same with every line break and indent as one blank."""
+    return lambda value: " ".join(text(value).split())
+
+
+@pytest.fixture(scope="session")
+def manifest(fp16_bundle):
+    return manifests.read(fp16_bundle)
+
+
+@pytest.fixture(scope="session")
+def parity(manifest):
+    return manifest.parity
+
+
+# ── The console ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_without_a_terminal_lines_have_80_columns_and_no_colour(text):
+    printed = text(terminal.findings([Finding("x " * 60, "broken", "y " * 60, "z " * 60)]))
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "\x1b" not in printed
+
+
+@pytest.mark.parametrize("name", ["[bold]", "[/]", "[red]x[/red]", ":smile:", r"a\[b]", "[link=file:///x]"])
+def test_names_are_printed_as_they_are(text, name):
+    assert name in text(name)
+    assert name in text(terminal.layers([LayerRow(name, "Conv", "", "float32", (1,), 0)]))
+    assert name in text(terminal.predictions([Prediction(name, (0,), (name,), (1.0,))]))
+    assert name in text(terminal.findings([Finding("x", "ok", name)]))
+
+
+# ── Verdicts ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_verdict_begins_with_the_word(words, parity):
+    assert words(terminal.verdict(parity, "fp16")).startswith(
+        "PASSED fp16 against eager PyTorch on 4 samples of synthetic logits: max |Δ|"
+    )
+    failed = msgspec.structs.replace(parity, passed=False, failures=("too far", "too noisy"))
+    printed = words(terminal.verdict(failed, "fp16"))
+    assert printed.startswith("FAILED fp16")
+    assert "× too far × too noisy" in printed
+
+
+def test_a_verdict_says_all_that_it_does_not_cover(words, parity):
+    printed = words(terminal.verdict(parity, "fp16"))
+    assert len(parity.statements) > 2
+    for statement in parity.statements:
+        assert f"note: {statement}" in printed
+
+
+def test_identical_outputs_are_called_so(words, parity):
+    exact = msgspec.structs.replace(parity, outputs=(EXACT,))
+    expected = "logits: max |Δ| 0.0e+00 of full scale, identical, cosine 1.0000000, top-1 agrees 100.0%"
+    assert expected in words(terminal.verdict(exact, "fp32"))
+
+
+def test_an_embedding_has_no_top_1(words, parity):
+    embedding = msgspec.structs.replace(EXACT, top1_agreement=None)
+    assert "top-1" not in words(
+        terminal.verdict(msgspec.structs.replace(parity, outputs=(embedding,), statements=()), "fp32")
+    )
+
+
+def test_accuracy_is_told_of_both(words, parity):
+    judged = msgspec.structs.replace(parity, accuracy=Accuracy(reference=0.75, candidate=0.7, count=200))
+    expected = "top-1 on 200 labelled samples 70.00%, eager PyTorch 75.00%"
+    assert expected in words(terminal.verdict(judged, "fp16"))
+
+
+def test_a_matrix_has_a_row_per_network_and_precision(text, parity):
+    failed = msgspec.structs.replace(parity, passed=False, outputs=())
+    exact = msgspec.structs.replace(parity, outputs=(EXACT,))
+    header, first, second, third = text(
+        terminal.matrix(
+            [
+                MatrixRow("vgg11", "fp16", "onnxruntime", parity),
+                MatrixRow("vgg11", "fp32", "onnxruntime", exact),
+                MatrixRow("x" * 60, "fp32", "onnxruntime", failed),
+            ]
+        )
+    ).splitlines()[:4]
+    assert header.split()[:3] == ["network", "precision", "verdict"]
+    assert first.split()[1:3] == ["fp16", "passed"]
+    assert second.split()[3:5] == ["0.0e+00", "∞"]
+    assert "FAILED" in third
+
+
+# ── Figures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_latency_is_in_milliseconds_and_throughput_in_images(words):
+    expected = "latency at batch 4: p50 1.25 ms, p90 2.50 ms, p99 4.75 ms (100 calls, 2666.6 images/s)"  # of one caller
+    assert words(terminal.latency(LATENCY)) == expected
+
+
+def test_a_machine_that_was_busy_is_said(words):
+    printed = words(terminal.latency(msgspec.structs.replace(LATENCY, settled=False)))
+    assert printed.endswith("note: warm-up never settled; the machine was busy")
+
+
+def test_predictions_are_shares_beside_names(text):
+    rows = [Prediction("a.png", (3, 1), ("cat", "dog"), (0.875, 0.125)), Prediction("b.png", (1,), ("dog",), (1.0,))]
+    assert text(terminal.predictions(rows)) == "a.png\n   87.50%  cat\n   12.50%  dog\nb.png\n  100.00%  dog\n"
+
+
+def test_a_summary_says_that_weights_are_untrained(words, manifest):
+    def summary(weights):
+        return words(terminal.summary(manifest.model, weights, manifest.inputs, manifest.outputs, BatchRange(1, 2, 4)))
+
+    assert "weights: random, seed 0 (untrained) input: float32 N×3×32×32 NCHW" in summary(manifest.weights)
+    assert "weights: mine.pth input:" in summary(WeightsRecord("mine.pth", True, "0" * 64))
+    assert summary(manifest.weights).endswith("logits: float32 N×10 NC batch: 1 to 4")
+
+
+def test_shapes_have_n_for_the_free_batch(words, manifest):
+    spec = TensorSpec("x", "uint8", (4, 224, 224, 3), "NHWC")
+    printed = words(terminal.summary(manifest.model, manifest.weights, (spec,), (), BatchRange(4, 4, 4)))
+    assert "x: uint8 4×224×224×3 NHWC" in printed
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(1, "1 B"), (1024, "1.0 KiB"), (3 * 2**20, "3.0 MiB"), (5 * 2**30, "5.0 GiB")]
+)
+def test_weights_are_in_binary_units(words, size, expected):
+    assert expected in words(terminal.layers([LayerRow("a", "Conv", "", "float32", ("batch", 8), size)]))
+
+
+def test_a_node_without_weights_has_an_empty_cell(words):
+    assert words(terminal.layers([LayerRow("a", "Relu", "", "float32", ("batch", 8), 0)])).endswith(
+        "a Relu float32 N×8"
+    )
+
+
+# ── Catalog and doctor ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_catalog_cites_every_paper_once(text):
+    printed = text(terminal.catalog(catalog.rows()))
+    references = [line for line in printed.splitlines() if line.startswith("arXiv ")]
+    assert (
+        len(references) == len(set(references)) == len({row.paper.split(", arXiv ")[1][:9] for row in catalog.rows()})
+    )
+
+
+def test_the_catalog_counts_in_decimal_units(text):
+    printed = text(terminal.catalog([row for row in catalog.rows() if row.name == "resnet50"]))
+    assert printed.splitlines()[1].split()[:7] == ["resnet50", "25.6", "M", "4.1", "G", "224×224", "1000"]
+
+
+def test_a_finding_shows_what_to_do(words):
+    findings = [Finding("cmake", "missing", "not here", "apt install cmake"), Finding("torch", "ok", "2.15")]
+    assert words(terminal.findings(findings)) == "state found cmake missing not here → apt install cmake torch ok 2.15"
+
+
+def test_a_terminal_has_its_own_width(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "132")
+    assert terminal.console().width == 132

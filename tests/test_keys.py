@@ -1,0 +1,112 @@
+"""Keys: all that determines a result changes them, and nothing else does."""
+
+import shutil
+
+import msgspec
+import pytest
+
+from deploykit import keys
+from deploykit.errors import InputError
+from deploykit.values import BatchRange, ExportOptions, ExportRequest, ImageOverrides, WeightsSource
+
+REQUEST = ExportRequest("nin_cifar10", "fp32", WeightsSource("random"), data="synthetic", samples=4)
+
+EVERYWHERE = {
+    "model": "nin_imagenet",
+    "weights": WeightsSource("random", seed=1),
+    "arguments": ("num_classes=5",),
+    "head": "probabilities",
+    "preprocess": "graph",
+    "image": ImageOverrides(64, 64),
+    "options": ExportOptions(opset=17),
+    "target": "tensorrt",
+}
+JUDGING = {"precision": "fp16", "data": "photos", "samples": 8}
+
+
+def other(**changes):
+    return msgspec.structs.replace(REQUEST, **changes)
+
+
+def test_every_field_of_a_request_is_looked_at():
+    assert {*EVERYWHERE, *JUDGING} == set(ExportRequest.__struct_fields__)
+
+
+@pytest.mark.parametrize(("field", "value"), {**EVERYWHERE, **JUDGING}.items())
+def test_a_bundle_depends_on_every_word(field, value):
+    assert keys.bundle(other(**{field: value})) != keys.bundle(REQUEST)
+
+
+@pytest.mark.parametrize(("field", "value"), EVERYWHERE.items())
+def test_a_graph_depends_on_what_is_exported(field, value):
+    assert keys.graph(other(**{field: value})) != keys.graph(REQUEST)
+
+
+@pytest.mark.parametrize(("field", "value"), JUDGING.items())
+def test_a_graph_does_not_depend_on_what_is_done_with_it(field, value):
+    assert keys.graph(other(**{field: value})) == keys.graph(REQUEST)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ExportOptions(batch=BatchRange(1, 1, 1)),
+        ExportOptions(batch=BatchRange(1, 4, 32)),
+        ExportOptions(exporter="torchscript"),
+    ],
+)
+def test_every_option_counts(options):
+    assert keys.graph(other(options=options)) != keys.graph(REQUEST)
+
+
+@pytest.mark.parametrize("key", [keys.bundle, keys.graph])
+def test_equal_requests_have_equal_keys(key):
+    assert key(msgspec.convert(msgspec.to_builtins(REQUEST), ExportRequest)) == key(REQUEST)
+
+
+@pytest.mark.parametrize("key", [keys.bundle, keys.graph])
+@pytest.mark.parametrize("part", ["code_digest", "libraries"])
+def test_other_code_and_other_libraries_make_other_results(monkeypatch, key, part):
+    before = key(REQUEST)
+    monkeypatch.setattr(keys, part, lambda: "another")
+    assert key(REQUEST) != before
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"one")
+    return path
+
+
+def of_file(path):
+    return other(weights=WeightsSource("file", path=str(path)))
+
+
+@pytest.mark.parametrize("key", [keys.bundle, keys.graph])
+def test_a_checkpoint_counts_by_its_content(key, checkpoint):
+    before = key(of_file(checkpoint))
+    checkpoint.write_bytes(b"two")
+    assert key(of_file(checkpoint)) != before
+
+
+@pytest.mark.parametrize("key", [keys.bundle, keys.graph])
+def test_a_checkpoint_that_was_moved_is_the_same(key, checkpoint, tmp_path):
+    moved = shutil.copy(checkpoint, tmp_path / "moved.pt")
+    assert key(of_file(moved)) == key(of_file(checkpoint))
+
+
+def test_a_checkpoint_that_is_not_there_is_bad_input(tmp_path):
+    with pytest.raises(InputError, match="there are no weights"):
+        keys.bundle(of_file(tmp_path / "nowhere.pth"))
+
+
+def test_released_weights_are_not_random_ones():
+    assert keys.graph(other(weights=WeightsSource("imagenet"))) != keys.graph(REQUEST)
+
+
+def test_a_backend_is_its_name_and_version():
+    class Backend:
+        name, version = "onnxruntime", "1.31.1"
+
+    assert keys.backend(Backend()) == "onnxruntime 1.31.1"

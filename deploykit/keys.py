@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from calibration import SETS
 from deploykit.export.source import checkpoint
 from deploykit.files import sha256
 from deploykit.provenance import code_digest, libraries
@@ -28,9 +30,19 @@ def weights(source: WeightsSource) -> str:
     return sha256(checkpoint(source)) if source.kind == "file" else f"{source.kind}, seed {source.seed}"
 
 
+def data(name: str) -> str:
+    """A named set by its name; a folder by its files' names, sizes and times, so that no image need be read."""
+    folder = Path(name)
+    if name in SETS or not folder.is_dir():
+        return name
+    files = sorted((path.as_posix(), path.stat()) for path in folder.rglob("*") if path.is_file())
+    return _digest({"files": [(path, stat.st_size, stat.st_mtime_ns) for path, stat in files]})
+
+
 def bundle(request: ExportRequest) -> str:
     """Of a whole request."""
-    return _digest({**_words(request), "weights": weights(request.weights), **tools()})
+    parts = {"weights": weights(request.weights), "data": data(request.data)}
+    return _digest({**_words(request), **parts, **tools()})
 
 
 def graph(request: ExportRequest) -> str:

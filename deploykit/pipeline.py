@@ -150,7 +150,7 @@ def self_test(folder: Path) -> Manifest:
     return msgspec.structs.replace(manifest, parity=parity)
 
 
-def predict(folder: Path, images: Sequence[Path], best: int) -> Iterator[Prediction]:
+def predict(folder: Path, images: Sequence[Path], best: int) -> tuple[Manifest, tuple[Prediction, ...]]:
     """The `best` classes of each image, through the bundle's own preprocessing and graph."""
     manifest = manifests.read(folder)
     check_files(folder, manifest)
@@ -159,13 +159,15 @@ def predict(folder: Path, images: Sequence[Path], best: int) -> Iterator[Predict
     labels = (folder / manifest.labels).read_text(encoding="utf-8").splitlines() if manifest.labels else []
     backend = find_backend(manifest.request.target)
     runner = backend.load(backend.compile(folder / manifest.graph.file, folder), folder)
+    predictions = []
     for image in images:
         repeated = [calibration.decode(image)] * manifest.batch.minimum
         (answer,) = runner.run({"input": as_input(repeated, manifest.model)}).values()
         scores = _probabilities(answer[0], manifest)
         order = [int(index) for index in np.argsort(-scores, kind="stable")[:best]]
         names = tuple(labels[index] if index < len(labels) else f"class {index}" for index in order)
-        yield Prediction(str(image), tuple(order), names, tuple(float(scores[index]) for index in order))
+        predictions.append(Prediction(str(image), tuple(order), names, tuple(float(scores[index]) for index in order)))
+    return manifest, tuple(predictions)
 
 
 def inspect(subject: Path) -> tuple[Manifest | None, tuple[LayerRow, ...]]:
@@ -186,6 +188,9 @@ def _verdict(
     """
     exported = steps.judged(graph, steps.untyped(graph), answers, backend, data, progress)
     verdict = steps.judged(graph, typed, answers, backend, data, progress)
+    if typed.range_data is not None and typed.range_data.split == data.record.split:
+        said = (*verdict.parity.statements, "values were checked on images of the same folder that parity is judged on")
+        verdict = verdict._replace(parity=msgspec.structs.replace(verdict.parity, statements=said))
     if exported.parity.passed or typed.precision == "fp32":
         return verdict
     failures = tuple(f"before typing, at fp32: {failure}" for failure in exported.parity.failures)

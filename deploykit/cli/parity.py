@@ -95,4 +95,4 @@ def _print(rows: Sequence[MatrixRow]) -> None:
         if row.parity.accuracy is not None:
             out.print(f"{row.model} {row.precision}: {terminal.accuracy(row.parity.accuracy)}")
     for line in dict.fromkeys(line for row in rows for line in row.parity.statements):
-        out.print(f"note: {line}", style="yellow")
+        out.print(terminal.note(line))

@@ -18,8 +18,11 @@ def command(bundle: Path, images: tuple[Path, ...], top: int, as_json: bool) -> 
     from deploykit.report import terminal
     from deploykit.report.document import document
 
-    predictions = list(pipeline.predict(bundle, images, top))
+    manifest, predictions = pipeline.predict(bundle, images, top)
     if as_json:
         click.echo(document("predictions", predictions))
         return
-    terminal.console().print(terminal.predictions(predictions))
+    out = terminal.console()
+    out.print(terminal.predictions(predictions), soft_wrap=True)
+    if not manifest.weights.trained:
+        out.print(terminal.note("the network is untrained, and its answers mean nothing"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group
@@ -67,8 +68,14 @@ def verdict(parity: Parity, precision: str) -> Text:
     for failure in parity.failures:
         text.append(f"\n  × {failure}", style="red")
     for statement in parity.statements:
-        text.append(f"\n  note: {statement}", style="yellow")
+        text.append("\n").append_text(note(statement))
     return text
+
+
+def note(statement: str) -> Text:
+    """What a reader must know beside the figures, in lines that stay together."""
+    lines = textwrap.fill(statement, WIDTH - 1, initial_indent="  note: ", subsequent_indent="        ")
+    return Text(lines, style="yellow")
 
 
 def accuracy(figures: Accuracy) -> str:
@@ -91,7 +98,7 @@ def latency(figures: Latency) -> Text:
         f"p99 {figures.p99_ms:.2f} ms ({figures.iterations} calls, {figures.throughput_per_s:.1f} images/s)"
     )
     if not figures.settled:
-        text.append("\n  note: warm-up never settled; the machine was busy", style="yellow")
+        text.append("\n").append_text(note("warm-up never settled: the machine was busy"))
     return text
 
 

@@ -40,12 +40,13 @@ def cut(path):
 def test_run_prints_the_five_best_classes(cli, fp32_bundle, photograph):
     result = cli("run", fp32_bundle, photograph)
     assert result.code == 0
-    title, *rows = result.out.splitlines()
+    title, *rows, untrained = result.out.splitlines()
     shares = [float(row.split("%")[0]) for row in rows]
     assert title == str(photograph)
     assert len(rows) == 5
     assert shares == sorted(shares, reverse=True)
     assert all("class " in row for row in rows)
+    assert "untrained" in untrained
 
 
 def test_run_gives_every_class_a_share_of_one(cli, fp32_bundle, photograph):

@@ -157,7 +157,7 @@ def test_latency_is_in_milliseconds_and_throughput_in_images(words):
 
 def test_a_machine_that_was_busy_is_said(words):
     printed = words(terminal.latency(msgspec.structs.replace(LATENCY, settled=False)))
-    assert printed.endswith("note: warm-up never settled; the machine was busy")
+    assert printed.endswith("note: warm-up never settled: the machine was busy")
 
 
 def test_predictions_are_shares_beside_names(text):

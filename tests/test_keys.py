@@ -101,6 +101,44 @@ def test_a_checkpoint_that_is_not_there_is_bad_input(tmp_path):
         keys.bundle(of_file(tmp_path / "nowhere.pth"))
 
 
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    (folder / "cat").mkdir(parents=True)
+    (folder / "cat" / "1.png").write_bytes(b"one")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "cat" / "1.png").write_bytes(b"another"),
+        lambda folder: (folder / "cat" / "1.png").rename(folder / "cat" / "2.png"),
+        lambda folder: (folder / "cat" / "1.png").unlink(),
+        lambda folder: (folder / "2.png").write_bytes(b"two"),
+    ],
+    ids=["changed", "renamed", "removed", "added"],
+)
+def test_a_folder_of_images_counts_by_its_files(images, change):
+    request = other(data=str(images))
+    bundle, graph = keys.bundle(request), keys.graph(request)
+    change(images)
+    assert keys.bundle(request) != bundle
+    assert keys.graph(request) == graph
+
+
+@pytest.mark.parametrize("name", ["synthetic", "nowhere"])
+def test_a_named_set_is_its_name_and_so_is_what_is_not_there(name):
+    assert keys.data(name) == name
+
+
+def test_a_named_set_is_never_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert keys.data("photos") == "photos"
+    assert keys.data("./photos") != "./photos"
+
+
 def test_released_weights_are_not_random_ones():
     assert keys.graph(other(weights=WeightsSource("imagenet"))) != keys.graph(REQUEST)
 

@@ -130,6 +130,14 @@ def test_other_images_in_the_same_folder_are_another_request(export, tmp_path):
     assert not export(request, tmp_path / "bundle", force=True).up_to_date
 
 
+def test_a_folder_that_serves_for_both_purposes_is_said(export, tmp_path):
+    (tmp_path / "images").mkdir()
+    for index in range(4):
+        Image.new("RGB", (40, 40), (60 * index, 99, 7)).save(tmp_path / "images" / f"{index}.png")
+    parity = export(msgspec.structs.replace(FP16, data=str(tmp_path / "images")), tmp_path / "bundle").manifest.parity
+    assert "values were checked on images of the same folder that parity is judged on" in parity.statements
+
+
 # ── Refusals ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

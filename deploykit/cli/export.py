@@ -117,7 +117,7 @@ def _print(outcome: Outcome, as_json: bool) -> None:
         return
     out = terminal.console()
     state = "is up to date" if outcome.up_to_date else "written" if manifest.parity.passed else "written, marked failed"
-    out.print(Text(str(outcome.folder), "bold"), state)
+    out.print(Text(str(outcome.folder), "bold"), state, soft_wrap=True)  # a path is never broken
     out.print(terminal.verdict(manifest.parity, manifest.precision))
     if manifest.graph.kept_fp32:
         out.print(f"  {len(manifest.graph.kept_fp32)} nodes stay FP32:")

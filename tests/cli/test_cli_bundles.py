@@ -63,6 +63,13 @@ def test_run_takes_several_images(cli, fp16_bundle, photograph, tmp_path):
     assert "[other].png" in cli("run", fp16_bundle, other).out
 
 
+def test_run_never_breaks_a_path(cli, fp32_bundle, photograph, tmp_path):
+    folder = tmp_path / ("long-" * 20)
+    folder.mkdir()
+    other = shutil.copy(photograph, folder / "photograph.png")
+    assert cli("run", fp32_bundle, other).out.splitlines()[0] == str(other)
+
+
 def test_run_names_classes_where_the_bundle_has_labels(cli, small, photograph, tmp_path):
     assert cli(*small, "--data", "digits", "--num-classes", "10", "-o", tmp_path / "digits").code == 0
     assert (tmp_path / "digits" / "labels.txt").read_text() == "".join(f"{digit}\n" for digit in range(10))

@@ -176,6 +176,11 @@ def test_names_that_look_like_markup_are_printed_as_they_are(cli, small, tmp_pat
     assert cli(*small, "-o", "x[bold]y:warning:[/z]").out.startswith("x[bold]y:warning:[/z] written")
 
 
+def test_the_folder_is_never_broken_over_lines(cli, small, tmp_path):
+    folder = tmp_path / ("long-" * 20)
+    assert cli(*small, "-o", folder).out.splitlines()[0] == f"{folder} written"
+
+
 @pytest.fixture
 def strict(forgetful_cache, monkeypatch):
     """Bounds that no rounding error keeps, and no verdict from before."""

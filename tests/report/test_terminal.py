@@ -110,6 +110,13 @@ def test_a_verdict_says_all_that_it_does_not_cover(words, parity):
         assert f"note: {statement}" in printed
 
 
+def test_a_note_stays_together_over_lines(text):
+    first, *others = text(terminal.note("word " * 60)).splitlines()
+    assert first.startswith("  note: word")
+    assert others
+    assert all(line.startswith("        word") and len(line) <= 80 for line in others)
+
+
 def test_identical_outputs_are_called_so(words, parity):
     exact = msgspec.structs.replace(parity, outputs=(EXACT,))
     expected = "logits: max |Δ| 0.0e+00 of full scale, identical, cosine 1.0000000, top-1 agrees 100.0%"

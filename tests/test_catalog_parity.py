@@ -1,0 +1,96 @@
+"""Every network of the catalog, through the whole pipeline but packing: slow, and the reason for all the rest."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import onnx_ir as ir
+import pytest
+
+from architectures import CATALOG
+from deploykit import pipeline, steps
+from deploykit.backends import backend
+from deploykit.export.export import eval_bytes
+from deploykit.export.prepare import fold_batchnorm
+from deploykit.network import Network
+from deploykit.values import BatchRange, ExportOptions, ExportRequest, WeightsSource
+
+OPTIONS = ExportOptions(batch=BatchRange(1, 2, 4))
+
+
+class Quiet:
+    @contextmanager
+    def step(self, title, total=None):
+        yield lambda: None
+
+    def note(self, text):
+        raise AssertionError(f"nothing to note was expected: {text}")
+
+
+def request(model, precision="fp32", **said):
+    said = {"data": "photos", "samples": 4, "options": OPTIONS, **said}
+    return ExportRequest(model, precision, WeightsSource("random"), **said)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    """What this file makes is half a gigabyte per network: kept for one test only."""
+    monkeypatch.setenv("DEPLOYKIT_CACHE_DIR", str(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", CATALOG)
+def test_every_network_agrees_with_eager_at_every_precision(model):
+    rows = list(pipeline.matrix([request(model), request(model, "fp16")], Quiet()))
+    assert [(row.precision, row.parity.failures) for row in rows] == [("fp32", ()), ("fp16", ())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "arguments"),
+    [
+        ("googlenet", ()),
+        ("googlenet", ("branch3_kernel=3",)),
+        ("fractalnet20", ()),
+        ("fractalnet20", ("columns=2",)),
+        ("fractalnet20", ("column=3",)),
+        ("fractalnet20", ("column=1",)),
+        ("resnet18", ("projection=every_stage",)),
+        ("nin_cifar10", ()),
+    ],
+)
+def test_the_graph_holds_the_parameters_that_eval_mode_reads_and_not_a_byte_more(model, arguments):
+    asked = request(model, arguments=arguments)
+    network = Network(asked)
+    graph = steps.exported(asked, network, backend("onnxruntime"), Quiet())
+    folded = fold_batchnorm(network.served)
+    unused = [name for name in unread_blocks(network, asked)]
+    assert graph.exported.initializer_bytes == eval_bytes(folded, (*network.architecture.training_only, *unused))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["googlenet", "fractalnet20"])
+def test_no_trace_of_auxiliary_heads_or_drop_path_is_left(model):
+    asked = request(model)
+    graph = steps.exported(asked, Network(asked), backend("onnxruntime"), Quiet())
+    nodes = list(ir.load(graph.folder / graph.exported.files[0].path).graph)
+    assert not [node.name for node in nodes if node.name.startswith("aux")]
+    assert not {node.op_type for node in nodes} & {
+        "Dropout",
+        "Div",
+        "Mul",
+        "Identity",
+        "RandomUniform",
+        "Where",
+        "Less",
+    }
+
+
+def unread_blocks(network, asked):
+    """Paths of the convolutions whose columns do not run: FractalNet holds all, and a sub-network reads its own."""
+    active = getattr(network.loaded.module, "active", None)
+    if active is None:
+        return
+    for path, module in network.loaded.module.named_modules():
+        if hasattr(module, "halves") and module.column not in active:
+            yield f"{path}.conv"

@@ -15,12 +15,18 @@ from deploykit.export.prepare import fold_batchnorm
 from deploykit.network import Network
 from deploykit.values import BatchRange, ExportOptions, ExportRequest, WeightsSource
 
+OPERATORS = {"Conv", "Relu", "Add", "Concat", "MaxPool", "GlobalAveragePool", "Flatten", "Gemm"}
+"""What GoogLeNet and FractalNet are made of in eval mode: no Div of a mean join, no Dropout, no chance.
+
+(Untrained biases of zeros are left out, so that networks without BatchNorm hold less than their parameters.)
+"""
+
 OPTIONS = ExportOptions(batch=BatchRange(1, 2, 4))
 
 
 class Quiet:
     @contextmanager
-    def step(self, title, total=None):
+    def step(self, title, total=None):  # noqa: ARG002 - the protocol's words
         yield lambda: None
 
     def note(self, text):
@@ -56,7 +62,6 @@ def test_every_network_agrees_with_eager_at_every_precision(model):
         ("fractalnet20", ("column=3",)),
         ("fractalnet20", ("column=1",)),
         ("resnet18", ("projection=every_stage",)),
-        ("nin_cifar10", ()),
     ],
 )
 def test_the_graph_holds_the_parameters_that_eval_mode_reads_and_not_a_byte_more(model, arguments):
@@ -64,7 +69,7 @@ def test_the_graph_holds_the_parameters_that_eval_mode_reads_and_not_a_byte_more
     network = Network(asked)
     graph = steps.exported(asked, network, backend("onnxruntime"), Quiet())
     folded = fold_batchnorm(network.served)
-    unused = [name for name in unread_blocks(network, asked)]
+    unused = unread_columns(network)
     assert graph.exported.initializer_bytes == eval_bytes(folded, (*network.architecture.training_only, *unused))
 
 
@@ -86,11 +91,8 @@ def test_no_trace_of_auxiliary_heads_or_drop_path_is_left(model):
     }
 
 
-def unread_blocks(network, asked):
+def unread_columns(network):
     """Paths of the convolutions whose columns do not run: FractalNet holds all, and a sub-network reads its own."""
-    active = getattr(network.loaded.module, "active", None)
-    if active is None:
-        return
-    for path, module in network.loaded.module.named_modules():
-        if hasattr(module, "halves") and module.column not in active:
-            yield f"{path}.conv"
+    module = network.loaded.module
+    blocks = [(path, block) for path, block in module.named_modules() if hasattr(block, "halves")]
+    return [f"{path}.conv" for path, block in blocks if block.column not in module.active]

@@ -1,4 +1,7 @@
-"""Every network of the catalog, through the whole pipeline but packing: slow, and the reason for all the rest."""
+"""Networks of every family through the whole pipeline but packing: slow, and the reason for all the rest.
+
+`deploykit parity` does this for the whole catalog, in a quarter of an hour; here stands one of each kind.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from contextlib import contextmanager
 import onnx_ir as ir
 import pytest
 
-from architectures import CATALOG
 from deploykit import pipeline, steps
 from deploykit.backends import backend
 from deploykit.export.export import eval_bytes
@@ -20,6 +22,11 @@ OPERATORS = {"Conv", "Relu", "Add", "Concat", "MaxPool", "GlobalAveragePool", "F
 
 (Untrained biases of zeros are left out, so that networks without BatchNorm hold less than their parameters.)
 """
+
+ONE_OF_EACH = (
+    *("vgg11", "vgg11_bn", "nin_cifar10", "nin_imagenet", "googlenet", "resnet18", "resnext50_32x4d", "densenet121"),
+    "fractalnet20",
+)
 
 OPTIONS = ExportOptions(batch=BatchRange(1, 2, 4))
 
@@ -45,8 +52,8 @@ def own_cache(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", CATALOG)
-def test_every_network_agrees_with_eager_at_every_precision(model):
+@pytest.mark.parametrize("model", ONE_OF_EACH)
+def test_a_network_of_every_kind_agrees_with_eager_at_every_precision(model):
     rows = list(pipeline.matrix([request(model), request(model, "fp16")], Quiet()))
     assert [(row.precision, row.parity.failures) for row in rows] == [("fp32", ()), ("fp16", ())]
 

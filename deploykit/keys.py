@@ -9,10 +9,9 @@ from typing import Any
 import msgspec
 
 from calibration import SETS
-from deploykit.export.source import checkpoint
-from deploykit.files import sha256
+from deploykit.export.source import identity
 from deploykit.provenance import code_digest, libraries
-from deploykit.values import Backend, ExportRequest, WeightsSource
+from deploykit.values import Backend, ExportRequest
 
 
 def tools() -> dict[str, Any]:
@@ -23,11 +22,6 @@ def tools() -> dict[str, Any]:
 def backend(used: Backend) -> str:
     """Name and version."""
     return f"{used.name} {used.version}"
-
-
-def weights(source: WeightsSource) -> str:
-    """A checkpoint by its content; the others by what they are called."""
-    return sha256(checkpoint(source)) if source.kind == "file" else f"{source.kind}, seed {source.seed}"
 
 
 def data(name: str) -> str:
@@ -41,14 +35,14 @@ def data(name: str) -> str:
 
 def bundle(request: ExportRequest) -> str:
     """Of a whole request."""
-    parts = {"weights": weights(request.weights), "data": data(request.data)}
+    parts = {"weights": identity(request.weights), "data": data(request.data)}
     return _digest({**_words(request), **parts, **tools()})
 
 
 def graph(request: ExportRequest) -> str:
     """Of what the exported FP32 graph depends on: not the precision, nor the data it is judged on."""
     words = {name: value for name, value in _words(request).items() if name not in {"precision", "data", "samples"}}
-    return _digest({**words, "weights": weights(request.weights), **tools()})
+    return _digest({**words, "weights": identity(request.weights), **tools()})
 
 
 def _words(request: ExportRequest) -> dict[str, Any]:

@@ -66,10 +66,17 @@ def test_an_interruption_leaves_nothing_whatever_the_step(
     assert partial(tmp_path, cache) == []
 
 
+def heed_interrupts() -> None:
+    """A shell starts what runs in its background with SIGINT ignored, and children inherit that: tests too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_a_process_that_is_interrupted_goes_quietly_and_leaves_nothing(program, small, forgetful_cache, tmp_path):
     cache = forgetful_cache("latency")
     words = program(*small, "-o", tmp_path / "out" / "bundle")
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    ) as started:
         deadline = time.monotonic() + 240
         while not list((cache / "latency").glob(".*")) and started.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)

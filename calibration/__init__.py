@@ -1,11 +1,11 @@
-"""Calibration data: real images by name or by folder, and a receipt of what was used.
+"""Calibration data: real images by name or by path, and a receipt of what was used.
 
     photos = open_set("photos", split="calibration")
-    chosen = subset(photos, 256, seed=0)
-    receipt = record(chosen)
+    taken = take(photos, 256, seed=0)
+    taken.samples, taken.record, taken.digests
 
-A named set is a manifest (`photos.toml`) read by one loader per kind of source (`crops.py`). Nothing is downloaded: the
-named sets live inside the wheels of scikit-learn and scikit-image.
+A named set is a manifest (`photos.toml`) read by one loader per kind of source (`crops.py`); `kinds.py` knows those of
+what a user brings. Nothing is downloaded: the named sets live inside the wheels of scikit-learn and scikit-image.
 """
 
 from __future__ import annotations
@@ -13,17 +13,35 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
-from calibration.folder import open_folder
-from calibration.image import decode
+from calibration.choice import Taken, take
+from calibration.image import Undecodable, decode
+from calibration.kinds import Purpose, kind_of
 from calibration.lazy import LazySet
+from calibration.lookahead import ahead
 from calibration.manifest import Manifest, read_manifest
+from calibration.overlap import common
 from calibration.receipt import record
 from calibration.selection import subset
 from deploykit.errors import InputError, unknown
 
-__all__ = ["SETS", "LazySet", "decode", "open_set", "record", "split_for", "subset"]
+__all__ = [
+    "SETS",
+    "LazySet",
+    "Purpose",
+    "Taken",
+    "Undecodable",
+    "ahead",
+    "common",
+    "decode",
+    "files",
+    "open_set",
+    "record",
+    "split_for",
+    "subset",
+    "take",
+]
 
 SETS: Final = {
     "digits": "digits.toml",
@@ -40,30 +58,40 @@ LOADERS: Final = {
 """Kinds of source; each module has `load(manifest, split) -> LazySet`. Imported when a set is opened."""
 
 
-def open_set(name_or_folder: str, split: str = "all") -> LazySet:
-    """The set of that name, or else the images under that folder; a folder has only the split `all`.
+def open_set(name_or_path: str, split: str = "all") -> LazySet:
+    """The set of that name, or else what lies at that path: a folder of images, CIFAR-10's binary files, .npy or .npz,
+    WebDataset's .tar (one, a folder of them, or `shards-{000..004}.tar`), or a .txt, .csv or .lst that lists images.
 
-    A name wins over a folder that is called the same; `./photos` is the folder.
+    A name wins over a folder that is called the same; `./photos` is the folder. Of the paths, only CIFAR-10's folder
+    has splits besides `all`.
     """
-    if name_or_folder in SETS:
-        return _open_named(read_manifest(SETS[name_or_folder]), split)
-    folder = Path(name_or_folder)
-    if not folder.exists():
+    if name_or_path in SETS:
+        return _open_named(read_manifest(SETS[name_or_path]), split)
+    kind = kind_of(name_or_path)
+    if kind is None:
         raise InputError(
-            f"{name_or_folder!r} is neither a named set nor a folder: {unknown('set', name_or_folder, SETS)}",
-            "Give one of these names, or a folder of images.",
+            f"{name_or_path!r} is neither a named set nor a folder or file: {unknown('set', name_or_path, SETS)}",
+            "Give one of these names, or the path of your images.",
         )
-    if split != "all":
-        raise InputError(f"the folder {name_or_folder!r} has no split {split!r}.", "Give the folder of that split.")
-    return open_folder(folder)
+    if split not in ("all", *kind.splits.values()):
+        raise InputError(f"{name_or_path!r} has no split {split!r}.", "Give the path of that split.")
+    return kind.load(name_or_path, split)
 
 
-def split_for(name_or_folder: str, purpose: Literal["calibration", "evaluation"]) -> str:
-    """The split of a set that serves `calibration` or `evaluation`: the two share no image. `all` for a folder."""
-    if name_or_folder not in SETS:
-        return "all"
-    splits = read_manifest(SETS[name_or_folder]).splits
-    return splits[purpose]
+def split_for(name_or_path: str, purpose: Purpose) -> str:
+    """The split of a set that serves `calibration` or `evaluation`: the two share no image. `all` for a path without
+    splits, which serves both with the same images: see `common`.
+    """
+    if name_or_path in SETS:
+        return read_manifest(SETS[name_or_path]).splits[purpose]
+    kind = kind_of(name_or_path)
+    return "all" if kind is None else kind.splits[purpose]
+
+
+def files(name_or_path: str) -> tuple[Path, ...] | None:
+    """Every file whose content a set at a path depends on; None for a named set, and where nothing is there."""
+    kind = None if name_or_path in SETS else kind_of(name_or_path)
+    return None if kind is None else tuple(kind.files(name_or_path))
 
 
 def _open_named(manifest: Manifest, split: str) -> LazySet:

@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -27,6 +28,10 @@ PARTS: Final = ((1, 1), (2, 3), (1, 2), (1, 3), (1, 4))
 
 SMALLEST: Final = 64
 """Crops with fewer pixels on a side are left out: enlarged to a network's input, they are only blur."""
+
+
+_LOCKS: Final[dict[Path, Lock]] = {}
+"""One for each photograph."""
 
 
 class Window(NamedTuple):
@@ -91,7 +96,10 @@ def _starts(extent: int, side: int) -> list[int]:
 def _sample(window: Window) -> Sample:
     path, left, top, side = window
     # A copy: the caller must not hold, or change, the photograph behind it.
-    image = _photograph(path)[top : top + side, left : left + side].copy()
+    # One thread decodes a photograph while the others that need it wait, instead of decoding it too.
+    with _LOCKS.setdefault(path, Lock()):
+        photograph = _photograph(path)
+    image = photograph[top : top + side, left : left + side].copy()
     return Sample(name=f"{path.stem}-{left}-{top}-{side}", image=image)
 
 

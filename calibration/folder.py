@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from calibration.image import SUFFIXES, decode
 from calibration.lazy import LazySet
 from deploykit.errors import InputError
 from deploykit.values import Sample
 
+SPLITS: Final = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval", "evaluation"})
+"""Names of folders that are no classes: taken for such, images to train on would be among those judged on."""
 
-def open_folder(folder: Path) -> LazySet:
-    """All images under `folder`, sorted by their path in it.
+
+def load(name: str, split: str) -> LazySet:
+    """All images under the folder, sorted by their path in it.
 
     Where every image lies in a sub-folder, and there are at least two of these, the sub-folders are the classes and a
     label is the position of the sub-folder's name among the sorted names, as torchvision's ImageFolder numbers them.
     """
-    if not folder.is_dir():
-        raise InputError(f"{str(folder)!r} is not a folder.", "Give the folder that holds the images.")
+    folder = Path(name)
     paths = _images(folder)
     if not paths:
         raise InputError(
@@ -28,12 +31,18 @@ def open_folder(folder: Path) -> LazySet:
     classes = _classes(folder, paths)
     return LazySet(
         name=folder.resolve().name,
-        split="all",
+        split=split,
         real=True,
         classes=classes,
         items=paths,
-        make=partial(_sample, folder, {name: label for label, name in enumerate(classes)}),
+        make=partial(_sample, folder, {title: label for label, title in enumerate(classes)}),
     )
+
+
+def files(name: str) -> list[Path]:
+    """The images under the folder, in the set's order."""
+    folder = Path(name)
+    return [folder / path for path in _images(folder)]
 
 
 def _sample(folder: Path, labels: dict[str, int], path: str) -> Sample:
@@ -67,6 +76,11 @@ def _classes(folder: Path, paths: list[str]) -> tuple[str, ...]:
     names = sorted({path.split("/")[0] for path in paths})
     if len(names) < 2:
         return ()
+    if SPLITS.issuperset(name.lower() for name in names):
+        raise InputError(
+            f"{str(folder)!r} holds {' and '.join(map(repr, names))}, which are splits of one set and no classes.",
+            f"Give one of them, such as {str(folder / names[0])!r}.",
+        )
     # An empty class folder would shift every label behind it.
     empty = sorted(
         child.name

@@ -20,6 +20,9 @@ class LazySet:
     items: Sequence[Any]
     """Whatever `make` needs for one sample: a path, a window, an index."""
     make: Callable[[Any], Sample]
+    """Is called from several threads at once, and gives equal samples for equal items."""
+    seed: int = 0
+    """What these items were drawn with, where they are a subset."""
 
     def __len__(self) -> int:
         return len(self.items)

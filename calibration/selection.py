@@ -13,12 +13,18 @@ from deploykit.errors import InputError
 
 def subset(samples: LazySet, count: int, seed: int = 0) -> LazySet:
     """`count` samples without repetition, in the set's own order; the same on every machine."""
+    check_count(samples, count)
+    drawn = draw(range(len(samples)), count, seed)
+    return replace(samples, items=[samples.items[index] for index in drawn], seed=seed)
+
+
+def check_count(samples: LazySet, count: int) -> None:
+    """InputError where the set does not hold so many."""
     if not 1 <= count <= len(samples):
         raise InputError(
             f"{count} samples were asked for, and {samples.name!r} ({samples.split}) has {len(samples)}.",
             f"Ask for 1 to {len(samples)}, or give a larger set.",
         )
-    return replace(samples, items=[samples.items[index] for index in draw(range(len(samples)), count, seed)])
 
 
 def draw(indices: Iterable[int], count: int, seed: int) -> list[int]:

@@ -1,11 +1,13 @@
-"""Samples in whole batches: how many, how large, in which form, and what the record says of them."""
+"""Samples in whole batches: how many, how large, in which form, and what the record and the key say of them."""
+
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import calibration
-from deploykit import preprocess
+from deploykit import keys, preprocess
 from deploykit.data import CHUNK, as_input, open_data
 from deploykit.errors import InputError
 from deploykit.values import BatchRange, ModelSpec, Preprocessing
@@ -97,6 +99,108 @@ def test_the_same_samples_are_taken_every_time():
     assert opened(8, (1, 8, 32)).record == opened(8, (1, 8, 32)).record
 
 
+def test_another_seed_takes_other_samples_and_says_so():
+    first, second = (open_data("synthetic", "evaluation", 8, BatchRange(), seed=seed) for seed in (0, 1))
+    assert {sample.name for sample in first.samples} != {sample.name for sample in second.samples}
+    assert (first.record.seed, second.record.seed) == (0, 1)
+
+
+def test_the_record_is_there_sample_by_sample():
+    data = opened(8, (1, 8, 32))
+    assert [digest.name for digest in data.digests] == [data.samples[index].name for index in range(8)]
+
+
+def test_progress_is_told_of_each_sample_of_the_record():
+    told = []
+    open_data("synthetic", "evaluation", 8, BatchRange(), advance=lambda: told.append(None))
+    assert len(told) == 8
+
+
+def test_a_folder_is_seen_to_overlap_with_itself(folder):
+    first, second = (open_data(str(folder), purpose, 8, BatchRange()) for purpose in ("calibration", "evaluation"))
+    assert len(calibration.common(first.digests, second.digests)) == 8
+
+
+def test_images_of_one_colour_are_counted(folder):
+    for index in (2, 4):
+        Image.new("RGB", (20, 30)).save(folder / "cat" / f"{index}.png")
+    data = opened(8, (1, 8, 32), str(folder))
+    black = [sample.name for sample in data.samples if not sample.image.any()]
+    assert data.record.constant == len(black) > 0
+
+
+def test_damaged_images_are_skipped_and_counted_and_batches_are_of_the_others(tmp_path):
+    for index in range(101):
+        Image.new("RGB", (20, 20), (index, 0, 0)).save(tmp_path / f"{index:03}.png")
+    (tmp_path / "050.png").write_bytes(b"damaged")
+    data = opened(101, (1, 8, 32), str(tmp_path))
+    assert (data.record.count, data.record.skipped) == (100, 1)
+    assert sum(len(batch.labels) for batch in data.batches(MODEL)) == 100
+
+
+def test_too_much_damage_is_refused(folder):
+    (folder / "cat" / "0.png").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="of the 8 samples asked of 'pets' are damaged, more than 1%"):
+        opened(8, (1, 8, 32), str(folder))
+
+
+def test_an_error_is_raised_in_its_batch(folder):
+    data = opened(8, (1, 8, 32), str(folder))
+    (folder / data.samples.items[5]).unlink()
+    batches = data.batches(MODEL)
+    assert len(next(batches).labels) == 4
+    with pytest.raises(InputError, match="there is no file"):
+        next(batches)
+
+
+# ── What stands for the data in a key ───────────────────────────────────────────────────────────────────────────────
+
+
+def list_of(folder):
+    path = folder.parent / "pets.lst"
+    path.write_text("pets/cat/0.png\npets/dog/1.png\n")
+    return path
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.bin", "x.tar"])
+def test_a_single_file_counts_by_its_size_and_time(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"1")
+    before = keys.data(str(path))
+    path.write_bytes(b"12")
+    assert keys.data(str(path)) != before
+
+
+def test_every_shard_of_a_pattern_counts(tmp_path):
+    for number in (0, 1):
+        (tmp_path / f"s{number}.tar").write_bytes(b"1")
+    before = keys.data(str(tmp_path / "s{0..1}.tar"))
+    (tmp_path / "s1.tar").write_bytes(b"12")
+    assert keys.data(str(tmp_path / "s{0..1}.tar")) != before
+
+
+def test_a_list_counts_by_its_words(folder):
+    path = list_of(folder)
+    before, stat = keys.data(str(path)), path.stat()
+    path.write_text("pets/dog/1.png\npets/cat/0.png\n")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert keys.data(str(path)) != before
+
+
+def test_a_list_counts_by_the_images_in_it(folder):
+    path = list_of(folder)
+    before = keys.data(str(path))
+    Image.new("RGB", (7, 7)).save(folder / "dog" / "1.png")
+    assert keys.data(str(path)) != before
+
+
+def test_a_list_does_not_count_by_other_images(folder):
+    path = list_of(folder)
+    before = keys.data(str(path))
+    Image.new("RGB", (7, 7)).save(folder / "dog" / "3.png")
+    assert keys.data(str(path)) == before
+
+
 # ── Inputs ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 IMAGES = [np.random.default_rng(seed).integers(0, 256, (20, 30 + seed, 3), dtype=np.uint8) for seed in range(2)]
@@ -112,3 +216,22 @@ def test_a_graph_that_normalises_by_itself_gets_the_cropped_pixels():
     pixels = as_input(IMAGES, GRAPH_MODEL)
     assert (pixels.shape, pixels.dtype) == ((2, 16, 12, 3), np.uint8)
     assert np.array_equal(pixels[1], preprocess.crop(IMAGES[1], SPEC))
+
+
+PLANES = np.random.default_rng(0).normal(size=(8, 3, 16, 12)).astype(np.float32)
+
+
+def test_planes_are_inputs_already(tmp_path):
+    np.save(tmp_path / "planes.npy", PLANES)
+    data = opened(8, (1, 8, 32), str(tmp_path / "planes.npy"))
+    assert np.array_equal(np.concatenate([batch.inputs["input"] for batch in data.batches(MODEL)]), PLANES)
+
+
+def test_planes_of_another_size_are_refused():
+    with pytest.raises(InputError, match="preprocessed to 3×16×11, and net takes 3×16×12"):
+        as_input([PLANES[0, :, :, :11]], MODEL)
+
+
+def test_planes_are_refused_by_a_graph_that_normalises_by_itself():
+    with pytest.raises(InputError, match=r"already, and this graph of net normalises .* --preprocess host"):
+        as_input([PLANES[0]], GRAPH_MODEL)

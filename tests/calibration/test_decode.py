@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from calibration import decode
+from calibration import Undecodable, ahead, decode
 from deploykit.errors import InputError
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
@@ -150,6 +151,7 @@ def test_an_image_that_would_fill_the_memory_is_refused(tmp_path):
         decode(path)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_an_image_that_pillow_would_only_warn_of_is_refused(tmp_path):
     path = tmp_path / "x.png"
     path.write_bytes(png(10_000, 10_000))
@@ -167,6 +169,7 @@ def test_a_folder_is_refused(tmp_path):
         decode(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("format_name", ["PNG", "JPEG", "TIFF", "WEBP", "BMP"])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=6))
@@ -184,6 +187,39 @@ def test_damage_gives_pixels_or_an_explanation(tmp_path, format_name, edits):
         return
     assert pixels.dtype == np.uint8
     assert pixels.shape[2:] == (3,)
+
+
+def test_damage_is_told_from_other_reasons(tmp_path):
+    (tmp_path / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "huge.png").write_bytes(png(30_000, 30_000))
+    kinds = []
+    for name in ("damaged.png", "huge.png", "missing.png"):
+        with pytest.raises(InputError) as caught:
+            decode(tmp_path / name)
+        kinds.append(caught.type)
+    assert kinds == [Undecodable, InputError, InputError]
+
+
+def test_memory_that_ran_out_is_no_damage(tmp_path, monkeypatch):
+    path = saved(tmp_path / "x.png", Image.fromarray(COLOURS))
+
+    def refuse(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(InputError, match="the memory ran out") as caught:
+        decode(path)
+    assert caught.type is InputError
+
+
+def test_several_threads_decode_the_same_and_leave_the_warnings_as_they_were(tmp_path, recwarn):
+    few = (COLOURS > 127).astype(np.uint8) * 255
+    path = saved(tmp_path / "x.png", Image.fromarray(few).quantize(8), transparency=bytes([0, 128, 255]))
+    decode(path)
+    filters = list(warnings.filters)
+    assert all(np.array_equal(pixels, few) for pixels in ahead(decode, [path] * 200))
+    assert warnings.filters == filters
+    assert not recwarn.list
 
 
 def png(width, height, depth=8, rows=b""):

@@ -137,6 +137,23 @@ def test_few_photographs_are_in_memory_at_once():
     assert crops._photograph.cache_info().currsize <= 2
 
 
+def test_threads_that_need_the_same_photograph_decode_it_once(monkeypatch):
+    decoded = []
+
+    def decode(path):
+        decoded.append(path)
+        return original(path)
+
+    original = crops.decode
+    monkeypatch.setattr(crops, "decode", decode)
+    crops._photograph.cache_clear()
+    photos = open_set("photos", "calibration")
+    of_one = [index for index, window in enumerate(photos.items) if window.path.name == "astronaut.png"]
+    for sample in calibration.ahead(photos.__getitem__, of_one):
+        assert sample.image.any()
+    assert [path.name for path in decoded] == ["astronaut.png"]
+
+
 @pytest.fixture
 def copied(tmp_path, monkeypatch):
     """A copy of the package's photographs that a test may spoil."""

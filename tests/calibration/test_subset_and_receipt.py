@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibration import LazySet, open_set, record, subset
+from calibration.receipt import examine
 from calibration.selection import draw
 from deploykit.errors import InputError
 from deploykit.values import Sample
@@ -112,3 +113,61 @@ def test_the_digest_does_not_change_with_names_or_strides():
 def test_photos_decode_the_same_twice():
     photos = subset(open_set("photos", "evaluation"), 20)
     assert record(photos) == record(photos)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_receipt_says_with_which_seed_the_samples_were_drawn(seed):
+    assert record(subset(SHADES, 5, seed)).seed == seed
+
+
+def test_samples_are_labelled_where_every_one_is():
+    assert record(SHADES, BASE).labelled
+    assert not record(SHADES, [*BASE, Sample("a", SHADES[0].image)]).labelled
+    assert not record(SHADES, []).labelled
+
+
+PLANES = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+
+
+def test_network_inputs_have_a_digest_of_their_values():
+    assert record(SHADES, [Sample("a", PLANES)]).sha256 == record(SHADES, [Sample("b", PLANES.copy())]).sha256
+    assert record(SHADES, [Sample("a", PLANES)]).sha256 != record(SHADES, [Sample("a", PLANES + 1)]).sha256
+
+
+def test_network_inputs_are_no_image_of_the_same_bytes():
+    as_bytes = PLANES.view(np.uint8).reshape(4, 20, 3)
+    assert examine(Sample("a", PLANES)).sha256 != examine(Sample("a", as_bytes)).sha256
+
+
+def test_a_samples_digest_leaves_name_and_label_out():
+    assert examine(Sample("a", SHADES[0].image, 0)).sha256 == examine(Sample("b", SHADES[0].image, 1)).sha256
+
+
+def test_a_samples_digest_changes_with_pixels_and_shape():
+    images = [SHADES[0].image, SHADES[1].image, SHADES[0].image.reshape(3, 2, 3)]
+    assert len({examine(Sample("a", image)).sha256 for image in images}) == 3
+
+
+ONE_COLOUR = np.tile(np.array([10, 20, 30], np.uint8), (4, 5, 1))
+LAST_PIXEL_DIFFERS = ONE_COLOUR.copy()
+LAST_PIXEL_DIFFERS[-1, -1, 2] += 1
+
+
+@pytest.mark.parametrize(
+    ("image", "constant"),
+    [
+        (np.zeros((4, 5, 3), np.uint8), True),
+        (ONE_COLOUR, True),
+        (LAST_PIXEL_DIFFERS, False),
+        (np.tile(np.arange(5, dtype=np.uint8)[:, None, None], (1, 4, 3)), False),
+        (np.tile(np.float32([1, 2, 3])[:, None, None], (1, 4, 5)), True),
+        (PLANES, False),
+    ],
+    ids=["black", "one colour", "last pixel differs", "even rows", "even planes", "planes"],
+)
+def test_an_image_of_one_colour_is_told(image, constant):
+    assert examine(Sample("a", image)).constant is constant
+
+
+def test_a_receipt_counts_images_of_one_colour():
+    assert record(SHADES, [Sample("a", PLANES), Sample("b", ONE_COLOUR), SHADES[0]]).constant == 2

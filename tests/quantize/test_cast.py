@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as arrays
 from deploykit.backends.onnxruntime import open_graph
 from deploykit.errors import InputError
 from deploykit.files import damage
-from deploykit.quantize.cast import LARGEST, ROUNDING, cast
+from deploykit.quantize.cast import cast
+from deploykit.quantize.formats import HALF as FLOAT16
 from deploykit.quantize.observe import expose, observe
 from deploykit.values import DataRecord, KeptNode, Range, Ranges, TypedGraph
 
@@ -195,7 +196,7 @@ def test_a_node_whose_output_left_the_range_stays_fp32_with_its_reader(typed):
     }
 
 
-@pytest.mark.parametrize("extreme", [LARGEST, -LARGEST])
+@pytest.mark.parametrize("extreme", [FLOAT16.largest, -FLOAT16.largest])
 def test_the_largest_fp16_number_is_within_the_range(typed, extreme):
     assert typed(CHAIN, ranges={"b": Range(min(extreme, 0), max(extreme, 0))}).record.kept == ()
 
@@ -347,7 +348,7 @@ def rounded(weights: np.ndarray) -> tuple[TypedGraph, np.ndarray]:
         return record, held.const_value.numpy()
 
 
-NORMAL = st.floats(2**-14, LARGEST, width=32).flatmap(lambda value: st.sampled_from([value, -value]))
+NORMAL = st.floats(2**-14, FLOAT16.largest, width=32).flatmap(lambda value: st.sampled_from([value, -value]))
 
 
 @settings(max_examples=60, deadline=None)
@@ -368,7 +369,7 @@ def test_whatever_the_weights_they_are_held_well_or_not_touched(weights):
         assert held.dtype == np.float32
     else:
         exact = weights.astype(np.float64)
-        assert np.linalg.norm(held - exact) <= ROUNDING * np.linalg.norm(exact)
+        assert np.linalg.norm(held - exact) <= FLOAT16.rounding * np.linalg.norm(exact)
 
 
 # ── BatchNormalization that stayed ──────────────────────────────────────────────────────────────────────────────────
@@ -438,6 +439,15 @@ def test_a_scale_that_fp16_cannot_hold_keeps_it_fp32(typed):
         "y = Transpose <perm = [0,2,3,1]> (x)",
         "y = Resize <mode = \"linear\"> (x, , scales)",
         "y = Resize <mode = \"nearest\"> (x, , , sizes)",
+        "y = ConvTranspose (x, filter)",
+        "y = CumSum (x, axis)",
+        "y, i = TopK (x, two)",
+        "c = Greater (x, w)  y = Where (c, x, top)",
+        "y = Pow (x, square)",
+        "y = LayerNormalization (x, row)",
+        "y = InstanceNormalization (x, channel, channel)",
+        "y = Gelu (x)",
+        "y = ScatterND (x, place, update)",
     ],
 )  # fmt: skip
 def test_an_operator_has_its_fp16_form(typed, body):
@@ -447,6 +457,14 @@ def test_an_operator_has_its_fp16_form(typed, body):
         "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
         "scales": np.array([1, 1, 2, 2], np.float32),
         "sizes": np.array([2, 3, 4, 4]),
+        "filter": random(3, 4, 3, 3) / 3,
+        "axis": np.array(2),
+        "two": np.array([2]),
+        "square": np.array(2),
+        "row": random(8),
+        "channel": random(3),
+        "place": np.array([[1]]),
+        "update": random(1, 3, 8, 8),
     }
     read = {
         name: array for name, array in constants.items() if name in body.replace(",", " ").replace(")", " ").split()
@@ -559,13 +577,137 @@ def test_a_sequence_of_tensors_stays_fp32(tmp_path):
     np.testing.assert_allclose(found, exact, rtol=HALF)
 
 
+# ── Constants ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("bounds", ["0.0, 3.4e38", "-3.4e38, 0.5", "-3.4e38, 3.4e38"])
+def test_a_bound_that_fp16_cannot_reach_is_no_bound(typed, bounds):
+    low, high = map(np.float32, bounds.split(", "))
+    found = typed("g (float[N,3,8,8] x) => (float[N,3,8,8] y) { [clip] y = Clip (x, low, high) }", low=low, high=high)
+    clip = next(node for node in found.model.graph if node.name == "clip")
+    assert [value is None for value in clip.inputs] == [False, low < -1, high > 1]
+    assert found.record.kept == ()
+    assert found.error["y"] < HALF
+
+
+def test_an_infinite_bound_is_no_bound(typed):
+    text = "g (float[N,3,8,8] x) => (float[N,3,8,8] y) { y = Clip (x, low) }"
+    assert typed(text, low=np.float32(-np.inf)).record.kept == ()
+
+
+@pytest.mark.parametrize("low", [1e5, np.inf, np.nan, 1e-12])
+def test_a_bound_that_changes_values_keeps_its_node_fp32(low, tmp_path):
+    text = "g (float[N,4] x) => (float[N,4] y) { [clip] a = Clip (x, low)  [neg] y = Neg (a) }"
+    write(tmp_path / "model.onnx", text, {"low": np.float32(low)})
+    seen = Ranges(dict.fromkeys("xay", Range(-9, 9)), DATA)
+    assert [node.node for node in cast(tmp_path / "model.onnx", seen, tmp_path / "half").kept] == ["clip"]
+
+
+def test_a_large_bound_of_an_fp32_node_stays(typed):
+    text = "g (float[N,3,8,8] x) => (float[N,3,8,8] y) { [clip] a = Clip (x, , top)  [neg] y = Neg (a) }"
+    found = typed(text, ranges={"x": Range(0, 1e6)}, top=np.float32(1e5))
+    assert kept(found) == ["clip"]
+    assert next(node for node in found.model.graph if node.name == "clip").inputs[2].name == "top"
+
+
+def test_a_constant_node_is_rounded_where_fp16_reads_it_and_left_where_it_does_not_fit(typed):
+    text = """g (float[N,3,8,8] x) => (float[N,3,8,8] y) {
+        k = Constant <value = float {2.5}> ()
+        big = Constant <value_float = 100000.0> ()
+        [half] a = Mul (x, k)
+        [up] b = Mul (a, big)
+        [both] c = Add (b, k)
+        [down] y = Div (c, big)
+    }"""
+    found = typed(text)
+    assert found.record.kept[0] == KeptNode("up", "Mul", "big holds 1e+05, beyond ±65504")
+    assert initializer_dtypes(found.model) == {"k": "FLOAT", "k/float16": "FLOAT16", "big": "FLOAT"}
+    assert found.error["y"] < HALF
+
+
+def test_a_constant_node_is_no_node_that_stayed(typed):
+    text = """g (float[N,3,8,8] x) => (float[N,3,8,8] y, float[1] k) {
+        k = Constant <value = float[1] {2.5}> ()
+        y = Mul (x, k)
+    }"""
+    assert typed(text).record.kept == ()
+
+
+def test_weights_that_are_listed_as_inputs_become_constants(tmp_path):
+    text = "g (float[N,4] x, float[4] w) => (float[N,4] y) { y = Mul (x, w) }"
+    write(tmp_path / "model.onnx", text, {"w": random(4)})
+    cast(tmp_path / "model.onnx", Ranges(dict.fromkeys("xy", Range(-9, 9)), DATA), tmp_path / "half")
+    graph = ir.load(tmp_path / "half" / "model.onnx").graph
+    assert [value.name for value in graph.inputs] == ["x"]
+    assert [value.const_value.dtype.name for value in graph.initializers.values()] == ["FLOAT16"]
+
+
+# ── Graphs with types of their own ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("attribute", ["", "<dtype = 1>"])
+def test_an_operator_that_sets_its_own_type_stays_fp32(typed, attribute):
+    text = f"""g (float[8,8] x) => (float[8,8] y) {{
+        [relu] a = Relu (x)
+        [eye] e = EyeLike {attribute} (a)
+        [add] y = Add (a, e)
+    }}"""
+    found = typed(text, random(8, 8))
+    assert found.record.kept == (KeptNode("eye", "EyeLike", "no float32 input sets the type that EyeLike gives"),)
+    assert found.error["y"] < HALF
+
+
+def test_what_is_float16_already_stays_so(typed):
+    text = """g (float[N,3,8,8] x) => (float[N,3,8,8] y) {
+        h = Cast <to = 10> (x)
+        [mine] r = Relu (h)
+        f = Cast <to = 1> (r)
+        [last] y = Neg (f)
+    }"""
+    found = typed(text)
+    assert dtypes(found.model)["r"] == "FLOAT16"
+    assert next(node for node in found.model.graph if node.name == "mine").inputs[0].name == "h"
+
+
+def test_a_tensor_without_a_type_keeps_its_nodes_fp32(tmp_path):
+    text = "g (float[N,4] x) => (float[N,4] y) { [a] a = Relu (x)  [b] b = Neg (a)  [c] c = Abs (b)  [d] y = Relu (c) }"
+    write(tmp_path / "model.onnx", text, {})
+    proto = onnx.load(tmp_path / "model.onnx")
+    kept_info = [info for info in proto.graph.value_info if info.name != "b"]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(kept_info)
+    onnx.save(proto, tmp_path / "model.onnx")
+    record = cast(tmp_path / "model.onnx", Ranges(dict.fromkeys("xabcy", Range(-9, 9)), DATA), tmp_path / "half")
+    assert [(node.node, node.reason) for node in record.kept] == [
+        ("b", "b has no type in the graph"),
+        ("c", "b has no type in the graph"),
+    ]
+
+
+LOOP = """g (float[2,3,8,8] x) => (float[2,3,8,8] y) {
+    [relu] a = Relu (x)
+    [loop] b = Loop (count, go, a) <body = body (int64 i, bool ci, float[2,3,8,8] v) => (bool co, float[2,3,8,8] w) {
+        co = Identity (ci)
+        w = Mul (v, a)
+    }>
+    [last] y = Neg (b)
+}"""
+
+
+def test_a_loop_carries_fp32(typed):
+    found = typed(LOOP, count=np.array(2), go=np.array(True))
+    assert kept(found) == ["loop"]
+    assert [node.op_type for node in found.model.graph if node.op_type == "Cast"] == ["Cast"] * 4
+    assert found.error["y"] < 2 * HALF
+
+
 # ── Files and refusals ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_graph_in_which_nothing_can_be_fp16_is_refused(tmp_path):
     write(tmp_path / "model.onnx", CHAIN, {})
     seen = Ranges(dict.fromkeys("xabcy", Range(-1e6, 1e6)), DATA)
-    with pytest.raises(InputError, match=r"No node of model\.onnx can compute in FP16") as caught:
+    with pytest.raises(InputError, match=r"No node of the graph can compute in float16") as caught:
         cast(tmp_path / "model.onnx", seen, tmp_path / "half")
     assert "FP32" in caught.value.remedy
     assert not (tmp_path / "half").exists()

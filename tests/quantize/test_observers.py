@@ -1,0 +1,351 @@
+import contextlib
+import io
+import math
+from itertools import pairwise
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, calibrate
+
+from deploykit.quantize import observers
+from deploykit.quantize.observers import BINS, THRESHOLDS, Histogram, threshold
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+TOP = np.nextafter(np.float32(8), np.float32(0))
+"""The largest value below a power of two: with it, all bins of ours are in use and end where onnxruntime's end."""
+
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+MODERATE = st.one_of(st.just(0.0), st.floats(2**-60, 2**60, width=32), st.floats(-(2**60), -(2**-60), width=32))
+BATCHES = st.lists(arrays.arrays(np.float32, st.integers(1, 40), elements=FINITE), min_size=1, max_size=5)
+
+
+def of(*batches):
+    histogram = Histogram()
+    for batch in batches:
+        histogram.add(np.asarray(batch))
+    return histogram
+
+
+def state(histogram):
+    """All that a histogram holds, to be compared bit for bit."""
+    return histogram.counts.tolist(), histogram.width, histogram.zeros, histogram.low, histogram.high
+
+
+# ── One pass over the values ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_histogram_counts_magnitudes_in_bins_of_its_width():
+    histogram = of([-3.0, 0.0, 1.5, 3.0, BINS - 1.0])
+    assert histogram.width == 1
+    assert np.flatnonzero(histogram.counts).tolist() == [0, 1, 3, BINS - 1]
+    assert histogram.counts[3] == 2
+
+
+def test_extremes_are_exact_and_keep_their_signs():
+    histogram = of([0.1, -0.3], [0.2])
+    assert (histogram.low, histogram.high, histogram.largest) == (-0.3, 0.2, 0.3)
+
+
+def test_exact_zeros_are_counted_whatever_their_sign():
+    assert of([0.0, -0.0, 1e-30, 5.0]).zeros == 2
+
+
+def test_a_value_too_small_for_its_own_bin_is_no_zero():
+    assert of(np.array([1e-45, FLOAT32_MAX], np.float32)).zeros == 0
+
+
+def test_a_larger_value_doubles_the_width_until_it_fits():
+    histogram = of([1.0, BINS - 1.0])
+    histogram.add(np.array([4.0 * BINS - 1]))
+    assert histogram.width == 4
+    assert np.flatnonzero(histogram.counts).tolist() == [0, BINS // 4 - 1, BINS - 1]
+
+
+def test_zeros_before_the_first_value_leave_the_width_free():
+    assert state(of(np.zeros(3), [1e-3])) == state(of([1e-3], np.zeros(3)))
+
+
+def test_a_power_of_two_lies_in_the_lower_half():
+    assert np.flatnonzero(of([8.0]).counts).tolist() == [BINS // 2]
+
+
+@pytest.mark.parametrize("value", [1e-45, 1e-38, 1.0, 65504.0, FLOAT32_MAX, -FLOAT32_MAX])
+def test_any_float_finds_its_bin(value):
+    histogram = of(np.array([value], np.float32))
+    (index,) = np.flatnonzero(histogram.counts)
+    assert index * histogram.width <= histogram.largest < (index + 1) * histogram.width
+
+
+def test_the_tiniest_and_the_largest_value_go_together():
+    assert of(np.array([1e-45], np.float32), np.array([FLOAT32_MAX], np.float32)).count == 2
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.uint8, np.int8, np.int32])
+def test_other_types_count_as_float32_does(dtype):
+    values = np.array([-128, 0, 3, 127]) if dtype != np.uint8 else np.array([0, 3, 255])
+    assert state(of(values.astype(dtype))) == state(of(values.astype(np.float32)))
+
+
+def test_any_layout_counts_alike():
+    array = np.random.default_rng(0).standard_normal((3, 5, 7)).astype(np.float32)
+    assert state(of(array.transpose(2, 0, 1)[::-1])) == state(of(array))
+
+
+def test_arrays_longer_than_a_chunk_are_counted_whole():
+    array = np.random.default_rng(0).standard_normal(3 * observers.CHUNK + 5).astype(np.float32)
+    assert state(of(array)) == state(of(*np.array_split(array, 7)))
+
+
+def test_counts_pass_what_32_bits_hold():
+    histogram = of(np.ones(2, np.float32))
+    for _ in range(40):
+        histogram.merge(histogram)
+    assert histogram.count == 2**41
+
+
+def test_an_empty_array_says_nothing():
+    assert state(of(np.zeros((0, 3)))) == state(Histogram())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_refused_and_nothing_is_counted(bad):
+    histogram = of([1.0])
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        histogram.add(np.array([2.0, bad, 3.0]))
+    assert state(histogram) == state(of([1.0]))
+
+
+@given(BATCHES)
+def test_widening_loses_no_count(batches):
+    assert of(*batches).count == sum(batch.size for batch in batches)
+
+
+@given(BATCHES)
+def test_all_counts_are_where_the_final_width_puts_them(batches):
+    histogram = of(*batches)
+    bins = np.floor(np.abs(np.concatenate(batches).astype(np.float64)) / histogram.width).astype(int)
+    assert histogram.counts.tolist() == np.bincount(bins, minlength=BINS).tolist()
+
+
+@given(BATCHES, st.randoms())
+def test_order_does_not_matter(batches, random):
+    shuffled = list(np.concatenate(batches))
+    random.shuffle(shuffled)
+    assert state(of(np.array(shuffled))) == state(of(*batches))
+
+
+@given(BATCHES, st.data())
+def test_two_halves_merged_equal_the_whole(batches, data):
+    whole = np.concatenate(batches)
+    cut = data.draw(st.integers(0, whole.size))
+    left, right = of(whole[:cut]), of(whole[cut:])
+    before = state(right)
+    left.merge(right)
+    assert state(left) == state(of(whole))
+    assert state(right) == before
+
+
+# ── Four ways to read it ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("observer", THRESHOLDS)
+@pytest.mark.parametrize("batches", [[], [np.zeros(9)]])
+def test_nothing_but_zeros_clips_at_zero(observer, batches):
+    assert threshold(of(*batches), observer) == 0
+
+
+@pytest.mark.parametrize("observer", THRESHOLDS)
+@pytest.mark.parametrize("value", [1e-45, 1e-30, 0.3, -5.0, FLOAT32_MAX])
+def test_a_single_magnitude_is_its_own_threshold_to_a_bin(observer, value):
+    histogram = of(np.array([value] * 3, np.float32))
+    assert histogram.largest - histogram.width <= threshold(histogram, observer) <= histogram.largest
+
+
+@pytest.mark.parametrize("observer", THRESHOLDS)
+@given(batches=BATCHES)
+@settings(max_examples=30, deadline=None)
+def test_thresholds_lie_above_zero_and_not_above_the_largest(observer, batches):
+    histogram = of(*batches)
+    assume(histogram.largest > 0)
+    assert 0 < threshold(histogram, observer) <= histogram.largest
+
+
+@pytest.mark.parametrize("observer", THRESHOLDS)
+@given(values=arrays.arrays(np.float32, st.integers(1, 40), elements=MODERATE), doublings=st.integers(-20, 20))
+@settings(max_examples=30, deadline=None)
+def test_thresholds_scale_with_the_values(observer, values, doublings):
+    factor = np.float32(2.0**doublings)
+    assert threshold(of(values * factor), observer) == threshold(of(values), observer) * float(factor)
+
+
+@pytest.mark.parametrize("observer", ["entropy", "mse"])
+def test_exact_zeros_do_not_move_the_threshold(observer):
+    values = samples("gaussian")
+    assert threshold(of(values, np.zeros(10 * values.size)), observer) == threshold(of(values), observer)
+
+
+@given(BATCHES, st.floats(0.01, 100), st.floats(0.01, 100))
+def test_percentiles_are_monotone(batches, a, b):
+    histogram = of(*batches)
+    assert observers.percentile(histogram, min(a, b)) <= observers.percentile(histogram, max(a, b))
+
+
+@given(BATCHES, st.floats(0.01, 100))
+def test_a_percentile_holds_its_share_of_the_values(batches, percent):
+    histogram = of(*batches)
+    kept = np.abs(np.concatenate(batches)) <= observers.percentile(histogram, percent)
+    assert kept.mean() >= percent / 100 * (1 - 1e-12)
+
+
+def test_a_hundred_percent_are_all():
+    assert observers.percentile(of([1.0, 2.0, 7.7]), 100) == 7.7
+
+
+@pytest.mark.parametrize("percent", [0, -1, 100.1, math.nan])
+def test_a_percentile_that_is_none_is_refused(percent):
+    with pytest.raises(ValueError, match="above 0 and at most 100"):
+        observers.percentile(of([1.0]), percent)
+
+
+@pytest.mark.parametrize("observer", THRESHOLDS)
+@given(values=arrays.arrays(np.float32, st.integers(1, 200), elements=MODERATE))
+@settings(max_examples=30, deadline=None)
+def test_values_inside_the_range_are_off_by_half_a_step_at_most(observer, values):
+    assume(np.any(values))
+    clip = threshold(of(values), observer)
+    inside = values[np.abs(values) <= clip].astype(np.float64)
+    assert np.all(np.abs(inside - quantized(inside, clip)) <= clip / 127 / 2 * (1 + 1e-9))
+
+
+# ── Mean squared error, beside quantization itself ──────────────────────────────────────────────────────────────────
+
+
+def quantized(values, clip):
+    """To symmetric INT8 and back."""
+    scale = clip / 127
+    return np.clip(np.rint(values / scale), -127, 127) * scale
+
+
+@pytest.mark.parametrize("end", [300, 4000, 5000, 8192])
+def test_the_predicted_error_is_that_of_quantizing(end):
+    counts = np.bincount((np.abs(samples("laplace")) * 1024).astype(int), minlength=BINS)
+    spread = (np.repeat(np.arange(BINS), counts)[:, None] + (np.arange(32) + 0.5) / 32).ravel()
+    actual = np.sum((spread - quantized(spread, end)) ** 2) / 32
+    assert observers.squared_errors(counts, np.array([end]))[0] == pytest.approx(actual, rel=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["relu", "gaussian", "laplace", "student", "bimodal"])
+def test_no_other_threshold_quantizes_noticeably_better(kind):
+    values = samples(kind).astype(np.float64)
+    ours = np.mean((values - quantized(values, threshold(of(values), "mse"))) ** 2)
+    best = min(np.mean((values - quantized(values, clip)) ** 2) for clip in np.linspace(0.05, 8, 400))
+    assert ours <= best * 1.01
+
+
+# ── Entropy, beside its definition ──────────────────────────────────────────────────────────────────────────────────
+
+
+def divergence(counts, end, levels):
+    """KL of clipping behind `end` bins, as the docstring of `divergences` says it, step by step."""
+    p, q = counts[:end].astype(float), np.zeros(end)
+    p[-1] += counts[end:].sum()
+    bounds = [run * end // levels for run in range(levels + 1)]
+    for low, high in pairwise(bounds):
+        occupied = p[low:high] > 0
+        q[low:high][occupied] = counts[low:high].sum() / max(occupied.sum(), 1)
+    if q.sum() == 0 or np.any((p > 0) & (q == 0)):
+        return math.inf
+    p, q = p / p.sum(), q / q.sum()
+    return float(np.sum(p[p > 0] * np.log(p[p > 0] / q[p > 0])))
+
+
+@given(arrays.arrays(np.int64, st.integers(8, 60), elements=st.sampled_from([0, 0, 1, 2, 7, 100])))
+def test_running_sums_give_the_divergence_of_the_definition(counts):
+    counts[-1] += 1
+    expected = [divergence(counts, end, 8) for end in range(8, counts.size + 1)]
+    np.testing.assert_allclose(observers.divergences(counts, 8), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_far_outlier_is_clipped():
+    values = samples("gaussian")
+    assert threshold(of(values * 0.5, [TOP]), "entropy") < 4
+
+
+# ── Beside onnxruntime ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def samples(kind):
+    """30,000 values of that distribution, 8 or less, zero and `TOP` among them."""
+    rng = np.random.default_rng(7)
+    values = {
+        "relu": lambda: np.maximum(rng.standard_normal(30_000), 0),
+        "gaussian": lambda: rng.standard_normal(30_000),
+        "laplace": lambda: rng.laplace(size=30_000),
+        "student": lambda: rng.standard_t(4, 30_000) / 2,
+        "bimodal": lambda: np.concatenate([rng.normal(1, 0.2, 20_000), rng.normal(-5, 0.5, 10_000)]),
+    }[kind]()
+    return np.append(np.clip(values.astype(np.float32), -TOP, TOP), [np.float32(0), TOP])
+
+
+KINDS = pytest.mark.parametrize("kind", ["relu", "gaussian", "laplace", "student", "bimodal"])
+
+
+@KINDS
+def test_minmax_is_that_of_onnxruntime(kind, tmp_path):
+    text = '<ir_version: 8, opset_import: ["" : 20]> g (float[N] x) => (float[N] y) { y = Neg (x) }'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    batches = np.array_split(samples(kind), 3)
+
+    class Reader(CalibrationDataReader):
+        left = iter([{"x": batch} for batch in batches])
+
+        def get_next(self):
+            return next(self.left, None)
+
+    calibrator = calibrate.create_calibrator(
+        tmp_path / "model.onnx",
+        None,
+        str(tmp_path / "augmented.onnx"),
+        CalibrationMethod.MinMax,
+        extra_options={"symmetric": True},
+    )
+    calibrator.collect_data(Reader())
+    assert threshold(of(*batches), "minmax") == calibrator.compute_data()["x"].range_value[1].item()
+
+
+@KINDS
+@pytest.mark.parametrize("percent", [90.0, 99.0, 99.9, 99.99])
+def test_percentiles_are_the_upper_edge_of_onnxruntimes_bin_or_lie_within_it(kind, percent):
+    """Its 2048 bins of |x| are the coarser: each is four of ours, and it gives the lower edge, in float32."""
+    values = samples(kind)
+    collector = calibrate.HistogramCollector("percentile", True, 2048, 128, percent, "same")
+    with contextlib.redirect_stdout(io.StringIO()):
+        collector.collect({"x": values})
+        theirs = float(collector.compute_collection_result()["x"][1])
+    ours = observers.percentile(of(values), percent)
+    assert -1e-5 < ours - theirs <= 8 / 2048 + 1e-5
+
+
+@KINDS
+def test_entropys_divergences_are_those_of_onnxruntime(kind, monkeypatch):
+    """For every end that is a multiple of the levels: there, both cut the same even runs.
+
+    Our one-sided counts are the left half of its two-sided histogram. It spreads Q over empty bins and truncates it to
+    integers, so every bin is filled, and amply.
+    """
+    levels, seen = 16, []
+    counts = of(samples(kind)).counts.reshape(512, -1).sum(axis=1) * 1_000_000 + 1_000
+    original = calibrate.entropy
+    monkeypatch.setattr(calibrate, "entropy", lambda p, q: seen.append(float(original(p, q))) or seen[-1])
+    edges = np.linspace(-8, 8, 1025, dtype=np.float32)
+    mirrored = np.concatenate([counts[::-1], np.zeros(512, np.int64)])
+    collector = calibrate.HistogramCollector("entropy", True, 1024, 2 * levels, None, "same")
+    collector.get_entropy_threshold((mirrored, edges, edges[0], edges[-1]), 2 * levels)
+
+    ours, theirs = (np.array(found)[::levels] for found in (observers.divergences(counts, levels), seen))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
+    assert np.argmin(ours) == np.argmin(theirs)

@@ -49,6 +49,8 @@ def _backends() -> Iterator[Finding]:
             yield Finding(name, "missing", f"{entry.requires} is not installed", entry.install)
         elif name == "onnxruntime":
             yield _onnxruntime()
+        else:
+            yield Finding(name, "ok", _version(entry.requires) or "of unknown origin")
 
 
 def _onnxruntime() -> Finding:

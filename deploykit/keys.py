@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from calibration import SETS
+import calibration
+from calibration.listed import SUFFIXES as LISTS
 from deploykit.export.source import identity
 from deploykit.provenance import code_digest, libraries
 from deploykit.values import Backend, ExportRequest
@@ -25,24 +26,34 @@ def backend(used: Backend) -> str:
 
 
 def data(name: str) -> str:
-    """A named set by its name; a folder by its files' names, sizes and times, so that no image need be read."""
-    folder = Path(name)
-    if name in SETS or not folder.is_dir():
+    """A named set by its name; what lies at a path by its files' names, sizes and times, so that no image need be read.
+
+    A list of images counts by its own words too: an editor may leave its size and time as they were.
+    """
+    files = calibration.files(name)
+    if files is None:
         return name
-    files = sorted((path.as_posix(), path.stat()) for path in folder.rglob("*") if path.is_file())
-    return _digest({"files": [(path, stat.st_size, stat.st_mtime_ns) for path, stat in files]})
+    stats = [(path.as_posix(), path.stat()) for path in files if path.is_file()]
+    listed = Path(name).suffix.lower() in LISTS and Path(name).is_file()
+    words = hashlib.sha256(Path(name).read_bytes()).hexdigest() if listed else ""
+    return _digest({"files": [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats], "list": words})
 
 
 def bundle(request: ExportRequest) -> str:
     """Of a whole request."""
-    parts = {"weights": identity(request.weights), "data": data(request.data)}
+    calibrated = {} if request.calibration is None else {"calibration set": data(request.calibration.data)}
+    parts = {"weights": identity(request.weights), "data": data(request.data), **calibrated}
     return _digest({**_words(request), **parts, **tools()})
 
 
 def graph(request: ExportRequest) -> str:
     """Of what the exported FP32 graph depends on: not the precision, nor the data it is judged on."""
-    words = {name: value for name, value in _words(request).items() if name not in {"precision", "data", "samples"}}
+    words = {name: value for name, value in _words(request).items() if name not in LATER}
     return _digest({**words, "weights": identity(request.weights), **tools()})
+
+
+LATER = frozenset({"precision", "data", "samples", "target", "io", "calibration", "budget"})
+"""What a request says of the stages behind the FP32 graph."""
 
 
 def _words(request: ExportRequest) -> dict[str, Any]:

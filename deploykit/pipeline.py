@@ -20,8 +20,9 @@ import msgspec
 import numpy as np
 
 import calibration
-from deploykit import keys, steps
+from deploykit import keys, precision, steps
 from deploykit.backends import backend as find_backend
+from deploykit.backends.choice import reference
 from deploykit.bundle import manifest as manifests
 from deploykit.bundle.manifest import GraphRecord, Manifest
 from deploykit.bundle.verify import check_files, golden
@@ -42,6 +43,7 @@ from deploykit.values import (
     Latency,
     LayerRow,
     MatrixRow,
+    PrecisionReceipt,
     Prediction,
     Progress,
 )
@@ -71,14 +73,15 @@ def export(request: ExportRequest, destination: Path, force: bool, progress: Pro
 
     backend, network = find_backend(request.target), Network(request)
     data = open_data(request.data, "evaluation", request.samples, request.options.batch)
-    graph = steps.exported(request, network, backend, progress)
+    graph = steps.exported(request, network, reference(), progress)
     answers = steps.answered(network, graph, data, progress)
-    typed = steps.typed(request, graph, backend, progress)
-    verdict = _verdict(graph, typed, answers, backend, data, progress)
-    latency = steps.measured(typed, verdict, answers, backend, progress)
-    manifest = _manifest(request, key, graph, typed, answers, verdict, latency)
+    chosen = precision.chosen(request, graph, answers, data, reference(), backend, progress)
+    verdict = _verdict(graph, chosen, answers, backend, data, progress)
+    receipt = steps.receipted(chosen.typed, verdict, backend, progress)
+    latency = steps.measured(chosen.typed, verdict, answers, backend, progress)
+    manifest = _manifest(request, key, graph, chosen, answers, verdict, receipt, latency)
     with progress.step("writing the bundle"):
-        manifest = write(destination, manifest, typed.folder, answers.folder, _labels(graph, data))
+        manifest = write(destination, manifest, verdict.built.folder, answers.folder, _labels(graph, data))
     return Outcome(manifest, destination, up_to_date=False)
 
 
@@ -92,11 +95,12 @@ def matrix(requests: Sequence[ExportRequest], progress: Progress) -> Iterator[Ma
             network = Network(request)  # the one before goes, and its memory with it
         backend = find_backend(request.target)
         data = open_data(request.data, "evaluation", request.samples, request.options.batch)
-        graph = steps.exported(request, network, backend, progress)
+        graph = steps.exported(request, network, reference(), progress)
         answers = steps.answered(network, graph, data, progress)
-        typed = steps.typed(request, graph, backend, progress)
-        verdict = _verdict(graph, typed, answers, backend, data, progress)
-        yield MatrixRow(request.model, request.precision, backend.name, verdict.parity)
+        chosen = precision.chosen(request, graph, answers, data, reference(), backend, progress)
+        verdict = _verdict(graph, chosen, answers, backend, data, progress)
+        receipt = steps.receipted(chosen.typed, verdict, backend, progress)
+        yield MatrixRow(request.model, request.precision, backend.name, verdict.parity, receipt)
 
 
 def recheck(folder: Path, data: str | None, samples: int | None, weights: str | None, progress: Progress) -> Manifest:
@@ -119,7 +123,7 @@ def recheck(folder: Path, data: str | None, samples: int | None, weights: str | 
     engine = backend.compile(folder / manifest.graph.file, folder)
     parity = steps.judge(
         network.eager(manifest.inputs, manifest.outputs),
-        backend.load(engine, folder),
+        steps.Fitted(backend.load(engine, folder)),
         manifest.model,
         manifest.precision,
         manifest.weights,
@@ -140,7 +144,7 @@ def self_test(folder: Path) -> Manifest:
     count = manifest.golden.count
     parity = compare(
         steps.Recorded(manifest.inputs, manifest.outputs, outputs),
-        backend.load(engine, folder),
+        steps.Fitted(backend.load(engine, folder)),
         [Batch(inputs, (None,) * count)],
         for_precision(manifest.precision, manifest.weights.trained),
         msgspec.structs.replace(manifest.parity.data, count=count, labelled=False),
@@ -158,7 +162,7 @@ def predict(folder: Path, images: Sequence[Path], best: int) -> tuple[Manifest, 
         raise UsageError(f"{folder} gives embeddings, which have no classes.", "Export it with --head logits.")
     labels = (folder / manifest.labels).read_text(encoding="utf-8").splitlines() if manifest.labels else []
     backend = find_backend(manifest.request.target)
-    runner = backend.load(backend.compile(folder / manifest.graph.file, folder), folder)
+    runner = steps.Fitted(backend.load(backend.compile(folder / manifest.graph.file, folder), folder))
     predictions = []
     for image in images:
         repeated = [calibration.decode(image)] * manifest.batch.minimum
@@ -181,20 +185,23 @@ def inspect(subject: Path) -> tuple[Manifest | None, tuple[LayerRow, ...]]:
 
 
 def _verdict(
-    graph: steps.Graph, typed: steps.Typed, answers: steps.Answers, backend: Backend, data: Data, progress: Progress
+    graph: steps.Graph,
+    chosen: precision.Chosen,
+    answers: steps.Answers,
+    backend: Backend,
+    data: Data,
+    progress: Progress,
 ) -> steps.Verdict:
     """The verdict on the typed graph. The exported one is judged before it, at FP32's narrow bounds: an error that FP16
     could hide among its roundings shows there, and fails both.
     """
-    exported = steps.judged(graph, steps.untyped(graph), answers, backend, data, progress)
-    verdict = steps.judged(graph, typed, answers, backend, data, progress)
-    if typed.range_data is not None and typed.range_data.split == data.record.split:
-        said = (*verdict.parity.statements, "values were checked on images of the same folder that parity is judged on")
-        verdict = verdict._replace(parity=msgspec.structs.replace(verdict.parity, statements=said))
-    if exported.parity.passed or typed.precision == "fp32":
-        return verdict
-    failures = tuple(f"before typing, at fp32: {failure}" for failure in exported.parity.failures)
-    parity = msgspec.structs.replace(verdict.parity, passed=False, failures=failures + verdict.parity.failures)
+    exported = steps.judged(graph, steps.untyped(graph), answers, backend, data, progress).parity
+    verdict = steps.judged(graph, chosen.typed, answers, backend, data, progress)
+    statements = (*verdict.parity.statements, *chosen.statements)
+    parity = msgspec.structs.replace(verdict.parity, statements=statements)
+    if chosen.typed.precision != "fp32" and not exported.passed:
+        failures = tuple(f"before typing, at fp32: {failure}" for failure in exported.failures)
+        parity = msgspec.structs.replace(parity, passed=False, failures=failures + parity.failures)
     return verdict._replace(parity=parity)
 
 
@@ -202,12 +209,13 @@ def _manifest(
     request: ExportRequest,
     key: str,
     graph: steps.Graph,
-    typed: steps.Typed,
+    chosen: precision.Chosen,
     answers: steps.Answers,
     verdict: steps.Verdict,
+    receipt: PrecisionReceipt,
     latency: Latency,
 ) -> Manifest:
-    made = graph.exported
+    made, typed, engine = graph.exported, chosen.typed, verdict.built.engine
     return Manifest(
         schema_version=manifests.SCHEMA_VERSION,
         request=request,
@@ -215,8 +223,8 @@ def _manifest(
         model=graph.model,
         weights=made.weights,
         precision=typed.precision,
-        inputs=made.inputs,
-        outputs=made.outputs,
+        inputs=engine.inputs,
+        outputs=engine.outputs,
         batch=made.batch,
         graph=GraphRecord(
             file=typed.file,
@@ -227,9 +235,14 @@ def _manifest(
             rewrites=made.rewrites,
             kept_fp32=typed.graph.kept if typed.graph else (),
             range_data=typed.range_data,
+            placement=typed.graph.placement if typed.graph else None,
+            recipe=typed.graph.recipe if typed.graph else None,
         ),
+        calibration=chosen.calibration,
+        budget=chosen.budget,
+        receipt=receipt,
         labels=None,
-        engines=(verdict.engine,),
+        engines=(engine,),
         golden=answers.golden,
         parity=verdict.parity,
         latency=latency,

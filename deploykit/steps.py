@@ -5,6 +5,7 @@ What a stage made lies in a folder; what it says of it lies beside as `entry.jso
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -15,14 +16,13 @@ import numpy as np
 from deploykit import cache, keys
 from deploykit.bench.measure import measure
 from deploykit.bundle.write import write_golden
-from deploykit.data import Data, open_data
+from deploykit.data import Data
 from deploykit.errors import CheckFailed, UsageError
 from deploykit.network import Network
 from deploykit.parity.compare import compare
 from deploykit.parity.tolerances import for_precision
 from deploykit.provenance import provenance
-from deploykit.quantize.cast import cast
-from deploykit.quantize.observe import expose, observe
+from deploykit.quantize.receipt import receipt
 from deploykit.values import (
     Arrays,
     Backend,
@@ -36,6 +36,7 @@ from deploykit.values import (
     ModelSpec,
     Parity,
     Precision,
+    PrecisionReceipt,
     Progress,
     Runner,
     TensorSpec,
@@ -46,9 +47,6 @@ from deploykit.values import (
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-RANGE_SAMPLES: Final = 16
-"""Samples on which values are checked against FP16's range."""
 
 
 class Graph(NamedTuple):
@@ -79,11 +77,18 @@ class Answers(NamedTuple):
     golden: Golden
 
 
+class Built(NamedTuple):
+    """An engine and the folder that it is in."""
+
+    folder: Path
+    engine: Engine
+
+
 class Verdict(NamedTuple):
     """Parity, and the engine that was judged."""
 
     parity: Parity
-    engine: Engine
+    built: Built
 
 
 def exported(request: ExportRequest, network: Network, backend: Backend, progress: Progress) -> Graph:
@@ -107,36 +112,12 @@ def exported(request: ExportRequest, network: Network, backend: Backend, progres
         with progress.step(f"running it at batch {', '.join(map(str, sizes))}", len(sizes)) as advance:
             runner = backend.load(backend.compile(folder / graph.files[0].path, folder), folder)
             accept(runner, sizes, advance)
-        _save(folder, _Exported(network.model, graph, network.classes))
+        save(folder, _Exported(network.model, graph, network.classes))
 
     key = {"request": keys.graph(request), "backend": keys.backend(backend)}
     folder = cache.fetch("graph", key, build)
-    entry = _load(folder, _Exported)
+    entry = load(folder, _Exported)
     return Graph(folder, entry.model, entry.graph, entry.classes)
-
-
-def typed(request: ExportRequest, graph: Graph, backend: Backend, progress: Progress) -> Typed:
-    """The graph at the request's precision; its values are checked on the calibration split."""
-    main = graph.exported.files[0]
-    if request.precision == "fp32":
-        return untyped(graph)
-    data = open_data(request.data, "calibration", RANGE_SAMPLES, request.options.batch)
-
-    def build(folder: Path) -> None:
-        exposed = folder / "exposed.onnx"
-        expose(graph.folder / main.path, exposed)
-        runner = backend.load(backend.compile(exposed, folder), folder)
-        with progress.step(f"checking values on {data.record.name}", data.length) as advance:
-            ranges = observe(runner, (batch.inputs for batch in data.batches(graph.model, advance)), data.record)
-        exposed.unlink()
-        with progress.step(f"typing the graph {request.precision}"):
-            _save(folder, _Typed(cast(graph.folder / main.path, ranges, folder), data.record))
-
-    key = {"graph": main.sha256, "data": data.record, "precision": request.precision, **keys.tools()}
-    folder = cache.fetch("typed", key, build)
-    entry = _load(folder, _Typed)
-    file = entry.graph.files[0]
-    return Typed(folder, file.path, file.sha256, request.precision, entry.graph, entry.data)
 
 
 def untyped(graph: Graph) -> Typed:
@@ -161,29 +142,70 @@ def answered(network: Network, graph: Graph, data: Data, progress: Progress) -> 
                 advance()
         for name in outputs[0]:
             np.save(folder / f"{name}.npy", np.concatenate([output[name] for output in outputs]))
-        _save(folder, _Answered(golden))
+        save(folder, _Answered(golden))
 
     key = {"model": graph.model, "weights": made.weights, "batch": made.batch, "data": data.record, **keys.tools()}
     folder = cache.fetch("answers", key, build)
-    return Answers(folder, _load(folder, _Answered).golden)
+    return Answers(folder, load(folder, _Answered).golden)
+
+
+def compiled(typed: Typed, backend: Backend, progress: Progress) -> Built:
+    """The graph as `backend` will run it, in a folder with whatever the backend writes."""
+
+    def build(folder: Path) -> None:
+        for file in (typed.file, f"{typed.file}.data"):
+            if (typed.folder / file).is_file():
+                os.link(typed.folder / file, folder / file)
+        with progress.step(f"compiling for {backend.name}"):
+            engine = backend.compile(folder / typed.file, folder)
+        save(folder, engine)
+
+    key = {"graph": typed.sha256, "backend": keys.backend(backend), **keys.tools()}
+    folder = cache.fetch("engine", key, build)
+    return Built(folder, load(folder, Engine))
 
 
 def judged(graph: Graph, typed: Typed, answers: Answers, backend: Backend, data: Data, progress: Progress) -> Verdict:
     """The graph's own answers beside eager PyTorch's."""
     made = graph.exported
+    built = compiled(typed, backend, progress)
 
     def build(folder: Path) -> None:
-        engine = backend.compile(typed.folder / typed.file, typed.folder)
         recorded = {spec.name: np.load(answers.folder / f"{spec.name}.npy") for spec in made.outputs}
         oracle = Recorded(made.inputs, made.outputs, recorded)
-        candidate = backend.load(engine, typed.folder)
-        parity = judge(oracle, candidate, graph.model, typed.precision, made.weights, engine, data, progress)
-        _save(folder, _Judged(parity, engine))
+        candidate = Fitted(backend.load(built.engine, built.folder))
+        parity = judge(oracle, candidate, graph.model, typed.precision, made.weights, built.engine, data, progress)
+        save(folder, parity)
 
     key = {"graph": typed.sha256, "model": graph.model, "weights": made.weights, "data": data.record}
     folder = cache.fetch("verdict", {**key, "backend": keys.backend(backend), **keys.tools()}, build)
-    entry = _load(folder, _Judged)
-    return Verdict(entry.parity, entry.engine)
+    return Verdict(load(folder, Parity), built)
+
+
+def receipted(typed: Typed, verdict: Verdict, backend: Backend, progress: Progress) -> PrecisionReceipt:
+    """In what arithmetic the engine that was judged really computes."""
+    engine = verdict.built.engine
+
+    def build(folder: Path) -> None:
+        with progress.step(f"asking {backend.name} what it computes in"):
+            executed = backend.executed(engine, verdict.built.folder)
+        save(folder, receipt(typed.folder / typed.file, executed, backend.name, backend.version))
+
+    key = {"graph": typed.sha256, "backend": keys.backend(backend), "processor": provenance().processor}
+    return load(cache.fetch("receipt", {**key, **keys.tools()}, build), PrecisionReceipt)
+
+
+class Fitted:
+    """A runner that takes float32 whatever floating-point type its inputs have: samples are made once, as float32."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.inputs = runner.inputs
+        self.outputs = runner.outputs
+
+    def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
+        """Outputs by name, of the types that the runner gives."""
+        return self._runner.run({spec.name: arrays[spec.name].astype(spec.dtype, copy=False) for spec in self.inputs})
 
 
 class Recorded:
@@ -231,16 +253,16 @@ def measured(typed: Typed, verdict: Verdict, answers: Answers, backend: Backend,
     """Latency of one call with the smallest batch that the graph takes, on this machine."""
 
     def build(folder: Path) -> None:
-        runner = backend.load(verdict.engine, typed.folder)
+        runner = backend.load(verdict.built.engine, verdict.built.folder)
         inputs = first_call(runner, answers)
         with progress.step("measuring latency"):
             latency = measure(lambda: runner.run(inputs), batch=len(inputs["input"]))
-        _save(folder, latency)
+        save(folder, latency)
 
     here = provenance()
     key = {"graph": typed.sha256, "backend": keys.backend(backend), **keys.tools()}
     machine = {"host": here.host, "processor": here.processor, "cores": here.cores}
-    return _load(cache.fetch("latency", {**key, **machine}, build), Latency)
+    return load(cache.fetch("latency", {**key, **machine}, build), Latency)
 
 
 def acceptance(batch: BatchRange) -> tuple[int, ...]:
@@ -282,7 +304,8 @@ def first_call(runner: Runner, answers: Answers) -> dict[str, NDArray[Any]]:
     static = runner.inputs[0].shape[0]
     size = static if isinstance(static, int) else 1
     loaded = {name: np.load(answers.folder / path) for name, path in answers.golden.inputs.items()}
-    return {name: np.ascontiguousarray(array[:size]) for name, array in loaded.items()}
+    types = {spec.name: spec.dtype for spec in runner.inputs}
+    return {name: np.ascontiguousarray(array[:size], dtype=types[name]) for name, array in loaded.items()}
 
 
 def untrained(weights: WeightsRecord) -> tuple[str, ...]:
@@ -301,18 +324,8 @@ class _Exported(Value, frozen=True):
     classes: tuple[str, ...]
 
 
-class _Typed(Value, frozen=True):
-    graph: TypedGraph
-    data: DataRecord
-
-
 class _Answered(Value, frozen=True):
     golden: Golden
-
-
-class _Judged(Value, frozen=True):
-    parity: Parity
-    engine: Engine
 
 
 ENTRY: Final = "entry.json"
@@ -320,9 +333,11 @@ ENTRY: Final = "entry.json"
 Entry = TypeVar("Entry")
 
 
-def _save(folder: Path, entry: Value) -> None:
+def save(folder: Path, entry: Value) -> None:
+    """What a stage says of the files that it left in `folder`."""
     (folder / ENTRY).write_bytes(msgspec.json.encode(entry))
 
 
-def _load(folder: Path, kind: type[Entry]) -> Entry:
+def load(folder: Path, kind: type[Entry]) -> Entry:
+    """What was said of the files in `folder`."""
     return msgspec.json.decode((folder / ENTRY).read_bytes(), type=kind)

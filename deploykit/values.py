@@ -25,7 +25,16 @@ Argument: TypeAlias = int | float | bool | str | tuple[int, ...]
 Arrays: TypeAlias = "Mapping[str, NDArray[Any]]"
 """Named tensors, as runners take and give them."""
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-fp16"]
+"""What a graph's types say: `int8` leaves what is not quantized in FP32, `int8-fp16` in FP16."""
+Arithmetic = Literal["int8", "fp16", "bf16", "fp32"]
+"""What a layer is computed in."""
+Observer = Literal["entropy", "percentile", "mse", "minmax"]
+"""How a clipping threshold is chosen from the values that a tensor took."""
+Measure = Literal["top-1 drop", "SNR dB"]
+"""What an accuracy budget is counted in: points of 100, or decibels at the output."""
+InOut = Literal["fp32", "fp16"]
+"""Type of a graph's floating-point inputs and outputs."""
 Head = Literal["logits", "probabilities", "embedding"]
 Preprocess = Literal["host", "graph"]
 Exporter = Literal["auto", "dynamo", "torchscript"]
@@ -231,6 +240,8 @@ class Range(Value, frozen=True):
 
     low: float
     high: float
+    threshold: float | None = None
+    """Where an observer clips |x| for INT8; None: the tensor is not quantized."""
 
 
 class Ranges(Value, frozen=True):
@@ -238,6 +249,55 @@ class Ranges(Value, frozen=True):
 
     tensors: Mapping[str, Range]
     data: DataRecord
+
+
+class Convergence(Value, frozen=True):
+    """How far the thresholds from the first `samples` were from those of all samples, as shares of these."""
+
+    samples: int
+    median: float
+    worst: float
+    tensor: str
+    """The one that was worst."""
+
+
+class Calibrated(Value, frozen=True):
+    """Ranges with INT8 thresholds, and what a layer's inputs are on average: all that quantization needs to know."""
+
+    ranges: Ranges
+    observer: Observer
+    convergence: tuple[Convergence, ...]
+    means: Mapping[str, tuple[float, ...]]
+    """Mean of each channel (axis 1) of the tensors that layers read."""
+
+
+class Recipe(Value, frozen=True):
+    """How a graph is quantized: what stays out, what becomes of the rest, and whether biases are corrected."""
+
+    rest: Literal["fp32", "fp16"] = "fp32"
+    excluded: tuple[str, ...] = ()
+    """Nodes that stay in floating point: layers, or the Concats, Adds and MaxPools that would join in."""
+    correct_bias: bool = False
+    io: InOut = "fp32"
+
+
+class Edge(Value, frozen=True):
+    """An input of a node that is read through a Q/DQ pair, and the rule of `quantize/placement.py` that chose it."""
+
+    tensor: str
+    node: str
+    position: int
+    rule: str
+
+
+class Placement(Value, frozen=True):
+    """Where Q/DQ pairs go in one graph; names are those of its nodes and tensors."""
+
+    layers: tuple[str, ...]
+    """Nodes that will compute in INT8, in the graph's order."""
+    edges: tuple[Edge, ...]
+    shared: tuple[tuple[str, ...], ...]
+    """Tensors whose pairs have one scale."""
 
 
 class KeptNode(Value, frozen=True):
@@ -249,12 +309,15 @@ class KeptNode(Value, frozen=True):
 
 
 class TypedGraph(Value, frozen=True):
-    """A graph typed at a precision other than FP32; inputs and outputs as in the graph it was made from."""
+    """A graph at a precision other than FP32; inputs and outputs as in the graph it was made from, but for `io`."""
 
     files: tuple[FileRecord, ...]
     precision: Precision
     kept: tuple[KeptNode, ...]
     cast_nodes: int
+    placement: Placement | None = None
+    """Where the Q/DQ pairs of an INT8 graph are."""
+    recipe: Recipe | None = None
 
 
 class Engine(Value, frozen=True):
@@ -269,14 +332,101 @@ class Engine(Value, frozen=True):
     """What a reader of its figures must know, such as arithmetic that is wider than the graph's types."""
 
 
+class Sensitivity(Value, frozen=True):
+    """What quantizing one layer, and no other, costs at the network's output."""
+
+    layer: str
+    error: float
+    """Where every sample has a label, the cross-entropy that it adds, in nats; else noise over signal of the output, a
+    power ratio: 10^(−SNR/10)."""
+
+
+class BudgetStep(Value, frozen=True):
+    """One layer taken out of INT8, and what that did."""
+
+    layer: str
+    error: float
+    """Of the layer alone, as `Sensitivity` defines it."""
+    before: float
+    after: float
+    int8_share: float
+    """Of multiply-accumulates that the graph still quantizes."""
+
+
+class Budget(Value, frozen=True):
+    """What INT8 may cost, and the way to a graph that keeps within it."""
+
+    measure: Measure
+    bound: float
+    """The largest drop in points of 100, or the smallest SNR in decibels."""
+    start: float
+    """With every layer quantized."""
+    steps: tuple[BudgetStep, ...]
+    kept: bool
+
+    @property
+    def end(self) -> float:
+        """With the layers of all steps out."""
+        return self.steps[-1].after if self.steps else self.start
+
+
+class Executed(Value, frozen=True):
+    """In what arithmetic a backend really computes the layers that multiply, by the ONNX node's name."""
+
+    evidence: str
+    """What it was read from, such as `OpenVINO's execution graph`."""
+    arithmetic: Mapping[str, Arithmetic]
+
+
+class LayerArithmetic(Value, frozen=True):
+    """One Conv, ConvTranspose, Gemm or MatMul: its multiply-accumulates for one image, and what computes them."""
+
+    node: str
+    op_type: str
+    macs: int
+    asked: Arithmetic
+    """What the graph's types say."""
+    ran: Arithmetic
+
+
+class PrecisionReceipt(Value, frozen=True):
+    """What really ran: the share of multiply-accumulates at each arithmetic, from the backend's own account."""
+
+    backend: str
+    version: str
+    evidence: str
+    shares: Mapping[Arithmetic, float]
+    """Of all multiply-accumulates, as shares of 1."""
+    layers: tuple[LayerArithmetic, ...]
+
+    @property
+    def missed(self) -> tuple[LayerArithmetic, ...]:
+        """Layers that the graph quantizes and the backend computes in floating point all the same."""
+        return tuple(layer for layer in self.layers if layer.asked == "int8" and layer.ran != "int8")
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """INT8 that was asked for and not computed, as a sentence."""
+        if not (missed := self.missed):
+            return ()
+        return (
+            f"{len(missed)} of {len(self.layers)} layers are INT8 in the graph and {missed[0].ran.upper()} in "
+            f"{self.backend} (such as {missed[0].node}): choose another --target",
+        )
+
+
 # ── Data ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+Pixels: TypeAlias = "NDArray[np.uint8] | NDArray[np.float32]"
+"""A decoded image, H×W×3, uint8, RGB; or a network input that was preprocessed elsewhere, 3×H×W, float32."""
+
+
 class Sample(Value, frozen=True):
-    """One decoded image: H×W×3, uint8, RGB."""
+    """One image and its class."""
 
     name: str
-    image: NDArray[np.uint8]
+    image: Pixels
     label: int | None = None
 
 
@@ -297,6 +447,46 @@ class DataRecord(Value, frozen=True):
     labelled: bool
     sha256: str
     """Digest of the decoded samples, in order."""
+    seed: int = 0
+    """What the choice among the split's samples was drawn with."""
+    skipped: int = 0
+    """Images that could not be decoded; others were drawn in their place, as far as the split had any."""
+    constant: int = 0
+    """How many of the samples are one colour all over: no range can be learnt from these."""
+
+
+class SampleRecord(Value, frozen=True):
+    """One sample of a receipt: equal digests are equal pixels, whatever the names and labels."""
+
+    name: str
+    sha256: str
+    """Digest of its size and pixels."""
+    constant: bool = False
+    """Whether it is one colour all over."""
+
+
+class Disjointness(Value, frozen=True):
+    """Proof that no image was both calibrated on and judged on: pixel digests of one set looked for in the other."""
+
+    calibration_sha256: str
+    evaluation_sha256: str
+    compared: int
+    """Digests of the evaluation samples that were looked for among the calibration samples'."""
+    common: int
+
+
+class CalibrationReceipt(Value, frozen=True):
+    """What the INT8 ranges rest on."""
+
+    data: DataRecord
+    samples: tuple[SampleRecord, ...]
+    observer: Observer
+    thresholds: Mapping[str, float]
+    """Where |x| is clipped, by tensor; tensors that share a scale take the largest among them."""
+    convergence: tuple[Convergence, ...]
+    disjoint: Disjointness
+    images_per_s: float | None = None
+    """Of the calibration pass, decoding included, when it was made."""
 
 
 # ── Verdicts and figures ────────────────────────────────────────────────────────────────────────────────────────────
@@ -403,7 +593,7 @@ class SampleSet(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names by label; empty where there are no labels."""
+        """Class names by label; empty where labels have no names, or there are none."""
         ...
 
     def __len__(self) -> int: ...
@@ -443,6 +633,10 @@ class Backend(Protocol):
 
     def load(self, engine: Engine, folder: Path) -> Runner: ...
 
+    def executed(self, engine: Engine, folder: Path) -> Executed:
+        """What the engine computes in: every Conv, ConvTranspose, Gemm and MatMul of the graph has a word."""
+        ...
+
 
 # ── What a finished export is ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -473,6 +667,27 @@ class ImageOverrides(Value, frozen=True):
     channels: ChannelOrder | None = None
 
 
+class CalibrationOptions(Value, frozen=True):
+    """What INT8 ranges are taken from."""
+
+    data: str
+    """Set or path; its calibration split."""
+    count: int = 256
+    observer: Observer = "mse"
+
+
+class BudgetOptions(Value, frozen=True):
+    """What INT8 may cost; layers stay out of it until that holds. One of the two is given."""
+
+    max_drop: float | None = None
+    """Points of top-1, of 100, on the labelled samples that parity is judged on."""
+    min_snr_db: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.max_drop is None) == (self.min_snr_db is None):
+            raise ValueError("a budget is a largest drop or a smallest SNR, one of the two")
+
+
 class ExportRequest(Value, frozen=True):
     """All that a user says of one export; equal requests on one installation give equal graphs."""
 
@@ -490,6 +705,16 @@ class ExportRequest(Value, frozen=True):
     samples: int = 16
     """How many samples parity is judged on."""
     target: str = "onnxruntime"
+    io: InOut = "fp32"
+    calibration: CalibrationOptions | None = None
+    budget: BudgetOptions | None = None
+
+    def __post_init__(self) -> None:
+        quantized = self.precision in ("int8", "int8-fp16")
+        if quantized != (self.calibration is not None):
+            raise ValueError("calibration belongs to INT8, and INT8 to calibration")
+        if self.budget is not None and not quantized:
+            raise ValueError("a budget is for INT8")
 
 
 class Golden(Value, frozen=True):
@@ -528,6 +753,17 @@ class MatrixRow(Value, frozen=True):
     precision: Precision
     backend: str
     parity: Parity
+    receipt: PrecisionReceipt | None = None
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Of parity, and of INT8 that was asked for and not computed."""
+        return (*self.parity.failures, *(self.receipt.failures if self.receipt else ()))
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed."""
+        return self.parity.passed and not self.failures
 
 
 class Finding(Value, frozen=True):

@@ -91,11 +91,17 @@ def test_a_build_of_ones_own_is_good(installed):
     assert (finding("onnxruntime").state, finding("onnxruntime").detail) == ("ok", "of unknown origin")
 
 
-def test_a_backend_that_is_not_installed_is_missing_and_names_the_command(monkeypatch):
+@pytest.mark.parametrize(("backend", "extra"), [("onnxruntime", "cpu"), ("openvino", "openvino")])
+def test_a_backend_that_is_not_installed_is_missing_and_names_the_command(monkeypatch, backend, extra):
     find = doctor.importlib.util.find_spec
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
-    found = finding("onnxruntime")
-    assert (found.state, found.remedy) == ("missing", "pip install 'deploykit[cpu]'")
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == backend else find(name))
+    found = finding(backend)
+    assert (found.state, found.remedy) == ("missing", f"pip install 'deploykit[{extra}]'")
+
+
+def test_openvino_says_its_version(installed):
+    installed(openvino="2026.4.1")
+    assert (finding("openvino").state, finding("openvino").detail) == ("ok", "2026.4.1")
 
 
 def test_no_driver_is_missing_and_says_what_follows(files):

@@ -7,7 +7,15 @@ import pytest
 
 from deploykit import keys
 from deploykit.errors import InputError
-from deploykit.values import BatchRange, ExportOptions, ExportRequest, ImageOverrides, WeightsSource
+from deploykit.values import (
+    BatchRange,
+    BudgetOptions,
+    CalibrationOptions,
+    ExportOptions,
+    ExportRequest,
+    ImageOverrides,
+    WeightsSource,
+)
 
 REQUEST = ExportRequest("nin_cifar10", "fp32", WeightsSource("random"), data="synthetic", samples=4)
 
@@ -19,12 +27,21 @@ EVERYWHERE = {
     "preprocess": "graph",
     "image": ImageOverrides(64, 64),
     "options": ExportOptions(opset=17),
-    "target": "tensorrt",
 }
-JUDGING = {"precision": "fp16", "data": "photos", "samples": 8}
+JUDGING = {
+    "precision": "fp16",
+    "data": "photos",
+    "samples": 8,
+    "target": "tensorrt",
+    "io": "fp16",
+    "calibration": CalibrationOptions("photos"),
+    "budget": BudgetOptions(max_drop=0.5),
+}
 
 
 def other(**changes):
+    if {"calibration", "budget"} & changes.keys():
+        changes = {"precision": "int8", "calibration": CalibrationOptions("synthetic"), **changes}
     return msgspec.structs.replace(REQUEST, **changes)
 
 

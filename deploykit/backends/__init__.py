@@ -20,6 +20,7 @@ class Entry(NamedTuple):
 
 BACKENDS: Final[dict[str, Entry]] = {
     "onnxruntime": Entry("deploykit.backends.onnxruntime:OnnxRuntime", "onnxruntime", "pip install 'deploykit[cpu]'"),
+    "openvino": Entry("deploykit.backends.openvino:OpenVino", "openvino", "pip install 'deploykit[openvino]'"),
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -10,15 +12,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import onnx_ir as ir
 
+from deploykit import onnxfile
+from deploykit.backends import onnxruntime_int8
+from deploykit.backends import onnxruntime_receipt as receipt
+from deploykit.backends.interface import tensor_spec, types_inside
+from deploykit.backends.layers import layers
 from deploykit.errors import BackendError, InputError
-from deploykit.files import record
-from deploykit.values import Arrays, Engine, TensorSpec
+from deploykit.files import explained, record
+from deploykit.values import Arrays, Engine, Executed, TensorSpec
 
 if TYPE_CHECKING:
     import onnxruntime
     from numpy.typing import NDArray
 
 PROVIDER: Final = "CPUExecutionProvider"
+
+ENGINE_FILE: Final = "onnxruntime.onnx"
 
 HALF_ON_CPU: Final = (
     "ONNX Runtime's CPU provider computes in FP32 where it has no FP16 kernel, which on x86-64 is all arithmetic, and "
@@ -30,7 +39,9 @@ removes the Casts between nodes, the graph's own first one among them. A test ho
 
 
 class OnnxRuntime:
-    """The CPU execution provider. Its engine is the graph itself: it optimizes while loading, in a second or two."""
+    """The CPU execution provider. Its engine is the graph itself, which it optimizes while loading, in a second or two;
+    of a Q/DQ graph it is the form that `onnxruntime_int8` gives it.
+    """
 
     name = "onnxruntime"
     opsets = range(7, 27)  # of 1.31; an older one says so itself when it loads
@@ -46,11 +57,19 @@ class OnnxRuntime:
         raise BackendError("ONNX Runtime is not installed.", "pip install 'deploykit[cpu]'")
 
     def compile(self, graph: Path, folder: Path) -> Engine:
-        """Check that ONNX Runtime takes the graph; nothing is written, and `folder` is where the graph already lies."""
+        """Check that ONNX Runtime takes the graph. Only of a Q/DQ graph something is written: `onnxruntime.onnx`.
+
+        InputError where the file is not a graph that ONNX Runtime can run, or where `folder` cannot be written. A graph
+        that is its own engine lies in `folder` already.
+        """
         inputs, outputs = _interface(_session(graph))
-        whole = ir.load(graph).graph
-        values = (*whole.initializers.values(), *(output for node in whole for output in node.outputs))
-        half = any(value.dtype == ir.DataType.FLOAT16 for value in values)
+        model = ir.load(graph)
+        half = ir.DataType.FLOAT16 in types_inside(model.graph)
+        quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
+        if quantized and onnxruntime_int8.adapt(model):
+            _write(model, folder / ENGINE_FILE)
+            graph = folder / ENGINE_FILE
+            _session(graph)
         file = record(folder, str(graph.relative_to(folder)))
         return Engine(self.name, self.version, file, inputs, outputs, (HALF_ON_CPU,) if half else ())
 
@@ -58,10 +77,32 @@ class OnnxRuntime:
         """A session on the engine's graph."""
         return open_graph(folder / engine.file.path)
 
+    def executed(self, engine: Engine, folder: Path) -> Executed:
+        """What each layer's kernel multiplies, by the name of its ONNX node."""
+        graph = folder / engine.file.path
+        with tempfile.TemporaryDirectory() as temporary:
+            optimized = Path(temporary) / "optimized.onnx"
+            _session(graph, optimized)
+            kernels = ir.load(optimized).graph
+            return Executed(receipt.EVIDENCE, receipt.read(kernels, layers(ir.load(graph).graph)))
+
 
 def open_graph(graph: Path) -> OnnxRuntimeRunner:
     """A runner for any ONNX file. InputError where the file is not a graph that ONNX Runtime can run."""
     return OnnxRuntimeRunner(_session(graph))
+
+
+def _write(model: ir.Model, path: Path) -> None:
+    """Whole or not at all: another process may be compiling the same graph into the same folder."""
+    ir.external_data.load_to_model(model)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        onnxfile.save(model, partial)
+        partial.replace(path)
+    except OSError as error:
+        raise explained(error, path, "Free some space, or choose a folder that can be written.") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class OnnxRuntimeRunner:
@@ -78,10 +119,13 @@ class OnnxRuntimeRunner:
             return dict(zip(self._names, self._session.run(self._names, dict(arrays)), strict=True))
 
 
-def _session(graph: Path) -> onnxruntime.InferenceSession:
+def _session(graph: Path, optimized: Path | None = None) -> onnxruntime.InferenceSession:
+    """A session with all optimizations; the graph that they leave is saved as `optimized`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
     options.log_severity_level = 4  # what goes wrong comes back as an exception
     with _explained(graph):
         return onnxruntime.InferenceSession(graph, options, providers=[PROVIDER])
@@ -100,9 +144,9 @@ def _explained(graph: Path | None = None) -> Iterator[None]:
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         if graph is None:
             raise InputError(f"ONNX Runtime refuses these inputs: {reason}.", "Compare them with inspect.") from error
-        raise InputError(
-            f"ONNX Runtime cannot load {graph.name}: {reason}.", "The file may be damaged: export it again."
-        ) from error
+        lacking = type(error).__name__ == "NotImplemented"  # BF16 convolutions, for one
+        remedy = "Choose another --target." if lacking else "The file may be damaged: export it again."
+        raise InputError(f"ONNX Runtime cannot load {graph.name}: {reason}.", remedy) from error
 
 
 def _interface(session: onnxruntime.InferenceSession) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -113,9 +157,5 @@ _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uin
 
 
 def _spec(argument: onnxruntime.NodeArg) -> TensorSpec:
-    dtype = _DTYPES.get(argument.type)
-    if dtype is None:
-        raise InputError(f"The graph's {argument.name} is a {argument.type}.", "Images and float tensors are served.")
     shape = tuple(size if isinstance(size, int) else str(size or "batch") for size in argument.shape)
-    layout = "NCHW" if len(shape) == 4 and dtype != "uint8" else "NHWC" if len(shape) == 4 else "NC"
-    return TensorSpec(argument.name, dtype, shape, layout)  # type: ignore[arg-type]
+    return tensor_spec(argument.name, _DTYPES.get(argument.type, argument.type), shape)

@@ -14,6 +14,8 @@ import msgspec
 from deploykit.errors import InputError
 from deploykit.values import (
     BatchRange,
+    Budget,
+    CalibrationReceipt,
     DataRecord,
     Engine,
     ExportRequest,
@@ -23,8 +25,11 @@ from deploykit.values import (
     Latency,
     ModelSpec,
     Parity,
+    Placement,
     Precision,
+    PrecisionReceipt,
     Provenance,
+    Recipe,
     Rewrite,
     TensorSpec,
     Value,
@@ -32,7 +37,7 @@ from deploykit.values import (
 )
 
 MANIFEST: Final = "manifest.json"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 
 class GraphRecord(Value, frozen=True):
@@ -47,13 +52,16 @@ class GraphRecord(Value, frozen=True):
     kept_fp32: tuple[KeptNode, ...]
     """Nodes that stay FP32 in a graph of lower precision, each with the value that made it stay."""
     range_data: DataRecord | None
-    """The samples on which values were checked against the precision's range."""
+    """The samples on which values were checked against the precision's range, or calibrated."""
+    placement: Placement | None
+    """Where the Q/DQ pairs of an INT8 graph are, each with the rule that put it there."""
+    recipe: Recipe | None
 
 
 class Manifest(Value, frozen=True):
     """What `manifest.json` holds."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     request: ExportRequest
     """What the user asked for, word by word."""
     key: str
@@ -65,6 +73,10 @@ class Manifest(Value, frozen=True):
     outputs: tuple[TensorSpec, ...]
     batch: BatchRange
     graph: GraphRecord
+    calibration: CalibrationReceipt | None
+    budget: Budget | None
+    receipt: PrecisionReceipt
+    """In what arithmetic the engine that was judged really computes."""
     labels: str | None
     engines: tuple[Engine, ...]
     golden: Golden
@@ -80,6 +92,17 @@ class Manifest(Value, frozen=True):
         for path in (*self.files, *self.named):
             if not stays_inside(path):
                 raise ValueError(f"the path {path!r} leaves the bundle")
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Every check that the bundle did not pass, as a sentence; none: it is good."""
+        budget = self.budget
+        over = (
+            (f"the budget of {budget.bound:g} ({budget.measure}) does not hold: {budget.end:.2f}",)
+            if budget is not None and not budget.kept
+            else ()
+        )
+        return (*self.parity.failures, *self.receipt.failures, *over)
 
     @property
     def named(self) -> tuple[str, ...]:

@@ -10,17 +10,25 @@ import click
 from deploykit.cli.options import Batch, Positive, Size, Triple
 from deploykit.values import (
     BatchRange,
+    BudgetOptions,
+    CalibrationOptions,
     ChannelOrder,
     Exporter,
     ExportRequest,
     Head,
     ImageOverrides,
+    InOut,
+    Observer,
     Precision,
     Preprocess,
 )
 
 if TYPE_CHECKING:
     from deploykit.pipeline import Outcome
+
+AUTO = "auto"
+
+INT8_ONLY = ("calibration", "calibration_size", "observer", "max_drop", "min_snr")
 
 
 @click.command("export")
@@ -30,11 +38,21 @@ if TYPE_CHECKING:
 @click.option("--arch", multiple=True, metavar="KEY=VALUE", help="An argument of the network's constructor.")
 @click.option("--num-classes", type=click.IntRange(min=1), help="Short for --arch num_classes=N.")
 @click.option("--head", type=click.Choice(get_args(Head)), default="logits", show_default=True)
-@click.option("--fp32", "precision", flag_value="fp32", default="fp32", help="The graph computes in FP32 (default).")
-@click.option("--fp16", "precision", flag_value="fp16", help="The graph computes in FP16; inputs and outputs are FP32.")
-@click.option("--data", default="photos", show_default=True, help="A set (photos, digits, synthetic) or a folder.")
+@click.option("--fp32", is_flag=True, help="The graph computes in FP32 (default).")
+@click.option("--fp16", is_flag=True, help="In FP16. With --int8: what is not quantized does.")
+@click.option("--bf16", is_flag=True, help="In BF16; --opset 22 or more.")
+@click.option("--int8", is_flag=True, help="Convolutions and matrix products in INT8; --calibration says on what.")
+@click.option("--io", type=click.Choice(get_args(InOut)), default="fp32", show_default=True,
+              help="Type of inputs and outputs of an FP16 graph.")  # fmt: skip
+@click.option("--calibration", metavar="SET|PATH", help="What INT8 ranges are taken from: real images.")
+@click.option("--calibration-size", type=click.IntRange(min=2), help="How many of them; 256 by default.")
+@click.option("--observer", type=click.Choice(get_args(Observer)), help="How ranges are taken; mse by default.")
+@click.option("--max-drop", type=click.FloatRange(min=0), metavar="POINTS",
+              help="Keep layers out of INT8 until top-1 drops by no more, of 100.")  # fmt: skip
+@click.option("--min-snr", type=float, metavar="DB", help="Keep layers out of INT8 until the output is as near.")
+@click.option("--data", metavar="SET|PATH", help="To judge parity on; the calibration set's other split, or photos.")
 @click.option("--samples", default=16, show_default=True, type=click.IntRange(min=1), help="To judge parity on.")
-@click.option("--target", default="onnxruntime", show_default=True, help="The backend.")
+@click.option("--target", default=AUTO, show_default=True, help="The backend: onnxruntime, openvino.")
 @click.option("--batch", type=Batch(), default="1:8:32", show_default=True, help="One number: a static batch.")
 @click.option("--input-size", type=Size(), help="The network's input, in pixels.")
 @click.option("--preprocess", type=click.Choice(get_args(Preprocess)), default="host", show_default=True,
@@ -50,7 +68,6 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as a JSON document.")
 def command(
     model: str,
-    precision: Precision,
     batch: BatchRange,
     opset: int,
     exporter: Exporter,
@@ -65,6 +82,7 @@ def command(
     that parity failed; the bundle is written all the same, and marked.
     """
     from deploykit import pipeline
+    from deploykit.backends.choice import chosen
     from deploykit.cli.progress import TerminalProgress
     from deploykit.export.source import parse_weights
     from deploykit.values import ExportOptions
@@ -72,6 +90,7 @@ def command(
     if said["num_classes"] is not None:
         said["arch"] = (*said["arch"], f"num_classes={said['num_classes']}")
     _refuse_twice(said["arch"])
+    precision = _precision(said)
     request = ExportRequest(
         model=model,
         precision=precision,
@@ -81,14 +100,66 @@ def command(
         preprocess=said["preprocess"],
         image=_image(said),
         options=ExportOptions(batch, opset, exporter),
-        data=said["data"],
+        data=said["data"] or _evaluation(said["calibration"]),
         samples=said["samples"],
-        target=said["target"],
+        target=chosen(said["target"], precision),
+        io=said["io"],
+        calibration=_calibration(said),
+        budget=_budget(said),
     )
     destination = output or Path("build") / f"{model}-{precision}"
     outcome = pipeline.export(request, destination, force, TerminalProgress())
     _print(outcome, as_json)
-    return 0 if outcome.manifest.parity.passed else 1
+    return 1 if outcome.manifest.failures else 0
+
+
+def _precision(said: dict[str, Any]) -> Precision:
+    """What the flags say together."""
+    given = tuple(name for name in ("fp32", "fp16", "bf16", "int8") if said[name])
+    combined: dict[tuple[str, ...], Precision] = {
+        (): "fp32", ("fp32",): "fp32", ("fp16",): "fp16", ("bf16",): "bf16", ("int8",): "int8",
+        ("fp16", "int8"): "int8-fp16",
+    }  # fmt: skip
+    if given not in combined:
+        raise click.UsageError(f"--{' and --'.join(given)} exclude each other; only --int8 and --fp16 go together.")
+    precision = combined[given]
+    if said["io"] == "fp16" and "fp16" not in given:
+        raise click.UsageError("--io fp16 is for graphs typed FP16: give --fp16.")
+    return precision
+
+
+def _calibration(said: dict[str, Any]) -> CalibrationOptions | None:
+    if not said["int8"]:
+        given = [name for name in INT8_ONLY if said[name] is not None]
+        if given:
+            raise click.UsageError(f"--{given[0].replace('_', '-')} is for --int8.")
+        return None
+    if said["calibration"] is None:
+        raise click.UsageError(
+            "--int8 needs images that look like those the network will see: --calibration FOLDER. "
+            "--calibration photos takes photographs that scikit-image ships; nothing is calibrated on noise unasked."
+        )
+    default = CalibrationOptions(said["calibration"])
+    return CalibrationOptions(
+        said["calibration"], said["calibration_size"] or default.count, said["observer"] or default.observer
+    )
+
+
+def _budget(said: dict[str, Any]) -> BudgetOptions | None:
+    if said["max_drop"] is not None and said["min_snr"] is not None:
+        raise click.UsageError("--max-drop and --min-snr are two budgets: give one.")
+    if said["max_drop"] is None and said["min_snr"] is None:
+        return None
+    return BudgetOptions(said["max_drop"], said["min_snr"])
+
+
+def _evaluation(calibration_set: str | None) -> str:
+    """What is judged on where nothing is said: the calibration set itself, where it keeps images back for that."""
+    if calibration_set is None:
+        return "photos"
+    from calibration import split_for
+
+    return calibration_set if split_for(calibration_set, "evaluation") != "all" else "photos"
 
 
 def _refuse_twice(arguments: tuple[str, ...]) -> None:
@@ -108,7 +179,7 @@ def _image(said: dict[str, Any]) -> ImageOverrides | None:
 def _print(outcome: Outcome, as_json: bool) -> None:
     from rich.text import Text
 
-    from deploykit.report import terminal
+    from deploykit.report import precision, terminal
     from deploykit.report.document import document
 
     manifest = outcome.manifest
@@ -116,9 +187,16 @@ def _print(outcome: Outcome, as_json: bool) -> None:
         click.echo(document("bundle", manifest))
         return
     out = terminal.console()
-    state = "is up to date" if outcome.up_to_date else "written" if manifest.parity.passed else "written, marked failed"
+    state = "is up to date" if outcome.up_to_date else "written, marked failed" if manifest.failures else "written"
     out.print(Text(str(outcome.folder), "bold"), state, soft_wrap=True)  # a path is never broken
     out.print(terminal.verdict(manifest.parity, manifest.precision))
+    for failure in manifest.failures[len(manifest.parity.failures) :]:
+        out.print(Text(f"FAILED  {failure}", "bold red"))
+    if manifest.calibration is not None:
+        out.print(precision.calibration(manifest.calibration))
+    if manifest.budget is not None:
+        out.print(precision.budget(manifest.budget))
+    out.print(precision.executed(manifest.receipt))
     if manifest.graph.kept_fp32:
         out.print(f"  {len(manifest.graph.kept_fp32)} nodes stay FP32:")
         for node in manifest.graph.kept_fp32:

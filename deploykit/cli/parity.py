@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from architectures import CATALOG
-from deploykit.values import ExportRequest, MatrixRow, Precision, WeightsSource
+from deploykit.values import CalibrationOptions, ExportRequest, MatrixRow, Precision, WeightsSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from deploykit.values import Progress
 
-PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16")
+PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16", "int8", "int8-fp16")
 
 MATRIX_SAMPLES: Final = 8
 """Per row of the matrix, where --samples does not say otherwise."""
+
+CALIBRATION_SAMPLES: Final = 100
+"""Per INT8 row of the matrix: the fewest that are not called few."""
 
 
 @click.command("parity")
@@ -57,7 +60,7 @@ def command(
         click.echo(document("parity", rows))
     else:
         _print(rows)
-    return 0 if all(row.parity.passed for row in rows) else 1
+    return 0 if all(row.passed for row in rows) else 1
 
 
 def _is_folder(name: str) -> bool:
@@ -67,8 +70,18 @@ def _is_folder(name: str) -> bool:
 def _requests(
     networks: Sequence[str], origin: WeightsSource, data: str | None, samples: int | None
 ) -> list[ExportRequest]:
+    from deploykit.backends.choice import AUTO, chosen
+
     return [
-        ExportRequest(name, precision, origin, data=data or "photos", samples=samples or MATRIX_SAMPLES)
+        ExportRequest(
+            name,
+            precision,
+            origin,
+            data=data or "photos",
+            samples=samples or MATRIX_SAMPLES,
+            target=chosen(AUTO, precision),
+            calibration=CalibrationOptions(data or "photos", CALIBRATION_SAMPLES) if "int8" in precision else None,
+        )
         for name in networks
         for precision in PRECISIONS
     ]
@@ -90,7 +103,7 @@ def _print(rows: Sequence[MatrixRow]) -> None:
     out = terminal.console()
     out.print(terminal.matrix(rows))
     for row in rows:
-        for failure in row.parity.failures:
+        for failure in row.failures:
             out.print(f"{row.model} {row.precision}: {failure}", style="red")
         if row.parity.accuracy is not None:
             out.print(f"{row.model} {row.precision}: {terminal.accuracy(row.parity.accuracy)}")

@@ -117,6 +117,13 @@ def top1_accuracy(scores: Array, labels: Array) -> float:
     return float(((scores.argmax(axis=1) == labels) & finite).mean())
 
 
+def cross_entropy(logits: Array, labels: Array) -> float:
+    """Mean over samples of −ln softmax(logits)[label], in nats; N×C logits, N labels. ∞ where a logit is no number."""
+    if not np.isfinite(logits).all():
+        return math.inf
+    return float(-_log_softmax(logits.astype(np.float64))[np.arange(len(labels)), labels].mean())
+
+
 def _rows(reference: Array, candidate: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Both as N×C float64."""
     if reference.shape != candidate.shape or reference.size == 0:

@@ -60,6 +60,12 @@ TOLERANCES: Final[dict[Precision, Tolerance]] = {
     ),
 }
 
+TOLERANCES["bf16"] = TOLERANCES["fp16"]
+TOLERANCES["int8"] = msgspec.structs.replace(
+    TOLERANCES["fp16"], name="int8", min_snr_db=10.0, max_relative=0.5, min_cosine=0.9, min_top1_agreement=0.95
+)
+TOLERANCES["int8-fp16"] = msgspec.structs.replace(TOLERANCES["int8"], name="int8-fp16")
+
 UNTRAINED: Final = (
     "not judged: with untrained weights the best classes lie closer together than a rounding error, "
     "so that a faithful candidate may order them differently"

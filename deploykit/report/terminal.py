@@ -104,13 +104,14 @@ def latency(figures: Latency) -> Text:
 
 def matrix(rows: Iterable[MatrixRow]) -> Table:
     """`deploykit parity`: a row per network and precision."""
-    table = _table("network", "precision", "verdict", "max |Δ|", "SNR dB", "cosine", "top-1")
-    for column in (3, 4, 5, 6):
+    table = _table("network", "precision", "verdict", "max |Δ|", "SNR dB", "cosine", "top-1", "INT8")
+    for column in (3, 4, 5, 6, 7):
         table.columns[column].justify = "right"
     for row in rows:
         output = row.parity.outputs[0] if row.parity.outputs else None
-        passed = Text("passed", "green") if row.parity.passed else Text("FAILED", "bold red")
-        table.add_row(row.model, row.precision, passed, *(_cells(output) if output else ("", "", "", "")))
+        passed = Text("passed", "green") if row.passed else Text("FAILED", "bold red")
+        int8 = f"{row.receipt.shares.get('int8', 0.0):.1%}" if row.receipt and row.precision.startswith("int8") else ""
+        table.add_row(row.model, row.precision, passed, *(_cells(output) if output else ("", "", "", "")), int8)
     return table
 
 

@@ -49,7 +49,7 @@ def test_a_backend_that_is_not_installed_is_named_with_the_command_that_installs
 
 @pytest.mark.usefixtures("absent")
 def test_an_export_without_its_backend_fails_before_any_work(cli, tmp_path):
-    result = cli("export", "nin_cifar10", "--data", "synthetic", "-o", tmp_path / "bundle")
+    result = cli("export", "nin_cifar10", "--data", "synthetic", "--target", "onnxruntime", "-o", tmp_path / "bundle")
     assert result.code == 4
     assert "which is not installed. pip install 'deploykit[cpu]'" in result.text
     assert list(tmp_path.iterdir()) == []

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -7,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from deploykit.backends.onnxruntime import open_graph
-from deploykit.errors import InputError
-from deploykit.quantize.observe import expose, observe
+from deploykit.errors import InputError, InternalError
+from deploykit.quantize.observe import calibrate, expose, observe
+from deploykit.quantize.observers import Histogram, threshold
 from deploykit.values import DataRecord, Range
 
 DATA = DataRecord("toys", "calibration", 4, True, False, "0" * 64)
@@ -75,6 +78,115 @@ def test_what_is_no_number_is_refused(bad, name):
         observe(Broken(), [batch], DATA)
 
 
+# ── Calibration ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+IMAGES = np.random.default_rng(3).standard_normal((16, 3, 4, 4)).astype(np.float32)
+SIXTEEN = DataRecord("toys", "calibration", 16, True, False, "0" * 64)
+
+
+def batches(array=IMAGES, size=2):
+    return [{"x": array[start : start + size]} for start in range(0, len(array), size)]
+
+
+def calibrated(given=None, quantized=("x", "square"), inputs=(), observer="minmax", data=SIXTEEN):
+    return calibrate(Recorded(), batches() if given is None else given, data, quantized, inputs, observer)
+
+
+def test_thresholds_are_given_to_the_tensors_asked_for_and_ranges_to_all():
+    tensors = calibrated(quantized=["square"]).ranges.tensors
+    assert tensors["x"] == Range(IMAGES.min(), IMAGES.max(), None)
+    assert tensors["square"].threshold == (IMAGES**2).max()
+
+
+@pytest.mark.parametrize("observer", ["entropy", "percentile", "mse", "minmax"])
+def test_a_threshold_is_the_observers(observer):
+    histogram = Histogram()
+    histogram.add(IMAGES)
+    seen = calibrated(observer=observer)
+    assert seen.observer == observer
+    assert seen.ranges.tensors["x"].threshold == threshold(histogram, observer)
+
+
+def test_means_of_images_are_those_of_their_channels():
+    assert calibrated(inputs=["x"]).means == {
+        "x": pytest.approx(IMAGES.mean(axis=(0, 2, 3), dtype=np.float64).tolist())
+    }
+
+
+def test_means_of_vectors_are_those_of_their_elements():
+    vectors = IMAGES[:, :, 0, 0].copy()
+    expected = vectors.mean(axis=0, dtype=np.float64).tolist()
+    assert calibrated(batches(vectors), inputs=["x"]).means == {"x": pytest.approx(expected)}
+
+
+def test_only_the_tensors_that_layers_read_have_means():
+    assert calibrated(inputs=["square"]).means.keys() == {"square"}
+
+
+def test_convergence_is_told_at_an_eighth_a_quarter_and_a_half():
+    found = calibrated(batches(np.linspace(1, 16, 16, dtype=np.float32)[:, None])).convergence
+    assert [each.samples for each in found] == [2, 4, 8]
+    assert [each.tensor for each in found] == ["square"] * 3
+    assert [each.worst for each in found] == pytest.approx([1 - (samples / 16) ** 2 for samples in (2, 4, 8)])
+    assert [each.median for each in found] == pytest.approx(
+        [((1 - s / 16) + (1 - (s / 16) ** 2)) / 2 for s in (2, 4, 8)]
+    )
+
+
+def test_a_batch_that_passes_several_points_is_told_once():
+    assert [each.samples for each in calibrated(batches(size=8)).convergence] == [8]
+
+
+def test_one_batch_has_nothing_to_converge():
+    assert calibrated(batches(size=16)).convergence == ()
+
+
+@pytest.mark.parametrize("observer", ["entropy", "minmax"])
+def test_the_order_of_batches_changes_nothing(observer):
+    seen, other = (calibrated(given, inputs=["x"], observer=observer) for given in (batches(), batches()[::-1]))
+    assert seen.ranges == other.ranges
+    assert other.means["x"] == pytest.approx(seen.means["x"], rel=1e-9)
+
+
+def test_the_size_of_batches_changes_nothing():
+    seen = [calibrated(batches(size=size), observer="entropy").ranges for size in (1, 3, 16)]
+    assert all(one == other for one, other in itertools.pairwise(seen))
+
+
+def test_two_passes_find_the_same():
+    assert calibrated(inputs=["x"], observer="mse") == calibrated(inputs=["x"], observer="mse")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_calibration_refuses_what_is_no_number(bad):
+    broken = IMAGES.copy()
+    broken[5, 1, 2, 3] = bad
+    with pytest.raises(InputError, match="The tensor x holds NaN or infinity on the samples of 'toys'"):
+        calibrated(batches(broken))
+
+
+def test_samples_that_show_nothing_are_refused():
+    with pytest.raises(InputError, match="2 of 2 tensors .* were 0 throughout on 16 samples of 'toys', square among"):
+        calibrated(batches(np.zeros((16, 1), np.float32)))
+
+
+def test_a_dead_tensor_among_others_is_none_to_refuse():
+    class HalfDead:
+        inputs = outputs = ()
+
+        def run(self, batch):
+            return {"alive": batch["x"] + 9, "dead": 0 * batch["x"]}
+
+    seen = calibrate(HalfDead(), batches(), SIXTEEN, ["x", "alive", "dead"], [], "entropy")
+    assert seen.ranges.tensors["dead"].threshold == 0
+
+
+def test_a_tensor_that_the_runner_never_gives_is_our_fault():
+    with pytest.raises(InternalError, match="did not see the tensor unknown") as caught:
+        calibrated(quantized=["x", "unknown"])
+    assert caught.value.remedy
+
+
 # ── A graph that shows every tensor ─────────────────────────────────────────────────────────────────────────────────
 
 TEXT = """<ir_version: 8, opset_import: ["" : 20]>
@@ -131,3 +243,13 @@ def test_weights_that_lie_beside_the_graph_come_along(tmp_path):
     expose(tmp_path / "model.onnx", tmp_path / "elsewhere" / "exposed.onnx")
     runner = open_graph(tmp_path / "elsewhere" / "exposed.onnx")
     assert runner.run({"x": np.ones((2, 64), np.float32)})["y"].max() == 3
+
+
+def test_only_the_tensors_asked_for_are_shown(graphs, tmp_path):
+    expose(graphs[0], tmp_path / "some.onnx", ["b", "top"])
+    assert [spec.name for spec in open_graph(tmp_path / "some.onnx").outputs] == ["first", "second", "b", "top"]
+
+
+def test_what_is_asked_for_and_an_output_already_is_shown_once(graphs, tmp_path):
+    expose(graphs[0], tmp_path / "some.onnx", ["x", "first"])
+    assert [spec.name for spec in open_graph(tmp_path / "some.onnx").outputs] == ["first", "second"]

@@ -137,7 +137,7 @@ def test_accuracy_is_told_of_both(words, parity):
 
 
 def test_a_matrix_has_a_row_per_network_and_precision(text, parity):
-    failed = msgspec.structs.replace(parity, passed=False, outputs=())
+    failed = msgspec.structs.replace(parity, passed=False, failures=("too far",), outputs=())
     exact = msgspec.structs.replace(parity, outputs=(EXACT,))
     header, first, second, third = text(
         terminal.matrix(

@@ -1,0 +1,194 @@
+"""OpenVINO: INT8 graphs at the speed of INT8 on x86-64, where ONNX Runtime computes them in floating point."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import onnx_ir as ir
+
+from deploykit.backends import openvino_receipt as receipt
+from deploykit.backends.interface import interface, types_inside
+from deploykit.backends.layers import layers
+from deploykit.errors import BackendError, InputError
+from deploykit.files import record
+from deploykit.values import Arrays, Engine, Executed, TensorSpec
+
+if TYPE_CHECKING:
+    import openvino
+    from numpy.typing import NDArray
+
+DEVICE: Final = "CPU"
+
+SETTINGS: Final = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+"""Left to itself, OpenVINO computes FP32 graphs in BF16 or FP16 where the processor can: then a parity verdict would
+be about another precision than the graph's. LATENCY: one call gets all cores, as the other runners do it."""
+
+HALF_IS_FLOAT: Final = (
+    "OpenVINO is asked for FP32 and computes what the graph types FP16 in FP32, without the roundings in between: the "
+    "graph's types and the rounding of its weights were checked, the rounding and overflow of its activations were "
+    "not, nor FP16 arithmetic"
+)
+"""Seen in 2026.4: its execution graph is f32 throughout, the graph's own Casts gone. A test holds it to that."""
+
+BFLOAT_IS_CUT: Final = (
+    "OpenVINO computes what the graph types BF16 in BF16 with FP32 sums where the processor has BF16 instructions, "
+    "else in FP32, and where the graph casts FP32 to BF16 it cuts the bits off instead of rounding to nearest"
+)
+"""Seen in 2026.4, whatever precision is asked for. A test holds it to that."""
+
+
+class OpenVino:
+    """The CPU plugin. Its engine is the graph itself: it compiles while loading, in a second or two."""
+
+    name = "openvino"
+    opsets = range(7, 27)  # computed as ONNX Runtime does, by 2026.4; it refuses none by its number
+
+    @property
+    def version(self) -> str:
+        """Of the installed package. BackendError where there is none."""
+        try:
+            return metadata.version("openvino")
+        except metadata.PackageNotFoundError:
+            raise BackendError("OpenVINO is not installed.", "pip install 'deploykit[openvino]'") from None
+
+    def compile(self, graph: Path, folder: Path) -> Engine:
+        """Check that OpenVINO takes the graph; nothing is written, and `folder` is where the graph already lies.
+
+        InputError where the file is not a graph that OpenVINO can run.
+        """
+        whole = _parsed(graph)
+        inputs, outputs = interface(whole)
+        _compiled(_read(graph), graph)
+        file = record(folder, str(graph.relative_to(folder)))
+        return Engine(self.name, self.version, file, inputs, outputs, _statements(whole))
+
+    def load(self, engine: Engine, folder: Path) -> OpenVinoRunner:
+        """The engine's graph, compiled."""
+        graph = folder / engine.file.path
+        _parsed(graph)
+        return OpenVinoRunner(_compiled(_read(graph), graph), engine.inputs, engine.outputs)
+
+    def executed(self, engine: Engine, folder: Path) -> Executed:
+        """What each layer's kernel multiplies, by the name of its ONNX node."""
+        graph = folder / engine.file.path
+        whole = _parsed(graph)
+        model = _read(graph)
+        marks = receipt.mark(model, layers(whole))
+        return Executed(receipt.EVIDENCE, receipt.read(_compiled(model, graph).get_runtime_model(), marks))
+
+
+class OpenVinoRunner:
+    """A compiled graph; safe to call from several threads, each of which gets a request of its own."""
+
+    def __init__(
+        self, compiled: openvino.CompiledModel, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+    ) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self._compiled = compiled
+        self._of_thread = threading.local()  # a request per call instead would cost 0.16 ms each
+
+    def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
+        """Outputs by name, the caller's to keep. InputError where the arrays do not fit the graph's inputs."""
+        if problem := _misfit(self.inputs, arrays):
+            raise InputError(f"OpenVINO refuses these inputs: {problem}.", "Compare them with inspect.")
+        if not hasattr(self._of_thread, "request"):
+            self._of_thread.request = self._compiled.create_infer_request()
+        try:
+            given = self._of_thread.request.infer(dict(arrays), share_inputs=True, share_outputs=False)
+        except RuntimeError as error:
+            raise BackendError(f"OpenVINO failed while computing: {_reason(error)}.", "Report it.") from error
+        return {spec.name: given[spec.name] for spec in self.outputs}
+
+
+def _misfit(specs: tuple[TensorSpec, ...], arrays: Arrays) -> str | None:
+    """Why the arrays do not fit: OpenVINO itself would convert other types silently. None: they do."""
+    names = [spec.name for spec in specs]
+    if extra := [name for name in arrays if name not in names]:
+        return f"the graph has no input {extra[0]}"
+    for spec in specs:
+        if spec.name not in arrays:
+            return f"the input {spec.name} is missing"
+        array: Any = arrays[spec.name]
+        if not isinstance(array, np.ndarray):
+            return f"{spec.name} is no array"
+        if array.dtype != spec.dtype:
+            return f"{spec.name} is {array.dtype}, not {spec.dtype}"
+        pairs = zip(array.shape, spec.shape, strict=False)
+        if array.ndim != len(spec.shape) or any(isinstance(s, int) and s != size for size, s in pairs):
+            return f"{spec.name} is {'×'.join(map(str, array.shape))}, not {'×'.join(map(str, spec.shape))}"
+    return None
+
+
+def _statements(graph: ir.Graph) -> tuple[str, ...]:
+    types = types_inside(graph)
+    said = {ir.DataType.FLOAT16: HALF_IS_FLOAT, ir.DataType.BFLOAT16: BFLOAT_IS_CUT}
+    return tuple(statement for dtype, statement in said.items() if dtype in types)
+
+
+def _parsed(graph: Path) -> ir.Graph:
+    """The graph as ONNX. Asked first: of a file that is none, OpenVINO tries every format it knows, with noise."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        whole = ir.load(graph).graph
+    except (OSError, DecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no ONNX graph, or a part of one"
+        raise _refused(graph, reason or str(error)) from error
+    if not whole.outputs:
+        raise _refused(graph, "it holds no graph")
+    return whole
+
+
+def _read(graph: Path) -> openvino.Model:
+    with _explained(graph):
+        return _library().Core().read_model(graph)
+
+
+def _compiled(model: openvino.Model, graph: Path) -> openvino.CompiledModel:
+    with _explained(graph):
+        return _library().Core().compile_model(model, DEVICE, dict(SETTINGS))
+
+
+def _library() -> Any:
+    """The module. Importing it sends an event to a web service unless the package openvino-telemetry is missing, so it
+    is missing meanwhile: nobody was asked, and a build machine may have no network.
+    """
+    if "openvino" in sys.modules:
+        return sys.modules["openvino"]
+    held = sys.modules.get("openvino_telemetry")
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        del sys.modules["openvino_telemetry"]
+        if held is not None:
+            sys.modules["openvino_telemetry"] = held
+    return openvino
+
+
+@contextmanager
+def _explained(graph: Path) -> Iterator[None]:
+    """OpenVINO's exceptions, all of them RuntimeErrors of many lines, in our words."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise _refused(graph, _reason(error)) from error
+
+
+def _refused(graph: Path, reason: str) -> InputError:
+    return InputError(f"OpenVINO cannot load {graph.name}: {reason}.", "The file may be damaged: export it again.")
+
+
+def _reason(error: Exception) -> str:
+    """The last line that says something: before it stand places in OpenVINO's sources, behind it nothing."""
+    lines = [line.strip(" -.") for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
+    return told[-1] if told else type(error).__name__

@@ -1,0 +1,117 @@
+"""In what arithmetic OpenVINO computes each layer, read from its execution graph.
+
+The execution graph names every operator that went into a kernel, but by names that OpenVINO's ONNX frontend made: a
+Conv with a bias becomes a Convolution and an Add, a Gemm that writes the network's output is called like that output.
+What survives reading is the name of every ONNX tensor. So the operator that multiplies is looked up from the tensor
+that its node writes, and gets a name of ours before compilation, which is then found again in the execution graph. A
+FullyConnected keeps only the name of the last operator that was folded into it, so the operators that follow the
+product and depend on nothing else are named too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+import onnx_ir as ir
+
+from deploykit.errors import InternalError
+from deploykit.values import Arithmetic
+
+if TYPE_CHECKING:
+    import openvino
+
+EVIDENCE: Final = "OpenVINO's execution graph"
+
+MULTIPLYING: Final = frozenset(
+    {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
+)
+"""What the frontend makes of the four operators."""
+
+KERNELS: Final = frozenset({"Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul"})
+"""Layer types of the execution graph that multiply."""
+
+ARITHMETIC: Final[Mapping[str, Arithmetic]] = {"i8": "int8", "u8": "int8", "f16": "fp16", "bf16": "bf16", "f32": "fp32"}
+"""By the `runtimePrecision` of a kernel, which is that of what it multiplies, not of what it writes."""
+
+REMEDY: Final = "This is a fault of deploykit: please report it with the graph and OpenVINO's version."
+
+Marks = Mapping[str, Sequence[str]]
+"""By a layer's name the names that its operators were given, the one that multiplies first."""
+
+
+def mark(model: openvino.Model, layers: Sequence[ir.Node]) -> Marks:
+    """Give the operators of every layer names that the execution graph keeps."""
+    tensors = {name: output for node in model.get_ops() for output in node.outputs() for name in output.names}
+    marks: dict[str, list[str]] = {}
+    for number, layer in enumerate(layers):
+        given = marks[layer.name or ""] = []
+        for place, node in enumerate(_operators(tensors, layer)):
+            given.append(f"deploykit:{number}:{place}")
+            node.set_friendly_name(given[-1])
+    return marks
+
+
+def _operators(tensors: Mapping[str, openvino.Output], layer: ir.Node) -> Iterator[openvino.Node]:
+    """The operator that multiplies for `layer`, and those behind it that only depend on it."""
+    node = _product(tensors, layer)
+    yield node
+    while True:
+        readers = [reader for output in node.outputs() for reader in output.get_target_inputs()]
+        if len(readers) != 1 or (following := readers[0].get_node()).get_type_name() in (*MULTIPLYING, "Result"):
+            return
+        others = [each.get_source_output().get_node() for each in following.inputs()]
+        if any(_computed(other) for other in others if other.get_name() != node.get_name()):
+            return
+        node = following
+        yield node
+
+
+def _product(tensors: Mapping[str, openvino.Output], layer: ir.Node) -> openvino.Node:
+    """Upwards from the layer's output; tensors of the ONNX graph are borders, behind which begins another node."""
+    tensor = layer.outputs[0].name or ""
+    pending = [tensors[tensor].get_node()] if tensor in tensors else []
+    while pending:
+        node = pending.pop()
+        if node.get_type_name() in MULTIPLYING:
+            return node
+        sources = [each.get_source_output() for each in node.inputs()]
+        pending += [source.get_node() for source in sources if not source.names]
+    raise InternalError(f"OpenVINO's model has no operator that multiplies for {layer.name}.", REMEDY)
+
+
+def _computed(node: openvino.Node) -> bool:
+    """Whether it depends on the network's input."""
+    pending, seen = [node], set()  # of names: in older versions == on nodes builds a node
+    while pending:
+        at = pending.pop()
+        if at.get_type_name() == "Parameter":
+            return True
+        if at.get_name() not in seen:
+            seen.add(at.get_name())
+            pending += [each.get_source_output().get_node() for each in at.inputs()]
+    return False
+
+
+def read(execution: openvino.Model, marks: Marks) -> dict[str, Arithmetic]:
+    """The arithmetic of each marked layer. InternalError where a layer has no kernel, or several."""
+    precisions: dict[str, list[str]] = {}
+    for node in execution.get_ops():
+        facts = {key: value.astype(str) for key, value in node.get_rt_info().items() if key in FACTS}
+        if facts["layerType"] in KERNELS:
+            for original in facts["originalLayersNames"].split(","):
+                precisions.setdefault(original, []).append(facts["runtimePrecision"])
+    return {
+        name: _only(name, [precisions[each] for each in given if each in precisions]) for name, given in marks.items()
+    }
+
+
+FACTS: Final = ("layerType", "originalLayersNames", "runtimePrecision")
+
+
+def _only(name: str, found: Sequence[Sequence[str]]) -> Arithmetic:
+    """The nearest operator's word counts: one further behind may have moved into the next layer's kernel."""
+    told = found[0] if found else []
+    if len(told) != 1 or told[0] not in ARITHMETIC:
+        raise InternalError(f"OpenVINO's execution graph has {' and '.join(told) or 'no kernel'} for {name}.", REMEDY)
+    return ARITHMETIC[told[0]]

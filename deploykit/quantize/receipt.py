@@ -1,0 +1,87 @@
+"""The precision receipt: what share of a network's multiply-accumulates really ran at which arithmetic."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Final
+
+import onnx_ir as ir
+
+from deploykit.errors import InputError, InternalError
+from deploykit.onnxfile import REMEDY
+from deploykit.quantize.placement import LAYERS, constant, is_layer
+from deploykit.values import Arithmetic, Executed, LayerArithmetic, PrecisionReceipt
+
+TYPES: Final[dict[ir.DataType, Arithmetic]] = {
+    ir.DataType.FLOAT: "fp32",
+    ir.DataType.FLOAT16: "fp16",
+    ir.DataType.BFLOAT16: "bf16",
+}
+
+
+def receipt(graph: Path, executed: Executed, backend: str, version: str) -> PrecisionReceipt:
+    """What the types of `graph` ask for beside what the backend did, weighed by multiply-accumulates."""
+    layers = []
+    for node in ir.load(graph).graph:
+        if multiplies(node):
+            ran = executed.arithmetic.get(node.name or "")
+            if ran is None:
+                raise InternalError(f"{backend} gave no account of {node.name}.", REMEDY)
+            layers.append(LayerArithmetic(node.name or "", node.op_type, macs(node), asked(node), ran))
+    total = sum(layer.macs for layer in layers)
+    shares: dict[Arithmetic, float] = {}
+    for layer in layers:
+        shares[layer.ran] = shares.get(layer.ran, 0.0) + layer.macs / total
+    return PrecisionReceipt(backend, version, executed.evidence, shares, tuple(layers))
+
+
+def int8_share(graph: Path, excluded: frozenset[str]) -> float:
+    """Share of the multiply-accumulates of a floating-point graph that are quantized if `excluded` are not."""
+    layers = [node for node in ir.load(graph).graph if multiplies(node)]
+    taken = sum(macs(node) for node in layers if is_layer(node) and node.name not in excluded)
+    return taken / sum(map(macs, layers))
+
+
+def multiplies(node: ir.Node) -> bool:
+    """Whether the node multiplies a computed tensor by weights: constants, or codes behind a DequantizeLinear."""
+    if node.op_type not in LAYERS or len(node.inputs) < 2:
+        return False
+    data, weight = node.inputs[0], node.inputs[1]
+    return data is not None and weight is not None and not _fixed(data) and _fixed(weight)
+
+
+def _fixed(value: ir.Value) -> bool:
+    producer = value.producer()
+    codes = producer.inputs[0] if producer is not None and producer.op_type == "DequantizeLinear" else None
+    return any(each is not None and constant(each) for each in (value, codes))
+
+
+def asked(node: ir.Node) -> Arithmetic:
+    """INT8 where both operands come through DequantizeLinear, else the type of the data."""
+    operands = [None if value is None else value.producer() for value in node.inputs[:2]]
+    if all(producer is not None and producer.op_type == "DequantizeLinear" for producer in operands):
+        return "int8"
+    data = node.inputs[0]
+    assert data is not None
+    assert data.dtype is not None
+    return TYPES[data.dtype]
+
+
+def macs(node: ir.Node) -> int:
+    """Multiply-accumulates of a layer for one image, from the shapes that the graph holds."""
+    weight, output = node.inputs[1], node.outputs[0]
+    over = node.inputs[0] if node.op_type == "ConvTranspose" else output  # it spreads each input over its kernel
+    if weight is None or weight.shape is None or over is None or over.shape is None:
+        raise InputError(f"The graph gives no shapes for {node.name}.", "Export it with deploykit.")
+    repeated = over.shape[1:-1] if node.op_type in ("Gemm", "MatMul") else over.shape[2:]
+    return math.prod(_size(size, node) for size in (*weight.shape, *repeated))
+
+
+def _size(size: int | ir.SymbolicDim, node: ir.Node) -> int:
+    if not isinstance(size, int):
+        raise InputError(
+            f"The size {size} at {node.name} is not known before the network runs, and nor is the work of its layers.",
+            "Export it at one height and width; only the batch may vary.",
+        )
+    return size

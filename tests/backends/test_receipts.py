@@ -1,0 +1,163 @@
+"""The arithmetic that backends report: every layer of a graph has a word, whatever it was fused with and renamed to."""
+
+import onnx
+import onnx_ir as ir
+import pytest
+
+from deploykit.backends import BACKENDS, backend, onnxruntime_receipt, openvino_receipt
+from deploykit.errors import InternalError
+
+NETWORK = """
+<ir_version: 10, opset_import: ["" : 22]>
+network (float[batch, 16, 8, 8] x) => (float[batch, 5] y, float[batch, 16, 8, 8] z)
+<TYPE[16, 16, 3, 3] weight, TYPE[16] bias_weight, TYPE[16, 1, 3, 3] depth_weight, TYPE[16, 4, 3, 3] group_weight,
+ TYPE[16, 16, 1, 1] projection_weight, TYPE[16, 16, 2, 2] up_weight, TYPE[1024, 10] matmul_weight,
+ TYPE[10] added_weight, TYPE[5, 10] gemm_weight, TYPE[5] gemm_bias_weight> {
+    h = Cast <to = NUMBER> (x)
+    [plain] a = Conv <pads = [1, 1, 1, 1]> (h, weight, bias_weight)
+    b = Relu (a)
+    [depthwise] c = Conv <pads = [1, 1, 1, 1], group = 16> (b, depth_weight)
+    [grouped] d = Conv <pads = [1, 1, 1, 1], group = 4> (c, group_weight, bias_weight)
+    [projection] e = Conv (b, projection_weight, bias_weight)
+    f = Add (d, e)
+    g = Relu (f)
+    [up] i = ConvTranspose <strides = [2, 2]> (g, up_weight, bias_weight)
+    j = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (i)
+    [writes_output] k = Conv (j, projection_weight, bias_weight)
+    z = Cast <to = 1> (k)
+    l = Flatten (j)
+    [matmul] m = MatMul (l, matmul_weight)
+    n = Add (m, added_weight)
+    [gemm] o = Gemm <transB = 1> (n, gemm_weight, gemm_bias_weight)
+    y = Cast <to = 1> (o)
+}
+"""
+LAYERS = {"plain", "depthwise", "grouped", "projection", "up", "writes_output", "matmul", "gemm"}
+
+
+def typed(name, number):
+    return NETWORK.replace("TYPE", name).replace("NUMBER", str(number))
+
+
+QUANTIZED = """
+<ir_version: 9, opset_import: ["" : 20]>
+quantized (float[batch, 16, 8, 8] x) => (float[batch, 16, 8, 8] y)
+<int8[16, 16, 3, 3] weight, float s = {0.02}, int8 zero = {0}, float[16, 16, 1, 1] other_weight> {
+    q = QuantizeLinear (x, s, zero)
+    d = DequantizeLinear (q, s, zero)
+    w = DequantizeLinear (weight, s, zero)
+    [quantized] a = Conv <pads = [1, 1, 1, 1]> (d, w)
+    b = Relu (a)
+    [floating] y = Conv (b, other_weight)
+}
+"""
+
+OUTPUT_QUANTIZED = """
+<ir_version: 9, opset_import: ["" : 20]>
+output_quantized (float[batch, 16, 8, 8] x) => (float[batch, 16, 8, 8] y)
+<int8[16, 16, 3, 3] weight, float s = {0.02}, int8 zero = {0}> {
+    q = QuantizeLinear (x, s, zero)
+    d = DequantizeLinear (q, s, zero)
+    w = DequantizeLinear (weight, s, zero)
+    [layer] a = Conv <pads = [1, 1, 1, 1]> (d, w)
+    r = QuantizeLinear (a, s, zero)
+    y = DequantizeLinear (r, s, zero)
+}
+"""
+
+
+@pytest.fixture
+def arithmetic(written, tmp_path):
+    def read(name, text):
+        library = backend(name)
+        return library.executed(library.compile(written(text), tmp_path), tmp_path).arithmetic
+
+    return read
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_every_layer_of_a_float32_graph_is_found_and_is_float32(arithmetic, name):
+    assert arithmetic(name, typed("float", 1)) == dict.fromkeys(LAYERS, "fp32")
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_every_layer_of_a_float16_graph_is_found(arithmetic, name):
+    assert arithmetic(name, typed("float16", 10)).keys() == LAYERS
+
+
+def test_openvino_computes_a_float16_graph_in_float32(arithmetic):
+    assert set(arithmetic("openvino", typed("float16", 10)).values()) == {"fp32"}
+
+
+def test_openvino_finds_every_layer_of_a_bfloat16_graph(arithmetic):
+    told = arithmetic("openvino", typed("bfloat16", 16))
+    assert told.keys() == LAYERS
+    assert set(told.values()) <= {"bf16", "fp32"}
+
+
+def test_openvino_tells_a_quantized_layer_from_one_that_is_not(arithmetic):
+    assert arithmetic("openvino", QUANTIZED) == {"quantized": "int8", "floating": "fp32"}
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_layer_between_quantized_tensors_is_int8(arithmetic, name):
+    assert arithmetic(name, OUTPUT_QUANTIZED) == {"layer": "int8"}
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_the_evidence_is_named(written, tmp_path, name):
+    library = backend(name)
+    told = library.executed(library.compile(written(QUANTIZED), tmp_path), tmp_path).evidence
+    assert told.endswith(("execution graph", "saves as optimized"))
+
+
+def test_onnxruntime_s_layer_without_a_kernel_is_no_guess():
+    model = ir.from_proto(onnx.parser.parse_model(typed("float", 1)))
+    layer = next(node for node in model.graph if node.name == "plain")
+    with pytest.raises(InternalError, match="does not say which one node computes plain"):
+        onnxruntime_receipt.read(ir.Graph([], [], nodes=[]), [layer])
+
+
+def test_onnxruntime_s_kernel_of_one_layer_is_not_given_to_another():
+    graph = ir.from_proto(onnx.parser.parse_model(typed("float", 1))).graph
+    layer = next(node for node in graph if node.name == "plain")
+    layer.inputs[1].type = ir.TensorType(ir.DataType.FLOAT)
+    with pytest.raises(InternalError, match="computes plain and plain"):
+        onnxruntime_receipt.read(graph, [layer, layer])
+
+
+class Fact(str):
+    """A value of OpenVINO's execution graph."""
+
+    def astype(self, _):
+        return str(self)
+
+
+class Kernel:
+    """A layer of OpenVINO's execution graph."""
+
+    def __init__(self, layer_type, precision, originals):
+        self.facts = {"layerType": layer_type, "runtimePrecision": precision, "originalLayersNames": originals}
+
+    def get_rt_info(self):
+        return {name: Fact(value) for name, value in self.facts.items()}
+
+
+class Execution:
+    def __init__(self, *kernels):
+        self.get_ops = lambda: kernels
+
+
+@pytest.mark.parametrize(
+    ("kernels", "told"),
+    [
+        ((), "no kernel"),
+        ((Kernel("Eltwise", "f32", "a"),), "no kernel"),
+        ((Kernel("Convolution", "f32", "a"), Kernel("Convolution", "i8", "a")), "f32 and i8"),
+        ((Kernel("Convolution", "f64", "a"),), "f64"),
+    ],
+    ids=["none", "only its addition", "two", "of an unknown type"],
+)
+def test_openvino_s_layer_without_one_kernel_is_no_guess(kernels, told):
+    with pytest.raises(InternalError, match=f"execution graph has {told} for layer"):
+        openvino_receipt.read(Execution(*kernels), {"layer": ["a"]})

@@ -1,0 +1,213 @@
+"""`deploykit export --int8`: what it rests on, what it refuses, and what it proves."""
+
+import shutil
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("openvino", reason="INT8 on a CPU is OpenVINO's: pip install 'deploykit[openvino]'")
+
+INT8 = ("--int8", "--calibration", "synthetic", "--calibration-size", "100")
+
+
+@pytest.fixture(scope="session")
+def int8_bundle(small, tmp_path_factory):
+    from deploykit.cli import run
+
+    folder = tmp_path_factory.mktemp("bundles") / "nin_cifar10-int8"
+    assert run([*small, *INT8, "-o", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of images that all differ."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for seed in range(8):
+        pixels = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{seed}.png")
+    return folder
+
+
+# ── A good export ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_it_says_what_the_ranges_rest_on(cli, small, int8_bundle):
+    result = cli(*small, *INT8, "-o", int8_bundle)
+    assert result.code == 0
+    assert "calibrated on 100 samples of synthetic (calibration), observer mse" in result.text
+    assert "none of the 4 samples that parity is judged on is among them" in result.text
+
+
+def test_it_says_what_really_ran(cli, small, int8_bundle):
+    assert (
+        "100.0% INT8 of multiply-accumulates (OpenVINO's execution graph" in cli(*small, *INT8, "-o", int8_bundle).text
+    )
+
+
+def test_calibration_on_noise_is_stamped(cli, small, int8_bundle):
+    assert "ranges are from synthetic, which are no real images" in cli(*small, *INT8, "-o", int8_bundle).text
+
+
+def test_the_manifest_holds_both_receipts(cli, small, int8_bundle):
+    manifest = cli(*small, *INT8, "-o", int8_bundle, "--json").content
+    calibration, receipt = manifest["calibration"], manifest["receipt"]
+    assert len(calibration["samples"]) == 100
+    assert {sample["sha256"] for sample in calibration["samples"]}
+    assert calibration["disjoint"] | {"compared": 4, "common": 0} == calibration["disjoint"]
+    assert all(threshold > 0 for threshold in calibration["thresholds"].values())
+    assert [step["samples"] for step in calibration["convergence"]] == [12, 28, 52]
+    assert receipt["shares"] == {"int8": pytest.approx(1.0)}
+    assert {layer["asked"] for layer in receipt["layers"]} == {"int8"}
+
+
+def test_the_bundle_verifies_and_predicts(cli, int8_bundle, photograph):
+    assert cli("verify", int8_bundle).code == 0
+    assert cli("run", int8_bundle, photograph).code == 0
+    assert cli("parity", int8_bundle).code == 0
+
+
+def test_int8_and_fp16_go_together(cli, small, tmp_path):
+    result = cli(*small, *INT8, "--fp16", "-o", tmp_path / "both", "--json")
+    assert result.code == 0
+    assert result.content["precision"] == "int8-fp16"
+
+
+def test_the_same_words_twice_give_the_same_bytes(cli, small, int8_bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("DEPLOYKIT_CACHE_DIR", str(tmp_path / "another cache"))
+    again = cli(*small, *INT8, "-o", tmp_path / "again", "--json").content
+    first = cli(*small, *INT8, "-o", int8_bundle, "--json").content
+    assert (tmp_path / "again/model.onnx").read_bytes() == (int8_bundle / "model.onnx").read_bytes()
+    assert again["calibration"]["thresholds"] == first["calibration"]["thresholds"]
+
+
+# ── Budgets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_budget_that_holds_already_takes_nothing_out(cli, small, tmp_path):
+    budget = cli(*small, *INT8, "--min-snr", "1", "-o", tmp_path / "b", "--json").content["budget"]
+    assert budget["kept"]
+    assert budget["steps"] == []
+
+
+def test_a_budget_takes_layers_out_until_it_holds(cli, small, int8_bundle, tmp_path):
+    before = cli(*small, *INT8, "-o", int8_bundle, "--json").content["parity"]["outputs"][0]["snr_db"]
+    result = cli(*small, *INT8, "--min-snr", before + 1, "-o", tmp_path / "b")
+    assert result.code == 0
+    assert "out (alone it adds" in result.text
+    assert "how many layers stay out of INT8 was decided on the samples that parity is judged on" in result.text
+
+
+def test_a_budget_that_cannot_hold_fails_the_export(cli, small, tmp_path):
+    result = cli(*small, *INT8, "--min-snr", "500", "-o", tmp_path / "b")
+    assert result.code == 1
+    assert "the budget of 500 (SNR dB) does not hold" in result.text
+
+
+def test_a_budget_in_points_needs_labels(cli, small, tmp_path):
+    result = cli(*small, *INT8, "--max-drop", "0.5", "-o", tmp_path / "b")
+    assert result.code == 2
+    assert "--max-drop needs labels" in result.text
+
+
+# ── What is asked for and not computed ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_int8_that_is_not_computed_as_such_fails_the_export(cli, small, tmp_path, monkeypatch):
+    from deploykit.backends.openvino import OpenVino
+
+    told = OpenVino.executed
+
+    def in_floats(self, engine, folder):
+        honest = told(self, engine, folder)
+        return msgspec.structs.replace(honest, arithmetic=dict.fromkeys(honest.arithmetic, "fp32"))
+
+    monkeypatch.setattr(OpenVino, "executed", in_floats)
+    monkeypatch.setenv("DEPLOYKIT_CACHE_DIR", str(tmp_path / "cache"))
+    result = cli(*small, *INT8, "-o", tmp_path / "b")
+    assert result.code == 1
+    assert "9 of 9 layers are INT8 in the graph and FP32 in openvino" in result.text
+
+
+# ── Words that do not fit together ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--int8",), "--int8 needs images that look like those the network will see: --calibration FOLDER"),
+        (("--fp32", *INT8), "--fp32 and --int8 exclude each other"),
+        (("--bf16", *INT8), "--bf16 and --int8 exclude each other"),
+        (("--fp16", "--calibration", "photos"), "--calibration is for --int8"),
+        (("--max-drop", "0"), "--max-drop is for --int8"),
+        ((*INT8, "--max-drop", "1", "--min-snr", "20"), "--max-drop and --min-snr are two budgets"),
+        (("--io", "fp16"), "--io fp16 is for graphs typed FP16"),
+        ((*INT8[:3], "--calibration-size", "1"), "Invalid value for '--calibration-size'"),
+        ((*INT8, "--observer", "kl"), "Invalid value for '--observer'"),
+    ],
+)
+def test_words_that_do_not_fit_are_refused(cli, small, tmp_path, words, message):
+    result = cli(*small, *words, "-o", tmp_path / "b")
+    assert result.code == 2
+    assert message in result.text
+    assert not (tmp_path / "b").exists()
+
+
+# ── Images that no range can be learnt from ─────────────────────────────────────────────────────────────────────────
+
+
+def refused(cli, small, folder, tmp_path, *words):
+    """The message with which a calibration folder is refused."""
+    result = cli(*small, "--int8", "--calibration", folder, "-o", tmp_path / "b", *words)
+    assert result.code == 3
+    assert not (tmp_path / "b").exists()
+    return result.text
+
+
+def test_a_folder_without_images_is_refused(cli, small, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "there is no image under" in refused(cli, small, tmp_path / "empty", tmp_path)
+
+
+def test_one_image_is_refused(cli, small, images, tmp_path):
+    for path in sorted(images.iterdir())[1:]:
+        path.unlink()
+    assert "has one image: no range can be learnt from that" in refused(cli, small, images, tmp_path)
+
+
+def test_black_images_are_refused(cli, small, tmp_path):
+    folder = tmp_path / "black"
+    folder.mkdir()
+    for number in range(4):
+        Image.new("RGB", (40, 40 + number)).save(folder / f"{number}.png")
+    assert "4 of one colour all over: no range can be learnt" in refused(cli, small, folder, tmp_path)
+
+
+def test_samples_that_are_no_numbers_are_refused(cli, small, tmp_path):
+    samples = np.zeros((4, 3, 32, 32), np.float32)
+    samples[2, 0, 0, 0] = np.nan
+    np.save(tmp_path / "nan.npy", samples)
+    assert "NaN" in refused(cli, small, tmp_path / "nan.npy", tmp_path)
+
+
+def test_images_that_are_judged_on_are_not_calibrated_on(cli, small, images, tmp_path):
+    text = refused(cli, small, images, tmp_path, "--data", images)
+    assert "4 of 4 images that parity is judged on are calibrated on too" in text
+
+
+def test_a_copy_under_another_name_is_found(cli, small, images, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copyfile(images / "3.png", other / "unlike.png")
+    text = refused(cli, small, images, tmp_path, "--data", other)
+    assert "(3.png shows what unlike.png does)" in text
+
+
+def test_few_images_are_said_to_be_few(cli, small, images, tmp_path):
+    result = cli(*small, "--int8", "--calibration", images, "--data", "synthetic", "-o", tmp_path / "b")
+    assert result.code == 0
+    assert "Calibrating on 8 images, which is few: give at least 100." in result.text
+    assert "ranges are from 8 images, which is few" in result.text

@@ -1,0 +1,64 @@
+"""Small graphs to quantize: written as ONNX's own text, calibrated on an array, run as they stand."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+
+from deploykit.backends.onnxruntime import open_graph
+from deploykit.quantize import int8
+from deploykit.quantize.observe import calibrate, expose
+from deploykit.values import Calibrated, DataRecord, Observer
+
+X = np.random.default_rng(99).standard_normal((16, 4, 8, 8)).astype(np.float32)
+"""Samples for graphs that read float[N,4,8,8] x."""
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    """Standard normal, float32."""
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+KERNELS = {f"w{i}": random(4, 4, 1, 1, seed=i) for i in range(6)}
+"""Weights of 1×1 convolutions from four channels to four."""
+
+
+def parse(text: str, opset: int = 20, **weights: np.ndarray) -> ir.Model:
+    """The model of a graph's text; `weights` become initializers. Types and shapes are inferred, as exporters do."""
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}]>\n{text}')
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
+    return ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
+
+
+def convolutional(body: str, opset: int = 20, **weights: np.ndarray) -> ir.Model:
+    """The model whose nodes are `body`, from float[N,4,8,8] x to y, with the kernels that it reads."""
+    used = {name: array for name, array in KERNELS.items() if f"{name})" in body or f"{name}," in body}
+    return parse(f"g (float[N,4,8,8] x) => (float[N,A,B,C] y) {{ {body} }}", opset, **used, **weights)
+
+
+def compute(model: ir.Model | Path, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """Outputs by name. ONNX Runtime runs the graph as it is, without rewrites of its own."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    proto = onnx.load(model) if isinstance(model, Path) else ir.to_proto(model)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def calibrated(source: Path, x: np.ndarray = X, half: bool = False, observer: Observer = "minmax") -> Calibrated:
+    """What the graph's tensors are on the samples `x`; with `half`, the range of every tensor."""
+    placement, exposed = int8.placed(source), source.with_name("exposed.onnx")
+    tensors = {edge.tensor for edge in placement.edges}
+    inputs = {edge.tensor for edge in placement.edges if edge.node in placement.layers}
+    expose(source, exposed, None if half else tensors)
+    data = DataRecord("toys", "calibration", len(x), True, False, "0" * 64)
+    return calibrate(open_graph(exposed), [{"x": x}], data, tensors, inputs, observer)
+
+
+def snr(reference: np.ndarray, given: np.ndarray) -> float:
+    """Signal over noise in decibels."""
+    return float(10 * np.log10(np.square(reference).sum() / np.square(reference - given).sum()))

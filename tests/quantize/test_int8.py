@@ -1,0 +1,155 @@
+import itertools
+
+import msgspec
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from small_int8 import X, calibrated, compute, convolutional, random, snr
+
+from deploykit.errors import InputError
+from deploykit.quantize import int8
+from deploykit.values import Recipe
+
+BODY = """[one] a = Conv <pads = [1, 1, 1, 1]> (x, w, b) r = Relu (a) [two] c = Conv (r, w0)
+    [add] s = Add (c, x) t = Relu (s) [last] y = Conv (t, w1)"""
+
+
+def model(opset=20):
+    return convolutional(BODY, opset, w=random(4, 4, 3, 3) / 3, b=random(4))
+
+
+@pytest.fixture
+def source(tmp_path):
+    ir.save(model(), tmp_path / "source.onnx")
+    return tmp_path / "source.onnx"
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """A new folder each time."""
+    numbers = itertools.count()
+    return lambda: tmp_path / f"quantized-{next(numbers)}"
+
+
+def written(folder):
+    return (folder / "model.onnx").read_bytes()
+
+
+RECIPES = pytest.mark.parametrize("recipe", [Recipe(), Recipe(rest="fp16", correct_bias=True)], ids=["fp32", "fp16"])
+
+
+# ── The file ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@RECIPES
+def test_two_runs_write_the_same_bytes(source, fresh, recipe):
+    seen = calibrated(source, half=True)
+    one, other = fresh(), fresh()
+    assert int8.quantize(source, seen, recipe, one) == int8.quantize(source, seen, recipe, other)
+    assert written(one) == written(other)
+
+
+@RECIPES
+def test_the_order_of_ranges_changes_nothing(source, fresh, recipe):
+    seen = calibrated(source, half=True)
+    ranges = msgspec.structs.replace(seen.ranges, tensors=dict(reversed(seen.ranges.tensors.items())))
+    turned = msgspec.structs.replace(seen, ranges=ranges, means=dict(reversed(seen.means.items())))
+    one, other = fresh(), fresh()
+    int8.quantize(source, seen, recipe, one)
+    int8.quantize(source, turned, recipe, other)
+    assert written(one) == written(other)
+
+
+def test_weights_take_a_quarter_of_the_space(tmp_path, fresh):
+    ir.save(convolutional("[conv] y = Conv (x, w)", w=random(256, 4, 5, 5)), tmp_path / "large.onnx")
+    folder = fresh()
+    made = int8.quantize(tmp_path / "large.onnx", calibrated(tmp_path / "large.onnx"), Recipe(), folder)
+    assert made.files[0].bytes == pytest.approx((tmp_path / "large.onnx").stat().st_size / 4, rel=0.1)
+
+
+def test_weights_beside_the_source_come_along(tmp_path, fresh):
+    ir.save(model(), tmp_path / "source.onnx", external_data="weights.data", size_threshold_bytes=0)
+    seen, folder = calibrated(tmp_path / "source.onnx"), fresh()
+    int8.quantize(tmp_path / "source.onnx", seen, Recipe(), folder)
+    (tmp_path / "weights.data").unlink()
+    assert [path.name for path in folder.iterdir()] == ["model.onnx"]
+    onnx.checker.check_model(folder / "model.onnx", full_check=True)
+
+
+# ── What it says and computes ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_record_says_where_pairs_stand_and_why(source, fresh):
+    made = int8.quantize(source, calibrated(source), Recipe(), fresh())
+    assert made.placement == int8.placed(source)
+    assert made.recipe == Recipe()
+    assert (made.precision, made.kept, made.cast_nodes) == ("int8", (), 0)
+
+
+def test_what_is_excluded_stays_in_floating_point(source, fresh):
+    folder = fresh()
+    made = int8.quantize(source, calibrated(source), Recipe(excluded=("one",)), folder)
+    assert made.placement.layers == ("two", "last")
+    assert "w" in ir.load(folder / "model.onnx").graph.initializers
+
+
+@pytest.mark.parametrize("excluded", ["one", "two", "last", "add"])
+def test_the_calibration_of_the_whole_graph_serves_whatever_is_excluded(source, fresh, excluded):
+    int8.quantize(source, calibrated(source), Recipe(excluded=(excluded,)), fresh())
+
+
+@RECIPES
+def test_the_graph_computes_nearly_the_same(source, fresh, recipe):
+    folder = fresh()
+    int8.quantize(source, calibrated(source, half=True), recipe, folder)
+    assert snr(compute(source, x=X)["y"], compute(folder / "model.onnx", x=X)["y"]) > 25
+
+
+def test_the_rest_is_typed_fp16(source, fresh):
+    folder = fresh()
+    made = int8.quantize(source, calibrated(source, half=True), Recipe(rest="fp16"), folder)
+    graph = ir.load(folder / "model.onnx").graph
+    assert made.precision == "int8-fp16"
+    bias = next(node for node in graph if node.name == "one").inputs[2]
+    assert bias.dtype == ir.DataType.FLOAT16
+    assert {value.dtype for value in (*graph.inputs, *graph.outputs)} == {ir.DataType.FLOAT}
+    assert made.cast_nodes == sum(1 for node in graph if node.op_type == "Cast")
+
+
+def test_inputs_and_outputs_are_fp16_if_asked(source, fresh):
+    folder = fresh()
+    int8.quantize(source, calibrated(source, half=True), Recipe(rest="fp16", io="fp16"), folder)
+    graph = ir.load(folder / "model.onnx").graph
+    assert {value.dtype for value in (*graph.inputs, *graph.outputs)} == {ir.DataType.FLOAT16}
+
+
+def test_scales_are_the_same_codes_in_fp16(source, fresh):
+    """Typing must not move a scale: else the FP16 graph would quantize to other codes than those that were judged."""
+    seen, folder = calibrated(source, half=True), fresh()
+    int8.quantize(source, seen, Recipe(rest="fp16"), folder)
+    quantize = next(node for node in ir.load(folder / "model.onnx").graph if node.name == "r/QuantizeLinear")
+    scale, exact = quantize.inputs[1].const_value.numpy(), int8.thresholds(seen)["r"] / 127
+    assert scale.dtype == np.float16
+    assert exact <= scale <= exact * (1 + 2.0**-10)
+
+
+# ── What is refused ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+def test_fp16_scales_before_opset_19_are_refused(tmp_path, fresh, opset):
+    ir.save(model(opset), tmp_path / "old.onnx")
+    folder = fresh()
+    with pytest.raises(InputError, match=f"Opset {opset} has no FP16 scales") as caught:
+        int8.quantize(tmp_path / "old.onnx", calibrated(tmp_path / "old.onnx", half=True), Recipe(rest="fp16"), folder)
+    assert "--opset 19" in caught.value.remedy
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("opset", [17, 23])
+def test_int8_alone_is_valid_at_the_first_and_the_last_opset(tmp_path, fresh, opset):
+    ir.save(model(opset), tmp_path / "source.onnx")
+    folder = fresh()
+    int8.quantize(tmp_path / "source.onnx", calibrated(tmp_path / "source.onnx"), Recipe(), folder)
+    onnx.checker.check_model(folder / "model.onnx", full_check=True)

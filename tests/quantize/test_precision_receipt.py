@@ -1,0 +1,175 @@
+import json
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import pytest
+from small_int8 import KERNELS, calibrated, convolutional, parse, random
+
+from deploykit.errors import InputError, InternalError
+from deploykit.quantize import int8
+from deploykit.quantize.receipt import int8_share, macs, multiplies, receipt
+from deploykit.values import Executed, Recipe
+
+
+CATALOG = Path(__file__).resolve().parents[2] / "architectures" / "catalog.json"
+
+
+def layers(model):
+    return [node for node in model.graph if multiplies(node)]
+
+
+# ── Multiply-accumulates ────────────────────────────────────────────────────────────────────────────────────────────
+
+COUNTS = {
+    "Conv": ("Conv (x, w)", (6, 4, 3, 3), 6 * 6 * 6 * 4 * 9),
+    "padded Conv": ("Conv <pads = [1, 1, 1, 1]> (x, w)", (6, 4, 3, 3), 8 * 8 * 6 * 4 * 9),
+    "strided Conv": ("Conv <strides = [2, 2]> (x, w)", (6, 4, 1, 1), 4 * 4 * 6 * 4),
+    "grouped Conv": ("Conv <group = 2> (x, w)", (6, 2, 1, 1), 8 * 8 * 6 * 2),
+    "depthwise Conv": ("Conv <group = 4> (x, w)", (4, 1, 3, 3), 6 * 6 * 4 * 9),
+    "ConvTranspose": ("ConvTranspose <strides = [2, 2]> (x, w)", (4, 6, 2, 2), 8 * 8 * 4 * 6 * 4),
+    "MatMul over the last axis": ("MatMul (x, w)", (8, 5), 4 * 8 * 8 * 5),
+}
+"""For one image of 4×8×8: outputs times products for each, or inputs times outputs that each feeds (ConvTranspose)."""
+
+
+@pytest.mark.parametrize(("text", "shape", "expected"), COUNTS.values(), ids=COUNTS)
+def test_multiply_accumulates_of_one_image(text, shape, expected):
+    (layer,) = layers(convolutional(f"[layer] y = {text}", w=random(*shape)))
+    assert macs(layer) == expected
+
+
+@pytest.mark.parametrize(("text", "shape"), [("Gemm", (4, 6)), ("Gemm <transB = 1>", (6, 4)), ("MatMul", (4, 6))])
+def test_multiply_accumulates_of_a_matrix_product(text, shape):
+    (layer,) = layers(parse(f"g (float[N,4] x) => (float[N,6] y) {{ [fc] y = {text} (x, w) }}", w=random(*shape)))
+    assert macs(layer) == 4 * 6
+
+
+def test_the_batch_counts_for_nothing():
+    (layer,) = layers(parse("g (float[5,4] x) => (float[5,6] y) { [fc] y = MatMul (x, w) }", w=random(4, 6)))
+    assert macs(layer) == 4 * 6
+
+
+def test_the_whole_network_has_the_catalogs_count(fp32_bundle):
+    rows = json.loads(CATALOG.read_text())
+    expected = next(row["macs"] for row in rows if row["name"] == "nin_cifar10")
+    assert sum(map(macs, layers(ir.load(fp32_bundle / "model.onnx")))) == expected
+
+
+def test_an_unknown_height_is_refused_with_a_remedy():
+    model = parse("g (float[N,4,H,W] x) => (float[N,4,H,W] y) { [conv] y = Conv (x, w) }", w=KERNELS["w0"])
+    with pytest.raises(InputError, match="size H at conv is not known") as caught:
+        macs(next(iter(model.graph)))
+    assert "one height and width" in caught.value.remedy
+
+
+def test_a_graph_without_shapes_is_refused():
+    proto = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20]> g (float[N,4,8,8] x) => (float[N,4,8,8] y) '
+        "{ a = Relu (x) [conv] b = Conv (a, w) y = Relu (b) }"
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(KERNELS["w0"], "w"))
+    with pytest.raises(InputError, match="no shapes for conv"):
+        macs(next(node for node in ir.from_proto(proto).graph if node.name == "conv"))
+
+
+def test_products_of_two_computed_tensors_are_no_layers():
+    assert layers(convolutional("a = Relu (x) y = MatMul (x, a)")) == []
+
+
+# ── Beside a backend's account ──────────────────────────────────────────────────────────────────────────────────────
+
+BODY = "[one] a = Conv (x, w) r = Relu (a) [two] b = Conv (r, w0) [three] y = Conv <group = 4> (b, v)"
+WEIGHTS = {"w": random(4, 4, 3, 3), "v": random(4, 1, 1, 1)}
+WORK = {"one": 36 * 4 * 4 * 9, "two": 36 * 4 * 4, "three": 36 * 4}
+TOTAL = sum(WORK.values())
+
+
+@pytest.fixture
+def graph(tmp_path):
+    """Three layers of which `two` stays in floating point."""
+    source = tmp_path / "source.onnx"
+    ir.save(convolutional(BODY, **WEIGHTS), source)
+    int8.quantize(source, calibrated(source), Recipe(excluded=("two",)), tmp_path)
+    return tmp_path / "model.onnx"
+
+
+def told(graph, **arithmetic):
+    return receipt(graph, Executed("its own word", arithmetic), "toy", "1.0")
+
+
+def test_shares_weigh_layers_by_their_work(graph):
+    found = told(graph, one="int8", two="fp32", three="int8")
+    assert found.shares == {"int8": (WORK["one"] + WORK["three"]) / TOTAL, "fp32": WORK["two"] / TOTAL}
+    assert sum(found.shares.values()) == pytest.approx(1)
+
+
+def test_what_was_asked_for_stands_beside_what_ran(graph):
+    found = told(graph, one="int8", two="fp32", three="fp32").layers
+    assert [(each.node, each.op_type, each.macs, each.asked, each.ran) for each in found] == [
+        ("one", "Conv", WORK["one"], "int8", "int8"),
+        ("two", "Conv", WORK["two"], "fp32", "fp32"),
+        ("three", "Conv", WORK["three"], "int8", "fp32"),
+    ]
+
+
+def test_int8_that_did_not_run_is_missed_and_said(graph):
+    found = told(graph, one="int8", two="fp32", three="fp32")
+    assert [each.node for each in found.missed] == ["three"]
+    assert found.failures == (
+        "1 of 3 layers are INT8 in the graph and FP32 in toy (such as three): choose another --target",
+    )
+
+
+def test_wider_than_asked_is_no_failure_where_nothing_was_quantized(graph):
+    assert told(graph, one="int8", two="int8", three="int8").failures == ()
+
+
+def test_the_evidence_is_named(graph):
+    found = told(graph, one="int8", two="fp32", three="int8")
+    assert (found.backend, found.version, found.evidence) == ("toy", "1.0", "its own word")
+
+
+def test_a_layer_without_an_account_is_our_fault(graph):
+    with pytest.raises(InternalError, match="toy gave no account of three") as caught:
+        told(graph, one="int8", two="fp32")
+    assert caught.value.remedy
+
+
+def test_types_of_the_graph_say_what_is_asked_for(tmp_path):
+    text = "g (float16[N,4] x) => (float16[N,4] y) { [fc] y = MatMul (x, w) }"
+    ir.save(parse(text, w=random(4, 4).astype("float16")), tmp_path / "half.onnx")
+    assert told(tmp_path / "half.onnx", fc="fp16").layers[0].asked == "fp16"
+
+
+def test_the_rest_of_an_int8_graph_is_asked_for_in_fp16(tmp_path):
+    source = tmp_path / "source.onnx"
+    ir.save(convolutional(BODY, **WEIGHTS), source)
+    int8.quantize(source, calibrated(source, half=True), Recipe(rest="fp16", excluded=("two",)), tmp_path)
+    found = told(tmp_path / "model.onnx", one="int8", two="fp16", three="int8")
+    assert [each.asked for each in found.layers] == ["int8", "fp16", "int8"]
+
+
+def test_a_network_without_layers_has_no_shares(tmp_path):
+    ir.save(convolutional("y = Relu (x)"), tmp_path / "none.onnx")
+    found = told(tmp_path / "none.onnx")
+    assert (found.shares, found.layers) == ({}, ())
+
+
+# ── What a recipe would quantize ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("excluded", "expected"),
+    [(set(), TOTAL), ({"two"}, WORK["one"] + WORK["three"]), ({"one", "two", "three"}, 0)],
+    ids=["nothing out", "one out", "all out"],
+)
+def test_the_share_that_a_recipe_quantizes(tmp_path, excluded, expected):
+    ir.save(convolutional(BODY, **WEIGHTS), tmp_path / "source.onnx")
+    assert int8_share(tmp_path / "source.onnx", frozenset(excluded)) == expected / TOTAL
+
+
+def test_layers_that_cannot_be_quantized_count_among_all(tmp_path):
+    text = "g (float[4,4] x) => (float[4,4] y) { [scaled] a = Gemm <alpha = 2.0> (x, w) [plain] y = Gemm (a, w) }"
+    ir.save(parse(text, w=random(4, 4)), tmp_path / "source.onnx")
+    assert int8_share(tmp_path / "source.onnx", frozenset()) == 1 / 2

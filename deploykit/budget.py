@@ -46,14 +46,12 @@ ROUNDING: Final = 1e-9
 """Of points: a drop of exactly half a point is within a budget of 0.5, whatever its last binary digit."""
 
 
-def within(
-    options: BudgetOptions, trial: Trial, recipe: Recipe, reference: Backend, progress: Progress
-) -> tuple[Recipe, Budget]:
+def within(options: BudgetOptions, trial: Trial, recipe: Recipe, progress: Progress) -> tuple[Recipe, Budget]:
     """The recipe with layers taken out, the worst first, until the budget holds; and the way there."""
     measure, bound = _bound(options)
     start = now = _cost(judged(trial, recipe, progress), measure)
     taken: list[BudgetStep] = []
-    worst_first = () if _holds(now, measure, bound) else ranked(trial, reference, progress)
+    worst_first = () if _holds(now, measure, bound) else ranked(trial, progress)
     for layer in worst_first[:-1]:  # with the last one out, nothing would be quantized
         recipe = msgspec.structs.replace(recipe, excluded=(*recipe.excluded, layer.layer))
         before, now = now, _cost(judged(trial, recipe, progress), measure)
@@ -65,7 +63,7 @@ def within(
     return recipe, Budget(measure, bound, start, tuple(taken), _holds(now, measure, bound))
 
 
-def ranked(trial: Trial, reference: Backend, progress: Progress) -> tuple[Sensitivity, ...]:
+def ranked(trial: Trial, progress: Progress) -> tuple[Sensitivity, ...]:
     """Every layer with the error that quantizing it alone adds, the largest first."""
     asked = trial.request.calibration
     assert asked is not None
@@ -73,13 +71,13 @@ def ranked(trial: Trial, reference: Backend, progress: Progress) -> tuple[Sensit
 
     def build(folder: Path) -> None:
         batches = list(data.batches(trial.graph.model))
-        error = loss(trial.graph.model.head, _answers(reference, trial.source, batches), batches)
+        error = loss(trial.graph.model.head, _answers(trial.backend, trial.source, batches), batches)
         with progress.step("quantizing layers one by one", sensitivity.count(trial.source)) as advance:
             found = sensitivity.rank(
                 trial.source,
                 trial.calibrated,
                 folder,
-                lambda graph: error(_answers(reference, graph, batches)),
+                lambda graph: error(_answers(trial.backend, graph, batches)),
                 advance,
             )
         for left in folder.iterdir():
@@ -87,7 +85,7 @@ def ranked(trial: Trial, reference: Backend, progress: Progress) -> tuple[Sensit
         steps.save(folder, _Ranked(found))
 
     key = {"graph": trial.graph.exported.files[0].sha256, "calibrated": trial.calibrated, "data": data.record}
-    folder = cache.fetch("ranked", {**key, "backend": keys.backend(reference), **keys.tools()}, build)
+    folder = cache.fetch("ranked", {**key, "backend": keys.backend(trial.backend), **keys.tools()}, build)
     return steps.load(folder, _Ranked).layers
 
 

@@ -12,6 +12,8 @@ Every step takes frozen values and files and gives frozen values and files. Only
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,6 +41,7 @@ from deploykit.provenance import provenance
 from deploykit.values import (
     Backend,
     Batch,
+    Engine,
     ExportRequest,
     Latency,
     LayerRow,
@@ -46,6 +49,7 @@ from deploykit.values import (
     PrecisionReceipt,
     Prediction,
     Progress,
+    Runner,
 )
 
 if TYPE_CHECKING:
@@ -119,11 +123,10 @@ def recheck(folder: Path, data: str | None, samples: int | None, weights: str | 
             "Name the checkpoint that it was exported from with --weights.",
         )
     chosen = open_data(data or asked.data, "evaluation", samples or asked.samples, manifest.batch)
-    backend = find_backend(asked.target)
-    engine = backend.compile(folder / manifest.graph.file, folder)
+    engine, runner = _opened(folder, manifest)
     parity = steps.judge(
         network.eager(manifest.inputs, manifest.outputs),
-        steps.Fitted(backend.load(engine, folder)),
+        runner,
         manifest.model,
         manifest.precision,
         manifest.weights,
@@ -139,12 +142,11 @@ def self_test(folder: Path) -> Manifest:
     manifest = manifests.read(folder)
     check_files(folder, manifest)
     inputs, outputs = golden(folder, manifest)
-    backend = find_backend(manifest.request.target)
-    engine = backend.compile(folder / manifest.graph.file, folder)
+    engine, runner = _opened(folder, manifest)
     count = manifest.golden.count
     parity = compare(
         steps.Recorded(manifest.inputs, manifest.outputs, outputs),
-        steps.Fitted(backend.load(engine, folder)),
+        runner,
         [Batch(inputs, (None,) * count)],
         for_precision(manifest.precision, manifest.weights.trained),
         msgspec.structs.replace(manifest.parity.data, count=count, labelled=False),
@@ -161,8 +163,7 @@ def predict(folder: Path, images: Sequence[Path], best: int) -> tuple[Manifest, 
     if manifest.model.head == "embedding":
         raise UsageError(f"{folder} gives embeddings, which have no classes.", "Export it with --head logits.")
     labels = (folder / manifest.labels).read_text(encoding="utf-8").splitlines() if manifest.labels else []
-    backend = find_backend(manifest.request.target)
-    runner = steps.Fitted(backend.load(backend.compile(folder / manifest.graph.file, folder), folder))
+    _, runner = _opened(folder, manifest)
     predictions = []
     for image in images:
         repeated = [calibration.decode(image)] * manifest.batch.minimum
@@ -182,6 +183,19 @@ def inspect(subject: Path) -> tuple[Manifest | None, tuple[LayerRow, ...]]:
         return None, layers(subject)
     manifest = manifests.read(subject)
     return manifest, layers(subject / manifest.graph.file)
+
+
+def _opened(folder: Path, manifest: Manifest) -> tuple[Engine, Runner]:
+    """The engine in a bundle, or one compiled anew, outside it, where it was made by another version."""
+    backend = find_backend(manifest.request.target)
+    for engine in manifest.engines:
+        if (engine.backend, engine.version) == (backend.name, backend.version):
+            return engine, steps.Fitted(backend.load(engine, folder))
+    with tempfile.TemporaryDirectory() as elsewhere:
+        copied = Path(elsewhere) / "bundle"
+        shutil.copytree(folder, copied)
+        engine = backend.compile(copied / manifest.graph.file, copied)
+        return engine, steps.Fitted(backend.load(engine, copied))
 
 
 def _verdict(

@@ -82,7 +82,7 @@ def chosen(
     recipe = corrected(trial, recipe, progress)
     budget = None
     if request.budget is not None:
-        recipe, budget = within(request.budget, trial, recipe, reference, progress)
+        recipe, budget = within(request.budget, trial, recipe, progress)
     return Chosen(quantized(trial, recipe, progress), receipt, budget, _of_int8(receipt, budget))
 
 

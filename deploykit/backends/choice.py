@@ -14,7 +14,7 @@ AUTO: Final = "auto"
 PREFERRED: Final = ("onnxruntime", "openvino")
 
 FOR_INT8: Final = ("openvino", "onnxruntime")
-"""On a CPU, OpenVINO computes every layer of our Q/DQ graphs in INT8, and is the faster."""
+"""On a CPU, OpenVINO computes every layer of our Q/DQ graphs in INT8, ONNX Runtime those that it has kernels for."""
 
 FOR_BF16: Final = ("openvino",)
 """ONNX Runtime's CPU provider has no BF16 convolution, and refuses the graph."""

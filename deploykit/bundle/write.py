@@ -14,7 +14,7 @@ import numpy as np
 from deploykit.bundle.manifest import MANIFEST, Manifest, encode, is_ours
 from deploykit.errors import InputError
 from deploykit.files import record, staged
-from deploykit.values import Golden
+from deploykit.values import Engine, Golden
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,13 +34,25 @@ def write(
         for name in (*manifest.golden.inputs.values(), *manifest.golden.outputs.values()):
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(golden_folder / name, folder / name)
+        engines = tuple(_packed(engine, manifest.graph.file, graph_folder, folder) for engine in manifest.engines)
         if labels:
             (folder / LABELS).write_text("\n".join(labels) + "\n", encoding="utf-8")
         paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         files = {path: record(folder, path) for path in paths}
-        complete = msgspec.structs.replace(manifest, files=files, labels=LABELS if labels else None)
+        named = LABELS if labels else None
+        complete = msgspec.structs.replace(manifest, files=files, labels=named, engines=engines)
         (folder / MANIFEST).write_bytes(encode(complete))
     return complete
+
+
+def _packed(engine: Engine, graph_file: str, source: Path, folder: Path) -> Engine:
+    """The engine under `engines/BACKEND/`, where it is a file of its own and not the graph itself."""
+    if engine.file.path == graph_file:
+        return engine
+    path = f"engines/{engine.backend}/{Path(engine.file.path).name}"
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source / engine.file.path, folder / path)
+    return msgspec.structs.replace(engine, file=msgspec.structs.replace(engine.file, path=path))
 
 
 def _external(graph_folder: Path, graph_file: str) -> list[str]:

@@ -166,7 +166,7 @@ def test_calibration_refuses_what_is_no_number(bad):
 
 
 def test_samples_that_show_nothing_are_refused():
-    with pytest.raises(InputError, match="2 of 2 tensors .* were 0 throughout on 16 samples of 'toys', square among"):
+    with pytest.raises(InputError, match=r"2 of 2 tensors .* were 0 throughout on 16 samples of 'toys', square among"):
         calibrated(batches(np.zeros((16, 1), np.float32)))
 
 

@@ -11,7 +11,6 @@ from deploykit.quantize import int8
 from deploykit.quantize.receipt import int8_share, macs, multiplies, receipt
 from deploykit.values import Executed, Recipe
 
-
 CATALOG = Path(__file__).resolve().parents[2] / "architectures" / "catalog.json"
 
 

@@ -64,6 +64,7 @@ def _names(layer: ir.Node) -> Iterator[str]:
     """What the kernel of a layer may be called, the surest first."""
     yield layer.name or ""
     yield f"{layer.name}/MatMulAddFusion"
+    yield f"fused {layer.name}"  # Gemm and Relu
     tensor = layer.outputs[0]
     while True:
         yield f"{tensor.name}_nchwc"

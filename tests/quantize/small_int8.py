@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
+import pytest
 
 from deploykit.backends.onnxruntime import open_graph
 from deploykit.quantize import int8
@@ -62,3 +63,17 @@ def calibrated(source: Path, x: np.ndarray = X, half: bool = False, observer: Ob
 def snr(reference: np.ndarray, given: np.ndarray) -> float:
     """Signal over noise in decibels."""
     return float(10 * np.log10(np.square(reference).sum() / np.square(reference - given).sum()))
+
+
+def require_rtx(path: Path, *shape: int) -> None:
+    """NVIDIA's compiler takes the graph at `path`, whose input x has that shape behind the batch. It needs no GPU."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse_from_file(str(path)), [parser.get_error(i).desc() for i in range(parser.num_errors)]
+    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    profile.set_shape("x", (1, *shape), (2, *shape), (4, *shape))
+    config.add_optimization_profile(profile)
+    assert builder.build_serialized_network(network, config) is not None

@@ -5,7 +5,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from small_int8 import X, calibrated, compute, convolutional, random, snr
+from small_int8 import KERNELS, X, calibrated, compute, convolutional, parse, random, require_rtx, snr
 
 from deploykit.errors import InputError
 from deploykit.quantize import int8
@@ -132,6 +132,55 @@ def test_scales_are_the_same_codes_in_fp16(source, fresh):
     scale, exact = quantize.inputs[1].const_value.numpy(), int8.thresholds(seen)["r"] / 127
     assert scale.dtype == np.float16
     assert exact <= scale <= exact * (1 + 2.0**-10)
+
+
+# ── Networks of other kinds ─────────────────────────────────────────────────────────────────────────────────────────
+
+UNET = """g (float[N,4,8,8] x) => (float[N,4,8,8] y) {
+    [down] a = Conv <pads = [1, 1, 1, 1]> (x, w) s = Relu (a)
+    [pool] p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (s)
+    [low] b = Conv (p, w0) r = Relu (b) [up] u = ConvTranspose <strides = [2, 2]> (r, v)
+    [cat] c = Concat <axis = 1> (s, u) [last] y = Conv (c, wide) }"""
+MOBILE = """g (float[N,4,8,8] x) => (float[N,4,8,8] y) <float low = {0}, float high = {6}> {
+    [expand] a = Conv (x, w0) b = Clip (a, low, high) [depthwise] c = Conv <group = 4, pads = [1, 1, 1, 1]> (b, d, bias)
+    e = HardSwish (c) p = GlobalAveragePool (e) [squeeze] q = Conv (p, w1) g = HardSigmoid (q) m = Mul (e, g)
+    [project] f = Conv (m, w2) [add] y = Add (f, x) }"""
+TRANSFORMER = """g (float[N,4,8] x) => (float[N,4,8] y) {
+    n = LayerNormalization (x, ones) [query] q = MatMul (n, m0) [key] k = MatMul (n, m1)
+    t = Transpose <perm = [0, 2, 1]> (k)
+    s = MatMul (q, t) a = Softmax (s) v = MatMul (a, n) [out] o = MatMul (v, m2) [skip] y = Add (o, x) }"""
+HEADS = """g (float[N,4,8,8] x) => (float[N,4,8,8] y, float[N,4,4,4] z) {
+    [one] a = Conv (x, w0) r = Relu (a) [box] y = Conv (r, w1) [two] b = Conv <strides = [2, 2]> (r, w2)
+    s = Relu (b) [class] z = Conv (s, w1) }"""
+VOLUME = """g (float[N,4,4,8,8] x) => (float[N,4,4,8,8] y) {
+    [one] a = Conv (x, v3) r = Relu (a) [two] b = Conv (r, v3) [add] y = Add (b, r) }"""
+
+NETWORKS = {"U-Net": UNET, "MobileNet": MOBILE, "transformer": TRANSFORMER, "two heads": HEADS, "volume": VOLUME}
+WEIGHTS = {
+    **{name: KERNELS[name] for name in ("w0", "w1", "w2")},
+    **{f"m{i}": random(8, 8, seed=i) / 3 for i in range(3)},
+    "w": random(4, 4, 3, 3) / 3,
+    "v": random(4, 4, 2, 2),
+    "v3": random(4, 4, 1, 1, 1),
+    "d": random(4, 1, 3, 3),
+    "bias": random(4),
+    "wide": random(4, 8, 1, 1),
+    "ones": np.ones(8, np.float32),
+}
+
+
+@RECIPES
+@pytest.mark.parametrize("text", NETWORKS.values(), ids=NETWORKS)
+def test_other_networks_compute_nearly_the_same_and_are_built_by_tensorrt_rtx(tmp_path, fresh, text, recipe):
+    read = {name: array for name, array in WEIGHTS.items() if f" {name})" in text or f" {name}," in text}
+    model, source, folder = parse(text, **read), tmp_path / "source.onnx", fresh()
+    shape = [size for size in model.graph.inputs[0].shape if isinstance(size, int)]
+    x = random(16, *shape)
+    ir.save(model, source)
+    int8.quantize(source, calibrated(source, x, half=True), recipe, folder)
+    exact, given = compute(source, x=x), compute(folder / "model.onnx", x=x)
+    assert min(snr(exact[name], given[name]) for name in exact) > 25
+    require_rtx(folder / "model.onnx", *shape)
 
 
 # ── What is refused ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from small_int8 import KERNELS, X, compute, convolutional, parse, random, snr
+from small_int8 import KERNELS, X, compute, convolutional, parse, random, require_rtx, snr
 
 from deploykit.backends.onnxruntime import open_graph
 from deploykit.backends.openvino import OpenVino
@@ -297,13 +297,4 @@ def test_openvino_computes_nearly_the_same(file):
 
 
 def test_tensorrt_rtx_builds_it(file):
-    trt = pytest.importorskip("tensorrt_rtx")
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, logger)
-    assert parser.parse_from_file(str(file[0])), [parser.get_error(i).desc() for i in range(parser.num_errors)]
-    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
-    profile.set_shape("x", (1, 4, 8, 8), (2, 4, 8, 8), (4, 4, 8, 8))
-    config.add_optimization_profile(profile)
-    assert builder.build_serialized_network(network, config) is not None
+    require_rtx(file[0], 4, 8, 8)

@@ -15,7 +15,7 @@ from deploykit.backends import backend
 from deploykit.export.export import eval_bytes
 from deploykit.export.prepare import fold_batchnorm
 from deploykit.network import Network
-from deploykit.values import BatchRange, ExportOptions, ExportRequest, WeightsSource
+from deploykit.values import BatchRange, CalibrationOptions, ExportOptions, ExportRequest, WeightsSource
 
 OPERATORS = {"Conv", "Relu", "Add", "Concat", "MaxPool", "GlobalAveragePool", "Flatten", "Gemm"}
 """What GoogLeNet and FractalNet are made of in eval mode: no Div of a mean join, no Dropout, no chance.
@@ -28,6 +28,9 @@ ONE_OF_EACH = (
     "fractalnet20",
 )
 
+FEW = 12
+"""Calibration samples: the ranges are rough and the graph is the same."""
+
 OPTIONS = ExportOptions(batch=BatchRange(1, 2, 4))
 
 
@@ -37,7 +40,7 @@ class Quiet:
         yield lambda: None
 
     def note(self, text):
-        raise AssertionError(f"nothing to note was expected: {text}")
+        assert text.startswith(f"Calibrating on {FEW} images"), f"nothing else to note was expected: {text}"
 
 
 def request(model, precision="fp32", **said):
@@ -56,6 +59,17 @@ def own_cache(monkeypatch, tmp_path):
 def test_a_network_of_every_kind_agrees_with_eager_at_every_precision(model):
     rows = list(pipeline.matrix([request(model), request(model, "fp16")], Quiet()))
     assert [(row.precision, row.parity.failures) for row in rows] == [("fp32", ()), ("fp16", ())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ONE_OF_EACH)
+def test_a_network_of_every_kind_agrees_in_int8_and_computes_in_it(model):
+    pytest.importorskip("openvino", reason="INT8 on a CPU is OpenVINO's: pip install 'deploykit[openvino]'")
+    calibrated = {"calibration": CalibrationOptions("photos", FEW), "target": "openvino"}
+    requests = [request(model, precision, **calibrated) for precision in ("int8", "int8-fp16")]
+    for row in pipeline.matrix(requests, Quiet()):
+        assert row.failures == ()
+        assert row.receipt.shares["int8"] > 0.999
 
 
 @pytest.mark.slow

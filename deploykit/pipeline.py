@@ -123,6 +123,8 @@ def recheck(folder: Path, data: str | None, samples: int | None, weights: str | 
             "Name the checkpoint that it was exported from with --weights.",
         )
     chosen = open_data(data or asked.data, "evaluation", samples or asked.samples, manifest.batch)
+    if (seen := manifest.calibration) is not None:
+        precision.proven_disjoint(seen.data, seen.samples, chosen)
     engine, runner = _opened(folder, manifest)
     parity = steps.judge(
         network.eager(manifest.inputs, manifest.outputs),

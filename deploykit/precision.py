@@ -36,6 +36,7 @@ from deploykit.values import (
     Ranges,
     Recipe,
     Runner,
+    SampleRecord,
     TypedGraph,
     Value,
 )
@@ -136,7 +137,7 @@ def calibrated_on(
     with progress.step(f"reading the images of {asked.data}"):
         data = open_data(asked.data, "calibration", asked.count, request.options.batch)
     check_images(data.record, progress)
-    disjoint = proven_disjoint(data, evaluation)
+    disjoint = proven_disjoint(data.record, data.digests, evaluation)
 
     def build(folder: Path) -> None:
         tensors = {edge.tensor for edge in placement.edges}
@@ -189,16 +190,16 @@ def check_images(record: DataRecord, progress: Progress) -> None:
         progress.note(f"Calibrating on {record.count} images, which is few: give at least {FEW_SAMPLES}.")
 
 
-def proven_disjoint(data: Data, evaluation: Data) -> Disjointness:
-    """Proof that nothing is judged on an image that it was calibrated on; InputError where something would be."""
-    if both := calibration.common(data.digests, evaluation.digests):
+def proven_disjoint(record: DataRecord, samples: tuple[SampleRecord, ...], evaluation: Data) -> Disjointness:
+    """Proof that nothing is judged on one of the samples that it was calibrated on; InputError where it would be."""
+    if both := calibration.common(samples, evaluation.digests):
         first, second = both[0]
         same = first if first == second else f"{first} shows what {second} does"
         raise InputError(
             f"{len(both)} of {evaluation.record.count} images that parity is judged on are calibrated on too ({same}).",
             "Give other images with --data: a network looks better than it is on what it was calibrated on.",
         )
-    return Disjointness(data.record.sha256, evaluation.record.sha256, len(evaluation.digests), 0)
+    return Disjointness(record.sha256, evaluation.record.sha256, len(evaluation.digests), 0)
 
 
 def _of_int8(receipt: CalibrationReceipt, budget: Budget | None) -> tuple[str, ...]:

@@ -192,11 +192,7 @@ def _print(outcome: Outcome, as_json: bool) -> None:
     out.print(terminal.verdict(manifest.parity, manifest.precision))
     for failure in manifest.failures[len(manifest.parity.failures) :]:
         out.print(Text(f"FAILED  {failure}", "bold red"))
-    if manifest.calibration is not None:
-        out.print(precision.calibration(manifest.calibration))
-    if manifest.budget is not None:
-        out.print(precision.budget(manifest.budget))
-    out.print(precision.executed(manifest.receipt))
+    out.print(precision.account(manifest.calibration, manifest.budget, manifest.receipt))
     if manifest.graph.kept_fp32:
         out.print(f"  {len(manifest.graph.kept_fp32)} nodes stay FP32:")
         for node in manifest.graph.kept_fp32:

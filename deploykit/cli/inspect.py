@@ -14,7 +14,7 @@ import click
 def command(subject: Path, as_json: bool) -> None:
     """What is inside a bundle or an ONNX file: node by node, with the PyTorch module that each comes from."""
     from deploykit import pipeline
-    from deploykit.report import terminal
+    from deploykit.report import precision, terminal
     from deploykit.report.document import document
 
     manifest, rows = pipeline.inspect(subject)
@@ -25,6 +25,7 @@ def command(subject: Path, as_json: bool) -> None:
     if manifest is not None:
         out.print(terminal.summary(manifest.model, manifest.weights, manifest.inputs, manifest.outputs, manifest.batch))
         out.print(terminal.verdict(manifest.parity, manifest.precision))
+        out.print(precision.account(manifest.calibration, manifest.budget, manifest.receipt))
     out.print(terminal.layers(rows))
     kinds = Counter(row.op_type for row in rows)
     out.print(f"{len(rows)} nodes: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))

@@ -94,7 +94,7 @@ def _rows(
 
     for folder in folders:
         manifest = pipeline.recheck(folder, data, samples, weights, progress)
-        yield MatrixRow(folder.name, manifest.precision, manifest.request.target, manifest.parity)
+        yield MatrixRow(folder.name, manifest.precision, manifest.request.target, manifest.parity, manifest.receipt)
 
 
 def _print(rows: Sequence[MatrixRow]) -> None:

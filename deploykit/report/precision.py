@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from rich.console import Group
 from rich.text import Text
 
 from deploykit.values import Budget, CalibrationReceipt, PrecisionReceipt
+
+
+def account(rests_on: CalibrationReceipt | None, cost: Budget | None, ran: PrecisionReceipt) -> Group:
+    """All that there is to say of a bundle's precision."""
+    parts = [] if rests_on is None else [calibration(rests_on)]
+    if cost is not None:
+        parts.append(budget(cost))
+    return Group(*parts, executed(ran))
 
 
 def calibration(receipt: CalibrationReceipt) -> Text:
@@ -23,9 +32,9 @@ def calibration(receipt: CalibrationReceipt) -> Text:
 
 def budget(found: Budget) -> Text:
     """The path: which layers came out of INT8, and what each brought."""
-    unit = " points" if found.measure == "top-1 drop" else ""
+    said = "top-1 drop of at most {:g} points" if found.measure == "top-1 drop" else "SNR of at least {:g} dB"
     state = "holds" if found.kept else "does not hold"
-    text = Text(f"budget: {found.measure} of {found.bound:g}{unit} {state}; {found.start:.2f} with every layer in INT8")
+    text = Text(f"budget: {said.format(found.bound)} {state}; it was {found.start:.2f} with every layer in INT8")
     for step in found.steps:
         text.append(
             f"\n  {step.layer} out (alone it adds {step.error:.2g}): {step.before:.2f} → {step.after:.2f}, "

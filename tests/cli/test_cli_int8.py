@@ -230,3 +230,10 @@ def test_few_images_are_said_to_be_few(cli, small, images, tmp_path):
     assert result.code == 0
     assert "Calibrating on 8 images, which is few: give at least 100." in result.text
     assert "ranges are from 8 images, which is few" in result.text
+
+
+def test_a_bundle_is_not_judged_on_what_it_was_calibrated_on_later_either(cli, small, images, tmp_path):
+    cli(*small, "--int8", "--calibration", images, "--data", "synthetic", "-o", tmp_path / "b")
+    result = cli("parity", tmp_path / "b", "--data", images)
+    assert result.code == 3
+    assert "images that parity is judged on are calibrated on too" in result.text

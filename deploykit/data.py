@@ -22,19 +22,19 @@ CHUNK: Final = 4
 
 
 class Data(NamedTuple):
-    """Samples of one split, in whole batches, with the record of what they are."""
+    """Samples of one split, in batches, with the record of what they are."""
 
     samples: SampleSet
     record: DataRecord
     size: int
-    """Samples in a batch."""
+    """Samples in a batch, but for the last one where the graph takes fewer."""
     digests: tuple[SampleRecord, ...] = ()
     """The record sample by sample: two of these show whether the sets share an image, see `calibration.common`."""
 
     @property
     def length(self) -> int:
         """How many batches there are."""
-        return self.record.count // self.size
+        return math.ceil(self.record.count / self.size)
 
     def batches(self, model: ModelSpec, advance: Callable[[], None] = lambda: None) -> Iterator[Batch]:
         """Network inputs, made as they are asked for and a few samples ahead; `advance` is called behind each batch."""
@@ -43,7 +43,7 @@ class Data(NamedTuple):
             sample = self.samples[index]
             return _input(sample.image, model), sample.label
 
-        stream = calibration.ahead(made, range(self.length * self.size))
+        stream = calibration.ahead(made, range(self.record.count))
         while chunk := list(itertools.islice(stream, self.size)):
             array = np.stack([one for one, _ in chunk])
             yield Batch({"input": array}, tuple(label for _, label in chunk))
@@ -59,22 +59,24 @@ def open_data(
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> Data:
-    """`count` samples of the set's split for `purpose`, or all it has, in whole batches of a size that `batch` takes.
+    """`count` samples of the set's split for `purpose`, or all it has, in batches of a size that `batch` takes.
 
-    `count` is rounded up to whole batches, or down where the set ends; what is used stands in the record. Which samples
+    Where the graph takes no single sample, `count` is rounded up to whole batches, or down where the set ends; what is
+    used stands in the record. Which samples
     are used follows from `seed`. All are decoded once for the record; `advance` is called behind each.
 
     InputError where the set cannot fill a batch, or where more than 1 % of the samples are damaged.
     """
     found = calibration.open_set(name, calibration.split_for(name, purpose))
     size = max(min(CHUNK, batch.maximum, len(found)), batch.minimum)
-    wanted = min(math.ceil(count / size), len(found) // size) * size
+    multiple = 1 if batch.minimum == 1 else size
+    wanted = min(math.ceil(count / multiple), len(found) // multiple) * multiple
     if wanted < 1:
         raise InputError(
             f"{name!r} has {len(found)} samples, and one batch of this graph takes {size}.",
             "Give more images, or a smaller --batch.",
         )
-    taken = calibration.take(found, wanted, seed, multiple=size, advance=advance)
+    taken = calibration.take(found, wanted, seed, multiple=multiple, advance=advance)
     return Data(taken.samples, taken.record, size, taken.digests)
 
 

@@ -15,8 +15,8 @@ from typing import Final
 from deploykit.values import Provenance
 
 LIBRARIES: Final = (
-    *("torch", "torchvision", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "pillow"),
-    *("scikit-learn", "scikit-image"),
+    *("torch", "torchvision", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("numpy", "pillow", "scikit-learn", "scikit-image"),
 )
 """What a result may depend on; those that are not installed are left out."""
 

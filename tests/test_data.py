@@ -41,14 +41,24 @@ def test_a_batch_is_of_a_size_that_the_graph_takes(batch, size):
     assert opened(16, batch).size == size
 
 
-@pytest.mark.parametrize(("asked", "used"), [(1, 4), (4, 4), (5, 8), (16, 16)])
-def test_the_count_is_rounded_up_to_whole_batches(asked, used):
+@pytest.mark.parametrize(("asked", "batches"), [(1, 1), (4, 1), (5, 2), (16, 4)])
+def test_as_many_are_used_as_were_asked_for(asked, batches):
     data = opened(asked, (1, 8, 32))
-    assert (data.record.count, data.length) == (used, used // CHUNK)
+    assert (data.record.count, data.length) == (asked, batches)
+
+
+def test_the_last_batch_holds_what_is_left():
+    assert [len(batch.labels) for batch in opened(5, (1, 8, 32)).batches(MODEL)] == [CHUNK, 1]
+
+
+@pytest.mark.parametrize(("asked", "used"), [(1, 6), (6, 6), (7, 12)])
+def test_the_count_is_rounded_up_to_whole_batches_where_no_smaller_one_fits(asked, used):
+    data = opened(asked, (6, 8, 32))
+    assert (data.record.count, data.length) == (used, used // 6)
 
 
 def test_the_count_is_rounded_down_where_the_set_ends(folder):
-    data = opened(100, (1, 8, 32), str(folder))
+    data = opened(100, (4, 4, 32), str(folder))
     assert (data.record.count, data.length) == (8, 2)
 
 
@@ -86,7 +96,7 @@ def test_progress_is_told_of_each_batch_behind_it():
 
 def test_the_record_is_of_what_is_used_only():
     data = opened(5, (1, 8, 32))
-    assert data.record == calibration.record(calibration.subset(calibration.open_set("synthetic", "evaluation"), 8))
+    assert data.record == calibration.record(calibration.subset(calibration.open_set("synthetic", "evaluation"), 5))
     assert (data.record.split, data.record.real) == ("evaluation", False)
 
 

@@ -184,11 +184,17 @@ def _explained(graph: Path) -> Iterator[None]:
 
 
 def _refused(graph: Path, reason: str) -> InputError:
-    return InputError(f"OpenVINO cannot load {graph.name}: {reason}.", "The file may be damaged: export it again.")
+    remedy = "Choose another --target; where that fails too, the file may be damaged: export it again."
+    return InputError(f"OpenVINO cannot load {graph.name}: {reason}.", remedy)
 
 
 def _reason(error: Exception) -> str:
-    """The last line that says something: before it stand places in OpenVINO's sources, behind it nothing."""
+    """The last line that tells the cause: before it stand places in OpenVINO's sources, behind it names of operators
+    that fell with it.
+    """
     lines = [line.strip(" -.") for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
+    told = [line for line in lines if line and not line.startswith(UNTOLD)]
     return told[-1] if told else type(error).__name__
+
+
+UNTOLD: Final = ("Exception from ", "Check '", "Summary:", "Conversion is failed for: ")

@@ -174,7 +174,7 @@ def test_inputs_that_do_not_fit_are_refused_and_never_converted(opened, arrays, 
 @pytest.mark.parametrize("content", [b"", b"junk", b"\x08\x0a"], ids=["empty", "junk", "a version and no graph"])
 def test_a_file_that_is_no_graph_is_refused(tmp_path, content):
     (tmp_path / "model.onnx").write_bytes(content)
-    with pytest.raises(InputError, match=r"OpenVINO cannot load model\.onnx: it [^\n]+\. The file may be damaged"):
+    with pytest.raises(InputError, match=r"OpenVINO cannot load model\.onnx: it [^\n]+\. Choose another"):
         OpenVino().compile(tmp_path / "model.onnx", tmp_path)
 
 
@@ -190,11 +190,19 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
         OpenVino().compile(tmp_path / "nowhere.onnx", tmp_path)
 
 
+def test_a_network_that_the_images_are_too_small_for_is_told_so(tmp_path):
+    pool = "MaxPool <kernel_shape = [3, 3], ceil_mode = 1, strides = [2, 2]> (input)"
+    text = '<ir_version: 9, opset_import: ["": 20]> g (float[N,3,2,2] input) => (float[N,3,1,1] y) { y = ' + pool + "}"
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    with pytest.raises(InputError, match=r"size \(dim: 3\) larger than the data shape [^\n]+\. Choose another --target"):
+        OpenVino().compile(tmp_path / "model.onnx", tmp_path)
+
+
 def test_an_operator_that_it_does_not_have_is_refused_in_one_line(written, tmp_path):
     model = onnx.load(written(DOUBLING))
     model.graph.node[0].op_type = "Magic"
     onnx.save(model, tmp_path / "model.onnx")
-    with pytest.raises(InputError, match=r"model\.onnx: [^\n]+ operations: Magic[^\n]*\. The "):
+    with pytest.raises(InputError, match=r"model\.onnx: [^\n]+ operations: Magic[^\n]*\. Choose "):
         OpenVino().compile(tmp_path / "model.onnx", tmp_path)
 
 

@@ -2,8 +2,9 @@
 
     graph      the network traced to ONNX, rewritten, and run at several batch sizes
     answers    what eager PyTorch says to the samples that everything is judged on
-    typed      the graph at the precision asked for, its values checked on other samples
+    chosen     the graph at the precision asked for: typed, or calibrated and quantized, on other samples
     verdict    the answers of the graph, before and behind the typing, beside PyTorch's
+    receipt    the arithmetic that the backend really used
     latency    measured on this machine
     bundle     written whole, or not at all
 
@@ -75,17 +76,12 @@ def export(request: ExportRequest, destination: Path, force: bool, progress: Pro
         return Outcome(present, destination, up_to_date=True)
     may_replace(destination, force)
 
-    backend, network = find_backend(request.target), Network(request)
-    data = open_data(request.data, "evaluation", request.samples, request.options.batch)
-    graph = steps.exported(request, network, reference(), progress)
-    answers = steps.answered(network, graph, data, progress)
-    chosen = precision.chosen(request, graph, answers, data, reference(), backend, progress)
-    verdict = _verdict(graph, chosen, answers, backend, data, progress)
-    receipt = steps.receipted(chosen.typed, verdict, backend, progress)
-    latency = steps.measured(chosen.typed, verdict, answers, backend, progress)
-    manifest = _manifest(request, key, graph, chosen, answers, verdict, receipt, latency)
+    made = _made(request, Network(request), progress)
+    latency = steps.measured(made.chosen.typed, made.verdict, made.answers, find_backend(request.target), progress)
+    manifest = _manifest(request, key, made, latency)
     with progress.step("writing the bundle"):
-        manifest = write(destination, manifest, verdict.built.folder, answers.folder, _labels(graph, data))
+        folders = made.verdict.built.folder, made.answers.folder
+        manifest = write(destination, manifest, *folders, _labels(made.graph, made.data))
     return Outcome(manifest, destination, up_to_date=False)
 
 
@@ -97,14 +93,31 @@ def matrix(requests: Sequence[ExportRequest], progress: Progress) -> Iterator[Ma
     for before, request in zip((None, *requests), requests, strict=False):
         if network is None or before is None or keys.graph(before) != keys.graph(request):
             network = Network(request)  # the one before goes, and its memory with it
-        backend = find_backend(request.target)
-        data = open_data(request.data, "evaluation", request.samples, request.options.batch)
-        graph = steps.exported(request, network, reference(), progress)
-        answers = steps.answered(network, graph, data, progress)
-        chosen = precision.chosen(request, graph, answers, data, reference(), backend, progress)
-        verdict = _verdict(graph, chosen, answers, backend, data, progress)
-        receipt = steps.receipted(chosen.typed, verdict, backend, progress)
-        yield MatrixRow(request.model, request.precision, backend.name, verdict.parity, receipt)
+        made = _made(request, network, progress)
+        yield MatrixRow(request.model, request.precision, request.target, made.verdict.parity, made.receipt)
+
+
+class Made(NamedTuple):
+    """All that is known of a graph once it was judged."""
+
+    data: Data
+    graph: steps.Graph
+    answers: steps.Answers
+    chosen: precision.Chosen
+    verdict: steps.Verdict
+    receipt: PrecisionReceipt
+
+
+def _made(request: ExportRequest, network: Network, progress: Progress) -> Made:
+    """From the network to a verdict: the part of the story that every verb shares."""
+    backend = find_backend(request.target)
+    data = open_data(request.data, "evaluation", request.samples, request.options.batch)
+    graph = steps.exported(request, network, reference(), progress)
+    answers = steps.answered(network, graph, data, progress)
+    chosen = precision.chosen(request, graph, answers, data, reference(), backend, progress)
+    verdict = _verdict(graph, chosen, answers, backend, data, progress)
+    receipt = steps.receipted(chosen.typed, verdict, backend, progress)
+    return Made(data, graph, answers, chosen, verdict, receipt)
 
 
 def recheck(folder: Path, data: str | None, samples: int | None, weights: str | None, progress: Progress) -> Manifest:
@@ -221,46 +234,37 @@ def _verdict(
     return verdict._replace(parity=parity)
 
 
-def _manifest(
-    request: ExportRequest,
-    key: str,
-    graph: steps.Graph,
-    chosen: precision.Chosen,
-    answers: steps.Answers,
-    verdict: steps.Verdict,
-    receipt: PrecisionReceipt,
-    latency: Latency,
-) -> Manifest:
-    made, typed, engine = graph.exported, chosen.typed, verdict.built.engine
+def _manifest(request: ExportRequest, key: str, made: Made, latency: Latency) -> Manifest:
+    exported, typed, engine = made.graph.exported, made.chosen.typed, made.verdict.built.engine
     return Manifest(
         schema_version=manifests.SCHEMA_VERSION,
         request=request,
         key=key,
-        model=graph.model,
-        weights=made.weights,
+        model=made.graph.model,
+        weights=exported.weights,
         precision=typed.precision,
         inputs=engine.inputs,
         outputs=engine.outputs,
-        batch=made.batch,
+        batch=exported.batch,
         graph=GraphRecord(
             file=typed.file,
             precision=typed.precision,
-            opset=made.opset,
-            exporter=made.exporter,
-            fallback=made.fallback,
-            rewrites=made.rewrites,
+            opset=exported.opset,
+            exporter=exported.exporter,
+            fallback=exported.fallback,
+            rewrites=exported.rewrites,
             kept_fp32=typed.graph.kept if typed.graph else (),
             range_data=typed.range_data,
             placement=typed.graph.placement if typed.graph else None,
             recipe=typed.graph.recipe if typed.graph else None,
         ),
-        calibration=chosen.calibration,
-        budget=chosen.budget,
-        receipt=receipt,
+        calibration=made.chosen.calibration,
+        budget=made.chosen.budget,
+        receipt=made.receipt,
         labels=None,
         engines=(engine,),
-        golden=answers.golden,
-        parity=verdict.parity,
+        golden=made.answers.golden,
+        parity=made.verdict.parity,
         latency=latency,
         provenance=provenance(),
         files={},

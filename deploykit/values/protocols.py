@@ -1,0 +1,86 @@
+"""Protocols: what stages ask of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from deploykit.values.graphs import Engine, TensorSpec
+from deploykit.values.quantization import Executed
+from deploykit.values.samples import Sample
+from deploykit.values.words import Arrays
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Runner(Protocol):
+    """Anything that computes the exported function: eager PyTorch, ONNX Runtime, an engine."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+
+    def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
+        """Outputs by name. The arrays carry a leading batch axis that is within the runner's batch range."""
+        ...
+
+
+class SampleSet(Protocol):
+    """Images to calibrate or judge with, decoded one at a time, in an order that never changes."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def real(self) -> bool: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by label; empty where labels have no names, or there are none."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+class Progress(Protocol):
+    """Where long work says how far it is."""
+
+    def step(self, title: str, total: int | None = None) -> AbstractContextManager[Callable[[], None]]:
+        """Enter a step; what it yields is called once per finished unit of `total`."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something that the user should read now."""
+        ...
+
+
+class Backend(Protocol):
+    """One inference library: graphs in, engines out, engines loaded."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def opsets(self) -> range:
+        """The opsets of the default domain that it takes."""
+        ...
+
+    def compile(self, graph: Path, folder: Path) -> Engine:
+        """Build an engine into `folder`; its record's path is relative to that folder."""
+        ...
+
+    def load(self, engine: Engine, folder: Path) -> Runner: ...
+
+    def executed(self, engine: Engine, folder: Path) -> Executed:
+        """What the engine computes in: every Conv, ConvTranspose, Gemm and MatMul of the graph has a word."""
+        ...

@@ -1,0 +1,67 @@
+"""Requests: all that a user says of one export."""
+
+from __future__ import annotations
+
+from deploykit.values.networks import ExportOptions, WeightsSource
+from deploykit.values.words import ChannelOrder, Head, InOut, Observer, Precision, Preprocess, Value
+
+
+class ImageOverrides(Value, frozen=True):
+    """What `--input-size`, `--scale`, `--mean`, `--std` and `--channels` say; None: as the network was trained."""
+
+    height: int | None = None
+    width: int | None = None
+    scale: float | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    channels: ChannelOrder | None = None
+
+
+class CalibrationOptions(Value, frozen=True):
+    """What INT8 ranges are taken from."""
+
+    data: str
+    """Set or path; its calibration split."""
+    count: int = 256
+    observer: Observer = "mse"
+
+
+class BudgetOptions(Value, frozen=True):
+    """What INT8 may cost; layers stay out of it until that holds. One of the two is given."""
+
+    max_drop: float | None = None
+    """Points of top-1, of 100, on the labelled samples that parity is judged on."""
+    min_snr_db: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.max_drop is None) == (self.min_snr_db is None):
+            raise ValueError("a budget is a largest drop or a smallest SNR, one of the two")
+
+
+class ExportRequest(Value, frozen=True):
+    """All that a user says of one export; equal requests on one installation give equal graphs."""
+
+    model: str
+    precision: Precision
+    weights: WeightsSource
+    arguments: tuple[str, ...] = ()
+    """`KEY=VALUE`, as typed; the architecture's constructor gives them their types."""
+    head: Head = "logits"
+    preprocess: Preprocess = "host"
+    image: ImageOverrides | None = None
+    options: ExportOptions = ExportOptions()
+    data: str = "photos"
+    """Set or folder: its calibration split shows the ranges for FP16, its evaluation split is what parity is on."""
+    samples: int = 16
+    """How many samples parity is judged on."""
+    target: str = "onnxruntime"
+    io: InOut = "fp32"
+    calibration: CalibrationOptions | None = None
+    budget: BudgetOptions | None = None
+
+    def __post_init__(self) -> None:
+        quantized = self.precision in ("int8", "int8-fp16")
+        if quantized != (self.calibration is not None):
+            raise ValueError("calibration belongs to INT8, and INT8 to calibration")
+        if self.budget is not None and not quantized:
+            raise ValueError("a budget is for INT8")

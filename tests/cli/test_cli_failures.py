@@ -36,9 +36,11 @@ STEPS = [
     ("tracing nin_cifar10 to ONNX", ("graph",)),
     ("running it at batch 1, 2, 4", ("graph",)),
     ("asking eager PyTorch about synthetic", ("answers",)),
-    ("checking values on synthetic", ("typed",)),
+    ("checking values on synthetic", ("ranges",)),
     ("typing the graph fp16", ("typed",)),
+    ("compiling for onnxruntime", ("engine",)),
     ("comparing fp16 with eager PyTorch on synthetic", ("verdict",)),
+    ("asking onnxruntime what it computes in", ("receipt",)),
     ("measuring latency", ("latency",)),
     ("writing the bundle", ()),
 ]

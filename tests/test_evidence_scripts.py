@@ -1,5 +1,6 @@
 """The scripts that show what INT8 costs and gains: what they break, what they ask for, and the tables they write."""
 
+import os
 import subprocess
 import sys
 from argparse import Namespace
@@ -19,6 +20,7 @@ from deploykit.quantize.qdq import STEPS, codes, weight_scales
 from deploykit.values import Accuracy
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+sys.path.append(str(SCRIPTS))  # where Python itself finds what a script imports from beside it
 
 
 def script(name):
@@ -214,3 +216,12 @@ def test_a_latency_is_of_what_the_command_line_would_export():
     assert floating.calibration is None
     assert (quantized.calibration.data, quantized.calibration.count) == ("photos", 64)
     assert keys.graph(floating) == keys.graph(quantized)
+
+
+def test_a_script_finds_the_environment_where_the_python_that_runs_it_has_no_packages():
+    bare = [sys.executable, "-S", SCRIPTS / "break_layer", "--help"]
+    answer = subprocess.run(
+        bare, env={**os.environ, "DEPLOYKIT_PYTHON": sys.executable}, capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "usage: break_layer" in answer.stdout

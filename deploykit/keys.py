@@ -21,8 +21,8 @@ def tools() -> dict[str, Any]:
 
 
 def backend(used: Backend) -> str:
-    """Name and version."""
-    return f"{used.name} {used.version}"
+    """Name, version, and the GPU where one matters."""
+    return f"{used.name} {used.version} {used.place}".rstrip()
 
 
 def data(name: str) -> str:

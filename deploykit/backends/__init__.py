@@ -21,6 +21,8 @@ class Entry(NamedTuple):
 BACKENDS: Final[dict[str, Entry]] = {
     "onnxruntime": Entry("deploykit.backends.onnxruntime:OnnxRuntime", "onnxruntime", "pip install 'deploykit[cpu]'"),
     "openvino": Entry("deploykit.backends.openvino:OpenVino", "openvino", "pip install 'deploykit[openvino]'"),
+    "tensorrt": Entry("deploykit.backends.tensorrt:TensorRt", "tensorrt", "pip install 'deploykit[gpu]'"),
+    "tensorrt-rtx": Entry("deploykit.backends.tensorrt:TensorRtRtx", "tensorrt_rtx", "pip install 'deploykit[rtx]'"),
 }
 
 
@@ -29,8 +31,14 @@ def backend(name: str) -> Backend:
     if name not in BACKENDS:
         raise UsageError(unknown("backend", name, BACKENDS), "")
     entry = BACKENDS[name]
-    if importlib.util.find_spec(entry.requires) is None:
+    if not installed(name):
         raise BackendError(f"The backend {name} needs {entry.requires}, which is not installed.", entry.install)
     module, _, attribute = entry.target.partition(":")
     made: Backend = getattr(importlib.import_module(module), attribute)()
     return made
+
+
+def installed(name: str) -> bool:
+    """Whether the backend's library is there. A folder without code is not: type stubs bring one of that name."""
+    spec = importlib.util.find_spec(BACKENDS[name].requires)
+    return spec is not None and spec.origin is not None

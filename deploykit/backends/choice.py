@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Final
 
-from deploykit.backends import BACKENDS, backend
+from deploykit.backends import BACKENDS, backend, installed
 from deploykit.errors import BackendError
 from deploykit.values import Backend, Precision
 
@@ -34,6 +33,6 @@ def reference() -> Backend:
 
 def _installed(names: tuple[str, ...]) -> str:
     for name in names:
-        if name in BACKENDS and importlib.util.find_spec(BACKENDS[name].requires) is not None:
+        if name in BACKENDS and installed(name):
             return name
     raise BackendError("No backend is installed.", BACKENDS[names[0]].install)

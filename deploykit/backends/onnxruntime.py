@@ -19,13 +19,15 @@ from deploykit.backends.interface import tensor_spec, types_inside
 from deploykit.backends.layers import layers
 from deploykit.errors import BackendError, InputError
 from deploykit.files import explained, record
-from deploykit.values import Arrays, Engine, Executed, TensorSpec
+from deploykit.values import Arrays, BuildOptions, Engine, Executed, Progress, TensorSpec
 
 if TYPE_CHECKING:
     import onnxruntime
     from numpy.typing import NDArray
 
 PROVIDER: Final = "CPUExecutionProvider"
+
+ANY: Final = BuildOptions()
 
 ENGINE_FILE: Final = "onnxruntime.onnx"
 
@@ -56,7 +58,19 @@ class OnnxRuntime:
                 continue
         raise BackendError("ONNX Runtime is not installed.", "pip install 'deploykit[cpu]'")
 
-    def compile(self, graph: Path, folder: Path) -> Engine:
+    place = ""
+
+    def obstacle(self) -> str | None:
+        """None: any machine that it installs on has a CPU."""
+        return None
+
+    def compile(
+        self,
+        graph: Path,
+        folder: Path,
+        options: BuildOptions = ANY,  # noqa: ARG002 - it compiles while loading
+        progress: Progress | None = None,  # noqa: ARG002
+    ) -> Engine:
         """Check that ONNX Runtime takes the graph. Only of a Q/DQ graph something is written: `onnxruntime.onnx`.
 
         InputError where the file is not a graph that ONNX Runtime can run, or where `folder` cannot be written. A graph

@@ -18,13 +18,15 @@ from deploykit.backends.interface import interface, types_inside
 from deploykit.backends.layers import layers
 from deploykit.errors import BackendError, InputError
 from deploykit.files import record
-from deploykit.values import Arrays, Engine, Executed, TensorSpec
+from deploykit.values import Arrays, BuildOptions, Engine, Executed, Progress, TensorSpec
 
 if TYPE_CHECKING:
     import openvino
     from numpy.typing import NDArray
 
 DEVICE: Final = "CPU"
+
+ANY: Final = BuildOptions()
 
 SETTINGS: Final = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
 """Left to itself, OpenVINO computes FP32 graphs in BF16 or FP16 where the processor can: then a parity verdict would
@@ -58,7 +60,19 @@ class OpenVino:
         except metadata.PackageNotFoundError:
             raise BackendError("OpenVINO is not installed.", "pip install 'deploykit[openvino]'") from None
 
-    def compile(self, graph: Path, folder: Path) -> Engine:
+    place = ""
+
+    def obstacle(self) -> str | None:
+        """None: any machine that it installs on has a CPU."""
+        return None
+
+    def compile(
+        self,
+        graph: Path,
+        folder: Path,
+        options: BuildOptions = ANY,  # noqa: ARG002 - it compiles while loading
+        progress: Progress | None = None,  # noqa: ARG002
+    ) -> Engine:
         """Check that OpenVINO takes the graph; nothing is written, and `folder` is where the graph already lies.
 
         InputError where the file is not a graph that OpenVINO can run.

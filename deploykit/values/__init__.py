@@ -8,8 +8,8 @@ Shapes are written `N×3×224×224` (batch, channels, height, width); units stan
 
 from __future__ import annotations
 
+from deploykit.values.engines import Beside, BuildOptions, BuildRecord, Engine, EngineLayer
 from deploykit.values.graphs import (
-    Engine,
     ExportedGraph,
     FileRecord,
     Golden,
@@ -89,9 +89,12 @@ __all__ = [
     "Backend",
     "Batch",
     "BatchRange",
+    "Beside",
     "Budget",
     "BudgetOptions",
     "BudgetStep",
+    "BuildOptions",
+    "BuildRecord",
     "Calibrated",
     "CalibrationOptions",
     "CalibrationReceipt",
@@ -103,6 +106,7 @@ __all__ = [
     "Disjointness",
     "Edge",
     "Engine",
+    "EngineLayer",
     "Executed",
     "ExportOptions",
     "ExportRequest",

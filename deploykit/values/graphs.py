@@ -72,18 +72,6 @@ class TypedGraph(Value, frozen=True):
     recipe: Recipe | None = None
 
 
-class Engine(Value, frozen=True):
-    """What a backend made of a graph and can load again."""
-
-    backend: str
-    version: str
-    file: FileRecord
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    statements: tuple[str, ...] = ()
-    """What a reader of its figures must know, such as arithmetic that is wider than the graph's types."""
-
-
 class Golden(Value, frozen=True):
     """Inputs and eager PyTorch's outputs for them, as .npy files in the bundle: the self-test of every runtime."""
 

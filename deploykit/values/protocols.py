@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from deploykit.values.graphs import Engine, TensorSpec
+from deploykit.values.engines import BuildOptions, Engine
+from deploykit.values.graphs import TensorSpec
 from deploykit.values.quantization import Executed
 from deploykit.values.samples import Sample
 from deploykit.values.words import Arrays
@@ -75,11 +76,29 @@ class Backend(Protocol):
         """The opsets of the default domain that it takes."""
         ...
 
-    def compile(self, graph: Path, folder: Path) -> Engine:
-        """Build an engine into `folder`; its record's path is relative to that folder."""
+    @property
+    def place(self) -> str:
+        """What an engine depends on beside the graph and the version, such as the GPU; empty where nothing."""
         ...
 
-    def load(self, engine: Engine, folder: Path) -> Runner: ...
+    def obstacle(self) -> str | None:
+        """Why this machine cannot run its engines, as half a sentence; None where it can."""
+        ...
+
+    def compile(
+        self, graph: Path, folder: Path, options: BuildOptions = ..., progress: Progress | None = None
+    ) -> Engine:
+        """Build an engine into `folder`; its record's path is relative to that folder.
+
+        InputError for a graph that the library does not take, BackendError where it fails or is not there.
+        """
+        ...
+
+    def load(self, engine: Engine, folder: Path) -> Runner:
+        """A runner of the engine in `folder`. BackendError where it was made for another machine or version, before
+        a byte of it is given to the library.
+        """
+        ...
 
     def executed(self, engine: Engine, folder: Path) -> Executed:
         """What the engine computes in: every Conv, ConvTranspose, Gemm and MatMul of the graph has a word."""

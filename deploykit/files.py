@@ -1,4 +1,4 @@
-"""Files and folders: digests, and folders that appear whole or not at all."""
+"""Files and folders: digests, and files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deploykit.errors import InputError
 from deploykit.values import FileRecord
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 def sha256(path: Path) -> str:
@@ -68,6 +72,27 @@ def staged(destination: Path, remedy: str = "Free some space, or choose another 
         raise explained(error, destination, remedy) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def replace_file(path: Path, content: Buffer, remedy: str) -> None:
+    """Write `content` as `path`, whose folder exists. InputError with `remedy` where the disk refuses.
+
+    Readers see what was there before or all of the new, after a crash too.
+    """
+    partial = None
+    try:
+        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.partial-", dir=path.parent, delete=False) as file:
+            partial = Path(file.name)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.chmod(0o666 & ~_umask())
+        partial.replace(path)
+    except OSError as error:
+        raise explained(error, path, remedy) from error
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
 
 
 OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})

@@ -16,6 +16,7 @@ from deploykit.values import Provenance
 
 LIBRARIES: Final = (
     *("torch", "torchvision", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("tensorrt", "tensorrt-rtx", "pycuda", "cuda-bindings"),
     *("numpy", "pillow", "scikit-learn", "scikit-image"),
 )
 """What a result may depend on; those that are not installed are left out."""

@@ -63,11 +63,17 @@ install() {
     say "installing into $venv; the first time it takes about 5 GB and a few minutes (interrupted, it goes on next time)"
     make_venv "$extras"
     write_stamp unfinished "$extras"
-    "$python" -m pip install --disable-pip-version-check --no-input "${progress[@]}" \
-        --constraint "$checkout/constraints.txt" --editable "${checkout}[$extras]" >&2 ||
-        fail "pip could not install; its reason stands above. The next call tries again."
+    pip_install --editable "${checkout}[$extras]"
+    # NVIDIA's type stubs name the whole of TensorRT as what they need; mypy needs none of it.
+    [[ ,$extras, != *,dev,* ]] || pip_install --no-deps tensorrt-stubs
     write_stamp "$now" "$extras"
     say "installed"
+}
+
+pip_install() {
+    "$python" -m pip install --disable-pip-version-check --no-input "${progress[@]}" \
+        --constraint "$checkout/constraints.txt" "$@" >&2 ||
+        fail "pip could not install; its reason stands above. The next call tries again."
 }
 
 make_venv() {

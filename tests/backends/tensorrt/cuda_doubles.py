@@ -1,0 +1,478 @@
+"""Doubles of pycuda, cuda-bindings, TensorRT's runtime and libcuda.
+
+They keep the rules that our code must keep: work on a stream happens when the stream is waited for and not before,
+everything needs the current context, pycuda gives memory back only under the context object it was made under, a stream
+that is captured executes nothing. What passes here is in the right order on the right buffers; whether a GPU takes
+it, and what TensorRT computes, is proved by the tests that run on one.
+"""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploykit.backends.tensorrt import driver, memory
+from deploykit.backends.tensorrt.driver import Driver
+
+LIBCUDA = r"""
+#include <stdlib.h>
+#include <string.h>
+static int asked(const char *name, int otherwise) {
+    const char *text = getenv(name);
+    return text ? atoi(text) : otherwise;
+}
+int cuInit(unsigned flags) { return asked("FAKE_INIT", 0); }
+int cuDriverGetVersion(int *version) { *version = 13010; return 0; }
+int cuDeviceGetCount(int *count) { *count = asked("FAKE_COUNT", 1); return 0; }
+int cuDeviceGet(int *device, int ordinal) { *device = 7 + ordinal; return 0; }
+int cuDeviceGetName(char *name, int size, int device) {
+    strncpy(name, "NVIDIA Fake", size);
+    return device == 7 ? 0 : 101;
+}
+int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)80 << 30; return device == 7 ? 0 : 101; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    *value = attribute == 75 ? 8 : attribute == 76 ? 7 : -1;
+    return device == 7 ? 0 : 101;
+}
+int cuCtxCreate_v2(void *context, unsigned flags, int device) { abort(); }
+int cuDevicePrimaryCtxRetain(void *context, int device) { abort(); }
+"""
+"""A driver of one GPU. Making a context would end the process, and the test."""
+
+
+def libcuda(folder: Path, source: str = LIBCUDA) -> None:
+    """Compile that source as a driver; a process with `folder` in LD_LIBRARY_PATH finds it."""
+    (folder / "cuda.c").write_text(source)
+    command = ["cc", "-shared", "-fPIC", "-o", str(folder / "libcuda.so.1"), str(folder / "cuda.c")]
+    subprocess.run(command, check=True)
+
+
+class Gpu:
+    """Memory by address, streams, and all calls in order; `refuses` names calls that fail."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.memory: dict[int, np.ndarray[Any, Any]] = {}
+        self.leaks: list[str] = []
+        self.refuses: dict[str, Exception | int] = {}
+        self.streams: dict[int, Stream] = {}
+        self.stacks = threading.local()
+        self.contexts = 0
+        self.next_address = 1 << 20
+
+    def call(self, name: str, *details: Any) -> None:
+        """Note a call; raise what it was told to."""
+        self.calls.append((name, *details))
+        refusal = self.refuses.get(name)
+        if isinstance(refusal, Exception):
+            raise refusal
+
+    def named(self, *names: str) -> list[str]:
+        """The calls of these names, in order."""
+        return [call[0] for call in self.calls if call[0] in names]
+
+    @property
+    def stack(self) -> list[Context]:
+        """pycuda's stack of contexts is one per thread."""
+        if not hasattr(self.stacks, "contexts"):
+            self.stacks.contexts = []
+        contexts: list[Context] = self.stacks.contexts
+        return contexts
+
+    def current(self) -> Context:
+        if not self.stack:
+            raise LogicError("no currently active context?")
+        return self.stack[-1]
+
+    def bytes_at(self, address: int, nbytes: int) -> np.ndarray[Any, Any]:
+        """A view of memory that was allocated and is not freed."""
+        base = max((each for each in self.memory if each <= address), default=-1)
+        assert base >= 0, "an address of nothing"
+        block = self.memory[base][address - base : address - base + nbytes]
+        assert block.size == nbytes, "past the end of an allocation"
+        return block
+
+    def allocate(self, nbytes: int) -> int:
+        address = self.next_address
+        self.next_address += -(-nbytes // 4096) * 4096 + 4096
+        self.memory[address] = np.full(nbytes, 0xEE, np.uint8)
+        return address
+
+
+class Error(Exception):
+    pass
+
+
+class LogicError(Error):
+    pass
+
+
+class MemoryError(Error):  # noqa: A001 - pycuda's name
+    pass
+
+
+class Context:
+    """A primary context that was retained; each retaining gives another object, as pycuda's does."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        gpu.contexts += 1
+
+    def push(self) -> None:
+        self.gpu.stack.append(self)
+
+    def pop(self) -> None:
+        self.gpu.stack.pop()
+
+
+class Owned:
+    """What pycuda destroys under its own context object, or not at all."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self.context = gpu.current()
+
+    def __del__(self) -> None:
+        if self.context is not None:
+            self.free()
+
+    def free(self) -> None:
+        if not self.gpu.stack or self.gpu.stack[-1] is not self.context:
+            self.gpu.leaks.append(type(self).__name__)
+        self.context = None  # type: ignore[assignment]
+        self.given_back()
+
+    def given_back(self) -> None: ...
+
+
+class DeviceAllocation(Owned):
+    def __init__(self, gpu: Gpu, nbytes: int) -> None:
+        super().__init__(gpu)
+        self.address = gpu.allocate(nbytes)
+
+    def __int__(self) -> int:
+        return self.address
+
+    def given_back(self) -> None:
+        self.gpu.calls.append(("free", self.address))
+        del self.gpu.memory[self.address]
+
+
+class PagelockedHostAllocation(Owned):
+    def __init__(self, gpu: Gpu, nbytes: int) -> None:
+        super().__init__(gpu)
+        self.held = np.full(nbytes, 0xEE, np.uint8)
+        self.__array_interface__ = self.held.__array_interface__
+
+    def given_back(self) -> None:
+        self.gpu.calls.append(("free_host",))
+
+
+class Stream(Owned):
+    def __init__(self, gpu: Gpu, flags: int) -> None:
+        super().__init__(gpu)
+        self.handle = 1000 + len(gpu.streams)
+        self.work: list[Callable[[], None]] = []
+        self.captured: list[Callable[[], None]] | None = None
+        gpu.streams[self.handle] = self
+        gpu.call("stream", flags)
+
+    def put(self, work: Callable[[], None]) -> None:
+        (self.work if self.captured is None else self.captured).append(work)
+
+    def synchronize(self) -> None:
+        self.gpu.call("synchronize")
+        for work in self.work:
+            work()
+        self.work.clear()
+
+    def wait_for_event(self, event: Event) -> None:
+        self.gpu.call("wait_for_event", event.stream)
+
+
+class Event(Owned):
+    clock = 0.0
+
+    def __init__(self, gpu: Gpu, flags: int) -> None:
+        super().__init__(gpu)
+        self.flags = flags
+        self.stream: Stream | None = None
+        self.at = 0.0
+
+    def record(self, stream: Stream | None = None) -> None:
+        self.gpu.call("record")
+        self.stream = stream
+        if stream is not None:
+            stream.put(self.tick)
+
+    def tick(self) -> None:
+        Event.clock += 1.0
+        self.at = Event.clock
+
+    def time_till(self, other: Event) -> float:
+        return other.at - self.at
+
+
+class GPUArray:
+    def __init__(self, shape: tuple[int, ...], dtype: Any, base: object, gpudata: int) -> None:
+        self.shape, self.dtype, self.base, self.gpudata = shape, np.dtype(dtype), base, gpudata
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return described(self.gpudata, self.shape, self.dtype)
+
+
+def described(address: int, shape: tuple[int, ...], dtype: Any, **more: Any) -> dict[str, Any]:
+    """A CUDA array interface of version 3."""
+    plain = {"shape": shape, "typestr": np.dtype(dtype).str, "data": (address, False), "strides": None, "version": 3}
+    return {**plain, "stream": None, **more}
+
+
+def pycuda(gpu: Gpu) -> dict[str, ModuleType]:
+    """The modules of pycuda that are imported, by name."""
+
+    def mem_alloc(nbytes: int) -> DeviceAllocation:
+        gpu.current()
+        gpu.call("alloc", nbytes)
+        return DeviceAllocation(gpu, nbytes)
+
+    def pagelocked_empty(size: int, dtype: Any) -> np.ndarray[Any, Any]:
+        gpu.current()
+        gpu.call("alloc_host", size)
+        assert dtype == np.uint8
+        return np.asarray(PagelockedHostAllocation(gpu, size))
+
+    def htod(target: int, source: np.ndarray[Any, Any], stream: Stream) -> None:
+        gpu.call("htod", source.nbytes)
+        assert source.flags.c_contiguous
+        stream.put(lambda: np.copyto(gpu.bytes_at(target, source.nbytes), source.reshape(-1).view(np.uint8)))
+
+    def dtoh(target: np.ndarray[Any, Any], source: int, stream: Stream) -> None:
+        gpu.call("dtoh", target.nbytes)
+        stream.put(lambda: np.copyto(target.reshape(-1).view(np.uint8), gpu.bytes_at(source, target.nbytes)))
+
+    def dtod(target: int, source: int, nbytes: int, stream: Stream) -> None:
+        gpu.call("dtod", nbytes)
+        stream.put(lambda: np.copyto(gpu.bytes_at(target, nbytes), gpu.bytes_at(source, nbytes)))
+
+    def device(ordinal: int) -> SimpleNamespace:
+        assert ordinal == 0
+        time.sleep(0.005)  # threads that come together meet here
+        return SimpleNamespace(retain_primary_context=lambda: Context(gpu))
+
+    package, calls, gpuarray = ModuleType("pycuda"), ModuleType("pycuda.driver"), ModuleType("pycuda.gpuarray")
+    vars(calls).update(
+        Error=Error,
+        LogicError=LogicError,
+        MemoryError=MemoryError,
+        init=lambda: gpu.call("init"),
+        Device=device,
+        Context=SimpleNamespace(synchronize=lambda: gpu.call("synchronize everything")),
+        Stream=lambda flags=0: Stream(gpu, flags),
+        Event=lambda flags=0: Event(gpu, flags),
+        event_flags=SimpleNamespace(DISABLE_TIMING=2),
+        mem_alloc=mem_alloc,
+        pagelocked_empty=pagelocked_empty,
+        memcpy_htod_async=htod,
+        memcpy_dtoh_async=dtoh,
+        memcpy_dtod_async=dtod,
+        mem_get_info=lambda: (3000, 8000),
+    )
+    vars(gpuarray).update(GPUArray=GPUArray)
+    vars(package).update(driver=calls, gpuarray=gpuarray)
+    return {"pycuda": package, "pycuda.driver": calls, "pycuda.gpuarray": gpuarray}
+
+
+class Code(int):
+    """An error code of cuda-bindings: a number with a name."""
+
+    @property
+    def name(self) -> str:
+        return f"CUDA_ERROR_{int(self)}"
+
+
+def cuda_bindings(gpu: Gpu) -> dict[str, ModuleType]:
+    """cuda.bindings with the graph calls of its module `driver`."""
+
+    def answer(name: str, *results: Any) -> tuple[Any, ...]:
+        gpu.call(name)
+        refusal = gpu.refuses.get(name, 0)
+        assert isinstance(refusal, int)
+        return (Code(refusal), *(None if refusal else result for result in results))
+
+    def begin(stream: int, mode: str) -> tuple[Any, ...]:
+        assert mode == "thread local"
+        code = answer("begin capture")
+        if code == (0,):
+            gpu.streams[stream].captured = []
+        return code
+
+    def end(stream: int) -> tuple[Any, ...]:
+        captured, gpu.streams[stream].captured = gpu.streams[stream].captured, None
+        return answer("end capture", captured)
+
+    def launch(executable: list[Callable[[], None]], stream: int) -> tuple[Any, ...]:
+        code = answer("launch")
+        if code == (0,):
+            gpu.streams[stream].work.extend(executable)
+        return code
+
+    package, bindings, calls = (ModuleType(name) for name in ("cuda", "cuda.bindings", "cuda.bindings.driver"))
+    vars(calls).update(
+        CUstreamCaptureMode=SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL="thread local"),
+        cuStreamBeginCapture=begin,
+        cuStreamEndCapture=end,
+        cuGraphInstantiate=lambda graph, _flags: answer("instantiate", list(graph)),
+        cuGraphDestroy=lambda _graph: answer("destroy graph"),
+        cuGraphLaunch=launch,
+        cuGraphExecDestroy=lambda _executable: answer("destroy executable"),
+    )
+    vars(package).update(bindings=bindings)
+    vars(bindings).update(driver=calls)
+    return {"cuda": package, "cuda.bindings": bindings, "cuda.bindings.driver": calls}
+
+
+class Tensorrt:
+    """The runtime half of a module `tensorrt`, whose every engine doubles its float input `x` of N×2 into `y`."""
+
+    __version__ = "10.3.0"
+
+    class ILogger:
+        pass
+
+    TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
+
+    def __init__(self, gpu: Gpu, batches: tuple[int, int, int] = (1, 2, 4)) -> None:
+        self.gpu = gpu
+        self.batches = batches
+        self.types = {"x": "FLOAT", "y": "FLOAT"}
+        self.IExecutionContext = ExecutionContext
+        self.Runtime = lambda logger: Runtime(self, logger)
+
+
+class Runtime:
+    def __init__(self, trt: Tensorrt, logger: Any) -> None:
+        self.trt, self.logger = trt, logger
+        self.engine_host_code_allowed = False
+
+    def __del__(self) -> None:
+        self.trt.gpu.calls.append(("~runtime",))
+
+    def deserialize_cuda_engine(self, plan: bytes) -> CudaEngine | None:
+        self.trt.gpu.current()
+        self.trt.gpu.call("deserialize", self.engine_host_code_allowed)
+        if plan == b"a plan":
+            return CudaEngine(self.trt)
+        self.logger.log(SimpleNamespace(name="ERROR"), "the plan is damaged")
+        return None
+
+
+class CudaEngine:
+    """It holds no runtime, and no context holds it: those who order what goes first are held to it."""
+
+    num_io_tensors = 2
+
+    def __init__(self, trt: Tensorrt) -> None:
+        self.trt = trt
+        self.making = threading.Lock()
+
+    def __del__(self) -> None:
+        self.trt.gpu.calls.append(("~engine",))
+
+    def get_tensor_name(self, index: int) -> str:
+        return "xy"[index]
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return SimpleNamespace(name=self.trt.types[name])
+
+    def get_tensor_mode(self, name: str) -> str:
+        return {"x": "input", "y": "output"}[name]
+
+    def get_tensor_shape(self, _name: str) -> tuple[int, ...]:
+        return (-1, 2)
+
+    def get_tensor_profile_shape(self, _name: str, _profile: int) -> list[tuple[int, ...]]:
+        return [(batch, 2) for batch in self.trt.batches]
+
+    def create_execution_context(self) -> ExecutionContext:
+        self.trt.gpu.current()
+        self.trt.gpu.call("context")
+        assert self.making.acquire(blocking=False), "two threads make contexts of one engine at once"
+        time.sleep(0.005)
+        self.making.release()
+        return ExecutionContext(self.trt.gpu)
+
+
+class ExecutionContext:
+    active_optimization_profile = 0
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self.shape: tuple[int, ...] = ()
+        self.addresses: dict[str, int] = {}
+
+    def __del__(self) -> None:
+        self.gpu.calls.append(("~context",))
+
+    def set_input_shape(self, _name: str, shape: tuple[int, ...]) -> bool:
+        self.gpu.call("shape", shape)
+        self.shape = shape
+        return True
+
+    def get_tensor_shape(self, _name: str) -> tuple[int, ...]:
+        return self.shape
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.gpu.call("bind", name)
+        assert address % 256 == 0, "TensorRT asks for addresses that are multiples of 256"
+        self.addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        self.gpu.current()
+        self.gpu.call("enqueue")
+        if self.gpu.refuses.get("enqueue"):
+            return False
+        source, target, nbytes = self.addresses["x"], self.addresses["y"], 4 * int(np.prod(self.shape))
+
+        def double() -> None:
+            doubled = 2 * self.gpu.bytes_at(source, nbytes).view(np.float32)
+            np.copyto(self.gpu.bytes_at(target, nbytes), doubled.view(np.uint8))
+
+        self.gpu.streams[stream].put(double)
+        return True
+
+
+@contextmanager
+def pushed(gpu: Gpu) -> Iterator[Context]:
+    """A context of the caller's own, current for a while."""
+    context = Context(gpu)
+    context.push()
+    try:
+        yield context
+    finally:
+        context.pop()
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    """A GPU, pycuda and cuda-bindings until the test ends."""
+    gpu = Gpu()
+    for name, module in {**pycuda(gpu), **cuda_bindings(gpu)}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(memory, "driver", lambda: Driver(THE_GPU, None))
+    monkeypatch.setattr(memory, "_primary", functools.cache(memory._primary.__wrapped__))
+    return gpu
+
+
+THE_GPU = driver.Gpu("NVIDIA Fake", 87, "580.65.06", 80 << 30)

@@ -1,0 +1,116 @@
+"""CUDA graphs: captured, launched, given back, and every way of having none. cuda-bindings is a double but in one test:
+the order of its calls is proved, and nothing about a GPU.
+"""
+
+import sys
+from collections.abc import Callable
+
+import cuda_doubles
+import pytest
+from cuda_doubles import Gpu, Stream
+
+from deploykit.backends.tensorrt.capture import CaptureRefused, capture
+from deploykit.backends.tensorrt.driver import driver
+from deploykit.errors import BackendError
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    return cuda_doubles.install(monkeypatch)
+
+
+@pytest.fixture
+def stream(gpu: Gpu) -> Stream:
+    with cuda_doubles.pushed(gpu):
+        return Stream(gpu, 1)
+
+
+def appending(stream: Stream, done: list[str]) -> Callable[[], None]:
+    return lambda: stream.put(lambda: done.append("kernel"))
+
+
+def test_what_is_captured_runs_at_each_launch_and_not_before(gpu: Gpu, stream: Stream) -> None:
+    done: list[str] = []
+    graph = capture(stream.handle, appending(stream, done))
+    stream.synchronize()
+    assert done == []
+    graph.launch(stream.handle)
+    graph.launch(stream.handle)
+    stream.synchronize()
+    assert done == ["kernel", "kernel"]
+    graph.destroy()
+    assert [call[0] for call in gpu.calls if call[0] not in ("stream", "synchronize")] == [
+        "begin capture",
+        "end capture",
+        "instantiate",
+        "destroy graph",
+        "launch",
+        "launch",
+        "destroy executable",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("call", "function", "destroyed"),
+    [
+        ("begin capture", "cuStreamBeginCapture", 0),
+        ("end capture", "cuStreamEndCapture", 0),
+        ("instantiate", "cuGraphInstantiate", 1),
+    ],
+)
+def test_a_step_that_fails_is_named_and_the_stream_stays_of_use(
+    gpu: Gpu, stream: Stream, call: str, function: str, destroyed: int
+) -> None:
+    gpu.refuses[call] = 900
+    with pytest.raises(CaptureRefused, match=f"^{function} failed with CUDA_ERROR_900$"):
+        capture(stream.handle, appending(stream, []))
+    assert stream.captured is None
+    assert len(gpu.named("destroy graph")) == destroyed
+
+
+@pytest.mark.parametrize("also_ending", [0, 901])
+def test_an_enqueue_that_fails_ends_the_capture(gpu: Gpu, stream: Stream, also_ending: int) -> None:
+    def refuse() -> None:
+        raise BackendError("TensorRT failed while computing: no workspace.", "")
+
+    gpu.refuses["end capture"] = also_ending
+    with pytest.raises(CaptureRefused, match=r"^TensorRT failed while computing: no workspace$"):
+        capture(stream.handle, refuse)
+    assert stream.captured is None
+    assert len(gpu.named("destroy graph")) == (0 if also_ending else 1)
+
+
+def test_an_interrupt_ends_the_capture_and_goes_on(stream: Stream) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        capture(stream.handle, interrupt)
+    assert stream.captured is None
+
+
+def test_a_launch_that_fails_says_so(gpu: Gpu, stream: Stream) -> None:
+    graph = capture(stream.handle, appending(stream, []))
+    gpu.refuses["launch"] = 999
+    with pytest.raises(CaptureRefused, match="cuGraphLaunch failed with CUDA_ERROR_999"):
+        graph.launch(stream.handle)
+
+
+def test_without_cuda_bindings_there_is_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    with pytest.raises(CaptureRefused, match="cuda-bindings cannot be imported"):
+        capture(1, lambda: None)
+
+
+@pytest.mark.skipif(driver().gpu is not None, reason="here is a driver")
+def test_the_real_cuda_bindings_without_a_driver_refuse_in_words() -> None:
+    pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+    with pytest.raises(CaptureRefused, match=r"^cuStreamBeginCapture failed with "):
+        capture(1, lambda: None)
+
+
+def test_the_real_cuda_bindings_have_all_that_is_called() -> None:
+    cuda = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+    for double in vars(cuda_doubles.cuda_bindings(Gpu())["cuda.bindings.driver"]):
+        assert double.startswith("__") or hasattr(cuda, double)
+    assert cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL == 1

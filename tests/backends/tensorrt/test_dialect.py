@@ -1,0 +1,437 @@
+"""Every version is spoken to in its own language, through doubles that have what it has and nothing else."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from doubles import RTX, VERSIONS, Double, ILogger
+from surfaces import CLASSES, ENUMS
+
+from deploykit.backends.tensorrt.build import build
+from deploykit.backends.tensorrt.building import Building
+from deploykit.backends.tensorrt.dialect import Dialect
+from deploykit.backends.tensorrt.driver import Gpu
+from deploykit.backends.tensorrt.log import plain
+from deploykit.backends.tensorrt.running import EngineTensor, Running
+from deploykit.errors import BackendError, DeploykitError, UsageError
+from deploykit.values import BatchRange, BuildOptions
+
+HEAD = '<ir_version: 10, opset_import: ["" : 20]>'
+FP32 = f"{HEAD} g (float[N,4,8,8] x) => (float[N,4,8,8] y) <float[4,4,1,1] weight> {{ [conv] y = Conv (x, weight) }}"
+FP16 = f"""{HEAD} g (float[N,4,8,8] x) => (float[N,4,8,8] y) <float16[4,4,1,1] weight>
+    {{ [in] h = Cast<to=10>(x) [conv] c = Conv (h, weight) [out] y = Cast<to=1>(c) }}"""
+BF16 = f"{HEAD} g (float[N,4,8,8] x) => (float[N,4,8,8] y) {{ [in] h = Cast<to=16>(x) [out] y = Cast<to=1>(h) }}"
+INT8 = f"""{HEAD} g (float[N,4,8,8] x) => (float[N,4,8,8] y) <int8[4,4,1,1] weight>
+    {{ s = Constant<value = float {{0.02}}>() z = Constant<value = int8 {{0}}>()
+       q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) w = DequantizeLinear(weight, s, z)
+       [conv] y = Conv (d, w) }}"""
+
+GPU = Gpu("NVIDIA Doubled", 87, "580.65.06", 8 << 30)
+BATCH = BatchRange(1, 2, 4)
+ONE = BatchRange(1, 1, 1)
+PLAIN = BuildOptions(batch=BATCH)
+PROFILE = "x 1×4×8×8 … 2×4×8×8 … 4×4×8×8"
+
+WITHOUT_TYPING = ("8.6",)
+WITH_BATCH_FLAG = ("8.6", "10.3", "10.16")
+
+Written = Callable[[str], Path]
+
+
+@pytest.fixture(params=VERSIONS)
+def version(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def double(version: str) -> Double:
+    return Double(version)
+
+
+def settings_of(double: Double, graph: Path, options: BuildOptions = PLAIN) -> tuple[str, ...]:
+    return build(Dialect(double), graph, graph.with_name("engine.plan"), options, GPU, None).settings
+
+
+def flags_of(double: Double) -> set[str]:
+    head = "IBuilderConfig.set_flag("
+    return {call.removeprefix(head).rstrip(")") for call in double.calls if call.startswith(head)}
+
+
+def test_a_network_is_created_as_the_version_wants_it(double: Double, version: str, written: Written) -> None:
+    settings = settings_of(double, written(FP32))
+    flags = ["EXPLICIT_BATCH"] * (version in WITH_BATCH_FLAG) + ["STRONGLY_TYPED"] * (version not in WITHOUT_TYPING)
+    assert f"Builder.create_network({' '.join(flags)})" in double.calls
+    assert settings == (*flags, "TF32 off", "DETAILED", PROFILE)
+
+
+@pytest.mark.parametrize(("graph", "flag"), [(FP16, "FP16"), (INT8, "INT8")])
+def test_flags_for_the_graphs_types_are_set_where_types_are_not_the_graphs_own(
+    double: Double, version: str, written: Written, graph: str, flag: str
+) -> None:
+    settings = settings_of(double, written(graph))
+    expected = {flag} if version in WITHOUT_TYPING else set()
+    assert flags_of(double) == expected
+    assert {"FP16", "INT8", "BF16"} & set(settings) == expected
+
+
+def test_an_fp32_graph_allows_no_other_type(double: Double, written: Written) -> None:
+    settings_of(double, written(FP32))
+    assert flags_of(double) == set()
+
+
+def test_bf16_is_refused_where_the_version_does_not_have_it(written: Written) -> None:
+    with pytest.raises(BackendError, match=r"TensorRT 8\.6\.1 has no BF16 arithmetic\. Export the graph at another"):
+        settings_of(Double("8.6"), written(BF16))
+    settings_of(Double("10.3"), written(BF16))
+
+
+def test_tf32_is_off_and_the_inspector_will_tell_all(double: Double, written: Written) -> None:
+    settings_of(double, written(FP32))
+    assert "IBuilderConfig.clear_flag(TF32)" in double.calls
+    assert "IBuilderConfig.profiling_verbosity = DETAILED" in double.calls
+
+
+def test_the_batch_becomes_the_optimization_profile(double: Double, written: Written) -> None:
+    settings_of(double, written(FP32))
+    profile = "{'x': ((1, 4, 8, 8), (2, 4, 8, 8), (4, 4, 8, 8))}"
+    assert f"IBuilderConfig.add_optimization_profile({profile})" in double.calls
+
+
+def test_limits_and_levels_reach_the_builder(double: Double, written: Written) -> None:
+    settings = settings_of(double, written(FP32), BuildOptions(batch=BATCH, workspace_mib=512, optimization_level=5))
+    assert "IBuilderConfig.set_memory_pool_limit(WORKSPACE, 536870912)" in double.calls
+    assert "IBuilderConfig.builder_optimization_level = 5" in double.calls
+    assert {"WORKSPACE 512 MiB", "builder_optimization_level 5"} < set(settings)
+
+
+def test_a_level_that_the_library_would_round_is_refused(double: Double, written: Written) -> None:
+    with pytest.raises(BackendError, match=r"has no optimization level 9\. Choose 0 to 5\."):
+        settings_of(double, written(FP32), BuildOptions(batch=BATCH, optimization_level=9))
+
+
+def test_more_workspace_than_the_gpu_has_is_refused(double: Double, written: Written) -> None:
+    with pytest.raises(BackendError, match=r"does not grant a workspace of 9000 MiB\. Ask for up to 8192 MiB"):
+        settings_of(double, written(FP32), BuildOptions(batch=BATCH, workspace_mib=9000))
+
+
+@pytest.mark.parametrize("mib", [0, -5])
+def test_a_workspace_of_nothing_is_wrong_usage(written: Written, mib: int) -> None:
+    with pytest.raises(UsageError, match="at least 1 MiB"):
+        settings_of(Double("10.3"), written(FP32), BuildOptions(batch=BATCH, workspace_mib=mib))
+
+
+def test_engines_for_later_versions_and_other_gpus(double: Double, written: Written) -> None:
+    options = BuildOptions(batch=BATCH, version_compatible=True, hardware_compatible=True, refittable=True)
+    settings = settings_of(double, written(FP32), options)
+    assert flags_of(double) == {"VERSION_COMPATIBLE", "REFIT"}
+    assert "IBuilderConfig.hardware_compatibility_level = AMPERE_PLUS" in double.calls
+    assert {"VERSION_COMPATIBLE", "AMPERE_PLUS", "REFIT"} < set(settings)
+
+
+@pytest.mark.parametrize("refittable", [False, True])
+def test_engines_without_weights_are_refused_by_8_6(
+    double: Double, version: str, written: Written, refittable: bool
+) -> None:
+    graph, options = written(FP32), BuildOptions(batch=BATCH, strip_weights=True, refittable=refittable)
+    if version == "8.6":
+        with pytest.raises(BackendError, match=r"8\.6\.1 has no engines without weights\. Build without --strip-weigh"):
+            settings_of(double, graph, options)
+    else:
+        settings_of(double, graph, options)
+        # ten calls its STRIP_PLAN by the old name, WEIGHTLESS, which has the same number
+        stripped = "STRIP_PLAN" if version == "11.4" else "WEIGHTLESS"
+        assert flags_of(double) == {stripped, "REFIT" if refittable else "REFIT_IDENTICAL"}
+
+
+def test_only_tensorrt_rtx_builds_for_other_gpus(double: Double, written: Written) -> None:
+    with pytest.raises(
+        BackendError, match=r"TensorRT [\d.]+ has no compute capabilities to build for\. .*tensorrt-rtx"
+    ):
+        settings_of(double, written(FP32), BuildOptions(batch=BATCH, compute_capabilities=(86,)))
+
+
+def test_layers_that_the_accelerator_cannot_take_are_named(double: Double, written: Written) -> None:
+    double.dla_cores, double.layers_off_dla = 2, {"in", "out"}
+    settings = settings_of(double, written(FP16), BuildOptions(batch=ONE, dla_core=1))
+    assert {"DLA core 1", "GPU_FALLBACK: in, out"} < set(settings)
+    assert "IBuilderConfig.default_device_type = DLA" in double.calls
+    assert "IBuilderConfig.DLA_core = 1" in double.calls
+    assert "GPU_FALLBACK" in flags_of(double)
+
+
+@pytest.mark.parametrize(
+    ("cores", "core", "told"),
+    [(0, 0, "finds no deep-learning accelerator"), (2, 2, "finds cores 0 to 1"), (2, -1, "DLA core -1 was asked for")],
+)
+def test_an_accelerator_that_is_not_there_is_refused(
+    double: Double, written: Written, cores: int, core: int, told: str
+) -> None:
+    double.dla_cores = cores
+    with pytest.raises(BackendError, match=told):
+        settings_of(double, written(FP32), BuildOptions(batch=ONE, dla_core=core))
+
+
+def test_the_accelerator_takes_one_batch_size(double: Double, written: Written) -> None:
+    double.dla_cores = 2
+    with pytest.raises(UsageError, match=r"one batch size, and 1:2:4 was asked for\. Give --batch 2:2:2"):
+        settings_of(double, written(FP16), BuildOptions(batch=BATCH, dla_core=0))
+
+
+def test_no_builder_without_a_driver_says_what_the_library_said(double: Double) -> None:
+    double.failure = "no builder"
+    with pytest.raises(BackendError, match=r"TensorRT [\d.]+ gives no builder: CUDA initialization failure"):
+        Building(Dialect(double))
+
+
+def test_without_a_gpu_only_tensorrt_rtx_is_asked_to_build(double: Double, written: Written) -> None:
+    graph = written(FP32)
+    with pytest.raises(BackendError, match="there is none here"):
+        build(Dialect(double), graph, graph.with_name("engine.plan"), PLAIN, None, None)
+    assert double.calls == []
+
+
+# The runtime side.
+
+
+def test_a_plan_becomes_an_engine_and_foreign_code_runs_only_where_it_was_asked_for(double: Double) -> None:
+    running = Running(Dialect(double))
+    running.deserialize(b"plan")
+    running.deserialize(b"plan", version_compatible=True)
+    assert double.calls == [
+        "Runtime.engine_host_code_allowed = False",
+        "Runtime.deserialize_cuda_engine(4 bytes)",
+        "Runtime.engine_host_code_allowed = True",
+        "Runtime.deserialize_cuda_engine(4 bytes)",
+    ]
+
+
+def test_a_plan_that_is_refused_quotes_the_library(double: Double) -> None:
+    running = Running(Dialect(double))
+    double.failure = "1: [stdArchiveReader.cpp::stdArchiveReaderInitCommon::46] Error Code 1: Serialization (magic tag)"
+    with pytest.raises(BackendError, match=r"does not take this engine: magic tag\. Build it again here"):
+        running.deserialize(b"plan")
+
+
+def test_an_engines_tensors_and_batch_are_read_by_name(double: Double) -> None:
+    running = Running(Dialect(double))
+    engine = running.deserialize(b"plan")
+    assert running.tensors(engine) == (
+        EngineTensor("x", True, "float32", (-1, 4, 8, 8)),
+        EngineTensor("y", False, "float16", (-1, 10)),
+    )
+    assert running.batch(engine) == BATCH
+
+
+def test_types_that_no_array_has_are_refused_at_an_engines_border(
+    double: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = Running(Dialect(double))
+    engine = running.deserialize(b"plan")
+    monkeypatch.setattr(type(engine), "get_tensor_dtype", lambda *_: double.DataType.FP8)
+    with pytest.raises(BackendError, match="The engine's x is a FP8"):
+        running.tensors(engine)
+
+
+def test_an_engine_of_fixed_shapes_has_no_batch_range(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = Running(Dialect(double))
+    engine = running.deserialize(b"plan")
+    monkeypatch.setattr(type(engine), "get_tensor_shape", lambda *_: (2, 4, 8, 8))
+    assert running.batch(engine) is None
+
+
+def test_an_inference_sets_shapes_and_addresses_and_goes_on_the_stream(double: Double) -> None:
+    running = Running(Dialect(double))
+    context = running.context(running.deserialize(b"plan"))
+    double.calls.clear()
+    running.set_shape(context, "x", (3, 4, 8, 8))
+    assert running.shape(context, "y") == (3, 10)
+    running.bind(context, "x", 512)
+    running.enqueue(context, 77)
+    assert double.calls == [
+        "IExecutionContext.set_input_shape(x, (3, 4, 8, 8))",
+        "IExecutionContext.set_tensor_address(x, 512)",
+        "IExecutionContext.execute_async_v3(77)",
+    ]
+
+
+def test_what_a_context_refuses_is_an_error_with_a_remedy(double: Double) -> None:
+    running = Running(Dialect(double))
+    context = running.context(running.deserialize(b"plan"))
+    with pytest.raises(BackendError, match="refuses x of 9×4×8×8"):
+        running.set_shape(context, "x", (9, 4, 8, 8))
+    with pytest.raises(BackendError, match="refuses the memory of x"):
+        running.bind(context, "x", 513)
+    double.failure = "out of memory"
+    with pytest.raises(BackendError, match="failed while computing"):
+        running.enqueue(context, 77)
+
+
+def test_no_context_is_an_error_with_a_remedy(double: Double) -> None:
+    running = Running(Dialect(double))
+    engine = running.deserialize(b"plan")
+    double.failure = "out of memory"
+    with pytest.raises(BackendError, match="gives no execution context"):
+        running.context(engine)
+
+
+def test_no_runtime_is_an_error_that_says_what_the_library_said(double: Double) -> None:
+    double.failure = "no runtime"
+    with pytest.raises(BackendError, match="gives no runtime: CUDA initialization failure"):
+        Running(Dialect(double))
+
+
+def test_only_tensorrt_rtx_compiles_at_run_time_and_tells_what_can_be_captured(double: Double) -> None:
+    running = Running(Dialect(double))
+    context = running.context(running.deserialize(b"plan"), jit_cache=b"of another library")
+    assert running.compiled(context) is None
+    assert running.capturable(context, 77)
+
+
+@pytest.mark.parametrize(("kept", "known"), [(None, ""), (b"", ""), (b"kernels", "kernels"), (b"of another GPU", "")])
+def test_tensorrt_rtx_starts_with_the_kernels_that_it_compiled_before(kept: bytes | None, known: str) -> None:
+    double = Double(RTX)
+    running = Running(Dialect(double))
+    context = running.context(running.deserialize(b"plan"), jit_cache=kept)
+    assert double.calls[-2:] == [
+        f"IRuntimeConfig.set_runtime_cache({known})",
+        "ICudaEngine.create_execution_context(IRuntimeConfig)",
+    ]
+    assert running.compiled(context) == known.encode() + b" and more"
+    assert running.capturable(context, 77)
+    assert not running.capturable(context, 78)
+
+
+def test_tensorrt_rtx_is_told_its_targets_and_keeps_no_timings(written: Written) -> None:
+    double = Double(RTX)
+    graph, options = written(FP32), BuildOptions(batch=BATCH, compute_capabilities=(86, 120))
+    plan = build(Dialect(double), graph, graph.with_name("engine.plan"), options, GPU, None)
+    assert plan.settings == ("STRONGLY_TYPED", "TF32 off", "DETAILED", PROFILE, "SM86", "SM120")
+    assert [call for call in double.calls if "compute_cap" in call] == [
+        "IBuilderConfig.num_compute_capabilities = 2",
+        "IBuilderConfig.set_compute_capability(SM86, 0)",
+        "IBuilderConfig.set_compute_capability(SM120, 1)",
+    ]
+    assert plan.timing_cache_sha256 is None
+    assert not [call for call in double.calls if "timing" in call]
+
+
+def test_layers_are_timed_and_told(double: Double) -> None:
+    running, times = Running(Dialect(double)), []
+    engine = running.deserialize(b"plan")
+    context = running.context(engine)
+    running.profile(context, lambda name, ms: times.append((name, ms)))
+    running.enqueue(context, 77)
+    assert times == [("conv", 0.5)]
+    assert running.inspect(engine) == '{"Layers": []}'
+    assert "EngineInspector.get_engine_information(JSON)" in double.calls
+    running.inspect(engine, context)
+    assert "EngineInspector.execution_context = IExecutionContext" in double.calls
+
+
+@pytest.mark.parametrize("version", [name for name in VERSIONS if name != "8.6"], indirect=True)
+def test_an_engine_without_weights_gets_those_of_its_graph(double: Double, tmp_path: Path) -> None:
+    running = Running(Dialect(double))
+    engine = running.deserialize(b"plan")
+    graph = tmp_path / "model.onnx"
+    running.refit(engine, graph)
+    assert double.calls[-2:] == [f"OnnxParserRefitter.refit_from_file({graph})", "Refitter.refit_cuda_engine()"]
+    double.failure = "missing weights"
+    with pytest.raises(BackendError, match=r"cannot take weights from model\.onnx"):
+        running.refit(engine, graph)
+
+
+# The doubles themselves.
+
+
+@pytest.mark.parametrize(
+    ("module", "release", "version", "kinds"),
+    [
+        ("tensorrt_rtx", "1.7.1.116", RTX, [*CLASSES, *ENUMS]),
+        (
+            "tensorrt_lean_bindings",
+            "11.4.0.106",
+            "11.4",
+            ["Runtime", "ICudaEngine", "IExecutionContext", "BuilderFlag"],
+        ),
+    ],
+)
+def test_doubles_have_what_nvidias_modules_have(module: str, release: str, version: str, kinds: list[str]) -> None:
+    real, double = pytest.importorskip(module), Double(version)
+    if real.__version__ != release:
+        pytest.skip(f"{module} {real.__version__} is installed, and the double is of {release}")
+    for name in kinds:
+        assert hasattr(real, name) == hasattr(double, name), name
+        if name in CLASSES and hasattr(real, name):
+            public = {word for word in dir(getattr(real, name)) if not word.startswith(("_", "add_"))}
+            assert public == {word for word in getattr(double, name).attributes if not word.startswith("add_")}
+        elif hasattr(real, name):
+            members = {word: int(value) for word, value in getattr(real, name).__members__.items()}
+            assert members == {word: int(value) for word, value in getattr(double, name).__members__.items()}
+
+
+def test_a_double_refuses_what_its_version_does_not_have() -> None:
+    config = Double("8.6").Builder(None).create_builder_config()
+    with pytest.raises(AttributeError, match="progress_monitor"):
+        config.progress_monitor = None
+    with pytest.raises(AttributeError, match="FP16"):
+        _ = Double("11.4").BuilderFlag.FP16
+    with pytest.raises(NotImplementedError, match=r"IBuilderConfig\.flags"):
+        _ = config.flags
+
+
+# What the library says.
+
+
+def test_errors_are_remembered_from_where_one_stood(double: Double) -> None:
+    dialect = Dialect(double)
+    dialect.logger.log(ILogger.Severity.ERROR, "before")
+    mark = dialect.log.count
+    dialect.logger.log(ILogger.Severity.ERROR, "twice")
+    dialect.logger.log(ILogger.Severity.WARNING, "harmless")
+    dialect.logger.log(ILogger.Severity.INTERNAL_ERROR, "worse")
+    dialect.logger.log(ILogger.Severity.ERROR, "twice")
+    assert dialect.log.errors(mark) == ("twice", "worse")
+
+
+def test_dialects_of_one_module_share_its_logger(double: Double) -> None:
+    assert Dialect(double).logger is Dialect(double).logger
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "IBuilder::buildSerializedNetwork: Error Code 4: API Usage Error (Network must have at least one output. "
+            "In validate at /_src/optimizer/api/network.cpp:3810)",
+            "Network must have at least one output",
+        ),
+        (
+            "IBuilder::buildSerializedNetwork: Error Code 1: Cuda Runtime (In generateForCurrent at /_src/runtime/core"
+            "/cudaDeviceProfile.cpp:221 (cudaError 35: CUDA driver version is insufficient for CUDA runtime version))",
+            "cudaError 35: CUDA driver version is insufficient for CUDA runtime version",
+        ),
+        (
+            "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([tactic.cpp:1676: enumerate_tactics] Tactic "
+            "Selection: no tactics to implement the operation within workspace limit. Consider increase the allowed "
+            "workspace size if applicable.; [tactic.cpp:264: run] Error during tactic selection. In compileGraph at "
+            "/_src/optimizer/myelin/codeGenerator.cpp:2012)",
+            "Tactic Selection: no tactics to implement the operation within workspace limit. Consider increase the "
+            "allowed workspace size if applicable.; Error during tactic selection",
+        ),
+        ("2: [utils.cpp::checkMemLimit::380] Error Code 2: OutOfMemory (no further information)", "OutOfMemory"),
+        (
+            "10: [optimizer.cpp::computeCosts::3728] Error Code 10: Internal Error (Could not find any implementation "
+            "for node {ForeignNode[a...b]}.)",
+            "Could not find any implementation for node {ForeignNode[a...b]}",
+        ),
+        ("Input file cannot be found: model.onnx", "Input file cannot be found: model.onnx"),
+    ],
+)
+def test_messages_are_told_without_places_in_nvidias_sources(text: str, said: str) -> None:
+    assert plain(text) == said
+
+
+def test_every_refusal_is_an_error_of_ours(double: Double, written: Written) -> None:
+    double.failure = "Error Code 2: Internal Error (something)"
+    with pytest.raises(DeploykitError, match=r"could not build the engine: something\."):
+        settings_of(double, written(FP32))

@@ -1,0 +1,263 @@
+"""What the gate lets through: by an engine's record, and by a child process that may die of it. The library in the
+child is a double on its path; that NVIDIA's own dies without a driver was seen by hand and is why there is a gate.
+"""
+
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from cuda_doubles import THE_GPU
+
+from deploykit.backends import installed
+from deploykit.backends.tensorrt import gate as subject
+from deploykit.backends.tensorrt.driver import Driver, driver
+from deploykit.backends.tensorrt.gate import refuse_foreign, try_in_child
+from deploykit.errors import BackendError, InputError
+from deploykit.values import BuildOptions, BuildRecord, Engine, FileRecord, TensorSpec
+
+HERE = "Linux aarch64"
+
+
+def engine(
+    backend: str = "tensorrt",
+    version: str = "10.3.0.26",
+    capabilities: tuple[int, ...] = (87,),
+    open_ended: bool = False,
+    **options: bool,
+) -> Engine:
+    """An engine of this machine, but for what is said."""
+    file = FileRecord("engines/tensorrt/engine.plan", "0" * 64, 1)
+    record = BuildRecord(
+        graph=FileRecord("model.onnx", "0" * 64, 1),
+        platform=HERE,
+        gpu="Orin",
+        driver="540.4.0",
+        compute_capabilities=capabilities,
+        open_ended=open_ended,
+        settings=(),
+        seconds=1.0,
+        timing_cache_sha256=None,
+        options=BuildOptions(**options),
+    )
+    spec = TensorSpec("x", "float32", ("batch", 2), "NC")
+    return Engine(backend, version, file, (spec,), (spec,), build=record)
+
+
+def refusal(made: Engine, version: str = "10.3.0.26", platform: str = HERE, capability: int = 87) -> str | None:
+    """Why an engine is refused on a machine like this, but for what is said."""
+    try:
+        refuse_foreign(made, version, THE_GPU._replace(compute_capability=capability), platform)
+    except BackendError as refused:
+        what, _, remedy = str(refused).partition(" Build it here: ")
+        return what if remedy == f"deploykit compile BUNDLE --target {made.backend}." else "no remedy is told"
+    return None
+
+
+def test_an_engine_of_this_machine_passes() -> None:
+    assert refusal(engine()) is None
+
+
+def test_another_platform_is_refused_with_both_named() -> None:
+    error = refusal(engine(), platform="Linux x86_64")
+    assert error == "engines/tensorrt/engine.plan was built for Linux aarch64; this machine is Linux x86_64."
+
+
+@pytest.mark.parametrize("running", ["10.3.1.26", "10.2.0.26", "11.4.0.106", "8.6.2"])
+def test_another_version_is_refused_with_both_named(running: str) -> None:
+    error = refusal(engine(), running)
+    assert error == f"engines/tensorrt/engine.plan was built for tensorrt 10.3.0.26; here is {running}."
+
+
+@pytest.mark.parametrize(
+    ("built", "running", "passes"),
+    [
+        ("10.3.0.26", "10.3.0.26", True),
+        ("10.3.0.26", "10.16.2.10", True),
+        ("10.3.0.26", "10.2.9.99", False),
+        ("10.3.0.26", "11.0.0.114", True),
+        ("8.6.2", "10.3.0.26", True),
+        ("8.6.2", "11.0.0.114", False),
+        ("11.0.0.114", "10.16.2.10", False),
+        ("11.4.0.106", "12.0.0.1", False),
+    ],
+)
+def test_a_version_compatible_engine_runs_forward_and_as_far_as_nvidia_says(
+    built: str, running: str, passes: bool
+) -> None:
+    error = refusal(engine(version=built, version_compatible=True), running)
+    assert (error is None) == passes
+    assert error is None or "version-compatible engines run" in error
+
+
+def test_another_gpu_is_refused_with_both_named() -> None:
+    error = refusal(engine(), capability=90)
+    assert error == (
+        "engines/tensorrt/engine.plan was built for compute capability 8.7; the GPU here, NVIDIA Fake, is of 9.0."
+    )
+
+
+@pytest.mark.parametrize(("capability", "passes"), [(75, False), (80, True), (90, True), (120, True)])
+def test_a_hardware_compatible_engine_runs_from_ampere_on(capability: int, passes: bool) -> None:
+    error = refusal(engine(capabilities=(86,), hardware_compatible=True), capability=capability)
+    assert (error is None) == passes
+    assert error is None or "8.6 or 8.0 and above" in error
+
+
+@pytest.mark.parametrize(
+    ("capability", "passes"), [(75, False), (80, True), (86, True), (89, True), (90, False), (120, True), (130, True)]
+)
+def test_a_portable_engine_runs_where_it_names_and_above_its_last(capability: int, passes: bool) -> None:
+    made = engine("tensorrt-rtx", "1.7.1.116", capabilities=(80, 86, 89, 120), open_ended=True)
+    error = refusal(made, "1.7.1.116", capability=capability)
+    assert (error is None) == passes
+    assert error is None or "compute capability 8.0, 8.6, 8.9, 12.0 or above;" in error
+
+
+def test_an_engine_without_a_record_is_a_damaged_manifest() -> None:
+    made = msgspec.structs.replace(engine(), build=None)
+    with pytest.raises(InputError, match=r"does not say what engines/tensorrt/engine.plan was built for"):
+        refuse_foreign(made, "10.3.0.26", THE_GPU, HERE)
+
+
+LIBRARY = """
+import os, signal, sys
+from types import SimpleNamespace
+__version__ = "10.3.0"
+class Builder: pass
+class ILogger: pass
+class Runtime:
+    def __init__(self, logger):
+        self.logger = logger
+    def deserialize_cuda_engine(self, plan):
+        with open(TRIED, "a") as file:
+            file.write(f"{self.engine_host_code_allowed}\\n")
+        sys.stderr.write("a last word.\\n")
+        sys.stderr.flush()
+        if plan == b"crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if plan == b"exit":
+            os._exit(7)
+        if plan == b"hang":
+            import time
+            time.sleep(60)
+        if plan == b"refused":
+            self.logger.log(SimpleNamespace(name="ERROR"), "the plan is damaged.")
+            return None
+        return object()
+"""
+
+
+@pytest.fixture
+def tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A library `tensorrt` for child processes and a driver; the file names every deserialization."""
+    file = tmp_path / "tried.txt"
+    (tmp_path / "tensorrt.py").write_text(f"TRIED = {str(file)!r}\n{LIBRARY}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(subject, "driver", lambda: Driver(THE_GPU, None))
+    monkeypatch.setattr(subject, "version_of", lambda _: "10.3.0")
+    monkeypatch.setattr(subject, "_PASSED", set())
+    return file
+
+
+def plan(folder: Path, content: bytes) -> Path:
+    path = folder / "engine.plan"
+    path.write_bytes(content)
+    return path
+
+
+def test_a_plan_that_deserializes_passes_and_is_not_tried_again(tries: Path, tmp_path: Path) -> None:
+    try_in_child("tensorrt", plan(tmp_path, b"good"))
+    try_in_child("tensorrt", plan(tmp_path, b"good"))
+    assert tries.read_text() == "False\n"
+    try_in_child("tensorrt", plan(tmp_path, b"another"), host_code=True)
+    assert tries.read_text() == "False\nTrue\n"
+
+
+def test_marks_spare_the_next_process_the_trial_but_only_with_the_same_library(
+    tries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = tmp_path / "marks"
+    try_in_child("tensorrt", plan(tmp_path, b"good"), marks)
+    monkeypatch.setattr(subject, "_PASSED", set())  # as in another process
+    try_in_child("tensorrt", plan(tmp_path, b"good"), marks)
+    assert len(tries.read_text().splitlines()) == 1
+    monkeypatch.setattr(subject, "version_of", lambda _: "10.4.0")
+    try_in_child("tensorrt", plan(tmp_path, b"good"), marks)
+    assert len(tries.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"crash", "a child process that tried it died of SIGSEGV, its last words: a last word"),
+        (b"exit", "a last word"),
+        (b"refused", "TensorRT 10.3.0 does not take this engine: the plan is damaged"),
+    ],
+)
+def test_a_plan_that_does_not_deserialize_is_refused_in_words(
+    tries: Path, tmp_path: Path, content: bytes, reason: str
+) -> None:
+    for _ in range(2):
+        with pytest.raises(BackendError) as caught:
+            try_in_child("tensorrt", plan(tmp_path, content), tmp_path / "marks")
+        assert caught.value.what == f"engine.plan cannot be loaded by tensorrt 10.3.0: {reason}."
+        assert "deploykit compile BUNDLE --target tensorrt" in caught.value.remedy
+    assert len(tries.read_text().splitlines()) == 2, "a failure is no verdict for ever"
+
+
+@pytest.mark.usefixtures("tries")
+def test_a_child_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "TIMEOUT_S", 2.0)
+    with pytest.raises(BackendError, match="was not done after 2 s"):
+        try_in_child("tensorrt", plan(tmp_path, b"hang"))
+
+
+def test_a_python_that_starts_no_child_says_so(tries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", str(tmp_path / "no-python"))
+    with pytest.raises(BackendError, match="no child process could be started to try it: No such file"):
+        try_in_child("tensorrt", plan(tmp_path, b"good"))
+    assert not tries.exists()
+
+
+def test_marks_that_cannot_be_written_are_done_without(tries: Path, tmp_path: Path) -> None:
+    (tmp_path / "marks").write_text("a file where a folder should be")
+    try_in_child("tensorrt", plan(tmp_path, b"good"), tmp_path / "marks")
+    assert tries.read_text() == "False\n"
+
+
+@pytest.mark.usefixtures("tries")
+def test_a_library_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')")
+    with pytest.raises(BackendError, match=r"libnvinfer.so.10: cannot open shared object file"):
+        try_in_child("tensorrt", plan(tmp_path, b"good"))
+
+
+def test_the_child_does_not_import_from_the_folder_that_it_starts_in(
+    tries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "tensorrt.py").write_text("raise ImportError('the wrong one')")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry])
+    try_in_child("tensorrt", plan(tmp_path, b"good"))
+    assert tries.read_text() == "False\n"
+
+
+@pytest.mark.skipif(driver().gpu is not None, reason="where there is a GPU, NVIDIA's library refuses for other reasons")
+@pytest.mark.skipif(not installed("tensorrt-rtx"), reason="TensorRT-RTX is not installed")
+def test_nvidias_own_library_without_a_driver_fails_in_the_child_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The double here is the driver that is not there: the library and its failure are real."""
+    monkeypatch.setattr(subject, "driver", lambda: Driver(THE_GPU, None))
+    with pytest.raises(BackendError, match=r"^engine.plan cannot be loaded by tensorrt-rtx"):
+        try_in_child("tensorrt-rtx", plan(tmp_path, b"no plan"))
+
+
+def test_without_a_driver_nothing_is_spawned(tries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "driver", lambda: Driver(None, "the NVIDIA driver finds no GPU"))
+    with pytest.raises(BackendError) as caught:
+        try_in_child("tensorrt", plan(tmp_path, b"good"))
+    assert caught.value.what == "engine.plan cannot be loaded: the NVIDIA driver finds no GPU."
+    assert not tries.exists()

@@ -1,0 +1,109 @@
+"""The modules of TensorRT, and every way in which they cannot be had."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploykit.backends.tensorrt.library import PACKAGES, Name, library, version
+from deploykit.errors import BackendError
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Puts a package `tensorrt` of that code first on the path, as pip would; no code makes a folder of stubs."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+
+    def put(code: str | None, recorded: str | None = None) -> None:
+        (tmp_path / "tensorrt").mkdir()
+        if code is None:
+            monkeypatch.setattr(sys, "path", [str(tmp_path)])  # another TensorRT further down would win over a folder
+        else:
+            (tmp_path / "tensorrt" / "__init__.py").write_text(code)
+        if recorded is not None:
+            info = tmp_path / f"tensorrt-{recorded}.dist-info"
+            info.mkdir()
+            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: tensorrt\nVersion: {recorded}\n")
+
+    yield put
+    sys.modules.pop("tensorrt", None)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (
+            "raise ImportError('libnvinfer.so.10: cannot open shared object file:\\n  No such file or directory')",
+            "libnvinfer.so.10: cannot open shared object file: No such file or directory.",
+        ),
+        ("import ctypes; ctypes.CDLL('libnvinfer.so.0')", "libnvinfer.so.0: cannot open shared object file"),
+        ("import tensorrt_bindings_that_are_missing", "No module named 'tensorrt_bindings_that_are_missing'"),
+        ("raise RuntimeError('the wheel for this platform is a placeholder.')", "is a placeholder."),
+        ("raise AttributeError", "AttributeError."),
+    ],
+)
+def test_a_library_that_cannot_be_imported_is_quoted_in_one_line(install, code: str, told: str) -> None:
+    install(code)
+    with pytest.raises(BackendError) as raised:
+        library("tensorrt")
+    assert raised.value.what.startswith("TensorRT is installed and cannot be imported: ")
+    assert told in raised.value.what
+    assert "\n" not in raised.value.what
+    assert "pip install 'deploykit[gpu]'" in raised.value.remedy
+    assert "python3-libnvinfer" in raised.value.remedy
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_library_that_is_missing_says_how_to_get_it(name: Name, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.delitem(sys.modules, PACKAGES[name].module, raising=False)
+    with pytest.raises(BackendError, match=r"is not installed\. pip install 'deploykit"):
+        library(name)
+
+
+def test_type_stubs_are_no_library(install) -> None:
+    install(None)
+    with pytest.raises(BackendError, match="its module tensorrt is empty"):
+        library("tensorrt")
+
+
+@pytest.mark.parametrize("old", ["8.5.3.1", "8.2.1", "7.1.3.0"])
+def test_versions_before_8_6_are_refused(install, old: str) -> None:
+    install(f"__version__ = {old!r}\nclass Builder: pass")
+    with pytest.raises(BackendError, match=rf"TensorRT {old} is too old: deploykit needs 8\.6 or later"):
+        library("tensorrt")
+
+
+@pytest.mark.parametrize("good", ["8.6.1", "8.6.1.post1", "10.3.0", "11.4.0.106"])
+def test_later_versions_are_taken(install, good: str) -> None:
+    install(f"__version__ = {good!r}\nclass Builder: pass")
+    assert library("tensorrt").__version__ == good
+    assert version("tensorrt") == good
+
+
+def test_the_version_is_read_without_importing(install) -> None:
+    install("raise ImportError('libnvinfer.so.10')", recorded="10.3.0")
+    assert version("tensorrt") == "10.3.0"
+    assert "tensorrt" not in sys.modules
+
+
+def test_an_imported_module_knows_its_version_best(install) -> None:
+    install("__version__ = '10.3.1'\nclass Builder: pass", recorded="10.3.0")
+    library("tensorrt")
+    assert version("tensorrt") == "10.3.1"
+
+
+def test_tensorrt_rtx_tells_the_same_version_either_way(process_free_version: str) -> None:
+    assert library("tensorrt-rtx").__version__ == process_free_version
+
+
+@pytest.fixture
+def process_free_version(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of TensorRT-RTX, from what pip recorded."""
+    module = pytest.importorskip("tensorrt_rtx")
+    with monkeypatch.context() as patch:
+        patch.delitem(sys.modules, "tensorrt_rtx")
+        recorded = version("tensorrt-rtx")
+    assert sys.modules["tensorrt_rtx"] is module
+    return recorded

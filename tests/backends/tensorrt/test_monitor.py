@@ -1,0 +1,106 @@
+"""A build's phases as steps of a Progress, and how it is stopped."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from deploykit.backends.tensorrt.build import build
+from deploykit.backends.tensorrt.dialect import Dialect
+from deploykit.backends.tensorrt.library import library
+from deploykit.backends.tensorrt.monitor import Phases
+from deploykit.values import BatchRange, BuildOptions
+
+
+class Recording:
+    """A Progress that writes down what it is told, and raises where it is told to."""
+
+    def __init__(self, fails_at: str = "") -> None:
+        self.told: list[str] = []
+        self._fails_at = fails_at
+
+    def _say(self, text: str) -> None:
+        self.told.append(text)
+        if text == self._fails_at:
+            raise RuntimeError(text)
+
+    @contextmanager
+    def step(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+        self._say(f"{title} of {total}")
+        yield lambda: self._say("done")
+        self._say(f"end of {title}")
+
+    def note(self, text: str) -> None:
+        self._say(text)
+
+
+def test_only_outermost_phases_become_steps() -> None:
+    progress = Recording()
+    phases = Phases(progress)
+    phases.start("Building", None, 2)
+    phases.start("Timing", "Building", 9)
+    assert phases.step("Timing")
+    assert phases.step("Building")
+    phases.finish("Timing")
+    phases.finish("Building")
+    phases.close()
+    assert progress.told == ["Building of 2", "done", "end of Building"]
+
+
+def test_phases_that_a_failed_build_left_open_are_closed_from_the_inside() -> None:
+    progress = Recording()
+    phases = Phases(progress)
+    phases.start("first", None, 1)
+    phases.start("second", None, 1)
+    phases.close()
+    assert progress.told == ["first of 1", "second of 1", "end of second", "end of first"]
+
+
+def test_a_cancelled_build_is_told_to_stop_at_its_next_step() -> None:
+    phases = Phases(None)
+    assert phases.step("Building")
+    phases.cancel()
+    assert not phases.step("Building")
+
+
+@pytest.mark.parametrize("where", ["Building of 1", "done", "end of Building"])
+def test_an_error_of_the_progress_stops_the_build_and_is_kept(where: str) -> None:
+    phases = Phases(Recording(where))
+    phases.start("Building", None, 1)
+    phases.step("Building")
+    phases.finish("Building")
+    assert not phases.step("Building")
+    assert str(phases.failure) == where
+
+
+def test_phases_may_come_from_many_threads() -> None:
+    progress = Recording()
+    phases = Phases(progress)
+
+    def work(name: str) -> None:
+        phases.start(name, None, 100)
+        for _ in range(100):
+            phases.step(name)
+        phases.finish(name)
+
+    threads = [Thread(target=work, args=(f"phase {number}",)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert phases.failure is None
+    assert progress.told.count("done") == 800
+    assert sum(told.startswith("end of phase") for told in progress.told) == 8
+
+
+def test_nvidias_builder_reports_one_outermost_phase(written: Callable[[str], Path], tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    text = """<ir_version: 10, opset_import: ["" : 20]> g (float[N,4,8,8] x) => (float[N,4,8,8] y)
+        <float[4,4,1,1] weight> { y = Conv (x, weight) }"""
+    progress, options = Recording(), BuildOptions(batch=BatchRange(1, 2, 4))
+    build(Dialect(library("tensorrt-rtx")), written(text), tmp_path / "plan", options, None, progress)
+    assert progress.told[0] == "Building engine of 6"
+    assert progress.told[-1] == "end of Building engine"
+    assert set(progress.told[1:-1]) == {"done"}

@@ -1,0 +1,566 @@
+"""A plan executed. Most of it with doubles of pycuda, cuda-bindings and TensorRT: work runs when its stream is waited
+for, so outputs that are right were asked for in the right order on the right buffers; nothing is proved about a GPU.
+The last tests are the real thing and skip where it is not there.
+"""
+
+import gc
+import importlib.util
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cuda_doubles
+import numpy as np
+import pytest
+from cuda_doubles import Gpu, Tensorrt, described
+
+from deploykit.backends import installed
+from deploykit.backends.tensorrt.dialect import Dialect
+from deploykit.backends.tensorrt.driver import driver
+from deploykit.backends.tensorrt.run import TensorRtRunner, _misfit
+from deploykit.backends.tensorrt.running import Running
+from deploykit.errors import BackendError, InputError
+from deploykit.values import BatchRange, BuildOptions, TensorSpec
+
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # a failed finalizer
+
+X = TensorSpec("x", "float32", ("batch", 2), "NC")
+Y = TensorSpec("y", "float32", ("batch", 2), "NC")
+
+Runners = Callable[..., TensorRtRunner]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
+    gpu = cuda_doubles.install(monkeypatch)
+    yield gpu
+    assert not gpu.stack, "a context was left behind"
+
+
+@pytest.fixture
+def trt(gpu: Gpu) -> Tensorrt:
+    return Tensorrt(gpu)
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    (tmp_path / "engine.plan").write_bytes(b"a plan")
+    return tmp_path / "engine.plan"
+
+
+@pytest.fixture
+def runner(trt: Tensorrt, plan: Path) -> TensorRtRunner:
+    return TensorRtRunner(Dialect(trt), plan, (X,), (Y,))
+
+
+def batch(size: int, first: float = 1) -> dict[str, np.ndarray[Any, Any]]:
+    return {"x": np.arange(first, first + 2 * size, dtype=np.float32).reshape(size, 2)}
+
+
+STEPS = (
+    "alloc",
+    "alloc_host",
+    "shape",
+    "bind",
+    "record",
+    "htod",
+    "enqueue",
+    "dtoh",
+    "synchronize",
+    "begin capture",
+    "end capture",
+    "instantiate",
+    "launch",
+    "destroy executable",
+)
+
+PLAIN = ["record", "htod", "record", "enqueue", "record", "dtoh", "record", "synchronize"]
+CAPTURED = ["begin capture", "enqueue", "end capture", "instantiate"]
+LAUNCHED = ["launch" if step == "enqueue" else step for step in PLAIN]
+
+
+def steps(gpu: Gpu, call: Callable[[], object]) -> list[str]:
+    """The steps that the call took."""
+    before = len(gpu.named(*STEPS))
+    call()
+    return gpu.named(*STEPS)[before:]
+
+
+def test_outputs_are_the_engines_and_the_callers_to_keep(runner: TensorRtRunner) -> None:
+    first = runner.run(batch(2))["y"]
+    kept = first.copy()
+    second = runner.run(batch(2, first=100))["y"]
+    assert np.array_equal(first, kept)
+    assert np.array_equal(first, 2 * batch(2)["x"])
+    assert np.array_equal(second, 2 * batch(2, first=100)["x"])
+    assert first.flags.owndata
+    first[:] = 0  # it is writable, and no buffer of the runner's
+    assert np.array_equal(runner.run(batch(2))["y"], kept)
+
+
+def test_the_first_call_of_a_batch_makes_room_and_enqueues(gpu: Gpu, runner: TensorRtRunner) -> None:
+    room = ["shape", "alloc", "alloc_host", "alloc", "alloc_host", "bind", "bind"]
+    assert steps(gpu, lambda: runner.run(batch(2))) == room + PLAIN
+
+
+def test_the_second_call_captures_and_later_ones_launch(gpu: Gpu, runner: TensorRtRunner) -> None:
+    runner.run(batch(2))
+    assert steps(gpu, lambda: runner.run(batch(2))) == CAPTURED + LAUNCHED
+    assert steps(gpu, lambda: runner.run(batch(2))) == LAUNCHED
+    assert np.array_equal(runner.run(batch(2, first=7))["y"], 2 * batch(2, first=7)["x"])
+    assert runner.statements == ()
+
+
+def test_without_graphs_every_call_enqueues_and_nothing_is_said(gpu: Gpu, trt: Tensorrt, plan: Path) -> None:
+    runner = TensorRtRunner(Dialect(trt), plan, (X,), (Y,), cuda_graph=False)
+    runner.run(batch(2))
+    assert steps(gpu, lambda: runner.run(batch(2))) == PLAIN
+    assert runner.statements == ()
+
+
+def test_another_batch_throws_the_graph_away_and_smaller_ones_use_the_same_buffers(
+    gpu: Gpu, runner: TensorRtRunner
+) -> None:
+    for _ in range(2):
+        runner.run(batch(4))
+    taken = steps(gpu, lambda: runner.run(batch(3)))
+    assert taken == ["destroy executable", "shape", "bind", "bind", *PLAIN]
+    assert np.array_equal(runner.run(batch(1))["y"], 2 * batch(1)["x"])
+
+
+def test_batches_that_take_turns_are_never_captured(gpu: Gpu, runner: TensorRtRunner) -> None:
+    for size in (1, 2, 1, 2, 1, 2):
+        assert np.array_equal(runner.run(batch(size))["y"], 2 * batch(size)["x"])
+    assert gpu.named("begin capture") == []
+
+
+@pytest.mark.parametrize(
+    ("call", "refusal", "reason"),
+    [
+        ("begin capture", 901, "cuStreamBeginCapture failed with CUDA_ERROR_901"),
+        ("end capture", 901, "cuStreamEndCapture failed with CUDA_ERROR_901"),
+        ("instantiate", 2, "cuGraphInstantiate failed with CUDA_ERROR_2"),
+        ("launch", 1, "cuGraphLaunch failed with CUDA_ERROR_1"),
+    ],
+)
+def test_a_graph_that_cannot_be_had_is_said_once_and_each_call_enqueues(
+    gpu: Gpu, runner: TensorRtRunner, call: str, refusal: int, reason: str
+) -> None:
+    gpu.refuses[call] = refusal
+    for first in range(5):
+        assert np.array_equal(runner.run(batch(2, first))["y"], 2 * batch(2, first)["x"])
+    assert runner.statements == (f"no CUDA graph is used, each kernel is launched by itself: {reason}",)
+    assert len(gpu.named(call)) == 1, "it is not tried again"
+    assert steps(gpu, lambda: runner.run(batch(2))) == PLAIN
+
+
+def test_a_library_that_says_that_it_cannot_be_captured_is_believed(
+    gpu: Gpu, trt: Tensorrt, runner: TensorRtRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trt.IExecutionContext, "is_stream_capturable", lambda *_: False, raising=False)
+    for _ in range(3):
+        runner.run(batch(2))
+    assert gpu.named("begin capture") == []
+    (said,) = runner.statements
+    assert said.endswith("launched by itself: TensorRT 10.3.0 says that this engine cannot be captured")
+
+
+def test_times_are_apart(runner: TensorRtRunner) -> None:
+    for _ in range(3):
+        outputs, timings = runner.timed(batch(2))
+        assert np.array_equal(outputs["y"], 2 * batch(2)["x"])
+        assert timings[:3] == (1.0, 1.0, 1.0), "the double's clock ticks once per event"
+        assert 0 < timings.enqueue_ms < 1000
+
+
+def test_arrays_of_any_strides_are_taken(runner: TensorRtRunner) -> None:
+    x = np.arange(8, dtype=np.float32).reshape(2, 4).T[::2]
+    assert not x.flags.c_contiguous
+    assert np.array_equal(runner.run({"x": x})["y"], 2 * x)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "problem"),
+    [
+        ({}, "the input x is missing"),
+        ({**batch(1), "z": np.zeros(1)}, "the engine has no input z"),
+        ({"x": [[1.0, 2.0]]}, "x is no array"),
+        ({"x": np.zeros((2, 2))}, "x is float64, not float32"),
+        ({"x": np.zeros((2, 3), np.float32)}, "x is 2×3, not batch×2"),
+        ({"x": np.zeros((2,), np.float32)}, "x is 2, not batch×2"),
+        ({"x": np.zeros((5, 2), np.float32)}, "x is a batch of 5, and the engine takes 1 to 4"),
+        ({"x": np.zeros((0, 2), np.float32)}, "x is a batch of 0, and the engine takes 1 to 4"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_before_the_gpu_sees_them(
+    gpu: Gpu, runner: TensorRtRunner, arrays: Any, problem: str
+) -> None:
+    before = list(gpu.calls)
+    with pytest.raises(InputError) as caught:
+        runner.run(arrays)
+    assert caught.value.what == f"TensorRT refuses these inputs: {problem}."
+    assert gpu.calls == before
+
+
+@pytest.mark.parametrize(
+    ("sizes", "problem"),
+    [
+        ((2, 2, 1), None),
+        ((2, 3, 1), "b has a batch of 3, another input one of 2"),
+        ((1, 1, 1), "a is a batch of 1, and the engine takes 2 to 4"),
+        ((2, 2, 2), "fixed is 2, not 1"),
+    ],
+)
+def test_inputs_of_one_batch_are_of_one_size_and_only_they_are_held_to_its_range(
+    sizes: tuple[int, ...], problem: str | None
+) -> None:
+    shapes: tuple[tuple[int | str, ...], ...] = (("batch", 2), ("batch",), (1,))
+    specs = tuple(
+        TensorSpec(name, "float32", shape, "NC") for name, shape in zip(("a", "b", "fixed"), shapes, strict=True)
+    )
+    given = {
+        spec.name: (np.dtype(np.float32), (size, *map(int, spec.shape[1:])))
+        for spec, size in zip(specs, sizes, strict=True)
+    }
+    assert _misfit(specs, given, BatchRange(2, 2, 4)) == problem
+
+
+def test_threads_have_contexts_streams_and_buffers_of_their_own(gpu: Gpu, runner: TensorRtRunner) -> None:
+    together = threading.Barrier(3)
+
+    def work(worker: int) -> bool:
+        together.wait(10)
+        right = True
+        for step in range(20):
+            size, first = 1 + (worker + step // 5) % 4, 1000.0 * worker + step
+            right &= np.array_equal(runner.run(batch(size, first))["y"], 2 * batch(size, first)["x"])
+        return right
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(work, range(3)))
+    assert len(gpu.named("context")) == 3
+    assert len(gpu.streams) == 3
+    assert gpu.contexts == 1
+
+
+@pytest.mark.parametrize("threads_live_on", [False, True])
+def test_dropping_a_runner_gives_everything_back(gpu: Gpu, trt: Tensorrt, plan: Path, threads_live_on: bool) -> None:
+    runner = TensorRtRunner(Dialect(trt), plan, (X,), (Y,))
+    pool = ThreadPoolExecutor(2)
+    for _ in range(3):
+        list(pool.map(runner.run, (batch(2),) * 4))
+        runner.run(batch(1))
+    assert gpu.memory
+    if not threads_live_on:
+        pool.shutdown()
+    del runner
+    gc.collect()
+    assert gpu.memory == {}
+    assert gpu.leaks == []
+    assert len(gpu.named("destroy executable")) == len(gpu.named("instantiate"))
+    pool.shutdown()
+
+
+def test_streams_do_not_wait_for_the_default_stream(gpu: Gpu, runner: TensorRtRunner) -> None:
+    runner.run(batch(1))
+    assert ("stream", 1) in gpu.calls
+
+
+def test_a_plan_that_is_refused_says_why(trt: Tensorrt, plan: Path) -> None:
+    plan.write_bytes(b"no plan")
+    with pytest.raises(BackendError, match=r"TensorRT 10.3.0 does not take this engine: the plan is damaged"):
+        TensorRtRunner(Dialect(trt), plan, (X,), (Y,))
+
+
+@pytest.mark.parametrize("version_compatible", [False, True])
+def test_only_a_version_compatible_plan_may_bring_code(
+    gpu: Gpu, trt: Tensorrt, plan: Path, version_compatible: bool
+) -> None:
+    TensorRtRunner(Dialect(trt), plan, (X,), (Y,), version_compatible=version_compatible)
+    assert ("deserialize", version_compatible) in gpu.calls
+
+
+def test_a_plan_without_weights_is_given_them_before_it_computes(
+    gpu: Gpu, trt: Tensorrt, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = plan.with_name("model.onnx")
+    monkeypatch.setattr(Running, "refit", lambda _, engine, path: gpu.call("refit", engine, path))
+    runner = TensorRtRunner(Dialect(trt), plan, (X,), (Y,), weights=graph)
+    runner.run(batch(1))
+    assert ("refit", runner._engine, graph) in gpu.calls
+    assert gpu.named("deserialize", "refit", "context") == ["deserialize", "refit", "context"]
+
+
+def test_without_a_compiler_at_run_time_nothing_is_kept(trt: Tensorrt, plan: Path) -> None:
+    file = plan.with_name("compiled")
+    TensorRtRunner(Dialect(trt), plan, (X,), (Y,), jit_file=file).run(batch(1))
+    assert not file.exists()
+
+
+def test_what_was_compiled_at_run_time_is_kept_and_given_back(
+    trt: Tensorrt, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    context = Running.context
+
+    def made(running: Running, engine: object, jit_cache: bytes | None = None) -> object:
+        given.append(jit_cache)
+        return context(running, engine)
+
+    monkeypatch.setattr(Running, "context", made)
+    monkeypatch.setattr(Running, "compiled", lambda *_: b"kernels")
+    for _ in range(2):
+        runner = TensorRtRunner(Dialect(trt), plan, (X,), (Y,), jit_file=plan.parent / "new" / "compiled")
+        runner.run(batch(1))
+    assert (plan.parent / "new" / "compiled").read_bytes() == b"kernels"
+    assert given == [None, b"kernels"]
+
+
+def test_layers_are_timed_in_a_context_of_their_own_and_the_warm_up_does_not_count(
+    trt: Tensorrt, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports: list[Callable[[str, float], None]] = []
+    monkeypatch.setattr(Running, "profile", lambda _self, _context, report: reports.append(report))
+    monkeypatch.setattr(Running, "inspect", lambda _self, _engine, context: f"{context.handle.shape}")
+    enqueue = Running.enqueue
+
+    def enqueued(running: Running, context: object, stream: int) -> None:
+        enqueue(running, context, stream)
+        for report in reports:
+            report("conv", 0.25)
+
+    monkeypatch.setattr(Running, "enqueue", enqueued)
+    runner = TensorRtRunner(Dialect(trt), plan, (X,), (Y,))
+    found = runner.inspected(batch(2), calls=4)
+    assert found.times_us == {"conv": 250.0}
+    assert found.document.startswith("(2, ")
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_contexts_go_before_their_engine_and_that_before_its_runtime(
+    gpu: Gpu, trt: Tensorrt, plan: Path, lanes: int
+) -> None:
+    runner = TensorRtRunner(Dialect(trt), plan, (X,), (Y,))
+    pool = ThreadPoolExecutor(1)
+    runner.run(batch(1))
+    if lanes == 2:
+        pool.submit(runner.run, batch(1)).result()
+    del runner
+    gc.collect()
+    assert gpu.named("~context", "~engine", "~runtime") == ["~context"] * lanes + ["~engine", "~runtime"]
+    pool.shutdown()
+
+
+@pytest.mark.parametrize(("changes", "name"), [({"x": "HALF"}, "x"), ({"y": "INT32"}, "y")])
+def test_an_engine_whose_tensors_are_not_those_of_its_record_is_refused(
+    trt: Tensorrt, plan: Path, changes: dict[str, str], name: str
+) -> None:
+    trt.types.update(changes)
+    with pytest.raises(BackendError, match=f"disagree about the tensor {name}"):
+        TensorRtRunner(Dialect(trt), plan, (X,), (Y,))
+
+
+def test_a_runner_that_ran_out_of_memory_serves_smaller_batches_still(gpu: Gpu, runner: TensorRtRunner) -> None:
+    runner.run(batch(1))
+    gpu.refuses["alloc"] = cuda_doubles.MemoryError("cuMemAlloc failed: out of memory")
+    with pytest.raises(BackendError, match=r"The tensor x needs 32 bytes of GPU memory; 3000 of 8000 bytes are free"):
+        runner.run(batch(4))
+    del gpu.refuses["alloc"]
+    for size in (1, 4, 1):
+        assert np.array_equal(runner.run(batch(size))["y"], 2 * batch(size)["x"])
+    assert gpu.leaks == []
+
+
+def test_an_enqueue_that_fails_is_a_backend_error_and_no_lasting_one(gpu: Gpu, runner: TensorRtRunner) -> None:
+    gpu.refuses["enqueue"] = 1
+    with pytest.raises(BackendError, match=r"TensorRT 10.3.0 failed while computing"):
+        runner.run(batch(2))
+    del gpu.refuses["enqueue"]
+    assert np.array_equal(runner.run(batch(2))["y"], 2 * batch(2)["x"])
+
+
+def test_a_context_without_a_profile_is_given_the_first(
+    trt: Tensorrt, runner: TensorRtRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[tuple[int, int]] = []
+    monkeypatch.setattr(trt.IExecutionContext, "active_optimization_profile", -1)
+    monkeypatch.setattr(
+        trt.IExecutionContext, "set_optimization_profile_async", lambda _, *choice: chosen.append(choice), raising=False
+    )
+    runner.run(batch(1))
+    assert chosen == [(0, 1000)]
+
+
+class OnGpu:
+    """An array of another library, in the double's memory."""
+
+    def __init__(self, gpu: Gpu, array: np.ndarray[Any, Any], offset: int = 0, **interface: Any) -> None:
+        address = gpu.allocate(array.nbytes + offset) + offset
+        gpu.bytes_at(address, array.nbytes)[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self.__cuda_array_interface__ = {**described(address, array.shape, array.dtype), **interface}
+
+
+def read(gpu: Gpu, array: Any) -> np.ndarray[Any, Any]:
+    interface = array.__cuda_array_interface__
+    shape, dtype = interface["shape"], np.dtype(interface["typestr"])
+    return gpu.bytes_at(interface["data"][0], int(np.prod(shape)) * dtype.itemsize).view(dtype).reshape(shape).copy()
+
+
+def test_device_arrays_are_computed_on_without_a_copy(gpu: Gpu, runner: TensorRtRunner) -> None:
+    taken = steps(gpu, lambda: runner.run_device({"x": OnGpu(gpu, batch(2)["x"])}))
+    assert taken == ["shape", "alloc", "bind", "bind", "enqueue", "synchronize"]
+    first = runner.run_device({"x": OnGpu(gpu, batch(3)["x"])})["y"]
+    second = runner.run_device({"x": OnGpu(gpu, batch(3, first=50)["x"])})["y"]
+    assert np.array_equal(read(gpu, first), 2 * batch(3)["x"])
+    assert np.array_equal(read(gpu, second), 2 * batch(3, first=50)["x"])
+
+
+def test_an_output_feeds_the_next_call_and_outlives_its_runner(gpu: Gpu, trt: Tensorrt, plan: Path) -> None:
+    runner = TensorRtRunner(Dialect(trt), plan, (X,), (Y,))
+    twice = runner.run_device({"x": runner.run_device({"x": OnGpu(gpu, batch(2)["x"])})["y"]})["y"]
+    del runner
+    gc.collect()
+    assert np.array_equal(read(gpu, twice), 4 * batch(2)["x"])
+
+
+def test_host_and_device_calls_take_turns(gpu: Gpu, runner: TensorRtRunner) -> None:
+    for first in range(4):
+        given = batch(2, first)
+        assert np.array_equal(read(gpu, runner.run_device({"x": OnGpu(gpu, given["x"])})["y"]), 2 * given["x"])
+        for _ in range(3):
+            assert np.array_equal(runner.run(given)["y"], 2 * given["x"])
+
+
+def test_an_unaligned_device_array_is_copied_on_the_gpu(gpu: Gpu, runner: TensorRtRunner) -> None:
+    output = runner.run_device({"x": OnGpu(gpu, batch(2)["x"], offset=8)})["y"]
+    assert np.array_equal(read(gpu, output), 2 * batch(2)["x"])
+    assert gpu.named("dtod") == ["dtod"]
+
+
+def test_whoever_writes_a_device_array_is_waited_for_before_the_enqueue(gpu: Gpu, runner: TensorRtRunner) -> None:
+    runner.run_device({"x": OnGpu(gpu, batch(2)["x"], stream=1)})
+    assert gpu.named("wait_for_event", "enqueue") == ["wait_for_event", "enqueue"]
+
+
+@pytest.mark.parametrize(
+    ("array", "problem"),
+    [
+        (np.zeros((2, 2), np.float16), "x is float16, not float32"),
+        (np.zeros((9, 2), np.float32), "x is a batch of 9, and the engine takes 1 to 4"),
+    ],
+)
+def test_device_arrays_that_do_not_fit_are_refused(
+    gpu: Gpu, runner: TensorRtRunner, array: np.ndarray[Any, Any], problem: str
+) -> None:
+    with pytest.raises(InputError, match=f"^TensorRT refuses these inputs: {problem}"):
+        runner.run_device({"x": OnGpu(gpu, array)})
+
+
+MISSING = driver().absence or next(
+    (
+        f"{what} is not installed"
+        for what, there in (
+            ("TensorRT", installed("tensorrt")),
+            ("pycuda", importlib.util.find_spec("pycuda") is not None),
+        )
+        if not there
+    ),
+    None,
+)
+on_a_gpu = pytest.mark.skipif(MISSING is not None, reason=f"{MISSING}")
+
+NETWORK = """
+<ir_version: 9, opset_import: ["" : 20]>
+network (float[batch, 3, 9, 9] x) => (float[batch, 4] y) <float[4, 3, 3, 3] weight> {
+    convolved = Conv <pads = [1, 1, 1, 1]> (x, weight)
+    positive = Relu (convolved)
+    pooled = GlobalAveragePool (positive)
+    y = Flatten (pooled)
+}
+"""
+
+
+@pytest.fixture
+def real(written: Callable[[str], Path]) -> tuple[Runners, Callable[[Any], Any]]:
+    """Makes runners of a small network that was built here, and computes it in float64."""
+    import onnx
+
+    from deploykit.backends.tensorrt.build import build
+    from deploykit.backends.tensorrt.library import library
+
+    graph = written(NETWORK)
+    dialect = Dialect(library("tensorrt"))
+    options = BuildOptions(batch=BatchRange(1, 4, 8))
+    plan = build(dialect, graph, graph.parent / "engine.plan", options, driver().gpu, None)
+    weight = onnx.numpy_helper.to_array(onnx.load(graph).graph.initializer[0]).astype(np.float64)
+
+    def expected(x: Any) -> Any:
+        padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+        return np.einsum("nchwij,kcij->nkhw", windows, weight).clip(0).mean((2, 3))
+
+    specs = (TensorSpec("x", "float32", ("batch", 3, 9, 9), "NCHW"),), (TensorSpec("y", "float32", ("batch", 4), "NC"),)
+    return lambda **more: TensorRtRunner(dialect, plan.path, *specs, **more), expected
+
+
+def images(count: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).standard_normal((count, 3, 9, 9)).astype(np.float32)
+
+
+TOLERANCE = {"rtol": 2e-3, "atol": 2e-3}
+"""TF32 keeps ten bits of the factors, and 27 products of order 1 are summed."""
+
+
+@on_a_gpu
+def test_on_a_gpu_every_batch_agrees_with_numpy(real: tuple[Runners, Callable[[Any], Any]]) -> None:
+    make, expected = real
+    runner = make()
+    for count in (1, 1, 1, 8, 8, 8, 3, 3, 1):
+        x = images(count, seed=count)
+        outputs, timings = runner.timed({"x": x})
+        np.testing.assert_allclose(outputs["y"], expected(x), **TOLERANCE)
+        assert min(timings) >= 0
+    with pytest.raises(InputError, match="a batch of 9, and the engine takes 1 to 8"):
+        runner.run({"x": images(9)})
+
+
+@on_a_gpu
+def test_on_a_gpu_two_threads_do_not_disturb_each_other(real: tuple[Runners, Callable[[Any], Any]]) -> None:
+    make, expected = real
+    runner = make()
+
+    def work(worker: int) -> None:
+        for step in range(50):
+            x = images(1 + (worker + step // 10) % 8, seed=100 * worker + step)
+            np.testing.assert_allclose(runner.run({"x": x})["y"], expected(x), **TOLERANCE)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, range(2)))
+
+
+@on_a_gpu
+def test_on_a_gpu_a_cuda_graph_computes_what_plain_enqueues_compute(
+    real: tuple[Runners, Callable[[Any], Any]],
+) -> None:
+    make, _ = real
+    plain, graph = make(cuda_graph=False), make()
+    for seed in range(5):
+        x = images(4, seed)
+        assert np.array_equal(graph.run({"x": x})["y"], plain.run({"x": x})["y"])
+    assert graph.statements == ()
+
+
+@on_a_gpu
+def test_on_a_gpu_pytorchs_tensors_are_computed_on_where_they_lie(
+    real: tuple[Runners, Callable[[Any], Any]],
+) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no GPU")
+    make, expected = real
+    x = torch.from_numpy(images(5)).cuda()
+    y = make().run_device({"x": x})["y"]
+    np.testing.assert_allclose(torch.as_tensor(y, device="cuda").cpu().numpy(), expected(images(5)), **TOLERANCE)

@@ -1,0 +1,85 @@
+"""Tactic timings outlive a build: through a double whose timings are words."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from doubles import VERSIONS, Double
+
+from deploykit import cache
+from deploykit.backends.tensorrt import timing
+from deploykit.backends.tensorrt.building import Building, Config
+from deploykit.backends.tensorrt.dialect import Dialect
+from deploykit.errors import InputError
+
+
+@pytest.fixture(params=VERSIONS)
+def double(request: pytest.FixtureRequest) -> Double:
+    return Double(request.param)
+
+
+@pytest.fixture
+def config(double: Double) -> Config:
+    return Building(Dialect(double)).config()
+
+
+def timed(config: Config, *words: bytes) -> None:
+    """As a build does."""
+    config.handle.get_timing_cache()._timed.update(words)
+
+
+def test_each_gpu_and_version_has_a_file_beside_the_other_caches() -> None:
+    file = timing.file("NVIDIA RTX™ 6000 Ada", "10.3.0")
+    assert file == cache.folder() / "timing" / "nvidia-rtx-6000-ada-10.3.0.cache"
+    assert file != timing.file("NVIDIA RTX™ 6000 Ada", "10.3.1")
+
+
+@pytest.mark.parametrize("name", ["", "../..", "a/b", "·"])
+def test_no_name_leads_out_of_the_folder(name: str) -> None:
+    assert timing.file(name, "1").parent == cache.folder() / "timing"
+
+
+def test_what_one_build_timed_the_next_one_knows(double: Double, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "timings.cache"
+    for expected, word in ((b"first", b"first"), (b"first|second", b"second")):
+        config = Building(Dialect(double)).config()
+        timing.load(config, path)
+        timed(config, word)
+        digest = timing.save(config, path)
+        assert path.read_bytes() == expected
+        assert digest == hashlib.sha256(expected).hexdigest()
+    assert "IBuilderConfig.set_timing_cache(first)" in double.calls
+
+
+def test_builds_at_the_same_time_lose_nothing_of_each_other(double: Double, tmp_path: Path) -> None:
+    path = tmp_path / "timings.cache"
+    one, other = (Building(Dialect(double)).config() for _ in range(2))
+    for config, word in ((one, b"one"), (other, b"other")):
+        timing.load(config, path)
+        timed(config, word)
+    timing.save(one, path)
+    timing.save(other, path)
+    assert path.read_bytes() == b"one|other"
+
+
+@pytest.mark.parametrize("content", [b"damaged", b"another GPU"])
+def test_timings_that_do_not_fit_are_replaced(config: Config, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "timings.cache"
+    path.write_bytes(content)
+    timing.load(config, path)
+    timed(config, b"here")
+    timing.save(config, path)
+    assert path.read_bytes() == b"here"
+
+
+def test_a_folder_that_cannot_be_made_is_found_before_the_build(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="DEPLOYKIT_CACHE_DIR"):
+        timing.load(config, tmp_path / "file" / "timing" / "timings.cache")
+
+
+def test_nothing_but_the_file_and_its_lock_stays(config: Config, tmp_path: Path) -> None:
+    path = tmp_path / "timings.cache"
+    timing.load(config, path)
+    timing.save(config, path)
+    assert {each.name for each in tmp_path.iterdir()} <= {"timings.cache", "timings.lock"}

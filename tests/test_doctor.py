@@ -1,15 +1,25 @@
 """`doctor` on machines that this one is not."""
 
+import importlib.util
 import os
 import shutil
+import subprocess
+import sys
+import time
 from collections import namedtuple
 from importlib import metadata
 
 import pytest
 
 from deploykit import doctor
+from deploykit.backends import BACKENDS
+from deploykit.backends.tensorrt.driver import Driver, Gpu
 
 Usage = namedtuple("Usage", "total used free")
+
+
+ABSENCE = "no NVIDIA driver is installed (libcuda.so.1 is not found)"
+H200 = Gpu("NVIDIA H200", 90, "580.65.06", 150_754_820_096)
 
 
 def finding(subject):
@@ -64,12 +74,12 @@ def test_a_missing_core_package_is_broken_and_names_the_command(installed, packa
     assert (found.state, found.detail, found.remedy) == ("broken", "not installed", "pip install deploykit")
 
 
-@pytest.mark.parametrize(("package", "use"), doctor.EXTRAS.items())
-def test_a_missing_extra_is_only_missing_and_says_what_it_is_for(installed, package, use):
+@pytest.mark.parametrize(("package", "use", "extra"), [(name, *entry) for name, entry in doctor.EXTRAS.items()])
+def test_a_missing_extra_is_only_missing_and_says_what_it_is_for(installed, package, use, extra):
     installed(**{package.replace("-", "_"): None})
     found = finding(package)
     assert (found.state, found.detail) == ("missing", f"needed for {use}")
-    assert found.remedy == "pip install 'deploykit[datasets]'"
+    assert found.remedy == f"pip install 'deploykit[{extra}]'"
 
 
 def test_two_packages_that_own_one_import_name_are_broken(installed):
@@ -91,12 +101,21 @@ def test_a_build_of_ones_own_is_good(installed):
     assert (finding("onnxruntime").state, finding("onnxruntime").detail) == ("ok", "of unknown origin")
 
 
-@pytest.mark.parametrize(("backend", "extra"), [("onnxruntime", "cpu"), ("openvino", "openvino")])
+EXTRA_OF = [("onnxruntime", "cpu"), ("openvino", "openvino"), ("tensorrt", "gpu"), ("tensorrt-rtx", "rtx")]
+
+
+@pytest.mark.parametrize(("backend", "extra"), EXTRA_OF)
 def test_a_backend_that_is_not_installed_is_missing_and_names_the_command(monkeypatch, backend, extra):
-    find = doctor.importlib.util.find_spec
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == backend else find(name))
+    absent, find = BACKENDS[backend].requires, importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == absent else find(name))
     found = finding(backend)
-    assert (found.state, found.remedy) == ("missing", f"pip install 'deploykit[{extra}]'")
+    assert (found.state, found.detail) == ("missing", f"{absent} is not installed")
+    assert found.remedy == f"pip install 'deploykit[{extra}]'"
+
+
+def test_every_backend_has_a_finding():
+    subjects = [row.subject for row in doctor.examine()]
+    assert [name for name in subjects if name in BACKENDS] == list(BACKENDS)
 
 
 def test_openvino_says_its_version(installed):
@@ -104,26 +123,138 @@ def test_openvino_says_its_version(installed):
     assert (finding("openvino").state, finding("openvino").detail) == ("ok", "2026.4.1")
 
 
-def test_no_driver_is_missing_and_says_what_follows(files):
+@pytest.fixture
+def driver(monkeypatch):
+    """A machine with this GPU, or without one for this reason."""
+
+    def pretend(gpu=None, absence=ABSENCE):
+        monkeypatch.setattr(doctor, "driver", lambda: Driver(gpu, None if gpu else absence))
+
+    return pretend
+
+
+@pytest.fixture
+def library(monkeypatch, tmp_path):
+    """A machine on which a library of this name is installed, of these lines."""
+
+    def pretend(name, *lines):
+        package = tmp_path / "packages" / name
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("\n".join(lines))
+        monkeypatch.syspath_prepend(package.parent)
+
+    return pretend
+
+
+SOUND = ("Builder = object",)
+"""What every TensorRT has, and a folder of type stubs has not."""
+
+
+def test_type_stubs_alone_are_no_tensorrt(monkeypatch, tmp_path):
+    (tmp_path / "tensorrt").mkdir()
+    (tmp_path / "tensorrt" / "__init__.pyi").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert (finding("tensorrt").state, finding("tensorrt").detail) == ("missing", "tensorrt is not installed")
+
+
+def test_tensorrt_without_a_driver_is_said_to_be_good_for_nothing_here(library, driver):
+    library("tensorrt", *SOUND, '__version__ = "11.4.0.106"')
+    driver()
+    found = finding("tensorrt")
+    assert (found.state, found.remedy) == ("missing", None)
+    assert found.detail == f"11.4.0.106: builds nothing, runs nothing here: {ABSENCE}"
+
+
+def test_tensorrt_rtx_without_a_driver_builds_and_does_not_run(library, driver):
+    library("tensorrt_rtx", *SOUND, '__version__ = "1.7.1.116"')
+    driver()
+    found = finding("tensorrt-rtx")
+    assert (found.state, found.detail) == ("ok", f"1.7.1.116: builds engines; cannot run them: {ABSENCE}")
+
+
+@pytest.mark.parametrize(("name", "version"), [("tensorrt", "11.4.0.106"), ("tensorrt-rtx", "1.7.1.116")])
+def test_with_a_gpu_the_engines_that_run_are_named(library, driver, name, version):
+    library(BACKENDS[name].requires, *SOUND, f'__version__ = "{version}"')
+    driver(H200)
+    found = finding(name)
+    assert (found.state, found.detail) == ("ok", f"{version}: builds engines, runs those for compute capability 9.0")
+
+
+def test_a_library_whose_own_libraries_are_missing_is_broken(library):
+    missing = "libnvinfer.so.11: cannot open shared object file: No such file or directory"
+    library("tensorrt", f'raise ImportError("{missing}")')
+    found = finding("tensorrt")
+    assert found.state == "broken"
+    assert "libnvinfer.so.11" in found.detail
+    assert found.remedy
+
+
+def test_a_library_that_takes_its_process_down_takes_no_doctor_down(library):
+    library("tensorrt", "import os, signal", "os.kill(os.getpid(), signal.SIGSEGV)")
+    found = finding("tensorrt")
+    assert (found.state, found.detail) == ("broken", "importing tensorrt failed: the process died by SIGSEGV")
+    assert found.remedy == "pip install --force-reinstall 'deploykit[gpu]'"
+
+
+def test_a_library_that_talks_while_it_is_imported_is_understood(library, driver):
+    library("tensorrt", 'print("{}")', 'print("[W] no newline", end="")', *SOUND, '__version__ = "11.4.0.106"')
+    driver(H200)
+    assert finding("tensorrt").detail.startswith("11.4.0.106: builds")
+
+
+def test_libraries_that_hang_are_waited_for_at_once_and_not_for_long(library, tmp_path):
+    started = [tmp_path / name for name in ("tensorrt", "tensorrt_rtx")]
+    for file in started:
+        library(file.name, "import os, time", f'open("{file}", "w").write(str(os.getpid()))', "time.sleep(60)")
+    start = time.monotonic()
+    found = {row.subject: row for row in doctor.examine()}
+    assert time.monotonic() - start < 2 * doctor.PATIENCE_S
+    for name in doctor.TENSORRT:
+        assert (found[name].state, "was not waited for" in found[name].detail) == ("ok", True)
+    for file in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.read_text()), 0)
+
+
+def test_doctor_imports_none_of_the_libraries_itself():
+    program = "import sys; from deploykit import doctor; doctor.examine(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"torch", *(entry.requires for entry in BACKENDS.values())} & set(done.stdout.split())
+
+
+def test_no_gpu_is_missing_and_says_what_follows(files, driver):
     files()
-    assert finding("NVIDIA driver").state == "missing"
-    assert "built and checked on the CPU" in finding("NVIDIA driver").detail
+    driver()
+    found = finding("GPU")
+    assert (found.state, found.detail) == ("missing", f"{ABSENCE}: graphs are built and checked on the CPU")
 
 
-def test_a_driver_says_its_version(files):
-    files(nvidia="NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05\nGCC version: 12\n")
-    assert finding("NVIDIA driver").state == "ok"
-    assert finding("NVIDIA driver").detail.endswith("580.95.05")
+def test_a_kernel_module_without_its_library_hints_at_the_container(files, driver):
+    files(nvidia="NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05\n")
+    driver()
+    assert finding("GPU").state == "missing"
+    assert "a container that was not given the GPU" in finding("GPU").detail
 
 
-def test_a_jetson_says_its_model(files):
+def test_a_gpu_is_told_with_all_that_engines_depend_on(files, driver):
+    files()
+    driver(H200)
+    found = finding("GPU")
+    assert (found.state, found.remedy) == ("ok", None)
+    assert found.detail == "NVIDIA H200, compute capability 9.0, 140.4 GiB, driver 580.65.06"
+
+
+def test_a_jetson_says_its_board(files, driver):
     files(model="NVIDIA Jetson AGX Orin\0")
-    assert (finding("NVIDIA driver").state, finding("NVIDIA driver").detail) == ("ok", "NVIDIA Jetson AGX Orin")
+    driver(Gpu("Orin", 87, "CUDA 12.6", 64 * 2**30))
+    told = "Orin, compute capability 8.7, 64.0 GiB, driver CUDA 12.6, in NVIDIA Jetson AGX Orin"
+    assert finding("GPU").detail == told
 
 
-def test_a_board_of_somebody_else_is_no_jetson(files):
+def test_a_board_of_somebody_else_is_no_jetson(files, driver):
     files(model="Raspberry Pi 5\0")
-    assert finding("NVIDIA driver").state == "missing"
+    driver(H200)
+    assert finding("GPU").detail.endswith("driver 580.65.06")
 
 
 @pytest.mark.parametrize("tool", ["nvcc", "cmake", "g++"])

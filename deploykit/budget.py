@@ -85,7 +85,7 @@ def ranked(trial: Trial, progress: Progress) -> tuple[Sensitivity, ...]:
         steps.save(folder, _Ranked(found))
 
     key = {"graph": trial.graph.exported.files[0].sha256, "calibrated": trial.calibrated, "data": data.record}
-    folder = cache.fetch("ranked", {**key, "backend": keys.backend(trial.backend), **keys.tools()}, build)
+    folder = cache.fetch("ranked", {**key, "backend": trial.backend.identity, **keys.tools()}, build)
     return steps.load(folder, _Ranked).layers
 
 

@@ -12,17 +12,12 @@ import calibration
 from calibration.listed import SUFFIXES as LISTS
 from deploykit.export.source import identity
 from deploykit.provenance import code_digest, libraries
-from deploykit.values import Backend, ExportRequest
+from deploykit.values import ExportRequest
 
 
 def tools() -> dict[str, Any]:
     """Our own code and the libraries."""
     return {"code": code_digest(), "libraries": libraries()}
-
-
-def backend(used: Backend) -> str:
-    """Name, version, and the GPU where one matters."""
-    return f"{used.name} {used.version} {used.place}".rstrip()
 
 
 def data(name: str) -> str:
@@ -52,7 +47,9 @@ def graph(request: ExportRequest) -> str:
     return _digest({**words, "weights": identity(request.weights), **tools()})
 
 
-LATER = frozenset({"precision", "data", "samples", "target", "io", "calibration", "budget"})
+LATER = frozenset(
+    {"precision", "data", "samples", "target", "beside", "offered", "build", "io", "calibration", "budget"}
+)
 """What a request says of the stages behind the FP32 graph."""
 
 

@@ -6,6 +6,7 @@
     verdict    the answers of the graph, before and behind the typing, beside PyTorch's
     receipt    the arithmetic that the backend really used
     latency    measured on this machine
+    beside     engines of other backends, judged likewise where this machine can run them
     bundle     written whole, or not at all
 
 Every step takes frozen values and files and gives frozen values and files. Only this file knows their order.
@@ -29,9 +30,9 @@ from deploykit.backends.choice import reference
 from deploykit.bundle import manifest as manifests
 from deploykit.bundle.manifest import GraphRecord, Manifest
 from deploykit.bundle.verify import check_files, golden
-from deploykit.bundle.write import may_replace, write
+from deploykit.bundle.write import add, may_replace, write
 from deploykit.data import Data, as_input, open_data
-from deploykit.errors import DeploykitError, InputError, UsageError
+from deploykit.errors import BackendError, DeploykitError, InputError, UsageError
 from deploykit.export import catalog, source
 from deploykit.export.layers import layers
 from deploykit.files import damage
@@ -39,14 +40,19 @@ from deploykit.network import Network
 from deploykit.parity.compare import compare
 from deploykit.parity.tolerances import for_precision
 from deploykit.provenance import provenance
+from deploykit.quantize.receipt import receipt
 from deploykit.values import (
     Backend,
     Batch,
+    Beside,
+    BuildOptions,
     Engine,
+    EngineAccount,
     ExportRequest,
     Latency,
     LayerRow,
     MatrixRow,
+    Parity,
     PrecisionReceipt,
     Prediction,
     Progress,
@@ -77,11 +83,15 @@ def export(request: ExportRequest, destination: Path, force: bool, progress: Pro
     may_replace(destination, force)
 
     made = _made(request, Network(request), progress)
-    latency = steps.measured(made.chosen.typed, made.verdict, made.answers, find_backend(request.target), progress)
-    manifest = _manifest(request, key, made, latency)
+    backend = _backend(request, request.target)
+    latency = steps.measured(made.chosen.typed, made.verdict, made.answers, backend, progress)
+    others = [_other(made, _backend(request, name), progress) for name in request.beside]
+    others += _taken(request, made, progress)
+    manifest = _manifest(request, key, made, latency, tuple(other.beside for other in others))
     with progress.step("writing the bundle"):
         folders = made.verdict.built.folder, made.answers.folder
-        manifest = write(destination, manifest, *folders, _labels(made.graph, made.data))
+        labels = _labels(made.graph, made.data)
+        manifest = write(destination, manifest, *folders, labels, tuple(other.folder for other in others))
     return Outcome(manifest, destination, up_to_date=False)
 
 
@@ -110,14 +120,79 @@ class Made(NamedTuple):
 
 def _made(request: ExportRequest, network: Network, progress: Progress) -> Made:
     """From the network to a verdict: the part of the story that every verb shares."""
-    backend = find_backend(request.target)
+    backend = _backend(request, request.target)
     data = open_data(request.data, "evaluation", request.samples, request.options.batch)
     graph = steps.exported(request, network, reference(), progress)
     answers = steps.answered(network, graph, data, progress)
     chosen = precision.chosen(request, graph, answers, data, reference(), backend, progress)
     verdict = _verdict(graph, chosen, answers, backend, data, progress)
-    receipt = steps.receipted(chosen.typed, verdict, backend, progress)
-    return Made(data, graph, answers, chosen, verdict, receipt)
+    ran = steps.receipted(chosen.typed, verdict, backend, progress)
+    return Made(data, graph, answers, chosen, verdict, ran)
+
+
+class Other(NamedTuple):
+    """An engine beside the one that was judged first, and the folder that it is in."""
+
+    beside: Beside
+    folder: Path
+
+
+def _other(made: Made, backend: Backend, progress: Progress) -> Other:
+    """The same graph as another backend's engine: judged and measured too, or said why not."""
+    built = steps.compiled(made.chosen.typed, backend, progress)
+    if (obstacle := backend.obstacle()) is not None:
+        return Other(Beside(built.engine, obstacle), built.folder)
+    typed = made.chosen.typed
+    verdict = steps.judged(made.graph, typed, made.answers, backend, made.data, progress)
+    ran = steps.receipted(typed, verdict, backend, progress)
+    latency = steps.measured(typed, verdict, made.answers, backend, progress)
+    return Other(Beside(built.engine, None, verdict.parity, ran, latency), built.folder)
+
+
+def _taken(request: ExportRequest, made: Made, progress: Progress) -> Iterator[Other]:
+    """Engines of the backends that nobody asked for by name, and a note for each that does not take the graph."""
+    for name in request.offered:
+        try:
+            yield _other(made, _backend(request, name), progress)
+        except (InputError, BackendError) as error:
+            progress.note(f"The bundle has no engine of {name}: {error.what}")
+
+
+def _backend(request: ExportRequest, name: str) -> Backend:
+    """The backend of that name, compiling for the batch sizes that the graph is exported for."""
+    return find_backend(name, msgspec.structs.replace(request.build, batch=request.options.batch))
+
+
+def compile_for(folder: Path, name: str, options: BuildOptions, progress: Progress) -> tuple[Manifest, Beside]:
+    """The manifest of a bundle to which an engine of that backend was added, and that engine, built on this machine
+    from the bundle's own graph.
+
+    Where this machine can run it, it answers the golden vectors before it is packed. An engine with the same tag is
+    replaced; everything else in the bundle stays as it is.
+    """
+    manifest = manifests.read(folder)
+    check_files(folder, manifest)
+    backend = find_backend(name, msgspec.structs.replace(options, batch=manifest.batch))
+    judged = manifest.engine
+    if judged.build is None and (judged.backend, judged.version) == (backend.name, backend.version):
+        raise InputError(
+            f"{name} {judged.version} is the engine that the bundle was judged by.", "Compile for another."
+        )
+    with tempfile.TemporaryDirectory() as elsewhere:
+        copied = Path(elsewhere) / "bundle"
+        shutil.copytree(folder, copied, ignore=shutil.ignore_patterns("engines"))
+        with progress.step(f"compiling for {name}"):
+            engine = backend.compile(copied / manifest.graph.file, copied, progress)
+        obstacle = backend.obstacle()
+        if obstacle is not None:
+            beside = Beside(engine, obstacle)
+        else:
+            with progress.step("answering the golden vectors"):
+                parity = _self_tested(folder, manifest, engine, steps.Fitted(backend.load(engine, copied)))
+            executed = backend.executed(engine, copied)
+            beside = Beside(engine, None, parity, receipt(copied / manifest.graph.file, executed, name, engine.version))
+        complete = add(folder, manifest, beside, copied)
+        return complete, complete.beside[-1]
 
 
 def recheck(folder: Path, data: str | None, samples: int | None, weights: str | None, progress: Progress) -> Manifest:
@@ -156,10 +231,15 @@ def self_test(folder: Path) -> Manifest:
     """A bundle's manifest with the parity of its golden vectors, behind a check of every file's digest."""
     manifest = manifests.read(folder)
     check_files(folder, manifest)
+    parity = _self_tested(folder, manifest, *_opened(folder, manifest))
+    return msgspec.structs.replace(manifest, parity=parity)
+
+
+def _self_tested(folder: Path, manifest: Manifest, engine: Engine, runner: Runner) -> Parity:
+    """An engine's answers to the bundle's golden inputs, beside eager PyTorch's."""
     inputs, outputs = golden(folder, manifest)
-    engine, runner = _opened(folder, manifest)
     count = manifest.golden.count
-    parity = compare(
+    return compare(
         steps.Recorded(manifest.inputs, manifest.outputs, outputs),
         runner,
         [Batch(inputs, (None,) * count)],
@@ -168,7 +248,6 @@ def self_test(folder: Path) -> Manifest:
         manifest.model.head,
         (*steps.untrained(manifest.weights), *engine.statements),
     )
-    return msgspec.structs.replace(manifest, parity=parity)
 
 
 def predict(folder: Path, images: Sequence[Path], best: int) -> tuple[Manifest, tuple[Prediction, ...]]:
@@ -200,9 +279,23 @@ def inspect(subject: Path) -> tuple[Manifest | None, tuple[LayerRow, ...]]:
     return manifest, layers(subject / manifest.graph.file)
 
 
+def engines(folder: Path, calls: int) -> tuple[EngineAccount, ...]:
+    """Every compiled engine in a bundle, with its layers where this machine can load it; profiled in so many calls."""
+    manifest = manifests.read(folder)
+    check_files(folder, manifest)
+    return tuple(_account(engine, folder, calls) for engine in manifest.engines if engine.build is not None)
+
+
+def _account(engine: Engine, folder: Path, calls: int) -> EngineAccount:
+    try:
+        return EngineAccount(engine, None, find_backend(engine.backend).layers(engine, folder, calls))
+    except BackendError as error:
+        return EngineAccount(engine, str(error), ())
+
+
 def _opened(folder: Path, manifest: Manifest) -> tuple[Engine, Runner]:
     """The engine in a bundle, or one compiled anew, outside it, where it was made by another version."""
-    backend = find_backend(manifest.request.target)
+    backend = _backend(manifest.request, manifest.request.target)
     for engine in manifest.engines:
         if (engine.backend, engine.version) == (backend.name, backend.version):
             return engine, steps.Fitted(backend.load(engine, folder))
@@ -234,7 +327,7 @@ def _verdict(
     return verdict._replace(parity=parity)
 
 
-def _manifest(request: ExportRequest, key: str, made: Made, latency: Latency) -> Manifest:
+def _manifest(request: ExportRequest, key: str, made: Made, latency: Latency, beside: tuple[Beside, ...]) -> Manifest:
     exported, typed, engine = made.graph.exported, made.chosen.typed, made.verdict.built.engine
     return Manifest(
         schema_version=manifests.SCHEMA_VERSION,
@@ -262,7 +355,8 @@ def _manifest(request: ExportRequest, key: str, made: Made, latency: Latency) ->
         budget=made.chosen.budget,
         receipt=made.receipt,
         labels=None,
-        engines=(engine,),
+        engine=engine,
+        beside=beside,
         golden=made.answers.golden,
         parity=made.verdict.parity,
         latency=latency,

@@ -120,7 +120,7 @@ def ranged(graph: Graph, data: Data, reference: Backend, progress: Progress) -> 
             ranges = observe(runner, (batch.inputs for batch in data.batches(graph.model, advance)), data.record)
         steps.save(folder, ranges)
 
-    key = {"graph": graph.exported.files[0].sha256, "data": data.record, "backend": keys.backend(reference)}
+    key = {"graph": graph.exported.files[0].sha256, "data": data.record, "backend": reference.identity}
     return steps.load(cache.fetch("ranges", {**key, **keys.tools()}, build), Ranges)
 
 
@@ -150,7 +150,7 @@ def calibrated_on(
         steps.save(folder, _Calibrated(seen, data.record.count / (time.perf_counter() - start)))
 
     key = {"graph": graph.exported.files[0].sha256, "data": data.record, "observer": asked.observer}
-    folder = cache.fetch("calibrated", {**key, "backend": keys.backend(reference), **keys.tools()}, build)
+    folder = cache.fetch("calibrated", {**key, "backend": reference.identity, **keys.tools()}, build)
     calibrated, speed = msgspec.structs.astuple(steps.load(folder, _Calibrated))
     receipt = CalibrationReceipt(
         data=data.record,

@@ -114,7 +114,7 @@ def exported(request: ExportRequest, network: Network, backend: Backend, progres
             accept(runner, sizes, advance)
         save(folder, _Exported(network.model, graph, network.classes))
 
-    key = {"request": keys.graph(request), "backend": keys.backend(backend)}
+    key = {"request": keys.graph(request), "backend": backend.identity}
     folder = cache.fetch("graph", key, build)
     entry = load(folder, _Exported)
     return Graph(folder, entry.model, entry.graph, entry.classes)
@@ -157,10 +157,10 @@ def compiled(typed: Typed, backend: Backend, progress: Progress) -> Built:
             if (typed.folder / file).is_file():
                 os.link(typed.folder / file, folder / file)
         with progress.step(f"compiling for {backend.name}"):
-            engine = backend.compile(folder / typed.file, folder)
+            engine = backend.compile(folder / typed.file, folder, progress)
         save(folder, engine)
 
-    key = {"graph": typed.sha256, "backend": keys.backend(backend), **keys.tools()}
+    key = {"graph": typed.sha256, "backend": backend.identity, **keys.tools()}
     folder = cache.fetch("engine", key, build)
     return Built(folder, load(folder, Engine))
 
@@ -178,7 +178,7 @@ def judged(graph: Graph, typed: Typed, answers: Answers, backend: Backend, data:
         save(folder, parity)
 
     key = {"graph": typed.sha256, "model": graph.model, "weights": made.weights, "data": data.record}
-    folder = cache.fetch("verdict", {**key, "backend": keys.backend(backend), **keys.tools()}, build)
+    folder = cache.fetch("verdict", {**key, "backend": backend.identity, **keys.tools()}, build)
     return Verdict(load(folder, Parity), built)
 
 
@@ -191,7 +191,7 @@ def receipted(typed: Typed, verdict: Verdict, backend: Backend, progress: Progre
             executed = backend.executed(engine, verdict.built.folder)
         save(folder, receipt(typed.folder / typed.file, executed, backend.name, backend.version))
 
-    key = {"graph": typed.sha256, "backend": keys.backend(backend), "processor": provenance().processor}
+    key = {"graph": typed.sha256, "backend": backend.identity, "processor": provenance().processor}
     return load(cache.fetch("receipt", {**key, **keys.tools()}, build), PrecisionReceipt)
 
 
@@ -260,7 +260,7 @@ def measured(typed: Typed, verdict: Verdict, answers: Answers, backend: Backend,
         save(folder, latency)
 
     here = provenance()
-    key = {"graph": typed.sha256, "backend": keys.backend(backend), **keys.tools()}
+    key = {"graph": typed.sha256, "backend": backend.identity, **keys.tools()}
     machine = {"host": here.host, "processor": here.processor, "cores": here.cores}
     return load(cache.fetch("latency", {**key, **machine}, build), Latency)
 

@@ -57,13 +57,17 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def quick_latency() -> Iterator[None]:
-    """Latency from a few calls: its figures are tests/bench's concern."""
+    """Latency from a few calls, and no engine that was not asked for: these are the concern of tests/bench and of
+    tests/cli/test_cli_compile.py.
+    """
     from deploykit import steps
+    from deploykit.backends import choice
     from deploykit.bench.measure import Settings, measure
 
     few = Settings(window_s=0, agreement=1e9, iterations_at_least=3, seconds_at_least=0.001)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps, "measure", functools.partial(measure, settings=few))
+        patch.setattr(choice, "offered", tuple)
         yield
 
 

@@ -10,6 +10,7 @@ from deploykit.errors import InputError
 from deploykit.values import (
     BatchRange,
     BudgetOptions,
+    BuildOptions,
     CalibrationOptions,
     ExportOptions,
     ExportRequest,
@@ -33,6 +34,9 @@ JUDGING = {
     "data": "photos",
     "samples": 8,
     "target": "tensorrt",
+    "beside": ("tensorrt-rtx",),
+    "offered": ("tensorrt-rtx",),
+    "build": BuildOptions(workspace_mib=64),
     "io": "fp16",
     "calibration": CalibrationOptions("photos"),
     "budget": BudgetOptions(max_drop=0.5),
@@ -158,10 +162,3 @@ def test_a_named_set_is_never_a_folder(tmp_path, monkeypatch):
 
 def test_released_weights_are_not_random_ones():
     assert keys.graph(other(weights=WeightsSource("imagenet"))) != keys.graph(REQUEST)
-
-
-def test_a_backend_is_its_name_and_version():
-    class Backend:
-        name, version = "onnxruntime", "1.31.1"
-
-    assert keys.backend(Backend()) == "onnxruntime 1.31.1"

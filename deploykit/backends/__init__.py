@@ -7,7 +7,9 @@ import importlib.util
 from typing import Final, NamedTuple
 
 from deploykit.errors import BackendError, UsageError, unknown
-from deploykit.values import Backend
+from deploykit.values import Backend, BuildOptions
+
+DEFAULT: Final = BuildOptions()
 
 
 class Entry(NamedTuple):
@@ -21,20 +23,24 @@ class Entry(NamedTuple):
 BACKENDS: Final[dict[str, Entry]] = {
     "onnxruntime": Entry("deploykit.backends.onnxruntime:OnnxRuntime", "onnxruntime", "pip install 'deploykit[cpu]'"),
     "openvino": Entry("deploykit.backends.openvino:OpenVino", "openvino", "pip install 'deploykit[openvino]'"),
-    "tensorrt": Entry("deploykit.backends.tensorrt:TensorRt", "tensorrt", "pip install 'deploykit[gpu]'"),
-    "tensorrt-rtx": Entry("deploykit.backends.tensorrt:TensorRtRtx", "tensorrt_rtx", "pip install 'deploykit[rtx]'"),
+    "tensorrt": Entry("deploykit.backends.tensorrt.backend:TensorRt", "tensorrt", "pip install 'deploykit[gpu]'"),
+    "tensorrt-rtx": Entry(
+        "deploykit.backends.tensorrt.backend:TensorRtRtx", "tensorrt_rtx", "pip install 'deploykit[rtx]'"
+    ),
 }
 
 
-def backend(name: str) -> Backend:
-    """The backend of that name. UsageError for a name that does not exist, BackendError for what is not installed."""
+def backend(name: str, options: BuildOptions = DEFAULT) -> Backend:
+    """The backend of that name, compiling as `options` say. UsageError for a name that does not exist, BackendError for
+    what is not installed.
+    """
     if name not in BACKENDS:
         raise UsageError(unknown("backend", name, BACKENDS), "")
     entry = BACKENDS[name]
     if not installed(name):
         raise BackendError(f"The backend {name} needs {entry.requires}, which is not installed.", entry.install)
     module, _, attribute = entry.target.partition(":")
-    made: Backend = getattr(importlib.import_module(module), attribute)()
+    made: Backend = getattr(importlib.import_module(module), attribute)(options)
     return made
 
 

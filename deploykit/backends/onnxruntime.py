@@ -19,7 +19,7 @@ from deploykit.backends.interface import tensor_spec, types_inside
 from deploykit.backends.layers import layers
 from deploykit.errors import BackendError, InputError
 from deploykit.files import explained, record
-from deploykit.values import Arrays, BuildOptions, Engine, Executed, Progress, TensorSpec
+from deploykit.values import Arrays, BuildOptions, Engine, EngineLayer, Executed, Progress, TensorSpec
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -58,19 +58,23 @@ class OnnxRuntime:
                 continue
         raise BackendError("ONNX Runtime is not installed.", "pip install 'deploykit[cpu]'")
 
-    place = ""
+    def __init__(self, options: BuildOptions = ANY) -> None:
+        pass
+
+    @property
+    def identity(self) -> str:
+        """Name and version."""
+        return f"{self.name} {self.version}"
 
     def obstacle(self) -> str | None:
         """None: any machine that it installs on has a CPU."""
         return None
 
-    def compile(
-        self,
-        graph: Path,
-        folder: Path,
-        options: BuildOptions = ANY,  # noqa: ARG002 - it compiles while loading
-        progress: Progress | None = None,  # noqa: ARG002
-    ) -> Engine:
+    def build_obstacle(self) -> str | None:
+        """None, for the same reason."""
+        return None
+
+    def compile(self, graph: Path, folder: Path, progress: Progress | None = None) -> Engine:  # noqa: ARG002 - quick
         """Check that ONNX Runtime takes the graph. Only of a Q/DQ graph something is written: `onnxruntime.onnx`.
 
         InputError where the file is not a graph that ONNX Runtime can run, or where `folder` cannot be written. A graph
@@ -90,6 +94,10 @@ class OnnxRuntime:
     def load(self, engine: Engine, folder: Path) -> OnnxRuntimeRunner:
         """A session on the engine's graph."""
         return open_graph(folder / engine.file.path)
+
+    def layers(self, engine: Engine, folder: Path, calls: int) -> tuple[EngineLayer, ...]:  # noqa: ARG002
+        """None: the engine is a graph, whose nodes `inspect` shows."""
+        return ()
 
     def executed(self, engine: Engine, folder: Path) -> Executed:
         """What each layer's kernel multiplies, by the name of its ONNX node."""

@@ -18,7 +18,7 @@ from deploykit.backends.interface import interface, types_inside
 from deploykit.backends.layers import layers
 from deploykit.errors import BackendError, InputError
 from deploykit.files import record
-from deploykit.values import Arrays, BuildOptions, Engine, Executed, Progress, TensorSpec
+from deploykit.values import Arrays, BuildOptions, Engine, EngineLayer, Executed, Progress, TensorSpec
 
 if TYPE_CHECKING:
     import openvino
@@ -60,19 +60,23 @@ class OpenVino:
         except metadata.PackageNotFoundError:
             raise BackendError("OpenVINO is not installed.", "pip install 'deploykit[openvino]'") from None
 
-    place = ""
+    def __init__(self, options: BuildOptions = ANY) -> None:
+        pass
+
+    @property
+    def identity(self) -> str:
+        """Name and version."""
+        return f"{self.name} {self.version}"
 
     def obstacle(self) -> str | None:
         """None: any machine that it installs on has a CPU."""
         return None
 
-    def compile(
-        self,
-        graph: Path,
-        folder: Path,
-        options: BuildOptions = ANY,  # noqa: ARG002 - it compiles while loading
-        progress: Progress | None = None,  # noqa: ARG002
-    ) -> Engine:
+    def build_obstacle(self) -> str | None:
+        """None, for the same reason."""
+        return None
+
+    def compile(self, graph: Path, folder: Path, progress: Progress | None = None) -> Engine:  # noqa: ARG002 - quick
         """Check that OpenVINO takes the graph; nothing is written, and `folder` is where the graph already lies.
 
         InputError where the file is not a graph that OpenVINO can run.
@@ -88,6 +92,10 @@ class OpenVino:
         graph = folder / engine.file.path
         _parsed(graph)
         return OpenVinoRunner(_compiled(_read(graph), graph), engine.inputs, engine.outputs)
+
+    def layers(self, engine: Engine, folder: Path, calls: int) -> tuple[EngineLayer, ...]:  # noqa: ARG002
+        """None: the engine is a graph, whose nodes `inspect` shows."""
+        return ()
 
     def executed(self, engine: Engine, folder: Path) -> Executed:
         """What each layer's kernel multiplies, by the name of its ONNX node."""

@@ -14,6 +14,7 @@ import msgspec
 from deploykit.errors import InputError
 from deploykit.values import (
     BatchRange,
+    Beside,
     Budget,
     CalibrationReceipt,
     DataRecord,
@@ -37,7 +38,7 @@ from deploykit.values import (
 )
 
 MANIFEST: Final = "manifest.json"
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 
 class GraphRecord(Value, frozen=True):
@@ -61,7 +62,7 @@ class GraphRecord(Value, frozen=True):
 class Manifest(Value, frozen=True):
     """What `manifest.json` holds."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     request: ExportRequest
     """What the user asked for, word by word."""
     key: str
@@ -78,7 +79,10 @@ class Manifest(Value, frozen=True):
     receipt: PrecisionReceipt
     """In what arithmetic the engine that was judged really computes."""
     labels: str | None
-    engines: tuple[Engine, ...]
+    engine: Engine
+    """The one that was judged and measured."""
+    beside: tuple[Beside, ...]
+    """Engines of other backends, or for other machines, each with what is known of it."""
     golden: Golden
     parity: Parity
     latency: Latency | None
@@ -102,7 +106,13 @@ class Manifest(Value, frozen=True):
             if budget is not None and not budget.kept
             else ()
         )
-        return (*self.parity.failures, *self.receipt.failures, *over)
+        beside = (failure for other in self.beside for failure in other.failures)
+        return (*self.parity.failures, *self.receipt.failures, *over, *beside)
+
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """Every engine in the bundle, the one that was judged first."""
+        return (self.engine, *(other.engine for other in self.beside))
 
     @property
     def named(self) -> tuple[str, ...]:

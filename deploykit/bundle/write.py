@@ -14,7 +14,7 @@ import numpy as np
 from deploykit.bundle.manifest import MANIFEST, Manifest, encode, is_ours
 from deploykit.errors import InputError
 from deploykit.files import record, staged
-from deploykit.values import Engine, Golden
+from deploykit.values import Beside, Engine, Golden
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,10 +23,16 @@ LABELS = "labels.txt"
 
 
 def write(
-    destination: Path, manifest: Manifest, graph_folder: Path, golden_folder: Path, labels: tuple[str, ...]
+    destination: Path,
+    manifest: Manifest,
+    graph_folder: Path,
+    golden_folder: Path,
+    labels: tuple[str, ...],
+    beside_folders: tuple[Path, ...] = (),
 ) -> Manifest:
-    """Assemble `destination` from the graph's files, the golden vectors and the labels; hands back the manifest with
-    every file recorded. An existing bundle at `destination` is replaced, whole, at the last moment.
+    """Assemble `destination` from the graph's files, the golden vectors, the labels and the engines beside, each from
+    its own folder; hands back the manifest with every file recorded. An existing bundle at `destination` is replaced,
+    whole, at the last moment.
     """
     with staged(destination) as folder:
         for name in (manifest.graph.file, *_external(graph_folder, manifest.graph.file)):
@@ -34,25 +40,55 @@ def write(
         for name in (*manifest.golden.inputs.values(), *manifest.golden.outputs.values()):
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(golden_folder / name, folder / name)
-        engines = tuple(_packed(engine, manifest.graph.file, graph_folder, folder) for engine in manifest.engines)
+        engine = _packed(manifest.engine, manifest.graph.file, graph_folder, folder)
+        beside = tuple(
+            msgspec.structs.replace(other, engine=_packed(other.engine, manifest.graph.file, source, folder))
+            for other, source in zip(manifest.beside, beside_folders, strict=True)
+        )
         if labels:
             (folder / LABELS).write_text("\n".join(labels) + "\n", encoding="utf-8")
         paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         files = {path: record(folder, path) for path in paths}
         named = LABELS if labels else None
-        complete = msgspec.structs.replace(manifest, files=files, labels=named, engines=engines)
+        complete = msgspec.structs.replace(manifest, files=files, labels=named, engine=engine, beside=beside)
         (folder / MANIFEST).write_bytes(encode(complete))
     return complete
 
 
+def add(folder: Path, manifest: Manifest, beside: Beside, source: Path) -> Manifest:
+    """The bundle at `folder` with one engine more, its file taken from `source`; hands back the new manifest.
+
+    The bundle is written anew beside itself and takes its own place at the last moment: whatever interrupts this, it
+    is as it was or as it is to be.
+    """
+    with staged(folder, "Make room beside the bundle, or copy it to where you may write.") as partial:
+        shutil.copytree(folder, partial, dirs_exist_ok=True)
+        packed = msgspec.structs.replace(beside, engine=_packed(beside.engine, manifest.graph.file, source, partial))
+        path = packed.engine.file.path
+        others = tuple(other for other in manifest.beside if other.engine.file.path != path)
+        complete = msgspec.structs.replace(
+            manifest, beside=(*others, packed), files={**manifest.files, path: record(partial, path)}
+        )
+        (partial / MANIFEST).write_bytes(encode(complete))
+    return complete
+
+
 def _packed(engine: Engine, graph_file: str, source: Path, folder: Path) -> Engine:
-    """The engine under `engines/BACKEND/`, where it is a file of its own and not the graph itself."""
+    """The engine under `engines/TAG/`, where it is a file of its own and not the graph itself."""
     if engine.file.path == graph_file:
         return engine
-    path = f"engines/{engine.backend}/{Path(engine.file.path).name}"
+    path = f"engines/{tag(engine)}/{Path(engine.file.path).name}"
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source / engine.file.path, folder / path)
     return msgspec.structs.replace(engine, file=msgspec.structs.replace(engine.file, path=path))
+
+
+def tag(engine: Engine) -> str:
+    """What tells engines of one graph apart: `onnxruntime`, `tensorrt-10.3.0-sm87`, `tensorrt-rtx-1.7.1-portable`."""
+    if engine.build is None:
+        return engine.backend
+    capabilities = "-".join(map(str, engine.build.compute_capabilities))
+    return f"{engine.backend}-{engine.version}-{'portable' if engine.build.open_ended else f'sm{capabilities}'}"
 
 
 def _external(graph_folder: Path, graph_file: str) -> list[str]:

@@ -14,6 +14,7 @@ import click
 VERBS: Final = {
     "list": "the networks of the catalog",
     "export": "from a network to a checked bundle, in one command",
+    "compile": "build an engine on this machine from a bundle's graph",
     "parity": "compare with eager PyTorch: networks, bundles, or the whole catalog",
     "run": "the best classes of images, through a bundle",
     "inspect": "what is inside a bundle or an ONNX file, layer by layer",
@@ -62,7 +63,7 @@ class Verbs(click.Group):
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.pass_context
 def group(ctx: click.Context, debug: bool) -> None:
-    """One command from a PyTorch network to a verified FP16 engine that an application embeds.
+    """One command from a PyTorch network to a verified FP16 or INT8 engine that an application embeds.
 
     Exit codes: 0 good, 1 a check failed, 2 wrong usage, 3 bad input, 4 a missing or unusable backend, 5 a fault of
     deploykit's own, 130 interrupted.

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from deploykit.cli.build_options import build, build_options
 from deploykit.cli.options import Batch, Positive, Size, Triple
 from deploykit.values import (
     BatchRange,
     BudgetOptions,
+    BuildOptions,
     CalibrationOptions,
     ChannelOrder,
     Exporter,
@@ -52,7 +54,9 @@ INT8_ONLY = ("calibration", "calibration_size", "observer", "max_drop", "min_snr
 @click.option("--min-snr", type=float, metavar="DB", help="Keep layers out of INT8 until the output is as near.")
 @click.option("--data", metavar="SET|PATH", help="To judge parity on; the calibration set's other split, or photos.")
 @click.option("--samples", default=16, show_default=True, type=click.IntRange(min=1), help="To judge parity on.")
-@click.option("--target", default=AUTO, show_default=True, help="The backend: onnxruntime, openvino.")
+@click.option("--target", multiple=True, default=(AUTO,), show_default=True,
+              help="onnxruntime, openvino, tensorrt, tensorrt-rtx; the first that runs here is judged.")  # fmt: skip
+@build_options
 @click.option("--batch", type=Batch(), default="1:8:32", show_default=True, help="One number: a static batch.")
 @click.option("--input-size", type=Size(), help="The network's input, in pixels.")
 @click.option("--preprocess", type=click.Choice(get_args(Preprocess)), default="host", show_default=True,
@@ -82,7 +86,7 @@ def command(
     that parity failed; the bundle is written all the same, and marked.
     """
     from deploykit import pipeline
-    from deploykit.backends.choice import chosen
+    from deploykit.backends.choice import targets
     from deploykit.cli.progress import TerminalProgress
     from deploykit.export.source import parse_weights
     from deploykit.values import ExportOptions
@@ -91,6 +95,9 @@ def command(
         said["arch"] = (*said["arch"], f"num_classes={said['num_classes']}")
     _refuse_twice(said["arch"])
     precision = _precision(said)
+    options = build(said)
+    judged, beside, offered = targets(said["target"], precision, options)
+    _refuse_unheeded(options, (judged, *beside, *offered))
     request = ExportRequest(
         model=model,
         precision=precision,
@@ -102,7 +109,10 @@ def command(
         options=ExportOptions(batch, opset, exporter),
         data=said["data"] or _evaluation(said["calibration"]),
         samples=said["samples"],
-        target=chosen(said["target"], precision),
+        target=judged,
+        beside=beside,
+        offered=offered,
+        build=options,
         io=said["io"],
         calibration=_calibration(said),
         budget=_budget(said),
@@ -126,6 +136,14 @@ def _precision(said: dict[str, Any]) -> Precision:
     if said["io"] == "fp16" and "fp16" not in given:
         raise click.UsageError("--io fp16 is for graphs typed FP16: give --fp16.")
     return precision
+
+
+def _refuse_unheeded(options: BuildOptions, names: tuple[str, ...]) -> None:
+    """Options for a compiler, where none is asked for."""
+    from deploykit.backends.choice import ON_GPU
+
+    if options != BuildOptions() and not set(names) & set(ON_GPU):
+        raise click.UsageError("These build options are TensorRT's: give --target tensorrt or tensorrt-rtx.")
 
 
 def _calibration(said: dict[str, Any]) -> CalibrationOptions | None:
@@ -179,7 +197,7 @@ def _image(said: dict[str, Any]) -> ImageOverrides | None:
 def _print(outcome: Outcome, as_json: bool) -> None:
     from rich.text import Text
 
-    from deploykit.report import precision, terminal
+    from deploykit.report import beside, precision, terminal
     from deploykit.report.document import document
 
     manifest = outcome.manifest
@@ -199,3 +217,5 @@ def _print(outcome: Outcome, as_json: bool) -> None:
             out.print(f"    {node.node}: {node.reason}")
     if manifest.latency is not None:
         out.print(terminal.latency(manifest.latency))
+    for other in manifest.beside:
+        out.print(beside.engine(other, manifest.precision))

@@ -79,3 +79,17 @@ class Triple(click.ParamType[tuple[float, float, float]]):
         if self._positive and min(first, second, third) <= 0:
             self.fail(f"{value!r}: all three must be above 0.", param, ctx)
         return first, second, third
+
+
+class Capabilities(click.ParamType[tuple[int, ...]]):
+    """GPUs by compute capability, `80,86`; 8.6 is 86."""
+
+    name = "80,86,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """`86,120` as (86, 120), in order, each once. The library says which of them it builds for."""
+        found = [re.fullmatch(r"[1-9]\d{1,2}", part.strip()) for part in str(value).split(",")]
+        numbers = [int(each[0]) for each in found if each is not None]
+        if len(numbers) < len(found):
+            self.fail(f"{value!r}: write compute capabilities without dots, such as 86,120.", param, ctx)
+        return tuple(sorted(set(numbers)))

@@ -30,7 +30,7 @@ class Normalize(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         # Contiguous, or channels-last strides reach the pooling, which exporters then write as an index computation.
-        planes = pixels.permute(0, 3, 1, 2).contiguous().float()  # N×3×H×W
+        planes = pixels.float().permute(0, 3, 1, 2).contiguous()  # N×3×H×W; TensorRT takes uint8 into a Cast only
         if self.order != [0, 1, 2]:
             planes = planes[:, self.order]
         return planes * self.gain + self.shift

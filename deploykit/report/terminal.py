@@ -158,7 +158,7 @@ def layers(rows: Sequence[LayerRow]) -> Table:
     table.columns[4].justify = "right"
     for row in rows:
         table.add_row(
-            row.name, row.op_type, row.dtype, _shape(row.shape), _bytes(row.weight_bytes) if row.weight_bytes else ""
+            row.name, row.op_type, row.dtype, _shape(row.shape), size(row.weight_bytes) if row.weight_bytes else ""
         )
     return table
 
@@ -188,7 +188,8 @@ def _count(number: int) -> str:
     return str(number)
 
 
-def _bytes(number: int) -> str:
+def size(number: int) -> str:
+    """97.5 MiB."""
     for limit, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if number >= limit:
             return f"{number / limit:.1f} {unit}"

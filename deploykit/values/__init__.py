@@ -8,7 +8,7 @@ Shapes are written `N×3×224×224` (batch, channels, height, width); units stan
 
 from __future__ import annotations
 
-from deploykit.values.engines import Beside, BuildOptions, BuildRecord, Engine, EngineLayer
+from deploykit.values.engines import Beside, BuildOptions, BuildRecord, Engine, EngineAccount, EngineLayer
 from deploykit.values.graphs import (
     ExportedGraph,
     FileRecord,
@@ -106,6 +106,7 @@ __all__ = [
     "Disjointness",
     "Edge",
     "Engine",
+    "EngineAccount",
     "EngineLayer",
     "Executed",
     "ExportOptions",

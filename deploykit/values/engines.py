@@ -35,6 +35,8 @@ class BuildOptions(Value, frozen=True):
 class BuildRecord(Value, frozen=True):
     """How an engine was compiled: what a machine must be asked before it loads it."""
 
+    graph: FileRecord
+    """The ONNX file that it was built from."""
     platform: str
     """`Linux x86_64`: engines run on no other."""
     gpu: str | None
@@ -88,6 +90,15 @@ class EngineLayer(Value, frozen=True):
     def moves_data_only(self) -> bool:
         """Whether it is a reformat: time that no node of the graph asked for."""
         return self.kind.lower().startswith(("reformat", "nonneuralnetwork reformat"))
+
+
+class EngineAccount(Value, frozen=True):
+    """What is known of an engine in a bundle, here and now."""
+
+    engine: Engine
+    unseen: str | None
+    """Why this machine cannot look into it, as a sentence; None: `layers` are what it is made of."""
+    layers: tuple[EngineLayer, ...]
 
 
 class Beside(Value, frozen=True):

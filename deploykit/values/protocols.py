@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from deploykit.values.engines import BuildOptions, Engine
+from deploykit.values.engines import Engine, EngineLayer
 from deploykit.values.graphs import TensorSpec
 from deploykit.values.quantization import Executed
 from deploykit.values.samples import Sample
@@ -77,17 +77,19 @@ class Backend(Protocol):
         ...
 
     @property
-    def place(self) -> str:
-        """What an engine depends on beside the graph and the version, such as the GPU; empty where nothing."""
+    def identity(self) -> str:
+        """All that determines what `compile` makes of a graph: name and version, and the GPU and settings if any."""
         ...
 
     def obstacle(self) -> str | None:
         """Why this machine cannot run its engines, as half a sentence; None where it can."""
         ...
 
-    def compile(
-        self, graph: Path, folder: Path, options: BuildOptions = ..., progress: Progress | None = None
-    ) -> Engine:
+    def build_obstacle(self) -> str | None:
+        """Why this machine cannot build its engines, as half a sentence; None where it can."""
+        ...
+
+    def compile(self, graph: Path, folder: Path, progress: Progress | None = None) -> Engine:
         """Build an engine into `folder`; its record's path is relative to that folder.
 
         InputError for a graph that the library does not take, BackendError where it fails or is not there.
@@ -97,6 +99,12 @@ class Backend(Protocol):
     def load(self, engine: Engine, folder: Path) -> Runner:
         """A runner of the engine in `folder`. BackendError where it was made for another machine or version, before
         a byte of it is given to the library.
+        """
+        ...
+
+    def layers(self, engine: Engine, folder: Path, calls: int) -> tuple[EngineLayer, ...]:
+        """The layers of a compiled engine, with their GPU times where some `calls` are profiled; none of an engine that
+        is a graph.
         """
         ...
 

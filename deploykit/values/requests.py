@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from deploykit.values.engines import BuildOptions
 from deploykit.values.networks import ExportOptions, WeightsSource
 from deploykit.values.words import ChannelOrder, Head, InOut, Observer, Precision, Preprocess, Value
 
@@ -55,6 +56,13 @@ class ExportRequest(Value, frozen=True):
     samples: int = 16
     """How many samples parity is judged on."""
     target: str = "onnxruntime"
+    """The backend whose engine is judged and measured."""
+    beside: tuple[str, ...] = ()
+    """Backends whose engines are packed beside it, judged where this machine can run them."""
+    offered: tuple[str, ...] = ()
+    """Backends whose engines are packed beside it too, where they take the graph."""
+    build: BuildOptions = BuildOptions()
+    """What compilers are told; the batch is that of `options`."""
     io: InOut = "fp32"
     calibration: CalibrationOptions | None = None
     budget: BudgetOptions | None = None

@@ -104,7 +104,7 @@ def test_a_bundle_is_replaced_by_force_only(bundle):
 
 def test_a_bundle_of_another_version_is_one_too(bundle):
     path = bundle / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_bytes()), "schema_version": 2, "more": {}}))
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "schema_version": 3, "more": {}}))
     may_replace(bundle, force=True)
 
 

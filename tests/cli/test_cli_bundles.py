@@ -244,13 +244,13 @@ def a_field_less(content):
 
 
 def another_version(content):
-    content["schema_version"] = 3
-    content["of version 3"] = {}
+    content["schema_version"] = 4
+    content["of version 4"] = {}
     del content["graph"]
 
 
 def a_version_in_words(content):
-    content["schema_version"] = "2"
+    content["schema_version"] = "3"
 
 
 def no_version(content):
@@ -278,7 +278,7 @@ def labels_outside(content):
 
 
 def an_engine_outside(content):
-    content["engines"][0]["file"]["path"] = "../model.onnx"
+    content["engine"]["file"]["path"] = "../model.onnx"
 
 
 def a_graph_without_a_digest(content):
@@ -290,7 +290,7 @@ def a_graph_without_a_digest(content):
     [
         (a_field_more, "is damaged: Object contains unknown field `colour`"),
         (a_field_less, "is damaged: Object missing required field `weights`"),
-        (another_version, "has schema version 3, and this deploykit reads version 2. Use the deploykit that wrote it"),
+        (another_version, "has schema version 4, and this deploykit reads version 3. Use the deploykit that wrote it"),
         (a_version_in_words, "is damaged: Expected `int`, got `str` - at `$.schema_version`"),
         (no_version, "is damaged: Object missing required field `schema_version`"),
         (a_file_outside, "is damaged: the path '../x' leaves the bundle"),
@@ -371,10 +371,10 @@ def test_a_folder_that_is_no_bundle_is_refused(cli, tmp_path, verb):
 
 
 def test_a_bundle_for_a_backend_of_later_days_is_refused(cli, bundle):
-    edit(bundle, lambda content: content["request"].update(target="tensorrt"))
+    edit(bundle, lambda content: content["request"].update(target="tensorrt-12"))
     result = cli("verify", bundle)
     assert result.code == 2
-    assert "unknown backend 'tensorrt'; choose from onnxruntime" in result.text
+    assert "unknown backend 'tensorrt-12'; did you mean tensorrt" in result.text
 
 
 # ── parity ──────────────────────────────────────────────────────────────────────────────────────────────────────────

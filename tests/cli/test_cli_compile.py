@@ -1,0 +1,164 @@
+"""Engines for machines that are not this one: built, packed, said to be unchecked; and what refuses to be built."""
+
+import pytest
+
+from deploykit import files
+from deploykit.backends import choice, installed
+from deploykit.backends.tensorrt.driver import driver
+
+pytestmark = [
+    pytest.mark.skipif(not installed("tensorrt-rtx"), reason="TensorRT-RTX builds them: pip install 'deploykit[rtx]'"),
+    pytest.mark.skipif(driver().gpu is not None, reason="with a GPU these engines are run, not only built"),
+]
+
+PLAN = "engine.plan"
+UNRUN = "this engine; it was not run: no NVIDIA driver is installed"
+
+
+def plans(bundle):
+    return sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob(PLAN))
+
+
+def test_an_export_for_tensorrt_rtx_ends_with_an_engine_and_says_what_was_not_checked(cli, small, tmp_path):
+    result = cli(*small, "--target", "tensorrt-rtx", "-o", tmp_path / "bundle")
+    assert result.code == 0, result.err
+    assert "PASSED fp32 against eager PyTorch" in result.text
+    assert UNRUN in result.text
+    assert "Its answers, its arithmetic and its speed were not checked" in result.text
+    (plan,) = plans(tmp_path / "bundle")
+    assert plan.startswith("engines/tensorrt-rtx-")
+    assert plan.endswith("-portable/engine.plan")
+    assert cli("verify", tmp_path / "bundle").code == 0
+
+
+def test_the_manifest_says_how_an_engine_was_built_and_that_it_was_not_run(cli, small, tmp_path):
+    words = ("--target", "tensorrt-rtx", "--compute-capability", "120,86", "--json")
+    result = cli(*small, *words, "-o", tmp_path / "bundle")
+    assert result.code == 0, result.err
+    (beside,) = result.content["beside"]
+    assert beside["unchecked"].startswith("no NVIDIA driver is installed")
+    assert [beside[name] for name in ("parity", "receipt", "latency")] == [None, None, None]
+    record = beside["engine"]["build"]
+    assert (record["compute_capabilities"], record["open_ended"], record["gpu"]) == ([86, 120], False, None)
+    assert record["options"]["batch"] == {"minimum": 1, "optimum": 2, "maximum": 4}
+    assert record["graph"]["sha256"] == result.content["files"]["model.onnx"]["sha256"]
+    assert beside["engine"]["file"]["path"].endswith("-sm86-120/engine.plan")
+    assert result.content["engine"]["backend"] == "onnxruntime"
+
+
+def test_auto_packs_a_portable_engine_beside_what_it_judges(cli, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(choice, "offered", lambda: ("tensorrt-rtx",))
+    result = cli(*small, "-o", tmp_path / "bundle")
+    assert result.code == 0, result.err
+    assert len(plans(tmp_path / "bundle")) == 1
+
+
+def test_pixels_go_into_an_engine_too(cli, small, tmp_path):
+    result = cli(*small, "--preprocess", "graph", "--target", "tensorrt-rtx", "-o", tmp_path / "bundle")
+    assert result.code == 0, result.err
+    assert len(plans(tmp_path / "bundle")) == 1
+
+
+def test_compile_adds_an_engine_and_leaves_the_rest_as_it_was(cli, bundle):
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file() and path.name != "manifest.json"}
+    result = cli("compile", bundle, "--target", "tensorrt-rtx", "--compute-capability", "89")
+    assert result.code == 0, result.err
+    assert UNRUN in result.text
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(plans(bundle)) == 1
+    assert cli("verify", bundle).code == 0
+
+
+def test_compiling_for_the_same_gpus_replaces_the_engine_and_for_others_adds_one(cli, bundle):
+    for capability in ("89", "89", "86"):
+        assert cli("compile", bundle, "--target", "tensorrt-rtx", "--compute-capability", capability).code == 0
+    assert [plan.split("-")[-1] for plan in plans(bundle)] == ["sm86/engine.plan", "sm89/engine.plan"]
+    assert cli("verify", bundle).code == 0
+
+
+def test_a_truncated_plan_is_found_by_its_digest(cli, bundle):
+    assert cli("compile", bundle, "--target", "tensorrt-rtx").code == 0
+    plan = bundle / plans(bundle)[0]
+    plan.write_bytes(plan.read_bytes()[:1000])
+    result = cli("verify", bundle)
+    assert result.code == 1
+    assert f"{plan.relative_to(bundle)} has 1000 bytes instead of" in result.text
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--compute-capability", "87"), 4, "has no compute capability 87. Choose from 75, 80, 86, 89, 120, 121."),
+        (("--compute-capability", "8.6"), 2, "write compute capabilities without dots, such as 86,120"),
+        (("--dla-core", "0"), 2, "takes one batch size, and 1:2:4 was asked for"),
+        (("--version-compatible",), 4, "version"),
+    ],
+)
+def test_what_the_compiler_cannot_do_is_refused_and_the_bundle_stays(cli, bundle, words, code, said):
+    result = cli("compile", bundle, "--target", "tensorrt-rtx", *words)
+    assert result.code == code
+    assert said in result.text
+    assert plans(bundle) == []
+    assert cli("verify", bundle).code == 0
+
+
+def test_a_compiler_that_is_not_installed_is_refused_before_any_work(cli, small, tmp_path):
+    if installed("tensorrt"):
+        pytest.skip("TensorRT is installed")
+    result = cli(*small, "--target", "tensorrt", "-o", tmp_path / "bundle")
+    assert result.code == 4
+    assert "The backend tensorrt needs tensorrt, which is not installed" in result.text
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_build_options_without_a_compiler_are_refused(cli, small, tmp_path):
+    result = cli(*small, "--target", "onnxruntime", "--workspace", "64", "-o", tmp_path / "bundle")
+    assert result.code == 2
+    assert "These build options are TensorRT's" in result.text
+
+
+def test_a_bundle_that_was_judged_by_an_engine_does_not_take_it_twice(cli, bundle):
+    result = cli("compile", bundle, "--target", "onnxruntime")
+    assert result.code == 3
+    assert "is the engine that the bundle was judged by" in result.text
+
+
+def test_a_damaged_bundle_is_not_compiled(cli, bundle):
+    (bundle / "model.onnx").write_bytes(b"")
+    result = cli("compile", bundle, "--target", "tensorrt-rtx")
+    assert result.code == 1
+    assert "is not as it was written" in result.text
+
+
+def test_what_is_no_bundle_is_not_compiled(cli, tmp_path):
+    result = cli("compile", tmp_path, "--target", "tensorrt-rtx")
+    assert result.code == 3
+    assert "is not a bundle" in result.text
+
+
+def test_a_full_disk_leaves_the_bundle_as_it_was(cli, bundle, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "_sync", full)
+    result = cli("compile", bundle, "--target", "tensorrt-rtx")
+    monkeypatch.undo()
+    assert result.code == 3
+    assert "is full" in result.text
+    assert cli("verify", bundle).code == 0
+
+
+def test_inspect_shows_how_engines_were_built_and_why_their_layers_are_not_seen(cli, bundle):
+    assert cli("compile", bundle, "--target", "tensorrt-rtx").code == 0
+    result = cli("inspect", bundle, "--engines", "--profile", "5")
+    assert result.code == 0, result.err
+    assert "for compute capability 8.0 and later, batch 1 to 4" in result.text
+    assert "cannot run here: no NVIDIA driver is installed" in result.text
+
+
+def test_inspect_says_where_a_bundle_has_no_engine_but_its_graph(cli, bundle):
+    assert "The bundle has no compiled engine, only its graph." in cli("inspect", bundle, "--engines").text
+
+
+def test_a_profile_without_engines_is_refused(cli, bundle):
+    assert cli("inspect", bundle, "--profile", "5").code == 2

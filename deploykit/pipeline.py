@@ -294,15 +294,29 @@ def _account(engine: Engine, folder: Path, calls: int) -> EngineAccount:
 
 
 def _opened(folder: Path, manifest: Manifest) -> tuple[Engine, Runner]:
-    """The engine in a bundle, or one compiled anew, outside it, where it was made by another version."""
-    backend = _backend(manifest.request, manifest.request.target)
+    """The engine in a bundle that this machine can run, the one that was judged before those beside it.
+
+    A graph that was judged on another version of its library is compiled anew, outside the bundle; an engine that was
+    compiled for another machine or version is refused.
+    """
+    refusal: BackendError | None = None
     for engine in manifest.engines:
-        if (engine.backend, engine.version) == (backend.name, backend.version):
+        try:
+            backend = _backend(manifest.request, engine.backend)
+            if engine.build is None and engine.version != backend.version:
+                return _anew(folder, manifest.graph.file, backend)
             return engine, steps.Fitted(backend.load(engine, folder))
+        except BackendError as error:
+            refusal = refusal or error
+    assert refusal is not None, "a bundle has an engine"
+    raise refusal
+
+
+def _anew(folder: Path, graph: str, backend: Backend) -> tuple[Engine, Runner]:
     with tempfile.TemporaryDirectory() as elsewhere:
         copied = Path(elsewhere) / "bundle"
         shutil.copytree(folder, copied)
-        engine = backend.compile(copied / manifest.graph.file, copied)
+        engine = backend.compile(copied / graph, copied)
         return engine, steps.Fitted(backend.load(engine, copied))
 
 

@@ -64,10 +64,25 @@ install() {
     make_venv "$extras"
     write_stamp unfinished "$extras"
     pip_install --editable "${checkout}[$extras]"
-    # NVIDIA's type stubs name the whole of TensorRT as what they need; mypy needs none of it.
-    [[ ,$extras, != *,dev,* ]] || pip_install --no-deps tensorrt-stubs
+    if [[ ,$extras, == *,dev,* ]]; then
+        pip_install --no-deps tensorrt-stubs # which name the whole of TensorRT as what they need; mypy needs none of it
+        mend_stubs
+    fi
     write_stamp "$now" "$extras"
     say "installed"
+}
+
+# As published these stubs do not parse (parameters called `in`, one without a default behind others that have one), and
+# what parses hides the built-in bool and lacks an import. mypy reads a mended copy, and does without where there is none.
+mend_stubs() {
+    local packages=("$venv"/lib/python*/site-packages) stubs=$venv/stubs
+    [[ -d $packages/tensorrt_bindings ]] || return 0
+    rm -rf "$stubs"
+    mkdir -p "$stubs"
+    cp -r "$packages/tensorrt" "$packages/tensorrt_bindings" "$stubs"
+    sed -i -E -e 's/\bin: list\[/in_: list[/' -e '/^bool: DataType/d' -e '1a import typing_extensions' \
+        -e 's/channel_axis: int\) -> IScaleLayer/channel_axis: int = ...) -> IScaleLayer/' \
+        "$stubs/tensorrt_bindings/tensorrt.pyi"
 }
 
 pip_install() {

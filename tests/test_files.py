@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploykit.errors import InputError
-from deploykit.files import damage, record, sha256, staged
+from deploykit.files import damage, record, replace_file, sha256, staged
 from deploykit.values import FileRecord
 
 
@@ -198,6 +198,65 @@ with staged(Path({str(old)!r})) as folder:
     with staged(old) as folder:
         write(folder)
     assert only(old.parent) == ["there"]
+
+
+# ── A file too ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("content", [b"new", bytearray(b"new"), memoryview(b"new")])
+def test_a_file_is_replaced_whole_by_anything_with_a_buffer(tmp_path, content):
+    (tmp_path / "file").write_bytes(b"something old and longer")
+    replace_file(tmp_path / "file", content, "")
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert only(tmp_path) == ["file"]
+
+
+def test_who_reads_the_old_file_goes_on_reading_it(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    with (tmp_path / "file").open("rb") as reader:
+        replace_file(tmp_path / "file", b"new", "")
+        assert reader.read() == b"old"
+
+
+def test_a_file_can_be_read_by_whom_the_umask_lets(tmp_path):
+    before = os.umask(0o027)
+    try:
+        replace_file(tmp_path / "file", b"new", "")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypatch, number):
+    def refuse(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "file").write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(InputError) as caught:
+        replace_file(tmp_path / "file", b"new", "Buy a disk.")
+    assert str(tmp_path / "file") in caught.value.what
+    assert caught.value.remedy == "Buy a disk."
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert only(tmp_path) == ["file"]
+
+
+def test_an_interruption_while_writing_a_file_leaves_the_old_one(tmp_path, monkeypatch):
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "file").write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        replace_file(tmp_path / "file", b"new", "")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert only(tmp_path) == ["file"]
+
+
+def test_a_file_in_a_folder_that_is_not_there_is_explained(tmp_path):
+    with pytest.raises(InputError, match="absent/file cannot be written: No such file or directory"):
+        replace_file(tmp_path / "absent" / "file", b"new", "")
 
 
 # ── Disks and permissions ───────────────────────────────────────────────────────────────────────────────────────────

@@ -1,5 +1,7 @@
 """Engines for machines that are not this one: built, packed, said to be unchecked; and what refuses to be built."""
 
+import json
+
 import pytest
 
 from deploykit import files
@@ -74,6 +76,32 @@ def test_compiling_for_the_same_gpus_replaces_the_engine_and_for_others_adds_one
         assert cli("compile", bundle, "--target", "tensorrt-rtx", "--compute-capability", capability).code == 0
     assert [plan.split("-")[-1] for plan in plans(bundle)] == ["sm86/engine.plan", "sm89/engine.plan"]
     assert cli("verify", bundle).code == 0
+
+
+def judged_by_its_plan(bundle, beside):
+    """The bundle as if the machine that exported it had run the plan: its engine, and the graph's own beside it."""
+    path = bundle / "manifest.json"
+    content = json.loads(path.read_text())
+    (plan,) = content["beside"]
+    graph = {"engine": content["engine"], "unchecked": None, "parity": content["parity"]}
+    content.update(engine=plan["engine"], beside=[graph] if beside else [])
+    path.write_text(json.dumps(content))
+
+
+def test_a_bundle_from_a_machine_with_a_gpu_is_run_by_another_engine_of_its_own(cli, bundle):
+    assert cli("compile", bundle, "--target", "tensorrt-rtx").code == 0
+    judged_by_its_plan(bundle, beside=True)
+    result = cli("verify", bundle)
+    assert result.code == 0, result.err
+    assert "PASSED fp32 golden vectors" in result.text
+
+
+def test_a_bundle_with_no_engine_for_this_machine_is_refused_with_the_reason(cli, bundle):
+    assert cli("compile", bundle, "--target", "tensorrt-rtx").code == 0
+    judged_by_its_plan(bundle, beside=False)
+    result = cli("verify", bundle)
+    assert result.code == 4
+    assert "engine.plan cannot run here: no NVIDIA driver is installed" in result.text
 
 
 def test_a_truncated_plan_is_found_by_its_digest(cli, bundle):

@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import onnx_ir as ir
 
 from deploykit.backends.interface import types_inside
 from deploykit.backends.tensorrt import timing
 from deploykit.backends.tensorrt.building import Building, Config, Shape
-from deploykit.backends.tensorrt.dialect import Dialect
+from deploykit.backends.tensorrt.dialect import Dialect, sizes
 from deploykit.backends.tensorrt.monitor import Phases, monitor
 from deploykit.backends.tensorrt.network import parse
 from deploykit.errors import BackendError, DeploykitError, InputError
@@ -28,7 +28,11 @@ from deploykit.files import replace_file
 from deploykit.values import BatchRange, BuildOptions, Precision, Progress
 
 if TYPE_CHECKING:
+    import tensorrt
+
     from deploykit.backends.tensorrt.driver import Gpu
+
+T = TypeVar("T")
 
 
 class Plan(NamedTuple):
@@ -70,8 +74,20 @@ def build(
         raise _failure(dialect, dialect.log.errors(mark), gpu)
     del parser  # its memory was the network's until now
     replace_file(plan, serialized, "Free some space, or choose another folder with -o.")
-    kept = timing.save(config, timings) if timings is not None else None
+    kept = _kept(config, timings, progress) if timings is not None else None
     return Plan(plan, (*building.network_flags, *config.settings), seconds, kept)
+
+
+def _kept(config: Config, timings: Path, progress: Progress | None) -> str | None:
+    """The digest of the timings, saved. The plan is written by now: where they cannot be, the next build takes longer,
+    and this one has not failed.
+    """
+    try:
+        return timing.save(config, timings)
+    except InputError as error:
+        if progress is not None:
+            progress.note(f"The engine is built, its timings are not kept for the next build. {error.what}")
+        return None
 
 
 def _types(graph: Path) -> set[Precision]:
@@ -84,13 +100,15 @@ def _types(graph: Path) -> set[Precision]:
     return {words[dtype] for dtype in types_inside(ir.load(graph).graph) if dtype in words}
 
 
-def _shapes(network: Any, batch: BatchRange, graph: Path) -> dict[str, tuple[Shape, Shape, Shape]]:
+def _shapes(
+    network: tensorrt.INetworkDefinition, batch: BatchRange, graph: Path
+) -> dict[str, tuple[Shape, Shape, Shape]]:
     """What the optimization profile says of each input with a free batch. InputError where another axis is free, or
     where the graph's batch is fixed at something else than what is asked for.
     """
     shapes = {}
     for index in range(network.num_inputs):
-        name, shape = network.get_input(index).name, tuple(network.get_input(index).shape)
+        name, shape = network.get_input(index).name, sizes(network.get_input(index).shape)
         if not shape:
             raise InputError(f"The input {name} of {graph.name} has no batch.", "Export it with deploykit.")
         if -1 in shape[1:]:
@@ -107,7 +125,9 @@ def _shapes(network: Any, batch: BatchRange, graph: Path) -> dict[str, tuple[Sha
     return shapes
 
 
-def _built(building: Building, network: Any, config: Config, progress: Progress | None) -> Any:
+def _built(
+    building: Building, network: tensorrt.INetworkDefinition, config: Config, progress: Progress | None
+) -> tensorrt.IHostMemory | None:
     """The serialized engine; None where it failed."""
     dialect, phases = building.dialect, Phases(progress)
     watched = dialect.has("IBuilderConfig", "progress_monitor")
@@ -128,11 +148,11 @@ def _built(building: Building, network: Any, config: Config, progress: Progress 
     return serialized
 
 
-def _waiting(work: Callable[[], Any], interrupted: Callable[[], None]) -> Any:
+def _waiting(work: Callable[[], T], interrupted: Callable[[], None]) -> T:
     """What `work` returns, done in a thread. At Ctrl-C `interrupted` is called, and the interrupt goes on when the work
     has ended, however it did. The thread begins when this one is ready to hear an interrupt, not before.
     """
-    future: Future[Any] = Future()
+    future: Future[T] = Future()
     ready = threading.Event()
 
     def run() -> None:

@@ -8,11 +8,14 @@ and INT8; TensorRT-RTX has target GPUs and ignores some of the rest. An option t
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from deploykit.backends.tensorrt.dialect import Dialect
+from deploykit.backends.tensorrt.dialect import Dialect, dims, perhaps
 from deploykit.errors import BackendError, UsageError
 from deploykit.values import BatchRange, BuildOptions, Precision
+
+if TYPE_CHECKING:
+    import tensorrt
 
 Shape = tuple[int, ...]
 
@@ -33,7 +36,7 @@ class Building:
             what = f"{dialect.title} gives no builder: {reason}."
             raise BackendError(what, "See what `deploykit doctor` says of the GPU and its driver.") from error
 
-    def network(self) -> Any:
+    def network(self) -> tensorrt.INetworkDefinition:
         """An empty network whose types are its own, as far as the version can."""
         flags = (self.dialect.member("NetworkDefinitionCreationFlag", name) for name in self.network_flags)
         return self._builder.create_network(sum(1 << int(flag) for flag in flags))
@@ -44,7 +47,7 @@ class Building:
         wanted = ("EXPLICIT_BATCH", "STRONGLY_TYPED")
         return tuple(name for name in wanted if self.dialect.member("NetworkDefinitionCreationFlag", name) is not None)
 
-    def parser(self, network: Any) -> Any:
+    def parser(self, network: tensorrt.INetworkDefinition) -> tensorrt.OnnxParser:
         """A parser that fills the network, and must live as long: constants stay in the parser's memory."""
         return self.dialect.trt.OnnxParser(network, self.dialect.logger)
 
@@ -52,15 +55,15 @@ class Building:
         """How a network is to be built; nothing is asked for yet but what every engine of ours gets."""
         return Config(self.dialect, self._builder)
 
-    def serialized(self, network: Any, config: Config) -> Any:
+    def serialized(self, network: tensorrt.INetworkDefinition, config: Config) -> tensorrt.IHostMemory | None:
         """The plan, as memory with a buffer that the library owns; None where it failed or was stopped."""
-        return self._builder.build_serialized_network(network, config.handle)
+        return perhaps(self._builder.build_serialized_network(network, config.handle))
 
 
 class Config:
     """An IBuilderConfig, and what was set in it."""
 
-    def __init__(self, dialect: Dialect, builder: Any) -> None:
+    def __init__(self, dialect: Dialect, builder: tensorrt.Builder) -> None:
         self.handle = builder.create_builder_config()
         self._dialect, self._builder = dialect, builder
         self._settings: list[str] = []
@@ -88,11 +91,21 @@ class Config:
             return
         profile = self._builder.create_optimization_profile()
         for name, (smallest, best, largest) in shapes.items():
-            profile.set_shape(name, smallest, best, largest)
+            profile.set_shape(name, dims(smallest), dims(best), dims(largest))
             self._settings.append(f"{name} {_said(smallest)} … {_said(best)} … {_said(largest)}")
         self.handle.add_optimization_profile(profile)
+        self._share_profile()
 
-    def apply(self, options: BuildOptions, network: Any) -> None:
+    def _share_profile(self) -> None:
+        """Let several contexts of the engine use its only profile at once. From 10 on they always may: the feature is
+        deprecated there, and gone in 11. Bindings by number left in 10 too, and so tell 8.6.
+        """
+        sharing = self._dialect.member("PreviewFeature", "PROFILE_SHARING_0806")
+        if sharing is not None and self._dialect.has("ICudaEngine", "num_bindings"):
+            self.handle.set_preview_feature(sharing, True)
+            self._settings.append("PROFILE_SHARING_0806")
+
+    def apply(self, options: BuildOptions, network: tensorrt.INetworkDefinition) -> None:
         """All options; the batch has its own method, and that is called before: layers go to the accelerator by their
         shapes. BackendError for an option that this version, or this machine, does not have.
         """
@@ -148,14 +161,15 @@ class Config:
             if f"SM{capability}" not in known:
                 choices = ", ".join(name.removeprefix("SM") for name in known)
                 raise self._dialect.lacks(f"compute capability {capability}", f"Choose from {choices}.")
-        self.handle.num_compute_capabilities = len(capabilities)
+        config: Any = self.handle  # the stubs are TensorRT's: what TensorRT-RTX alone has is not in them
+        config.num_compute_capabilities = len(capabilities)
         for index, capability in enumerate(capabilities):
             target = self._dialect.member("ComputeCapability", f"SM{capability}")
-            if not self.handle.set_compute_capability(target, index):
+            if not config.set_compute_capability(target, index):
                 raise self._dialect.lacks(f"engines for compute capability {capability}", "Leave it out.")
             self._settings.append(f"SM{capability}")
 
-    def _accelerator(self, core: int, batch: BatchRange, network: Any) -> None:
+    def _accelerator(self, core: int, batch: BatchRange, network: tensorrt.INetworkDefinition) -> None:
         if not batch.static:
             asked, best = f"{batch.minimum}:{batch.optimum}:{batch.maximum}", ":".join([str(batch.optimum)] * 3)
             what = f"A deep-learning accelerator takes one batch size, and {asked} was asked for."
@@ -172,7 +186,7 @@ class Config:
         fallen = [layer.name for layer in layers if not self.handle.can_run_on_DLA(layer)]
         self._settings += [f"DLA core {core}", f"GPU_FALLBACK: {', '.join(fallen) or 'no layer'}"]
 
-    def watch(self, monitor: Any) -> None:
+    def watch(self, monitor: tensorrt.IProgressMonitor) -> None:
         """Tell the monitor how far the build is. 8.6 has no monitors; ask `Dialect.has` first."""
         self.handle.progress_monitor = monitor
 
@@ -183,16 +197,16 @@ class Config:
 
     def use_timings(self, blob: bytes) -> None:
         """Start from these timings, or from none where they are empty, damaged or another GPU's."""
-        cache = self.handle.create_timing_cache(blob)
+        cache = perhaps(self.handle.create_timing_cache(blob))
         if cache is None or not self.handle.set_timing_cache(cache, False):
             self.handle.set_timing_cache(self.handle.create_timing_cache(b""), False)
 
     def timings(self, others: bytes) -> bytes | None:
         """What is known after the build, together with what others have timed meanwhile; None: nothing."""
-        cache = self.handle.get_timing_cache()
+        cache = perhaps(self.handle.get_timing_cache())
         if cache is None:
             return None
-        theirs = self.handle.create_timing_cache(others)
+        theirs = perhaps(self.handle.create_timing_cache(others))
         if others and theirs is not None:
             cache.combine(theirs, False)
         return bytes(memoryview(cache.serialize()))

@@ -64,17 +64,23 @@ def library(name: Name) -> Any:
 
 
 def version(name: Name) -> str:
-    """Of the library that `library` would give. What pip or apt recorded is enough: importing TensorRT takes seconds
-    where it is cold. BackendError where there is none.
+    """Of the library that `library` would give, the same text wherever it was read: plans are taken by the version that
+    built them and no other. What pip or apt recorded is enough: importing TensorRT takes seconds where it is cold.
+    BackendError where there is none.
     """
     package = PACKAGES[name]
     if package.module not in sys.modules:
         for distribution in package.distributions:
             try:
-                return metadata.version(distribution)
+                return _released(metadata.version(distribution))
             except metadata.PackageNotFoundError:
                 continue
-    return str(library(name).__version__)
+    return _released(str(library(name).__version__))
+
+
+def _released(text: str) -> str:
+    """`8.6.1.post1`, a wheel that was packed again, as `8.6.1`: what its module says."""
+    return re.sub(r"\.post\d+$", "", text)
 
 
 def _unusable(package: Package, error: Exception) -> BackendError:

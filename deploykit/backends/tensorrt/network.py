@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import onnx_ir as ir
 
@@ -13,6 +13,9 @@ from deploykit.backends.tensorrt.building import Building
 from deploykit.backends.tensorrt.dialect import Dialect
 from deploykit.backends.tensorrt.log import plain
 from deploykit.errors import InputError
+
+if TYPE_CHECKING:
+    import tensorrt
 
 MODULE: Final = "deploykit.module"
 """The metadata key under which exported nodes name their PyTorch module."""
@@ -24,8 +27,8 @@ SHOWN: Final = 10
 class Parsed(NamedTuple):
     """A network, and the parser that holds its constants: let go of it after the build."""
 
-    network: Any
-    parser: Any
+    network: tensorrt.INetworkDefinition
+    parser: tensorrt.OnnxParser
 
 
 class Problem(NamedTuple):
@@ -64,14 +67,14 @@ def _refused(dialect: Dialect, graph: Path, problems: tuple[Problem, ...] | tupl
     return InputError(f"{dialect.title} cannot take {graph.name}: {'; '.join(told)}.", REMEDY)
 
 
-def _problems(parser: Any, graph: Path) -> tuple[Problem, ...]:
+def _problems(parser: tensorrt.OnnxParser, graph: Path) -> tuple[Problem, ...]:
     nodes: tuple[ir.Node, ...] = ()
     with contextlib.suppress(Exception):  # whatever is wrong with the file, the parser's own words are said
         nodes = tuple(ir.load(graph).graph)
     return tuple(_problem(parser, parser.get_error(index), nodes) for index in range(parser.num_errors))
 
 
-def _problem(parser: Any, error: Any, nodes: tuple[ir.Node, ...]) -> Problem:
+def _problem(parser: tensorrt.OnnxParser, error: tensorrt.ParserError, nodes: tuple[ir.Node, ...]) -> Problem:
     """The node is found in the file by its index; an error that names another node or operator is one of a subgraph's,
     or of a function's, and then the parser's words must do. 8.6 gives the index only.
     """
@@ -85,7 +88,7 @@ def _problem(parser: Any, error: Any, nodes: tuple[ir.Node, ...]) -> Problem:
     return Problem(name, operator, module, _reason(parser, error, name, operator))
 
 
-def _reason(parser: Any, error: Any, name: str, operator: str) -> str:
+def _reason(parser: tensorrt.OnnxParser, error: tensorrt.ParserError, name: str, operator: str) -> str:
     """The parser describes an error by the C++ condition that did not hold, and mostly by words behind it."""
     if operator and not parser.supports_operator(operator):
         return f"it has no operator {operator}"

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from deploykit.backends.tensorrt.dialect import Dialect
+from deploykit.backends.tensorrt.dialect import Dialect, perhaps, sizes
 from deploykit.errors import BackendError
 from deploykit.values import BatchRange, DType
+
+if TYPE_CHECKING:
+    import tensorrt
 
 DTYPES: Final[dict[str, DType]] = {
     "FLOAT": "float32",
@@ -40,7 +43,7 @@ class EngineTensor(NamedTuple):
 class Context(NamedTuple):
     """An execution context, and what TensorRT-RTX compiles kernels with and into; None elsewhere."""
 
-    handle: Any
+    handle: tensorrt.IExecutionContext
     runtime_config: Any = None
     jit_cache: Any = None
 
@@ -58,19 +61,19 @@ class Running:
                 "gives no runtime", self.dialect.log.errors(mark), "See what `deploykit doctor` says."
             ) from error
 
-    def deserialize(self, plan: bytes, version_compatible: bool = False) -> Any:
+    def deserialize(self, plan: bytes, version_compatible: bool = False) -> tensorrt.ICudaEngine:
         """The engine of a plan. BackendError with the library's own reason where it refuses.
 
         A version-compatible plan brings a runtime of its own: code, which runs only where that is allowed here.
         """
         self._runtime.engine_host_code_allowed = version_compatible
         mark = self.dialect.log.count
-        engine = self._runtime.deserialize_cuda_engine(plan)
+        engine = perhaps(self._runtime.deserialize_cuda_engine(plan))
         if engine is None:
             raise self._failure("does not take this engine", self.dialect.log.errors(mark), BUILD_AGAIN)
         return engine
 
-    def refit(self, engine: Any, graph: Path) -> None:
+    def refit(self, engine: tensorrt.ICudaEngine, graph: Path) -> None:
         """Give an engine that was built without weights those of the graph that it was built from."""
         mark = self.dialect.log.count
         refitter = self.dialect.trt.Refitter(engine, self.dialect.logger)
@@ -78,19 +81,19 @@ class Running:
         if not (parser.refit_from_file(str(graph)) and refitter.refit_cuda_engine()):
             raise self._failure(f"cannot take weights from {graph.name}", self.dialect.log.errors(mark), BUILD_AGAIN)
 
-    def tensors(self, engine: Any) -> tuple[EngineTensor, ...]:
+    def tensors(self, engine: tensorrt.ICudaEngine) -> tuple[EngineTensor, ...]:
         """Inputs and outputs in the engine's order. BackendError for a type that is not served."""
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         return tuple(self._tensor(engine, name) for name in names)
 
-    def _tensor(self, engine: Any, name: str) -> EngineTensor:
+    def _tensor(self, engine: tensorrt.ICudaEngine, name: str) -> EngineTensor:
         word = engine.get_tensor_dtype(name).name
         if word not in DTYPES:
             raise BackendError(f"The engine's {name} is a {word}.", "Image and float tensors are served.")
         is_input = engine.get_tensor_mode(name) == self.dialect.trt.TensorIOMode.INPUT
-        return EngineTensor(name, is_input, DTYPES[word], tuple(engine.get_tensor_shape(name)))
+        return EngineTensor(name, is_input, DTYPES[word], sizes(engine.get_tensor_shape(name)))
 
-    def batch(self, engine: Any) -> BatchRange | None:
+    def batch(self, engine: tensorrt.ICudaEngine) -> BatchRange | None:
         """The batch sizes of the engine's optimization profile, which is the first; None where shapes are fixed."""
         for tensor in self.tensors(engine):
             if tensor.is_input and tensor.shape[:1] == (-1,):
@@ -98,23 +101,28 @@ class Running:
                 return BatchRange(smallest[0], best[0], largest[0])
         return None
 
-    def context(self, engine: Any, jit_cache: bytes | None = None) -> Context:
+    def context(self, engine: tensorrt.ICudaEngine, jit_cache: bytes | None = None) -> Context:
         """A context of the engine. TensorRT-RTX compiles kernels when shapes are first met, here with `jit_cache` to
         begin with: bytes that it refuses, since they come from another GPU or driver, cost time and nothing else.
 
-        CUDA graphs of TensorRT-RTX's own stay off: whoever runs captures the stream.
+        Kernels for a size are compiled when it is first met, not in the background meanwhile: a CUDA graph that is
+        captured then, and the timings taken, are of the kernels that stay. CUDA graphs of TensorRT-RTX's own stay off:
+        whoever runs captures the stream.
         """
         mark = self.dialect.log.count
-        config = cache = None
+        config: Any = None  # the stubs are TensorRT's: what TensorRT-RTX alone has is not in them
+        cache: Any = None
         if self.dialect.has("IRuntimeConfig", "create_runtime_cache"):
             config = engine.create_runtime_config()
             cache = config.create_runtime_cache()
             if jit_cache:
                 cache.deserialize(jit_cache)
             config.set_runtime_cache(cache)
-            handle = engine.create_execution_context(config)
+            if (eager := self.dialect.member("DynamicShapesKernelSpecializationStrategy", "EAGER")) is not None:
+                config.dynamic_shapes_kernel_specialization_strategy = eager
+            handle = perhaps(engine.create_execution_context(config))
         else:
-            handle = engine.create_execution_context()
+            handle = perhaps(engine.create_execution_context())
         if handle is None:
             remedy = "Free GPU memory, or build the engine with a smaller --workspace or largest batch."
             raise self._failure("gives no execution context", self.dialect.log.errors(mark), remedy)
@@ -138,7 +146,7 @@ class Running:
 
     def shape(self, context: Context, name: str) -> tuple[int, ...]:
         """The size of a tensor now that the inputs' are set."""
-        return tuple(context.handle.get_tensor_shape(name))
+        return sizes(context.handle.get_tensor_shape(name))
 
     def bind(self, context: Context, name: str, address: int) -> None:
         """Where a tensor lies in device memory, until it is bound again."""
@@ -155,10 +163,16 @@ class Running:
             )
 
     def capturable(self, context: Context, stream: int) -> bool:
-        """Whether a CUDA graph may be captured. TensorRT-RTX tells; elsewhere one tries and may fail."""
+        """Whether a CUDA graph may be captured. TensorRT-RTX tells; elsewhere one tries and may fail.
+
+        TensorRT-RTX says no where inference allocates memory, as it may where tensors outgrow what is reserved
+        beforehand. Its flag REQUIRE_USER_ALLOCATION forbids that, and is not set: contexts of such an engine are given
+        out for memory of the application's own only (kUSER_MANAGED, says 1.7.1), which nothing here provides.
+        """
         if not self.dialect.has("IExecutionContext", "is_stream_capturable"):
             return True
-        return bool(context.handle.is_stream_capturable(stream))
+        handle: Any = context.handle  # not in the stubs, which are TensorRT's
+        return bool(handle.is_stream_capturable(stream))
 
     def profile(self, context: Context, report: Callable[[str, float], None]) -> None:
         """From now on, call `report` with each layer's name and milliseconds after every inference, which then waits
@@ -175,7 +189,7 @@ class Running:
 
         context.handle.profiler = Profiler()
 
-    def inspect(self, engine: Any, context: Context | None = None) -> str:
+    def inspect(self, engine: tensorrt.ICudaEngine, context: Context | None = None) -> str:
         """All layers as the inspector's JSON document; with a context, at the sizes that are set in it."""
         inspector = engine.create_engine_inspector()
         if context is not None:

@@ -248,6 +248,9 @@ class IBuilderConfig:
     def clear_flag(self: Any, flag: Any) -> None:
         self._say(f"clear_flag({flag.name})")
 
+    def set_preview_feature(self: Any, feature: Any, enable: bool) -> None:
+        self._say(f"set_preview_feature({feature.name}, {enable})")
+
     def set_memory_pool_limit(self: Any, pool: Any, size: int) -> None:
         self._say(f"set_memory_pool_limit({pool.name}, {size})")
         if size <= self.trt.most_workspace:

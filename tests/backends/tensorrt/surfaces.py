@@ -62,6 +62,21 @@ ENUMS: Final[dict[str, dict[str, str]]] = {
         "all": "LAYER_NAMES_ONLY=0 DETAILED=2 NONE=1",
         "8.6": "DEFAULT=0 VERBOSE=2",
     },
+    "PreviewFeature": {
+        "8.6": """
+            FASTER_DYNAMIC_SHAPES_0805=0 DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805=1 PROFILE_SHARING_0806=2
+        """,
+        "10.3": "PROFILE_SHARING_0806=0 ALIASED_PLUGIN_IO_10_03=1",
+        "10.16": """
+            PROFILE_SHARING_0806=0 ALIASED_PLUGIN_IO_10_03=1 RUNTIME_ACTIVATION_RESIZE_10_10=2
+            MULTIDEVICE_RUNTIME_10_16=3
+        """,
+        "11.4": "ALIASED_PLUGIN_IO_10_03=0 RUNTIME_ACTIVATION_RESIZE_10_10=1",
+        "rtx": "ALIASED_PLUGIN_IO_10_03=0 RUNTIME_ACTIVATION_RESIZE_10_10=1",
+    },
+    "DynamicShapesKernelSpecializationStrategy": {
+        "rtx": "LAZY=0 EAGER=1 NONE=2",
+    },
     "HardwareCompatibilityLevel": {
         "all": "NONE=0 AMPERE_PLUS=1",
         "10.16": "SAME_COMPUTE_CAPABILITY=2",

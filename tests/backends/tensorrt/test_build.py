@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from doubles import VERSIONS, Double
 
+from deploykit.backends.tensorrt import timing
 from deploykit.backends.tensorrt.build import build
 from deploykit.backends.tensorrt.dialect import Dialect
 from deploykit.backends.tensorrt.driver import Gpu
@@ -118,10 +119,19 @@ class Interrupting:
         self.notes.append(text)
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """A shell starts what runs in its background with SIGINT ignored, and tests inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def press_ctrl_c() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.usefixtures("heeded")
 def test_ctrl_c_stops_nvidias_builder_and_leaves_nothing_behind(rtx: Dialect, written: Written, tmp_path: Path) -> None:
     graph = written(FP32)
     mark = rtx.log.count
@@ -143,6 +153,7 @@ def test_a_progress_that_fails_stops_the_build_with_its_own_error(
     assert not (tmp_path / "engine.plan").exists()
 
 
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_ctrl_c_is_raised_when_the_build_has_ended_whatever_it_can_hear(
     version: str, written: Written, tmp_path: Path
@@ -177,6 +188,23 @@ def test_a_plan_is_written_and_timings_are_kept(version: str, written: Written, 
     assert first.path.read_bytes() == b"a plan of " + double.__version__.encode()
     assert first.timing_cache_sha256 == second.timing_cache_sha256 is not None
     assert "IBuilderConfig.set_timing_cache(new)" in double.calls
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_timings_that_cannot_be_kept_are_told_and_cost_no_engine(
+    written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watched: bool
+) -> None:
+    monkeypatch.setenv("DEPLOYKIT_CACHE_DIR", str(tmp_path / "cache"))
+    double, progress = Double("10.3"), Interrupting(lambda: None)
+    # A folder where the timings go cannot be replaced by them, and is found only when the build is over.
+    double.during_build = lambda: timing.file(GPU.name, double.__version__).mkdir()
+    graph, given = written(FP32), progress if watched else None
+    plan = build(Dialect(double), graph, tmp_path / "engine.plan", PLAIN, GPU, given)
+    assert plan.path.read_bytes() == b"a plan of 10.3.0"
+    assert plan.timing_cache_sha256 is None
+    path = tmp_path / "cache" / "timing" / "nvidia-doubled-10.3.0.cache"
+    told = "The engine is built, its timings are not kept for the next build."
+    assert progress.notes == [f"{told} {path} cannot be written: Is a directory."] * watched
 
 
 @pytest.mark.parametrize(

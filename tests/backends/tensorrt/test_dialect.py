@@ -61,7 +61,8 @@ def test_a_network_is_created_as_the_version_wants_it(double: Double, version: s
     settings = settings_of(double, written(FP32))
     flags = ["EXPLICIT_BATCH"] * (version in WITH_BATCH_FLAG) + ["STRONGLY_TYPED"] * (version not in WITHOUT_TYPING)
     assert f"Builder.create_network({' '.join(flags)})" in double.calls
-    assert settings == (*flags, "TF32 off", "DETAILED", PROFILE)
+    sharing = ["PROFILE_SHARING_0806"] * (version == "8.6")
+    assert settings == (*flags, "TF32 off", "DETAILED", PROFILE, *sharing)
 
 
 @pytest.mark.parametrize(("graph", "flag"), [(FP16, "FP16"), (INT8, "INT8")])
@@ -95,6 +96,25 @@ def test_the_batch_becomes_the_optimization_profile(double: Double, written: Wri
     settings_of(double, written(FP32))
     profile = "{'x': ((1, 4, 8, 8), (2, 4, 8, 8), (4, 4, 8, 8))}"
     assert f"IBuilderConfig.add_optimization_profile({profile})" in double.calls
+
+
+def test_contexts_of_one_engine_share_its_profile_where_that_is_not_so_by_itself(
+    double: Double, version: str, written: Written
+) -> None:
+    settings = settings_of(double, written(FP32))
+    asked = [call for call in double.calls if "preview_feature" in call]
+    if version == "8.6":
+        assert asked == ["IBuilderConfig.set_preview_feature(PROFILE_SHARING_0806, True)"]
+        assert "PROFILE_SHARING_0806" in settings
+    else:
+        assert asked == []
+        assert "PROFILE_SHARING_0806" not in settings
+
+
+def test_without_a_profile_there_is_none_to_share(written: Written) -> None:
+    double, fixed = Double("8.6"), FP32.replace("[N,", "[1,")
+    assert "PROFILE_SHARING_0806" not in settings_of(double, written(fixed), BuildOptions(batch=ONE))
+    assert not [call for call in double.calls if "preview_feature" in call]
 
 
 def test_limits_and_levels_reach_the_builder(double: Double, written: Written) -> None:
@@ -292,8 +312,9 @@ def test_tensorrt_rtx_starts_with_the_kernels_that_it_compiled_before(kept: byte
     double = Double(RTX)
     running = Running(Dialect(double))
     context = running.context(running.deserialize(b"plan"), jit_cache=kept)
-    assert double.calls[-2:] == [
+    assert double.calls[-3:] == [
         f"IRuntimeConfig.set_runtime_cache({known})",
+        "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy = EAGER",
         "ICudaEngine.create_execution_context(IRuntimeConfig)",
     ]
     assert running.compiled(context) == known.encode() + b" and more"

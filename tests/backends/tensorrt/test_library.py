@@ -75,11 +75,22 @@ def test_versions_before_8_6_are_refused(install, old: str) -> None:
         library("tensorrt")
 
 
-@pytest.mark.parametrize("good", ["8.6.1", "8.6.1.post1", "10.3.0", "11.4.0.106"])
+@pytest.mark.parametrize("good", ["8.6.1", "10.3.0", "10.13.3.9", "11.4.0.106"])
 def test_later_versions_are_taken(install, good: str) -> None:
     install(f"__version__ = {good!r}\nclass Builder: pass")
     assert library("tensorrt").__version__ == good
     assert version("tensorrt") == good
+
+
+@pytest.mark.parametrize("imported", [False, True])
+@pytest.mark.parametrize("said", ["10.13.3.9", "10.13.3.9.post1"])
+@pytest.mark.parametrize("recorded", ["10.13.3.9", "10.13.3.9.post1", "10.13.3.9.post12"])
+def test_a_wheel_packed_again_is_the_same_version(install, said: str, recorded: str, imported: bool) -> None:
+    install(f"__version__ = {said!r}\nclass Builder: pass", recorded)
+    if imported:
+        library("tensorrt")
+    assert version("tensorrt") == "10.13.3.9"
+    assert ("tensorrt" in sys.modules) == imported
 
 
 def test_the_version_is_read_without_importing(install) -> None:

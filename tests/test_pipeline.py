@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploykit import pipeline, steps
+from deploykit import bundles, pipeline, steps
 from deploykit.bundle import manifest as manifests
 from deploykit.errors import CheckFailed, InputError, UsageError
 from deploykit.parity.tolerances import for_precision
@@ -214,32 +214,32 @@ def test_a_matrix_builds_another_network_for_other_weights(told, small):  # noqa
 def test_a_graph_that_normalises_and_a_static_batch_predict_the_same(export, fp32_bundle, photograph, tmp_path):
     batch = msgspec.structs.replace(OPTIONS, batch=BatchRange(3, 3, 3))
     export(msgspec.structs.replace(FP32, preprocess="graph", options=batch), tmp_path / "bundle")
-    _, [expected] = pipeline.predict(fp32_bundle, [photograph], 10)
-    _, [predicted] = pipeline.predict(tmp_path / "bundle", [photograph], 10)
+    _, [expected] = bundles.predict(fp32_bundle, [photograph], 10)
+    _, [predicted] = bundles.predict(tmp_path / "bundle", [photograph], 10)
     assert predicted.classes == expected.classes
     assert predicted.scores == pytest.approx(expected.scores, rel=1e-4)
 
 
 def test_probabilities_are_not_softened_twice(export, fp32_bundle, photograph, tmp_path):
     export(msgspec.structs.replace(FP32, head="probabilities"), tmp_path / "bundle")
-    _, [expected] = pipeline.predict(fp32_bundle, [photograph], 10)
-    _, [predicted] = pipeline.predict(tmp_path / "bundle", [photograph], 10)
+    _, [expected] = bundles.predict(fp32_bundle, [photograph], 10)
+    _, [predicted] = bundles.predict(tmp_path / "bundle", [photograph], 10)
     assert predicted.scores == pytest.approx(expected.scores, rel=1e-4)
 
 
 def test_a_class_that_has_no_name_is_a_number(bundle, photograph):
-    _, [predicted] = pipeline.predict(bundle, [photograph], 2)
+    _, [predicted] = bundles.predict(bundle, [photograph], 2)
     assert predicted.labels == tuple(f"class {index}" for index in predicted.classes)
 
 
 def test_a_self_test_needs_neither_the_data_nor_pytorch(bundle, monkeypatch):
-    monkeypatch.setattr(pipeline, "Network", None)
-    monkeypatch.setattr(pipeline, "open_data", None)
-    assert pipeline.self_test(bundle).parity.passed
+    monkeypatch.setattr(bundles, "Network", None)
+    monkeypatch.setattr(bundles, "open_data", None)
+    assert bundles.self_test(bundle).parity.passed
 
 
 def test_a_self_test_says_that_weights_are_untrained(bundle):
-    assert "the network is untrained" in pipeline.self_test(bundle).parity.statements[0]
+    assert "the network is untrained" in bundles.self_test(bundle).parity.statements[0]
 
 
 # ── Acceptance: does a row's answer depend on how many rows there are? ──────────────────────────────────────────────

@@ -24,7 +24,7 @@ def command(bundle: Path, target: tuple[str, ...], as_json: bool, **said: Any) -
     Each answers the golden vectors before it is packed, where this machine can run it. Needs no PyTorch. Exit 1 means
     that one of them answered otherwise; it is packed all the same, and marked.
     """
-    from deploykit import pipeline
+    from deploykit import bundles
     from deploykit.cli.progress import TerminalProgress
     from deploykit.report import beside, terminal
     from deploykit.report.document import document
@@ -32,7 +32,7 @@ def command(bundle: Path, target: tuple[str, ...], as_json: bool, **said: Any) -
     options, progress = build(said), TerminalProgress()
     made: list[Beside] = []
     for name in dict.fromkeys(target):
-        manifest, other = pipeline.compile_for(bundle, name, options, progress)
+        manifest, other = bundles.compile_for(bundle, name, options, progress)
         made.append(other)
     if as_json:
         click.echo(document("bundle", manifest))

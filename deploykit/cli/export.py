@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
+import msgspec
 
 from deploykit.cli.build_options import build, build_options
 from deploykit.cli.options import Batch, Positive, Size, Triple
@@ -95,7 +96,7 @@ def command(
         said["arch"] = (*said["arch"], f"num_classes={said['num_classes']}")
     _refuse_twice(said["arch"])
     precision = _precision(said)
-    options = build(said)
+    options = msgspec.structs.replace(build(said), batch=batch)
     judged, beside, offered = targets(said["target"], precision, options)
     _refuse_unheeded(options, (judged, *beside, *offered))
     request = ExportRequest(
@@ -142,7 +143,7 @@ def _refuse_unheeded(options: BuildOptions, names: tuple[str, ...]) -> None:
     """Options for a compiler, where none is asked for."""
     from deploykit.backends.choice import ON_GPU
 
-    if options != BuildOptions() and not set(names) & set(ON_GPU):
+    if options != BuildOptions(batch=options.batch) and not set(names) & set(ON_GPU):
         raise click.UsageError("These build options are TensorRT's: give --target tensorrt or tensorrt-rtx.")
 
 

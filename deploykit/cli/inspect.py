@@ -16,20 +16,20 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
 def command(subject: Path, engines: bool, profile: int, as_json: bool) -> None:
     """What is inside a bundle or an ONNX file: node by node, with the PyTorch module that each comes from."""
-    from deploykit import pipeline
+    from deploykit import bundles
     from deploykit.report import engine, precision, terminal
     from deploykit.report.document import document
 
     if profile and not engines:
         raise click.UsageError("--profile is for --engines.")
     if engines:
-        accounts = pipeline.engines(subject, profile)
+        accounts = bundles.engines(subject, profile)
         if as_json:
             click.echo(document("engines", accounts))
         else:
             terminal.console().print(engine.accounts(accounts))
         return
-    manifest, rows = pipeline.inspect(subject)
+    manifest, rows = bundles.inspect(subject)
     if as_json:
         click.echo(document("layers", rows))
         return

@@ -90,10 +90,10 @@ def _requests(
 def _rows(
     folders: Sequence[Path], data: str | None, samples: int | None, weights: str | None, progress: Progress
 ) -> Iterator[MatrixRow]:
-    from deploykit import pipeline
+    from deploykit import bundles
 
     for folder in folders:
-        manifest = pipeline.recheck(folder, data, samples, weights, progress)
+        manifest = bundles.recheck(folder, data, samples, weights, progress)
         yield MatrixRow(folder.name, manifest.precision, manifest.request.target, manifest.parity, manifest.receipt)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from deploykit.values.engines import BuildOptions
 from deploykit.values.networks import ExportOptions, WeightsSource
 from deploykit.values.words import ChannelOrder, Head, InOut, Observer, Precision, Preprocess, Value
@@ -62,10 +64,15 @@ class ExportRequest(Value, frozen=True):
     offered: tuple[str, ...] = ()
     """Backends whose engines are packed beside it too, where they take the graph."""
     build: BuildOptions = BuildOptions()
-    """What compilers are told; the batch is that of `options`."""
+    """What compilers are told; the batch sizes are those of `options`, whatever it says."""
     io: InOut = "fp32"
     calibration: CalibrationOptions | None = None
     budget: BudgetOptions | None = None
+
+    @property
+    def build_options(self) -> BuildOptions:
+        """`build`, for the batch sizes that the graph is exported for."""
+        return msgspec.structs.replace(self.build, batch=self.options.batch)
 
     def __post_init__(self) -> None:
         quantized = self.precision in ("int8", "int8-fp16")

@@ -371,7 +371,7 @@ def test_a_folder_that_is_no_bundle_is_refused(cli, tmp_path, verb):
 
 
 def test_a_bundle_for_a_backend_of_later_days_is_refused(cli, bundle):
-    edit(bundle, lambda content: content["request"].update(target="tensorrt-12"))
+    edit(bundle, lambda content: content["engine"].update(backend="tensorrt-12"))
     result = cli("verify", bundle)
     assert result.code == 2
     assert "unknown backend 'tensorrt-12'; did you mean tensorrt" in result.text

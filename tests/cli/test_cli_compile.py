@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from deploykit import files
+from deploykit import files, pipeline
 from deploykit.backends import choice, installed
 from deploykit.backends.tensorrt.driver import driver
 
@@ -128,6 +128,14 @@ def test_what_the_compiler_cannot_do_is_refused_and_the_bundle_stays(cli, bundle
     assert said in result.text
     assert plans(bundle) == []
     assert cli("verify", bundle).code == 0
+
+
+def test_what_the_compiler_cannot_do_is_refused_before_any_work(cli, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "export", None)
+    words = ("--target", "tensorrt-rtx", "--compute-capability", "87")
+    result = cli(*small, *words, "-o", tmp_path / "bundle")
+    assert result.code == 4
+    assert "has no compute capability 87. Choose from 75" in result.text
 
 
 def test_a_compiler_that_is_not_installed_is_refused_before_any_work(cli, small, tmp_path):

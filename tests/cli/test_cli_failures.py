@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from deploykit import pipeline
+from deploykit import bundles
 from deploykit.cli.progress import TerminalProgress
 
 
@@ -27,7 +27,7 @@ def failing(monkeypatch):
         def self_test(_):
             raise error
 
-        monkeypatch.setattr(pipeline, "self_test", self_test)
+        monkeypatch.setattr(bundles, "self_test", self_test)
 
     return fail
 

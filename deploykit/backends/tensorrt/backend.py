@@ -16,7 +16,7 @@ from deploykit import cache
 from deploykit.backends.interface import interface
 from deploykit.backends.layers import layers as multiplying
 from deploykit.backends.tensorrt import inspector
-from deploykit.backends.tensorrt.build import build
+from deploykit.backends.tensorrt.build import build, refuse_options
 from deploykit.backends.tensorrt.dialect import Dialect
 from deploykit.backends.tensorrt.driver import Gpu, driver
 from deploykit.backends.tensorrt.gate import refuse_foreign, try_in_child
@@ -57,8 +57,11 @@ class TensorRt:
         return f"{self.name} {self.version} {here} {msgspec.json.encode(self._options).decode()}"
 
     def build_obstacle(self) -> str | None:
-        """A missing driver, as TensorRT needs the GPU that it builds for; a library that cannot be imported."""
-        return driver().absence or _unusable(self.name)
+        """A missing driver, as TensorRT needs the GPU that it builds for; a library that cannot be imported.
+
+        BackendError or UsageError for an option that the library does not have: it says itself what there is instead.
+        """
+        return driver().absence or self._unready()
 
     def obstacle(self) -> str | None:
         """A missing driver, a missing pycuda, a library that cannot be imported."""
@@ -131,6 +134,11 @@ class TensorRt:
         found = inspector.layers(document, _graph(engine, folder))
         return inspector.timed(found, times_us) if calls else found
 
+    def _unready(self) -> str | None:
+        if (reason := _unusable(self.name)) is None:
+            refuse_options(self._dialect, self._options)
+        return reason
+
     @cached_property
     def _dialect(self) -> Dialect:
         return Dialect(library(self.name))
@@ -162,8 +170,8 @@ class TensorRtRtx(TensorRt):
     name: ClassVar[Name] = "tensorrt-rtx"
 
     def build_obstacle(self) -> str | None:
-        """Nothing but a library that cannot be imported."""
-        return _unusable(self.name)
+        """Nothing but a library that cannot be imported, or an option that it does not have."""
+        return self._unready()
 
     @property
     def _open_ended(self) -> bool:

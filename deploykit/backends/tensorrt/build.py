@@ -78,6 +78,12 @@ def build(
     return Plan(plan, (*building.network_flags, *config.settings), seconds, kept)
 
 
+def refuse_options(dialect: Dialect, options: BuildOptions) -> None:
+    """Nothing, where a build could be given these options; else the error that it would end with, before any work."""
+    building = Building(dialect)
+    building.config().apply(options, building.network())
+
+
 def _kept(config: Config, timings: Path, progress: Progress | None) -> str | None:
     """The digest of the timings, saved. The plan is written by now: where they cannot be, the next build takes longer,
     and this one has not failed.

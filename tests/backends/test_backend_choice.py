@@ -6,6 +6,10 @@ from deploykit.backends import choice
 from deploykit.errors import UsageError
 
 
+OFFERED = choice.offered
+"""As it is: other tests keep engines that nobody asked for out of their way."""
+
+
 class Machine:
     """What is installed, and which of it this machine can run."""
 
@@ -40,6 +44,7 @@ def machine(monkeypatch):
         made = Machine(*runs, unusable=unusable)
         monkeypatch.setattr(choice, "installed", made.installed)
         monkeypatch.setattr(choice, "backend", made.backend)
+        monkeypatch.setattr(choice, "offered", OFFERED)
 
     return set_up
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -42,6 +43,7 @@ def command(
     from deploykit import pipeline
     from deploykit.cli.progress import TerminalProgress
     from deploykit.export.source import parse_weights
+    from deploykit.report import terminal
     from deploykit.report.document import document
 
     folders = [Path(name) for name in subjects if _is_folder(name)]
@@ -49,12 +51,11 @@ def command(
     progress = TerminalProgress()
     rows: list[MatrixRow] = []
     with progress.step("parity", len(folders) + len(networks) * len(PRECISIONS)) as advance:
-        for row in _rows(folders, data, samples, weights, progress):
-            rows.append(row)
-            advance()
         origin = parse_weights(weights or "random", seed)
-        for row in pipeline.matrix(_requests(networks, origin, data, samples), progress):
+        judged = pipeline.matrix(_requests(networks, origin, data, samples), progress)
+        for row in itertools.chain(_rows(folders, data, samples, weights, progress), judged):
             rows.append(row)
+            progress.done(terminal.matrix_line(row))
             advance()
     if as_json:
         click.echo(document("parity", rows))

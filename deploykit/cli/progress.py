@@ -48,6 +48,10 @@ class TerminalProgress:
                 self._bars.stop()
             self._bars.remove_task(task)
 
+    def done(self, text: str) -> None:
+        """A line that stays, of a part of long work that is finished."""
+        self._console.print(text)
+
     def note(self, text: str) -> None:
         """A line that stays."""
         self._console.print(text, style="yellow")

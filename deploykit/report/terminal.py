@@ -115,6 +115,13 @@ def matrix(rows: Iterable[MatrixRow]) -> Table:
     return table
 
 
+def matrix_line(row: MatrixRow) -> str:
+    """`resnet50 int8: passed, SNR 25.4 dB`, while the rest of the matrix is still to come."""
+    worst = min((output.snr_db for output in row.parity.outputs if output.snr_db is not None), default=None)
+    figures = "" if worst is None else f", SNR {worst:.1f} dB"
+    return f"{row.model} {row.precision}: {'passed' if row.passed else 'FAILED'}{figures}"
+
+
 def _cells(output: OutputParity) -> tuple[str, str, str, str]:
     snr = "∞" if output.snr_db is None else f"{output.snr_db:.1f}"
     top1 = "" if output.top1_agreement is None else f"{output.top1_agreement:.0%}"

@@ -400,6 +400,10 @@ def test_parity_of_a_network_is_a_row_per_precision(cli):
     assert all(row["parity"]["passed"] for row in rows)
 
 
+def test_parity_says_each_row_as_soon_as_it_is_known(cli, fp32_bundle):
+    assert f"{fp32_bundle.name} fp32: passed, SNR" in cli("parity", fp32_bundle, "--json").err
+
+
 def test_parity_fails_where_a_row_fails(cli, fp32_bundle, monkeypatch):
     def bounds(precision, trained):
         return msgspec.structs.replace(for_precision(precision, trained), max_relative=0.0)

@@ -80,8 +80,8 @@ def _weights() -> tuple[Any, Any]:
 def _plan(trt: Any, logger: Any, for_this_gpu: bool) -> bytes | None:
     kernel, bias = _weights()
     builder = trt.Builder(logger)
-    flags = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    network = builder.create_network(0 if flags is None else 1 << int(flags))
+    flags = (getattr(trt.NetworkDefinitionCreationFlag, name, None) for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED"))
+    network = builder.create_network(sum(1 << int(flag) for flag in flags if flag is not None))
     pixels = network.add_input("x", trt.float32, (1, 3, 16, 16))
     layer = network.add_convolution_nd(pixels, 4, (1, 1), trt.Weights(kernel), trt.Weights(bias))
     layer.get_output(0).name = "y"

@@ -64,13 +64,23 @@ def add(folder: Path, manifest: Manifest, beside: Beside, source: Path) -> Manif
     with staged(folder, "Make room beside the bundle, or copy it to where you may write.") as partial:
         shutil.copytree(folder, partial, dirs_exist_ok=True)
         packed = msgspec.structs.replace(beside, engine=_packed(beside.engine, manifest.graph.file, source, partial))
-        path = packed.engine.file.path
-        others = tuple(other for other in manifest.beside if other.engine.file.path != path)
+        path, judged = packed.engine.file.path, manifest.engine
+        if packed.engine.build is not None and path == judged.file.path:
+            raise InputError(
+                f"{path} is the engine that the bundle was judged by, and stays.",
+                "Export the bundle again with --force, or build for other GPUs.",
+            )
+        others = tuple(other for other in manifest.beside if _place(other.engine) != _place(packed.engine))
         complete = msgspec.structs.replace(
             manifest, beside=(*others, packed), files={**manifest.files, path: record(partial, path)}
         )
         (partial / MANIFEST).write_bytes(encode(complete))
     return complete
+
+
+def _place(engine: Engine) -> tuple[str, str]:
+    """Whose it is and where it lies: several backends have the graph itself for an engine."""
+    return engine.backend, engine.file.path
 
 
 def _packed(engine: Engine, graph_file: str, source: Path, folder: Path) -> Engine:

@@ -104,6 +104,17 @@ def test_a_bundle_with_no_engine_for_this_machine_is_refused_with_the_reason(cli
     assert "engine.plan cannot run here: no NVIDIA driver is installed" in result.text
 
 
+def test_the_engine_that_a_bundle_was_judged_by_is_not_replaced(cli, bundle):
+    assert cli("compile", bundle, "--target", "tensorrt-rtx").code == 0
+    judged_by_its_plan(bundle, beside=True)
+    before = (bundle / plans(bundle)[0]).read_bytes()
+    result = cli("compile", bundle, "--target", "tensorrt-rtx")
+    assert result.code == 3
+    assert "is the engine that the bundle was judged by, and stays" in result.text
+    assert (bundle / plans(bundle)[0]).read_bytes() == before
+    assert cli("verify", bundle).code == 0
+
+
 def test_a_truncated_plan_is_found_by_its_digest(cli, bundle):
     assert cli("compile", bundle, "--target", "tensorrt-rtx").code == 0
     plan = bundle / plans(bundle)[0]

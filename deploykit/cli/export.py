@@ -96,8 +96,8 @@ def command(
         said["arch"] = (*said["arch"], f"num_classes={said['num_classes']}")
     _refuse_twice(said["arch"])
     precision = _precision(said)
-    options = msgspec.structs.replace(build(said), batch=batch)
-    judged, beside, offered = targets(said["target"], precision, options)
+    options = build(said)
+    judged, beside, offered = targets(said["target"], precision, msgspec.structs.replace(options, batch=batch))
     _refuse_unheeded(options, (judged, *beside, *offered))
     request = ExportRequest(
         model=model,
@@ -143,7 +143,7 @@ def _refuse_unheeded(options: BuildOptions, names: tuple[str, ...]) -> None:
     """Options for a compiler, where none is asked for."""
     from deploykit.backends.choice import ON_GPU
 
-    if options != BuildOptions(batch=options.batch) and not set(names) & set(ON_GPU):
+    if options != BuildOptions() and not set(names) & set(ON_GPU):
         raise click.UsageError("These build options are TensorRT's: give --target tensorrt or tensorrt-rtx.")
 
 

@@ -1,6 +1,6 @@
 """Networks of every family through the whole pipeline but packing: slow, and the reason for all the rest.
 
-`deploykit parity` does this for the whole catalog, in about twenty minutes; here stands one of each kind.
+`deploykit parity` does this for the whole catalog; here stands one of each kind.
 """
 
 from __future__ import annotations

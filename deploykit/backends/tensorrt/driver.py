@@ -1,7 +1,8 @@
 """Is there a GPU, and which: the driver answers, before any TensorRT library is touched.
 
-TensorRT's runtimes die by SIGSEGV where they are asked to deserialize without a driver. The driver's own library says
-whether it is there: asked through ctypes, it needs no package, creates no CUDA context and takes no GPU memory.
+A TensorRT runtime may die by SIGSEGV where it is asked to deserialize without a driver (seen in 11.4's lean runtime).
+The driver's own library says whether it is there: asked through ctypes, it needs no package, creates no CUDA context
+and takes no GPU memory.
 """
 
 from __future__ import annotations

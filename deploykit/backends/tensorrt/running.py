@@ -1,8 +1,8 @@
 """The runtime side of the dialects: plans to engines, engines to contexts, contexts to work on a stream.
 
-Whoever calls has asked `driver` and `gate` before: without a driver, deserialize ends the process by SIGSEGV (seen in
-11.4 and in 1.7.1 of TensorRT-RTX). All versions from 8.6 on have the tensor API that is used here: tensors by name,
-addresses set once, execute_async_v3.
+Whoever calls has asked `driver` and `gate` before: without a driver, deserialize may end the process by SIGSEGV (seen
+in 11.4's lean runtime; TensorRT-RTX 1.7.1 gave None). All versions from 8.6 on have the tensor API that is used here:
+tensors by name, addresses set once, execute_async_v3.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 import os
 import signal
-import time
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +15,7 @@ from deploykit.backends.tensorrt.build import build
 from deploykit.backends.tensorrt.dialect import Dialect
 from deploykit.backends.tensorrt.driver import Gpu
 from deploykit.backends.tensorrt.library import library
+from deploykit.backends.tensorrt.monitor import Phases
 from deploykit.errors import BackendError, DeploykitError, InputError
 from deploykit.values import BatchRange, BuildOptions
 
@@ -127,12 +128,27 @@ def heeded() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def press_ctrl_c() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+@pytest.fixture
+def press_ctrl_c(monkeypatch: pytest.MonkeyPatch, heeded: None) -> Callable[[], None]:  # noqa: ARG001
+    """Press it, and wait until the waiting thread heard it: a small build may end before a busy machine gets to that."""
+    heard = threading.Event()
+    cancel = Phases.cancel
+
+    def heard_by(phases: Phases) -> None:
+        cancel(phases)
+        heard.set()
+
+    def press() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert heard.wait(60)
+
+    monkeypatch.setattr(Phases, "cancel", heard_by)
+    return press
 
 
-@pytest.mark.usefixtures("heeded")
-def test_ctrl_c_stops_nvidias_builder_and_leaves_nothing_behind(rtx: Dialect, written: Written, tmp_path: Path) -> None:
+def test_ctrl_c_stops_nvidias_builder_and_leaves_nothing_behind(
+    rtx: Dialect, written: Written, tmp_path: Path, press_ctrl_c: Callable[[], None]
+) -> None:
     graph = written(FP32)
     mark = rtx.log.count
     with pytest.raises(KeyboardInterrupt):
@@ -153,10 +169,9 @@ def test_a_progress_that_fails_stops_the_build_with_its_own_error(
     assert not (tmp_path / "engine.plan").exists()
 
 
-@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_ctrl_c_is_raised_when_the_build_has_ended_whatever_it_can_hear(
-    version: str, written: Written, tmp_path: Path
+    version: str, written: Written, tmp_path: Path, press_ctrl_c: Callable[[], None]
 ) -> None:
     double = Double(version)
     progress = Interrupting(lambda: None)
@@ -164,7 +179,6 @@ def test_ctrl_c_is_raised_when_the_build_has_ended_whatever_it_can_hear(
 
     def during_build() -> None:
         press_ctrl_c()
-        time.sleep(0.3)  # the other thread hears it meanwhile
         ended.append(True)
 
     double.during_build = during_build

@@ -1,0 +1,216 @@
+#include "deploykit/self_test.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+
+#include "deploykit/error.hpp"
+#include "files.hpp"
+#include "npy.hpp"
+
+namespace deploykit {
+namespace {
+
+constexpr std::uint64_t largest_golden = std::uint64_t{1} << 32U;
+
+// The array of one tensor, of `count` rows; golden vectors are float32 also where the graph takes float16.
+Array golden_array(const Bundle& bundle, const TensorSpec& spec, const std::map<std::string, std::string>& paths) {
+    const Golden& golden = bundle.manifest().golden;
+    const auto found = paths.find(spec.name);
+    if (found == paths.end()) {
+        throw Error(ErrorCode::check_failed, "it has no golden vector for '" + spec.name + "'.",
+                    bundle.folder().string(), "Export the bundle again.");
+    }
+    const std::filesystem::path path = bundle.path(found->second);
+    Array array = parse_npy(read_file(path, largest_golden), path.string());
+    Shape expected(spec.shape);
+    expected[0] = golden.count;
+    const DataType type = spec.type == DataType::float16 ? DataType::float32 : spec.type;
+    if (array.shape != expected || array.type != type) {
+        throw Error(ErrorCode::check_failed,
+                    std::string("it is ") + name(array.type) + " " + array.shape.text() + ", not " + name(type) + " " +
+                        expected.text() + ".",
+                    path.string(), "Export the bundle again.");
+    }
+    return array;
+}
+
+// As the network takes it.
+Array as_type(Array array, DataType type) {
+    if (array.type == type) {
+        return array;
+    }
+    Array converted{type, array.shape, std::vector<std::byte>(array.view().elements() * sizeof(Half))};
+    auto* halves = reinterpret_cast<Half*>(converted.bytes.data());
+    for (std::size_t index = 0; index < array.view().elements(); ++index) {
+        halves[index] = to_half(array.view().value(index));
+    }
+    return converted;
+}
+
+// Samples × elements of each, both sides of the comparison.
+struct Pair {
+    const TensorView& reference;
+    const TensorView& candidate;
+
+    std::size_t samples() const { return static_cast<std::size_t>(reference.shape()[0]); }
+    std::size_t elements() const { return reference.elements() / samples(); }
+    double r(std::size_t index) const { return reference.value(index); }
+    double c(std::size_t index) const { return candidate.value(index); }
+};
+
+bool all_finite(const TensorView& tensor) {
+    for (std::size_t index = 0; index < tensor.elements(); ++index) {
+        if (!std::isfinite(tensor.value(index))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// The smallest over samples of ⟨r, c⟩ / (‖r‖·‖c‖); two zero vectors point the same way, a zero and another one do not.
+double worst_cosine(const Pair& pair) {
+    double worst = 1;
+    for (std::size_t sample = 0; sample < pair.samples(); ++sample) {
+        double product = 0;
+        double reference = 0;
+        double candidate = 0;
+        for (std::size_t index = sample * pair.elements(); index < (sample + 1) * pair.elements(); ++index) {
+            product += pair.r(index) * pair.c(index);
+            reference += pair.r(index) * pair.r(index);
+            candidate += pair.c(index) * pair.c(index);
+        }
+        const double norms = std::sqrt(reference) * std::sqrt(candidate);
+        const bool both_zero = reference == 0 && candidate == 0;
+        worst = std::min(worst, norms > 0 ? product / norms : static_cast<double>(both_zero));
+    }
+    return worst;
+}
+
+double top1_agreement(const Pair& pair) {
+    std::size_t agreeing = 0;
+    for (std::size_t sample = 0; sample < pair.samples(); ++sample) {
+        const std::size_t begin = sample * pair.elements();
+        std::size_t reference = begin;
+        std::size_t candidate = begin;
+        for (std::size_t index = begin; index < begin + pair.elements(); ++index) {
+            reference = pair.r(index) > pair.r(reference) ? index : reference;
+            candidate = pair.c(index) > pair.c(candidate) ? index : candidate;
+        }
+        agreeing += static_cast<std::size_t>(reference == candidate);
+    }
+    return static_cast<double>(agreeing) / static_cast<double>(pair.samples());
+}
+
+OutputParity measure(const std::string& output, const Pair& pair, bool classes) {
+    OutputParity parity{output, 0, 0, worst_cosine(pair), std::nullopt, std::nullopt};
+    double scale = 0;
+    double signal = 0;
+    double noise = 0;
+    for (std::size_t index = 0; index < pair.reference.elements(); ++index) {
+        const double difference = std::abs(pair.c(index) - pair.r(index));
+        parity.max_abs = std::max(parity.max_abs, difference);
+        scale = std::max(scale, std::abs(pair.r(index)));
+        signal += pair.r(index) * pair.r(index);
+        noise += difference * difference;
+    }
+    constexpr double infinity = std::numeric_limits<double>::infinity();
+    parity.max_relative = scale > 0 ? parity.max_abs / scale : (parity.max_abs > 0 ? infinity : 0);
+    if (noise > 0) {
+        parity.snr_db = signal > 0 ? 10 * std::log10(signal / noise) : -infinity;
+    }
+    if (classes) {
+        parity.top1_agreement = top1_agreement(pair);
+    }
+    return parity;
+}
+
+std::string formatted(const char* format, double value) {
+    char text[32];
+    std::snprintf(text, sizeof text, format, value);
+    return text;
+}
+
+// One sentence per bound that does not hold; a NaN holds none.
+std::vector<std::string> judge(const OutputParity& measured, std::size_t samples, const Tolerance& bounds) {
+    const std::string where = "output '" + measured.name + "': ";
+    std::vector<std::string> failures;
+    if (!(measured.max_relative <= bounds.max_relative)) {
+        failures.push_back(where + "the largest difference is " + formatted("%.2e", measured.max_relative) +
+                           " of full scale, above the bound of " + formatted("%.2e", bounds.max_relative));
+    }
+    if (!(measured.cosine >= bounds.min_cosine)) {
+        failures.push_back(where + "the worst sample's cosine is " + formatted("%.6f", measured.cosine) +
+                           ", below the bound of " + formatted("%.6f", bounds.min_cosine));
+    }
+    if (measured.snr_db && !(*measured.snr_db >= bounds.min_snr_db)) {
+        failures.push_back(where + "the signal-to-noise ratio is " + formatted("%.1f", *measured.snr_db) +
+                           " dB, below the bound of " + formatted("%.1f", bounds.min_snr_db) + " dB");
+    }
+    if (measured.top1_agreement && bounds.min_top1_agreement) {
+        // Of few samples, one near tie is a large share: a single sample may always differ.
+        const auto count = static_cast<double>(samples);
+        const double different = std::round((1 - *measured.top1_agreement) * count);
+        if (different > std::max(1.0, std::floor((1 - *bounds.min_top1_agreement) * count))) {
+            failures.push_back(where + "the best class is the same for " +
+                               formatted("%.2f", *measured.top1_agreement * 100) + " % of the samples only");
+        }
+    }
+    return failures;
+}
+
+std::vector<Array> golden_inputs(const Bundle& bundle, const Engine& engine) {
+    std::vector<Array> inputs;
+    for (const TensorSpec& spec : engine.inputs()) {
+        inputs.push_back(as_type(golden_array(bundle, spec, bundle.manifest().golden.inputs), spec.type));
+    }
+    return inputs;
+}
+
+}  // namespace
+
+SelfTest compare_golden(const Bundle& bundle, const Engine& engine) {
+    const Manifest& manifest = bundle.manifest();
+    const std::vector<Array> inputs = golden_inputs(bundle, engine);
+    std::vector<TensorView> views;
+    for (const Array& input : inputs) {
+        views.push_back(input.view());
+    }
+    Context context = engine.context();
+    const std::vector<TensorView>& answers = context.run(views);
+    SelfTest result;
+    for (std::size_t index = 0; index < answers.size(); ++index) {
+        const TensorSpec& spec = engine.outputs()[index];
+        const Array expected = golden_array(bundle, spec, manifest.golden.outputs);
+        const TensorView reference = expected.view();
+        if (!all_finite(answers[index])) {
+            result.outputs.push_back({spec.name, std::numeric_limits<double>::infinity(),
+                                      std::numeric_limits<double>::infinity(), -1, std::nullopt, std::nullopt});
+            result.failures.push_back("output '" + spec.name + "': it holds NaN or infinity");
+            continue;
+        }
+        const bool classes = manifest.head != "embedding" && reference.shape().rank() == 2;
+        result.outputs.push_back(measure(spec.name, {reference, answers[index]}, classes));
+        const auto failures =
+            judge(result.outputs.back(), static_cast<std::size_t>(manifest.golden.count), manifest.tolerance);
+        result.failures.insert(result.failures.end(), failures.begin(), failures.end());
+    }
+    return result;
+}
+
+void self_test(const Bundle& bundle, const Engine& engine) {
+    const SelfTest result = compare_golden(bundle, engine);
+    if (result.passed()) {
+        return;
+    }
+    std::string failures;
+    for (const std::string& failure : result.failures) {
+        failures += (failures.empty() ? "" : "; ") + failure;
+    }
+    throw Error(ErrorCode::check_failed,
+                "its golden inputs give other answers than eager PyTorch in " + engine.runtime() + ": " + failures + ".",
+                bundle.path(engine.file()).string(), "Do not serve it: export the bundle again, or another precision.");
+}
+
+}  // namespace deploykit

@@ -12,7 +12,8 @@ Given H×W×3 uint8 RGB pixels and a `Preprocessing`, with integers throughout a
 4. Normalise. Every pixel becomes (pixel · scale − mean) / std, computed in double precision and rounded once to
    float32. `mean` and `std` are listed in the output's order: a `bgr` network's begin with blue.
 
-Steps 1 and 2 are those of torchvision's Resize and CenterCrop on a PIL image.
+Steps 1 and 2 are those of torchvision's Resize and CenterCrop on a PIL image, but for images more than twice as high as
+wide: there Pillow 13 takes the columns first, Pillow 12 the rows, and both differ by the rounding in between, 1 of 255.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def crop(image: NDArray[np.uint8], spec: Preprocessing) -> NDArray[np.uint8]:
             f"an image of {height}x{width} pixels would become {resized_height}x{resized_width} before it is cropped.",
             "Crop so elongated an image first.",
         )
-    resized = Image.fromarray(image).resize((resized_width, resized_height), Image.Resampling.BILINEAR)
+    # One axis at a time: asked for both, Pillow 13 begins with the columns of images more than twice as high as wide.
+    narrowed = Image.fromarray(image).resize((resized_width, height), Image.Resampling.BILINEAR)
+    resized = narrowed.resize((resized_width, resized_height), Image.Resampling.BILINEAR)
     top, left = _half(resized_height - spec.height), _half(resized_width - spec.width)
     return np.array(resized.crop((left, top, left + spec.width, top + spec.height)))
 

@@ -36,10 +36,21 @@ def oracle(spec):
     return transforms.Compose([transforms.Resize(spec.resize), transforms.CenterCrop((spec.height, spec.width))])
 
 
+def rounding(height, width):
+    """By how much the oracle may differ: Pillow 13 begins with the columns of images over twice as high as wide."""
+    return int(height > 2 * width)
+
+
+def largest_difference(ours, theirs):
+    assert ours.shape == theirs.shape
+    return np.abs(ours.astype(int) - theirs.astype(int)).max()
+
+
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_geometry_is_torchvisions(height, width):
     image = noise(height, width)
-    assert np.array_equal(crop(image, IMAGENET), np.asarray(oracle(IMAGENET)(Image.fromarray(image))))
+    expected = np.asarray(oracle(IMAGENET)(Image.fromarray(image)))
+    assert largest_difference(crop(image, IMAGENET), expected) <= rounding(height, width)
 
 
 @settings(max_examples=60, deadline=None)
@@ -52,7 +63,8 @@ def test_geometry_is_torchvisions(height, width):
 def test_geometry_is_torchvisions_at_any_size(height, width, resize, spare):
     spec = Preprocessing(resize=resize, height=max(resize - spare[0], 1), width=max(resize - spare[1], 1))
     image = noise(height, width)
-    assert np.array_equal(crop(image, spec), np.asarray(oracle(spec)(Image.fromarray(image))))
+    expected = np.asarray(oracle(spec)(Image.fromarray(image)))
+    assert largest_difference(crop(image, spec), expected) <= rounding(height, width)
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -62,8 +74,9 @@ def test_values_are_torchvisions(height, width):
         [oracle(IMAGENET), transforms.ToTensor(), transforms.Normalize(IMAGENET.mean, IMAGENET.std)]
     )
     expected = normalized(Image.fromarray(image)).numpy()
-    # Two float32 roundings of values up to 2.7 on torchvision's side, one on ours.
-    np.testing.assert_allclose(preprocess(image, IMAGENET), expected, rtol=0, atol=1e-6)
+    # Two float32 roundings of values up to 2.7 on their side, one on ours; and a pixel is a step of 1 / 255 / std.
+    tolerance = 1e-6 + rounding(height, width) / 255 / min(IMAGENET.std)
+    np.testing.assert_allclose(preprocess(image, IMAGENET), expected, rtol=0, atol=tolerance)
 
 
 def test_a_pixel_is_scaled_then_centred_then_divided_and_rounded_once():

@@ -13,8 +13,10 @@ endforeach()
 
 if(NOT TensorRT_FOUND AND NOT ONNXRuntime_FOUND)
     message(FATAL_ERROR
-        "deploykit needs a runtime, and found neither TensorRT nor ONNX Runtime. Install one, or say where it is: "
-        "-DTensorRT_ROOT=/path or -DONNXRuntime_ROOT=/path, a folder with include/ and lib/. "
+        "deploykit needs a runtime, and found neither TensorRT nor ONNX Runtime. TensorRT comes with JetPack and from "
+        "NVIDIA; ONNX Runtime is libonnxruntime-dev on recent Debian and Ubuntu, and an archive on its release page, "
+        "github.com/microsoft/onnxruntime/releases. Where one is: -DTensorRT_ROOT=/path or -DONNXRuntime_ROOT=/path, a "
+        "folder with include/ and lib/. "
         "With -DDEPLOYKIT_ONNXRUNTIME=ON (or _TENSORRT) CMake says which part of it was not found.")
 endif()
 

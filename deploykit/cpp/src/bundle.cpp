@@ -1,5 +1,6 @@
 #include "deploykit/bundle.hpp"
 
+#include <algorithm>
 #include <system_error>
 #include <utility>
 
@@ -16,7 +17,7 @@ constexpr std::uint64_t largest_labels = std::uint64_t{1} << 24U;
 Manifest read_manifest(const std::filesystem::path& folder) {
     const std::filesystem::path path = folder / "manifest.json";
     std::error_code ignored;
-    if (!std::filesystem::exists(std::filesystem::symlink_status(path, ignored))) {
+    if (std::filesystem::symlink_status(path, ignored).type() == std::filesystem::file_type::not_found) {
         throw Error(ErrorCode::bad_input, "it is not a bundle: it has no manifest.json.", folder.string(),
                     "Make one with deploykit export.");
     }
@@ -33,6 +34,9 @@ std::optional<std::string> damage(const std::filesystem::path& folder, const Fil
         status = std::filesystem::symlink_status(path, failure);
         if (std::filesystem::is_symlink(status)) {
             return "is a link";
+        }
+        if (status.type() == std::filesystem::file_type::none) {
+            return "cannot be read: " + failure.message();
         }
     }
     if (!std::filesystem::exists(status)) {

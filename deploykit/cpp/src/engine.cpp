@@ -132,7 +132,7 @@ Engine::Engine(const Bundle& bundle, const EngineOptions& options) {
                     "It has " + joined(runtimes()) + ": use one of these, or build it with the other.");
     }
     throw Error(ErrorCode::backend, "no runtime can load it here. " + joined(passed_over_), bundle.folder().string(),
-                "");
+                "Remedy one of these.");
 }
 
 Context Engine::context() const { return Context(engine_->context(), engine_); }

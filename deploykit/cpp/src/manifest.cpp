@@ -4,6 +4,7 @@
 #include <initializer_list>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <utility>
 
 #include "deploykit/error.hpp"
@@ -17,6 +18,14 @@ using nlohmann::json;
 constexpr int deepest = 100;  // our manifests have about ten levels; a parser's stack ends somewhere
 
 constexpr const char* remedy = "Copy the bundle anew, or export it again.";
+
+// What the file says, as a message may show it: one line of ASCII, and not all of it where it is long.
+std::string legible(const std::string& text) {
+    constexpr std::size_t most = 200;
+    const json quoted = text.substr(0, most);
+    const std::string shown = quoted.dump(-1, ' ', true, json::error_handler_t::replace);
+    return shown.substr(1, shown.size() - 2) + (text.size() > most ? "..." : "");
+}
 
 // A value in the document, and the way to it for the error's sake: "manifest.json, batch.minimum".
 class Node {
@@ -61,7 +70,7 @@ public:
                 return found;
             }
         }
-        refuse("'" + found + "' is none of the words that it may be");
+        refuse("'" + legible(found) + "' is none of the words that it may be");
     }
 
     bool flag() const {
@@ -128,14 +137,14 @@ public:
     std::string path() const {
         std::string found = text();
         if (!stays_inside(found)) {
-            refuse("the path '" + found + "' leaves the bundle");
+            refuse("the path '" + legible(found) + "' leaves the bundle");
         }
         return found;
     }
 
 private:
     std::string inner(const std::string& key) const {
-        return where_ + (where_.find(", ") == std::string::npos ? ", " : ".") + key;
+        return where_ + (where_.find(", ") == std::string::npos ? ", " : ".") + legible(key);
     }
 
     const json& value_;
@@ -144,8 +153,8 @@ private:
 
 DataType data_type(const Node& node) {
     const std::string found = node.one_of({"float32", "float16", "uint8", "int8", "int32", "int64"});
-    for (const DataType type : {DataType::float32, DataType::float16, DataType::uint8, DataType::int8,
-                                DataType::int32, DataType::int64}) {
+    for (const DataType type :
+         {DataType::float32, DataType::float16, DataType::uint8, DataType::int8, DataType::int32, DataType::int64}) {
         if (found == name(type)) {
             return type;
         }
@@ -185,8 +194,7 @@ std::vector<TensorSpec> tensor_specs(const Node& node) {
 }
 
 FileRecord file_record(const Node& node) {
-    FileRecord file{node["path"].path(), node["sha256"].text(),
-                    static_cast<std::uint64_t>(node["bytes"].integer(0))};
+    FileRecord file{node["path"].path(), node["sha256"].text(), static_cast<std::uint64_t>(node["bytes"].integer(0))};
     if (file.sha256.size() != 64 || file.sha256.find_first_not_of("0123456789abcdef") != std::string::npos) {
         node["sha256"].refuse("it is no SHA-256");
     }
@@ -233,8 +241,8 @@ BuildRecord build_record(const Node& node) {
     const Node options = node["options"];
     BuildRecord build;
     build.platform = node["platform"].text();
-    build.compute_capabilities = node["compute_capabilities"].list(
-        [](const Node& one) { return static_cast<int>(one.integer(0, 100'000)); });
+    build.compute_capabilities =
+        node["compute_capabilities"].list([](const Node& one) { return static_cast<int>(one.integer(0, 100'000)); });
     build.open_ended = node["open_ended"].flag();
     build.version_compatible = options["version_compatible"].flag();
     build.hardware_compatible = options["hardware_compatible"].flag();
@@ -243,9 +251,8 @@ BuildRecord build_record(const Node& node) {
 }
 
 EngineRecord engine_record(const Node& node) {
-    return {node["backend"].text(),          node["version"].text(),
-            file_record(node["file"]),       tensor_specs(node["inputs"]),
-            tensor_specs(node["outputs"]),   node["build"].optional(build_record)};
+    return {node["backend"].text(),       node["version"].text(),        file_record(node["file"]),
+            tensor_specs(node["inputs"]), tensor_specs(node["outputs"]), node["build"].optional(build_record)};
 }
 
 Tolerance tolerance(const Node& node) {
@@ -253,9 +260,10 @@ Tolerance tolerance(const Node& node) {
             node["min_top1_agreement"].optional([](const Node& bound) { return bound.number(); })};
 }
 
-Golden golden(const Node& node) {
+// All of its samples are run at once.
+Golden golden(const Node& node, const BatchRange& batch) {
     const auto path = [](const Node& file) { return file.path(); };
-    return {node["inputs"].map(path), node["outputs"].map(path), node["count"].integer(1, 1 << 20)};
+    return {node["inputs"].map(path), node["outputs"].map(path), node["count"].integer(batch.minimum, batch.maximum)};
 }
 
 // Every path that is spoken of must be one of the files, whose digests are checked.
@@ -274,7 +282,7 @@ void require_listed(const Manifest& manifest, const Node& node) {
     }
     for (const std::string& path : named) {
         if (manifest.files.count(path) == 0) {
-            node.refuse("it names '" + path + "', which is not among its files");
+            node.refuse("it names '" + legible(path) + "', which is not among its files");
         }
     }
 }
@@ -283,23 +291,50 @@ std::map<std::string, FileRecord> files(const Node& node) {
     auto found = node.map(file_record);
     for (const auto& [path, file] : found) {
         if (path != file.path) {
-            node.refuse("the file '" + path + "' is recorded as '" + file.path + "'");
+            node.refuse("the file '" + legible(path) + "' is recorded as '" + legible(file.path) + "'");
         }
     }
     return found;
 }
 
-json parse(std::string_view text, const std::string& where) {
-    const auto shallow = [&where](int depth, json::parse_event_t /*event*/, json& /*value*/) {
+[[noreturn]] void refuse(const std::string& problem, const std::string& where) {
+    throw Error(ErrorCode::bad_input, "the manifest is damaged: " + problem + ".", where, remedy);
+}
+
+// Looks at a document while it is parsed: not nested deeper than makes sense, and no value hidden by a second one.
+class Watch {
+public:
+    explicit Watch(const std::string& where) : where_(where) {}
+
+    bool operator()(int depth, json::parse_event_t event, const json& value) {
         if (depth > deepest) {
-            throw Error(ErrorCode::bad_input, "the manifest is damaged: it is nested too deeply.", where, remedy);
+            refuse("it is nested too deeply", where_);
+        }
+        if (event == json::parse_event_t::object_start) {
+            open_.emplace_back();
+        } else if (event == json::parse_event_t::object_end) {
+            open_.pop_back();
+        } else if (event == json::parse_event_t::key && !open_.back().insert(value.get<std::string>()).second) {
+            refuse("the field " + legible(value.get<std::string>()) + " stands there twice", where_);
         }
         return true;
-    };
+    }
+
+private:
+    const std::string& where_;
+    std::vector<std::set<std::string>> open_;  // names in each object that has not ended
+};
+
+json parse(std::string_view text, const std::string& where) {
+    // The parser would take the first for the end, and pass over the second; Python's refuses both.
+    if (text.find('\0') != std::string_view::npos || text.substr(0, 3) == "\xEF\xBB\xBF") {
+        refuse("it has bytes that no JSON has", where);
+    }
     try {
-        return json::parse(text.begin(), text.end(), shallow);
+        return json::parse(text.begin(), text.end(), Watch(where));
     } catch (const json::exception& error) {
-        throw Error(ErrorCode::bad_input, std::string("the manifest is damaged: ") + error.what() + ".", where, remedy);
+        const std::string said = error.what();
+        refuse(legible(said.substr(said.find(' ') + 1)), where);  // without "[json.exception.parse_error.101]"
     }
 }
 
@@ -328,7 +363,7 @@ Manifest parse_manifest(std::string_view text, const std::string& where) {
     manifest.labels = node["labels"].optional([](const Node& labels) { return labels.path(); });
     manifest.engines = node["beside"].list([](const Node& beside) { return engine_record(beside["engine"]); });
     manifest.engines.insert(manifest.engines.begin(), engine_record(node["engine"]));
-    manifest.golden = golden(node["golden"]);
+    manifest.golden = golden(node["golden"], manifest.batch);
     manifest.tolerance = tolerance(node["parity"]["tolerance"]);
     manifest.files = files(node["files"]);
     require_listed(manifest, node);

@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <optional>
+#include <set>
 
 #include "deploykit/error.hpp"
 
@@ -9,6 +10,8 @@ namespace deploykit {
 namespace {
 
 constexpr std::string_view magic = "\x93NUMPY";
+constexpr std::size_t longest_word = 16;
+constexpr const char* letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_<>=|";
 constexpr std::uint64_t largest_size = std::uint64_t{1} << 31U;
 
 [[noreturn]] void refuse(const std::string& where, const std::string& problem) {
@@ -29,10 +32,13 @@ public:
 
     Header read() {
         Header header;
-        int seen = 0;
+        std::set<std::string> seen;
         expect('{');
         while (!accept('}')) {
             const std::string key = quoted();
+            if (!seen.insert(key).second) {
+                fail();
+            }
             expect(':');
             if (key == "descr") {
                 header.descr = quoted();
@@ -43,14 +49,13 @@ public:
             } else {
                 fail();
             }
-            ++seen;
             if (!accept(',')) {
                 expect('}');
                 break;
             }
         }
         skip_spaces();
-        if (seen != 3 || header.descr.empty() || !text_.empty()) {
+        if (seen.size() != 3 || header.descr.empty() || !text_.empty()) {
             fail();
         }
         return header;
@@ -87,6 +92,9 @@ private:
             fail();
         }
         const std::string found(text_.substr(0, end));
+        if (found.size() > longest_word || found.find_first_not_of(letters) != std::string::npos) {
+            fail();
+        }
         text_.remove_prefix(end + 1);
         return found;
     }

@@ -77,9 +77,10 @@ Half to_half(float value) noexcept {
     if (cut > 24U) {
         return half(0);  // below half of the smallest subnormal
     }
-    const std::uint32_t fraction = exponent >= -14
-        ? magnitude - (static_cast<std::uint32_t>(127 - 15) << 23U)  // the exponent in a half's bias, in front
-        : (magnitude & 0x7FFFFFU) | 0x800000U;                        // the hidden bit, since there will be none
+    const std::uint32_t fraction =
+        exponent >= -14
+            ? magnitude - (static_cast<std::uint32_t>(127 - 15) << 23U)  // the exponent in a half's bias, in front
+            : (magnitude & 0x7FFFFFU) | 0x800000U;                       // the hidden bit, since there will be none
     const std::uint32_t rest = fraction & ((1U << cut) - 1U);
     const std::uint32_t middle = 1U << (cut - 1U);
     const std::uint32_t kept = fraction >> cut;
@@ -87,14 +88,16 @@ Half to_half(float value) noexcept {
     return half(kept + (up ? 1U : 0U));  // a carry into the exponent is what rounding up to a power of two is
 }
 
-Shape::Shape(std::initializer_list<std::int64_t> sizes) : Shape(std::vector<std::int64_t>(sizes)) {}
+Shape::Shape(std::initializer_list<std::int64_t> sizes) : Shape(sizes.begin(), sizes.size()) {}
 
-Shape::Shape(const std::vector<std::int64_t>& sizes) : rank_(sizes.size()) {
+Shape::Shape(const std::vector<std::int64_t>& sizes) : Shape(sizes.data(), sizes.size()) {}
+
+Shape::Shape(const std::int64_t* sizes, std::size_t rank) : rank_(rank) {
     if (rank_ > max_rank) {
         throw Error(ErrorCode::usage, "it has " + std::to_string(rank_) + " axes.", "a shape",
                     "Tensors here have up to eight.");
     }
-    std::copy(sizes.begin(), sizes.end(), sizes_.begin());
+    std::copy_n(sizes, rank_, sizes_.begin());
 }
 
 std::int64_t Shape::elements() const noexcept {

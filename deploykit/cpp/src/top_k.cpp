@@ -15,7 +15,11 @@ void require_scores(const TensorView& scores, const Bundle& bundle, std::size_t 
         throw Error(ErrorCode::usage, "it gives embeddings, which have no classes.", bundle.folder().string(),
                     "Export it with --head logits.");
     }
-    if (scores.shape().rank() != 2 || scores.shape()[1] < 1) {
+    if (scores.data() == nullptr) {
+        throw Error(ErrorCode::usage, "there are no scores: their pointer is null.", "top_k",
+                    "Give what a classifier answered.");
+    }
+    if (scores.shape().rank() != 2 || scores.shape()[0] < 1 || scores.shape()[1] < 1) {
         throw Error(ErrorCode::usage, "scores are N×classes, and these are " + scores.shape().text() + ".", "top_k",
                     "Give what a classifier answered.");
     }

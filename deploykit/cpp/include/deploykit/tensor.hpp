@@ -32,6 +32,7 @@ public:
     Shape() = default;
     Shape(std::initializer_list<std::int64_t> sizes);        // Error(usage): more than eight axes
     explicit Shape(const std::vector<std::int64_t>& sizes);  // the same
+    Shape(const std::int64_t* sizes, std::size_t rank);      // the same
 
     std::size_t rank() const noexcept { return rank_; }
     std::int64_t operator[](std::size_t axis) const noexcept { return sizes_[axis]; }

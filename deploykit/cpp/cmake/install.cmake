@@ -1,0 +1,41 @@
+# cmake --install: the library, its headers, and the package that find_package(deploykit) reads.
+#
+# On its own only where deploykit is the project that is built: an application installs itself.
+option(DEPLOYKIT_INSTALL "Install the library and its CMake package" ${is_top_level})
+if(NOT DEPLOYKIT_INSTALL)
+    return()
+endif()
+
+include(CMakePackageConfigHelpers)
+set(package ${CMAKE_INSTALL_LIBDIR}/cmake/deploykit)
+
+# An installed shared library finds the runtimes where they were when it was linked, or beside itself.
+set_target_properties(deploykit PROPERTIES
+    INSTALL_RPATH $ORIGIN
+    INSTALL_RPATH_USE_LINK_PATH ON
+)
+install(TARGETS deploykit EXPORT deploykitTargets
+    LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
+    ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
+    RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR}
+)
+install(DIRECTORY include/deploykit DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(EXPORT deploykitTargets NAMESPACE deploykit:: DESTINATION ${package})
+
+# A static library is linked together with what it uses; a shared one has that behind it.
+get_target_property(kind deploykit TYPE)
+set(needed "")
+if(kind STREQUAL STATIC_LIBRARY)
+    set(needed "OpenSSL Threads")
+    foreach(runtime TensorRT ONNXRuntime)
+        if(${runtime}_FOUND)
+            string(APPEND needed " ${runtime}")
+            install(FILES cmake/Find${runtime}.cmake DESTINATION ${package})
+        endif()
+    endforeach()
+endif()
+configure_package_config_file(cmake/installed.cmake.in deploykitConfig.cmake
+    INSTALL_DESTINATION ${package} NO_SET_AND_CHECK_MACRO NO_CHECK_REQUIRED_COMPONENTS_MACRO)
+write_basic_package_version_file(deploykitConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/deploykitConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/deploykitConfigVersion.cmake
+    DESTINATION ${package})

@@ -16,15 +16,17 @@ VERBS: Final = {
     "export": "from a network to a checked bundle, in one command",
     "compile": "build an engine on this machine from a bundle's graph",
     "parity": "compare with eager PyTorch: networks, bundles, or the whole catalog",
+    "bench": "latency of a bundle on this machine, through Python or the C++ library",
     "run": "the best classes of images, through a bundle",
     "inspect": "what is inside a bundle or an ONNX file, layer by layer",
     "verify": "a bundle's digests and golden self-test",
     "doctor": "what this machine can do, and what to install for the rest",
+    "cmake-dir": "the folder for find_package(deploykit)",
 }
 """Verb to its line in `--help`; each lives in the module of its name."""
 
-MODULES: Final = {"list": "listing", "run": "running"}
-"""Verbs whose module cannot carry their name: Python has a `list`, and this package its `run`."""
+MODULES: Final = {"list": "listing", "run": "running", "cmake-dir": "cmake_dir"}
+"""Verbs whose module cannot carry their name: Python has a `list`, this package its `run`, and no name a hyphen."""
 
 
 class Verbs(click.Group):

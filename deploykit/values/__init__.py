@@ -54,6 +54,7 @@ from deploykit.values.requests import BudgetOptions, CalibrationOptions, ExportR
 from deploykit.values.samples import Batch, DataRecord, Pixels, Sample, SampleRecord
 from deploykit.values.verdicts import (
     Accuracy,
+    Bench,
     Finding,
     Latency,
     MatrixRow,
@@ -61,6 +62,7 @@ from deploykit.values.verdicts import (
     Parity,
     Prediction,
     Provenance,
+    StartUp,
     Tolerance,
 )
 from deploykit.values.words import (
@@ -76,6 +78,7 @@ from deploykit.values.words import (
     Observer,
     Precision,
     Preprocess,
+    Runtime,
     Value,
 )
 
@@ -89,6 +92,7 @@ __all__ = [
     "Backend",
     "Batch",
     "BatchRange",
+    "Bench",
     "Beside",
     "Budget",
     "BudgetOptions",
@@ -145,10 +149,12 @@ __all__ = [
     "Recipe",
     "Rewrite",
     "Runner",
+    "Runtime",
     "Sample",
     "SampleRecord",
     "SampleSet",
     "Sensitivity",
+    "StartUp",
     "TensorSpec",
     "Tolerance",
     "TypedGraph",

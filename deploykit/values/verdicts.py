@@ -7,7 +7,7 @@ from typing import Literal
 
 from deploykit.values.quantization import PrecisionReceipt
 from deploykit.values.samples import DataRecord
-from deploykit.values.words import Precision, Value
+from deploykit.values.words import Precision, Runtime, Value
 
 
 class Tolerance(Value, frozen=True):
@@ -81,6 +81,35 @@ class Latency(Value, frozen=True):
     """Images per second: batch · iterations / elapsed."""
     settled: bool
     """Whether warm-up ended because the last windows agreed."""
+
+
+class StartUp(Value, frozen=True):
+    """How long it takes until the first answer is there, from the start of our own code on."""
+
+    open_ms: float
+    """To read the manifest and check every file's digest."""
+    load_ms: float
+    """To load the engine; in Python, to import its library too."""
+    first_ms: float
+    """Of the first call."""
+
+
+class Bench(Value, frozen=True):
+    """One engine of a bundle, measured on this machine."""
+
+    model: str
+    precision: Precision
+    runtime: Runtime
+    library: str
+    """Name and version of what computed."""
+    file: str
+    """The engine within the bundle."""
+    latency: Latency
+    start_up: StartUp
+    peak_memory_bytes: int
+    """The largest resident set of the process that ran it, the interpreter and its packages among it."""
+    statements: tuple[str, ...] = ()
+    """What a reader must know beside the figures."""
 
 
 class Provenance(Value, frozen=True):

@@ -29,6 +29,8 @@ InOut = Literal["fp32", "fp16"]
 Head = Literal["logits", "probabilities", "embedding"]
 Preprocess = Literal["host", "graph"]
 Exporter = Literal["auto", "dynamo", "torchscript"]
+Runtime = Literal["python", "cpp"]
+"""What an application runs a bundle with: this package, or the C++ library."""
 ChannelOrder = Literal["rgb", "bgr"]
 DType = Literal["float32", "float16", "uint8", "int8", "int32", "int64"]
 

@@ -91,6 +91,7 @@ LOADS = "import sys; from deploykit.cli import run; run({words!r}); print(*sorte
         (["list"], HEAVY | ARRAYS),
         (["list", "--json"], HEAVY | ARRAYS),
         (["doctor"], HEAVY | ARRAYS),
+        (["cmake-dir"], HEAVY | ARRAYS),
         (["verify", "BUNDLE"], HEAVY - {"onnxruntime"}),
         (["inspect", "BUNDLE"], HEAVY),
         (["run", "BUNDLE", "nowhere.png"], HEAVY - {"onnxruntime"}),

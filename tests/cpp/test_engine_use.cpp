@@ -95,7 +95,7 @@ void check_refused(const Loaded& loaded, const TensorView& input, const std::vec
     const std::vector<float> before = answers(context, loaded.images(1));
     const auto error = refusal([&] { context.run(input); });
     CHECK(error.code() == ErrorCode::usage);
-    CHECK(error.where() == "input " + loaded.spec.name);
+    CHECK(error.where() == "input '" + loaded.spec.name + "'");
     for (const std::string& word : words) {
         CHECK(error.what() == doctest::Contains(word.c_str()));
     }

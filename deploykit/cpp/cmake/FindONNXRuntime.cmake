@@ -2,8 +2,9 @@
 #
 #   ONNXRuntime::onnxruntime   headers and library
 #
-# Headers come with the release archives (include/) and Debian's libonnxruntime-dev (include/onnxruntime/). The library
-# may also be the one inside the Python package onnxruntime 1.31 or newer: -DONNXRuntime_LIBRARY=/…/libonnxruntime.so.1.31.1
+# Headers come with the release archives (include/) and Debian's libonnxruntime-dev (include/onnxruntime/). The Python
+# package onnxruntime has the library, from 1.31 on, but not under the name that programs ask the loader for: to link it,
+# put a link called libonnxruntime.so.1 beside it, and give -DONNXRuntime_LIBRARY= that.
 
 find_path(ONNXRuntime_INCLUDE_DIR onnxruntime_c_api.h
     PATH_SUFFIXES onnxruntime onnxruntime/core/session

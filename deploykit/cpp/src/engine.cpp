@@ -42,7 +42,7 @@ Shape expected_shape(const TensorSpec& spec, std::int64_t batch) {
 }
 
 [[noreturn]] void refuse(const TensorSpec& spec, const std::string& problem) {
-    throw Error(ErrorCode::usage, problem, "input " + spec.name, "Compare with Engine::inputs().");
+    throw Error(ErrorCode::usage, problem, "input '" + spec.name + "'", "Compare with Engine::inputs().");
 }
 
 void require_fitting(const TensorSpec& spec, const TensorView& input, std::int64_t batch) {

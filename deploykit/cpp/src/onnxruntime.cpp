@@ -33,7 +33,7 @@ const OrtApi& library() {
     return *api;
 }
 
-void require(const OrtApi& api, OrtStatus* status, ErrorCode code, const std::string& remedy) {
+void require(const OrtApi& api, OrtStatus* status, ErrorCode code, const char* remedy) {
     if (status != nullptr) {
         const std::string reason = api.GetErrorMessage(status);
         api.ReleaseStatus(status);
@@ -50,8 +50,7 @@ template <class T>
 using Owned = std::unique_ptr<T, void(ORT_API_CALL*)(T*)>;
 
 template <class T, class Create>
-Owned<T> owned(const OrtApi& api, void(ORT_API_CALL* release)(T*), ErrorCode code, const std::string& remedy,
-               Create create) {
+Owned<T> owned(const OrtApi& api, void(ORT_API_CALL* release)(T*), ErrorCode code, const char* remedy, Create create) {
     T* made = nullptr;
     require(api, create(&made), code, remedy);
     return Owned<T>(made, release);
@@ -212,12 +211,12 @@ void require_interface(const OrtApi& api, const Session& session, const std::vec
     for (std::size_t index = 0; same && index < count; ++index) {
         char* found = nullptr;
         checked(name_of(session.session.get(), index, allocator, &found));
-        const auto spec = std::find_if(specs.begin(), specs.end(),
-                                       [found](const TensorSpec& one) { return one.name == found; });
+        const auto spec =
+            std::find_if(specs.begin(), specs.end(), [found](const TensorSpec& one) { return one.name == found; });
         checked(api.AllocatorFree(allocator, found));
-        const auto info = owned<OrtTypeInfo>(
-            api, api.ReleaseTypeInfo, ErrorCode::internal, "Report this.",
-            [&](OrtTypeInfo** made) { return type_of(session.session.get(), index, made); });
+        const auto info =
+            owned<OrtTypeInfo>(api, api.ReleaseTypeInfo, ErrorCode::internal, "Report this.",
+                               [&](OrtTypeInfo** made) { return type_of(session.session.get(), index, made); });
         const OrtTensorTypeAndShapeInfo* tensor = nullptr;
         checked(api.CastTypeInfoToTensorInfo(info.get(), &tensor));
         ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
@@ -254,12 +253,11 @@ std::shared_ptr<const Engine> load_onnxruntime(const Bundle& bundle, const Engin
         "This version may lack an operator of the graph: use a newer one, or another precision.",
         [&](OrtSession** made) { return api.CreateSession(environment.get(), path.c_str(), settings.get(), made); });
     auto host = owned<OrtMemoryInfo>(
-        api, api.ReleaseMemoryInfo, ErrorCode::internal, "Report this.", [&api](OrtMemoryInfo** made) {
-            return api.CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, made);
-        });
+        api, api.ReleaseMemoryInfo, ErrorCode::internal, "Report this.",
+        [&api](OrtMemoryInfo** made) { return api.CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, made); });
 
-    auto made = std::make_shared<const Session>(
-        Session{api, std::move(environment), std::move(session), std::move(host)});
+    auto made =
+        std::make_shared<const Session>(Session{api, std::move(environment), std::move(session), std::move(host)});
     require_interface(api, *made, manifest.inputs, path, api.SessionGetInputCount, api.SessionGetInputName,
                       api.SessionGetInputTypeInfo);
     require_interface(api, *made, manifest.outputs, path, api.SessionGetOutputCount, api.SessionGetOutputName,

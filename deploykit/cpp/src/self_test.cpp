@@ -208,9 +208,10 @@ void self_test(const Bundle& bundle, const Engine& engine) {
     for (const std::string& failure : result.failures) {
         failures += (failures.empty() ? "" : "; ") + failure;
     }
-    throw Error(ErrorCode::check_failed,
-                "its golden inputs give other answers than eager PyTorch in " + engine.runtime() + ": " + failures + ".",
-                bundle.path(engine.file()).string(), "Do not serve it: export the bundle again, or another precision.");
+    throw Error(
+        ErrorCode::check_failed,
+        "its golden inputs give other answers than eager PyTorch in " + engine.runtime() + ": " + failures + ".",
+        bundle.path(engine.file()).string(), "Do not serve it: export the bundle again, or another precision.");
 }
 
 }  // namespace deploykit

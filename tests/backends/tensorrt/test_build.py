@@ -130,7 +130,7 @@ def heeded() -> Iterator[None]:
 
 @pytest.fixture
 def press_ctrl_c(monkeypatch: pytest.MonkeyPatch, heeded: None) -> Callable[[], None]:  # noqa: ARG001
-    """Press it, and wait until the waiting thread heard it: a small build may end before a busy machine gets to that."""
+    """Press it, and wait until the waiting thread heard it: a small build may end before a busy machine does."""
     heard = threading.Event()
     cancel = Phases.cancel
 

@@ -23,8 +23,8 @@ enum class Runtime {
 
 struct EngineOptions {
     Runtime runtime = Runtime::any;
-    int threads = 0;          // ONNX Runtime: threads that one call is spread over, shared by all contexts; 0: one per core
-    int device = 0;           // TensorRT: the CUDA device
+    int threads = 0;  // ONNX Runtime: threads that one call is spread over, shared by all contexts; 0: one per core
+    int device = 0;   // TensorRT: the CUDA device
     bool cuda_graphs = true;  // TensorRT: replay launches as one graph from the second call of a batch size on
 };
 

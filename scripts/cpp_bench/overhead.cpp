@@ -1,0 +1,67 @@
+// overhead BUNDLE SIDE…: the library (cpp) and the bare loop (bare) in one process, loaded in the order given.
+//
+// The first line says which ONNX Runtime it is, once each side has answered, and all alike. Then requests, a line each:
+// `cpp` and `bare` run one call and are answered with its nanoseconds, `memory` with the peak in bytes.
+
+#include <deploykit/deploykit.hpp>
+#include <iostream>
+#include <memory>
+#include <string>
+
+#include "bare.hpp"
+#include "measure.hpp"
+#include "memory.hpp"
+#include "workload.hpp"
+
+namespace {
+
+using deploykit::TensorView;
+
+bool same(const TensorView& answer, const std::vector<float>& other) {
+    return answer.elements() == other.size() && std::memcmp(answer.data(), other.data(), answer.bytes()) == 0;
+}
+
+int serve(const std::vector<std::string>& words) {
+    const deploykit::Bundle bundle(words.at(0));
+    std::unique_ptr<deploykit::Engine> engine;
+    std::unique_ptr<deploykit::Context> context;
+    std::unique_ptr<Bare> bare;
+    const deploykit::bench::Workload workload(bundle, bundle.manifest().inputs, 1);
+    for (std::size_t index = 1; index < words.size(); ++index) {
+        if (words[index] == "cpp") {
+            engine = std::make_unique<deploykit::Engine>(bundle);
+            context = std::make_unique<deploykit::Context>(engine->context());
+            context->run(workload.inputs());
+        } else {
+            bare = std::make_unique<Bare>(bundle, workload.inputs(), 0);
+            bare->run();
+        }
+    }
+    if (context && bare && !same(context->run(workload.inputs()).front(), bare->answers().front())) {
+        std::cerr << "the library and the bare loop give different answers\n";
+        return 1;
+    }
+    std::cout << OrtGetApiBase()->GetVersionString() << '\n' << std::flush;
+    for (std::string request; std::getline(std::cin, request);) {
+        if (request == "memory") {
+            std::cout << deploykit::bench::peak_memory_bytes() << '\n';
+        } else if (request == "cpp") {
+            std::cout << deploykit::bench::timed([&] { context->run(workload.inputs()); }) << '\n';
+        } else {
+            std::cout << deploykit::bench::timed([&] { bare->run(); }) << '\n';
+        }
+        std::cout.flush();
+    }
+    return 0;
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+    try {
+        return serve({words + 1, words + count});
+    } catch (const std::exception& error) {
+        std::cerr << error.what() << '\n';
+        return 4;
+    }
+}

@@ -1,0 +1,93 @@
+"""scripts/bench_cpp: when a bound holds, whose time is counted, and what it asks CMake for."""
+
+import sys
+from argparse import Namespace
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+
+import pytest
+
+from deploykit.bench.measure import interleave
+from deploykit.bench.statistics import Interval
+from deploykit.errors import BackendError
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+sys.path.append(str(SCRIPTS))  # where Python itself finds what a script imports from beside it
+
+loader = SourceFileLoader("bench_cpp", str(SCRIPTS / "bench_cpp"))
+bench_cpp = module_from_spec(spec_from_loader("bench_cpp", loader))
+loader.exec_module(bench_cpp)
+
+
+def row(over_bare=(0.99, 1.00, 1.01), over_python=(0.97, 0.98, 0.99), allocations=(66.0, 66.0)):
+    low, estimate, high = over_bare
+    start = bench_cpp.Start(0.25, 100 << 20)
+    return bench_cpp.Row(
+        "resnet18 fp32",
+        {"cpp": 10.0, "bare": 10.1, "python": 10.2},
+        Interval(estimate, low, high),
+        Interval(over_python[1], over_python[0], over_python[2]),
+        dict.fromkeys(bench_cpp.SIDES, start),
+        allocations,
+    )
+
+
+@pytest.mark.parametrize(
+    ("broken", "place"),
+    [
+        ({"over_bare": (1.03, 1.04, 1.05)}, 0),
+        ({"over_python": (1.01, 1.02, 1.03)}, 1),
+        ({"allocations": (67.0, 66.0)}, 2),
+    ],
+)
+def test_one_row_that_breaks_a_bound_breaks_the_promise(broken, place):
+    held = [holds for _, holds in bench_cpp.bounds([row(), row(**broken)])]
+    assert held == [index != place for index in range(3)]
+
+
+def test_an_interval_that_reaches_the_bound_does_not_refute_it():
+    assert all(holds for _, holds in bench_cpp.bounds([row(over_python=(0.99, 1.01, 1.02))]))
+
+
+def test_the_table_has_every_figure_and_every_promise():
+    text = bench_cpp.table([row(allocations=(67.0, 66.0))], Namespace(rounds=40, launches=3))
+    assert "| resnet18 fp32 | 10.00 | 10.10 | 10.20 | 1.000 (0.990 to 1.010) | 0.980 (0.970 to 0.990) |" in text
+    assert "| resnet18 fp32 | 0.25 | 0.25 | 0.25 | 100.0 MiB | 100.0 MiB | 100.0 MiB | 67 | 66 | 1 |" in text
+    assert "p50 of 120 interleaved calls at batch 1, in 3 launches" in text
+    assert text.count(": holds") == 2
+    assert text.count(": DOES NOT HOLD") == 1
+
+
+@pytest.fixture
+def program(tmp_path):
+    """A program of these lines of shell, served."""
+    path = tmp_path / "program"
+
+    def serve(*lines):
+        path.write_text("\n".join(("#!/bin/sh", *lines)))
+        path.chmod(0o755)
+        return bench_cpp.Served((path, "BUNDLE"))
+
+    return serve
+
+
+def test_only_what_the_programs_say_they_took_is_counted(program):
+    served = program("echo 1.31.1", "while read -r side; do [ $side = cpp ] && echo 1000 || echo 3000; done")
+    account = bench_cpp.Account()
+    runs = {side: lambda side=side: account.run(served, side) for side in ("cpp", "bare")}
+    durations = interleave(runs, 8, clock=account, warmup_rounds=1)
+    served.close()
+    assert served.version == "1.31.1"
+    assert durations == {"cpp": (1000,) * 8, "bare": (3000,) * 8}
+
+
+def test_a_program_that_ends_is_named_with_its_exit_code(program):
+    with pytest.raises(BackendError, match=r"program BUNDLE ended with exit code 3\."):
+        program("exit 3")
+
+
+def test_a_change_of_any_source_of_either_side_builds_the_programs_again():
+    folders = {path.name for path in bench_cpp.PROGRAMS.sources}
+    assert {"cpp_bench", "src", "include", "bench", "cmake", "CMakeLists.txt"} <= folders
+    assert all(path.exists() for path in bench_cpp.PROGRAMS.sources)

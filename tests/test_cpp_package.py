@@ -1,0 +1,483 @@
+"""The C++ library as a consumer meets it: found by CMake in three ways, in the README's program, in the examples, in C.
+
+What is built here needs a compiler, CMake, Ninja, and ONNX Runtime where DEPLOYKIT_CPP_DEPENDENCIES says:
+scripts/test_cpp lays that out and sets it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from deploykit import bundles
+from deploykit.backends import backend
+from deploykit.bundle import manifest as manifests
+from deploykit.preprocess import preprocess
+from deploykit.values import Prediction
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+LIBRARY: Final = ROOT / "deploykit/cpp"
+DEPENDENCIES: Final = os.environ.get("DEPLOYKIT_CPP_DEPENDENCIES")
+EXAMPLES: Final = ("classify", "camera_loop", "serve_threads")
+QUICK: Final = ("-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS_RELEASE=-O1")
+
+pytestmark = pytest.mark.skipif(
+    DEPENDENCIES is None, reason="DEPLOYKIT_CPP_DEPENDENCIES is not set: scripts/test_cpp runs these"
+)
+
+
+def environment() -> dict[str, str]:
+    """Where CMake finds ONNX Runtime, as a user would say it once for all projects."""
+    runtime = f"{DEPENDENCIES}/onnxruntime/{platform.machine()}"
+    return {**os.environ, "ONNXRuntime_ROOT": runtime, "CMAKE_GENERATOR": "Ninja"}
+
+
+def said(*words: str | Path, folder: Path | None = None, given: bytes = b"") -> tuple[int, str, str]:
+    """Exit code, standard output and standard error."""
+    done = subprocess.run(words, cwd=folder, env=environment(), input=given, capture_output=True, check=False)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def done(*words: str | Path, folder: Path | None = None) -> str:
+    code, out, err = said(*words, folder=folder)
+    assert code == 0, f"{words} ended with {code}\n{out}\n{err}"
+    return out
+
+
+def built(source: Path, folder: Path, *settings: str) -> Path:
+    """The project, configured and built in the folder. Neither may warn."""
+    assert "warning" not in done("cmake", "-S", source, "-B", folder, *settings).lower()
+    assert "warning" not in done("cmake", "--build", folder).lower()
+    return folder
+
+
+def block(language: str) -> str:
+    """The README's code of that language in the section on C++."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## In C++\n")[1].split("\n## ")[0]
+    (code,) = re.findall(rf"^```{language}\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
+    return str(code)
+
+
+def write_consumer(folder: Path, how: str) -> Path:
+    """The README's program, with other words in the place of find_package."""
+    folder.mkdir()
+    (folder / "main.cpp").write_text(block("cpp"), encoding="utf-8")
+    listed = block("cmake")
+    assert "find_package(deploykit REQUIRED)" in listed
+    (folder / "CMakeLists.txt").write_text(listed.replace("find_package(deploykit REQUIRED)", how), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the library is installed as a shared one."""
+    folder = tmp_path_factory.mktemp("shared")
+    built(LIBRARY, folder / "build", "-DBUILD_SHARED_LIBS=ON", *QUICK, f"-DCMAKE_INSTALL_PREFIX={folder}/installed")
+    done("cmake", "--install", folder / "build")
+    return folder / "installed"
+
+
+@pytest.fixture(scope="session")
+def examples(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The programs, each its own project that finds the installed library."""
+    folder = tmp_path_factory.mktemp("examples")
+    found = f"-DCMAKE_PREFIX_PATH={shared}"
+    strict = "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Wpedantic -Wshadow -Wconversion"
+    return {name: built(LIBRARY / "examples" / name, folder / name, found, strict, *QUICK) / name for name in EXAMPLES}
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images of one size. Never change it."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed in range(3):
+        low = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+        Image.fromarray(low).resize((90, 60), Image.Resampling.BICUBIC).save(folder / f"{seed}.png")
+    return folder
+
+
+def in_python(bundle: Path, *images: Path) -> tuple[Prediction, ...]:
+    return bundles.predict(bundle, images, 5)[1]
+
+
+def pixels(path: Path) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+# The README, and three ways to one target
+
+
+def test_the_readme_shows_a_project_of_fifteen_lines() -> None:
+    assert len((block("cmake") + block("cpp")).splitlines()) <= 15
+
+
+def test_the_readme_works_as_printed(fp32_bundle: Path, tmp_path: Path, program: Callable[..., list[str]]) -> None:
+    project, programs = write_consumer(tmp_path / "project", "find_package(deploykit REQUIRED)"), tmp_path / "bin"
+    shutil.copytree(fp32_bundle, project / "build/densenet121-fp16")
+    programs.mkdir()
+    (python, c, start) = program()
+    (programs / "deploykit").write_text(f'#!/bin/sh\nexec {python} {c} "{start}" "$@"\n')
+    (programs / "deploykit").chmod(0o755)
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    answer = subprocess.run(
+        ["bash", "-e", "-c", block("sh")],
+        cwd=project,
+        env={**environment(), "PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "warning" not in (answer.stdout + answer.stderr).lower()
+    grey = tmp_path / "grey.png"
+    Image.new("RGB", (640, 480), (128, 128, 128)).save(grey)
+    assert answer.stdout.splitlines()[-1] == in_python(fp32_bundle, grey)[0].labels[0]
+
+
+def test_a_subdirectory_and_an_installed_static_library_serve_as_well(fp32_bundle: Path, tmp_path: Path) -> None:
+    inside = write_consumer(tmp_path / "inside", f"add_subdirectory({LIBRARY} deploykit)")
+    shutil.copytree(fp32_bundle, inside / "build/densenet121-fp16")
+    prefix = tmp_path / "installed"
+    built(inside, inside / "out", "-DDEPLOYKIT_INSTALL=ON", f"-DCMAKE_INSTALL_PREFIX={prefix}", *QUICK)
+    label = done(inside / "out/app", folder=inside)
+    done("cmake", "--install", inside / "out")
+    outside = write_consumer(tmp_path / "outside", "find_package(deploykit 0.1 REQUIRED)")
+    (outside / "build").symlink_to(inside / "build")
+    # The library's own headers do not name JSON's: an installed library is used without them.
+    without_json = outside / "without.cmake"
+    without_json.write_text("set(CMAKE_DISABLE_FIND_PACKAGE_nlohmann_json ON)\n")
+    settings = (f"-DCMAKE_PREFIX_PATH={prefix}", f"-DCMAKE_PROJECT_INCLUDE={without_json}", *QUICK)
+    built(outside, outside / "out", *settings)
+    assert done(outside / "out/app", folder=outside) == label
+
+
+@pytest.mark.parametrize(
+    ("version", "found"), [("0.1", True), ("0.1.0", True), ("0.1.1", False), ("0.2", False), ("1", False)]
+)
+@pytest.mark.parametrize("way", ["sources", "installed"])
+def test_a_version_is_found_by_its_series(version: str, found: bool, way: str, shared: Path, tmp_path: Path) -> None:
+    asked = f"find_package(deploykit {version} QUIET)\nmessage(STATUS found=${{deploykit_FOUND}})"
+    (tmp_path / "CMakeLists.txt").write_text(f"cmake_minimum_required(VERSION 3.16)\nproject(v CXX)\n{asked}\n")
+    folder = LIBRARY / "cmake" if way == "sources" else shared / "lib/cmake/deploykit"
+    out = done("cmake", "-S", tmp_path, "-B", tmp_path / "out", f"-Ddeploykit_DIR={folder}")
+    assert f"found={int(found)}" in out
+
+
+@pytest.mark.parametrize(
+    ("missing", "remedy"),
+    [
+        (["nlohmann_json"], "Install nlohmann-json3-dev"),
+        (["OpenSSL"], "Install libssl-dev"),
+        (["ONNXRuntime", "TensorRT"], "-DONNXRuntime_ROOT=/path"),
+    ],
+)
+def test_what_is_missing_is_said_with_what_to_install(missing: list[str], remedy: str, tmp_path: Path) -> None:
+    settings = [f"-DCMAKE_DISABLE_FIND_PACKAGE_{name}=ON" for name in missing]
+    code, _, err = said("cmake", "-S", LIBRARY, "-B", tmp_path, *settings)
+    assert code != 0
+    assert remedy in " ".join(err.split())
+
+
+# The examples
+
+
+def test_classify_names_the_classes_that_python_names(
+    examples: dict[str, Path], fp32_bundle: Path, pictures: Path
+) -> None:
+    images = sorted(pictures.iterdir())
+    out = done(examples["classify"], fp32_bundle, *images)
+    expected = in_python(fp32_bundle, *images)
+    lines = iter(out.splitlines())
+    for prediction in expected:
+        assert next(lines) == prediction.image
+        for label, score in zip(prediction.labels, prediction.scores, strict=True):
+            percent, name = next(lines).split(" %  ")
+            assert name == label
+            assert float(percent) == pytest.approx(100 * score, abs=0.02)
+    assert not list(lines)
+
+
+def test_camera_loop_answers_a_folder_and_a_raw_stream_alike(
+    examples: dict[str, Path], fp32_bundle: Path, pictures: Path, tmp_path: Path
+) -> None:
+    images = sorted(pictures.iterdir())
+    stream = b"".join(pixels(path).tobytes() for path in images)
+    (tmp_path / "frames.rgb").write_bytes(stream)
+    loop = examples["camera_loop"]
+    for words, given in (
+        ((pictures,), b""),
+        (("--raw", "90x60", tmp_path / "frames.rgb"), b""),
+        (("--raw", "90x60"), stream),
+    ):
+        code, out, err = said(loop, fp32_bundle, *words, given=given)
+        assert (code, err) == (0, "")
+        frames, summary = out.split("frames: 3\n")
+        labels = [line.split(" %  ")[1] for line in frames.splitlines()]
+        assert labels == [prediction.labels[0] for prediction in in_python(fp32_bundle, *images)]
+        header, *rows = (line.split() for line in summary.splitlines())
+        assert header == ["p50", "ms", "p90", "ms", "p99", "ms"]
+        assert [row[0] for row in rows] == ["decode", "preprocess", "run", "top-k", "all"]
+        for _, p50, p90, p99 in rows:
+            assert 0 <= float(p50) <= float(p90) <= float(p99)
+
+
+def test_camera_loop_ends_with_its_summary_when_interrupted(
+    examples: dict[str, Path], fp32_bundle: Path, pictures: Path
+) -> None:
+    words: list[str | Path] = [examples["camera_loop"], fp32_bundle, "--raw", "90x60"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        running.stdin.write(pixels(pictures / "0.png").tobytes())
+        running.stdin.flush()
+        assert running.stdout.readline().startswith(b"decode")
+        running.send_signal(signal.SIGINT)  # now it waits for a second frame
+        assert running.wait(timeout=60) == 0
+        assert running.stdout.read().startswith(b"frames: 1\n")
+
+
+def test_serve_threads_says_what_more_threads_bring(
+    examples: dict[str, Path], fp32_bundle: Path, pictures: Path
+) -> None:
+    out = done(examples["serve_threads"], fp32_bundle, pictures / "0.png", "--threads", "3", "--seconds", "1")
+    runtime, header, *rows = out.splitlines()
+    assert runtime.startswith("ONNX Runtime ")
+    assert header.split()[:2] == ["threads", "images/s"]
+    assert [row.split()[0] for row in rows] == ["1", "2", "3"]
+    for _, throughput, p50, p90, p99 in map(str.split, rows):
+        assert float(throughput) > 0
+        assert 0 < float(p50) <= float(p90) <= float(p99)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_says_how_it_is_used(name: str, examples: dict[str, Path]) -> None:
+    asked, unasked = said(examples[name], "--help"), said(examples[name])
+    assert asked[1].startswith(f"usage: {name} BUNDLE ")
+    assert asked == (0, asked[1], "")
+    assert unasked == (2, "", asked[1])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "problem"),
+    [
+        ("classify {nowhere} {image}", 3, "manifest.json"),
+        ("classify {bundle}", 2, "usage: "),
+        ("classify {bundle} {nowhere}", 3, "there is no such file"),
+        ("classify {bundle} {pictures}", 3, "there is no such file"),
+        ("classify {bundle} {damaged}", 3, "it cannot be decoded"),
+        ("classify {bundle} {text}", 3, "it cannot be decoded"),
+        ("camera_loop {nowhere} {pictures}", 3, "manifest.json"),
+        ("camera_loop {bundle} {nowhere}", 3, "there is no such folder"),
+        ("camera_loop {bundle} {empty}", 3, "it is empty"),
+        ("camera_loop {bundle} --raw", 2, "one folder or one raw stream"),
+        ("camera_loop {bundle} {pictures} {pictures}", 2, "one folder or one raw stream"),
+        ("camera_loop {bundle} --raw 0x60", 2, "no size of frames"),
+        ("camera_loop {bundle} --raw 90", 2, "no size of frames"),
+        ("camera_loop {bundle} --raw 90x60x3", 2, "no size of frames"),
+        ("camera_loop {bundle} --raw 90x99999999999", 2, "no size of frames"),
+        ("camera_loop {bundle} --raw 90x60 {nowhere}", 3, "cannot be opened"),
+        ("camera_loop {bundle} --raw 90x60", 3, "there is no frame"),
+        ("camera_loop {bundle} --raw 9000x60 {text}", 3, "ends within a frame"),
+        ("serve_threads {nowhere} {image}", 3, "manifest.json"),
+        ("serve_threads {bundle}", 2, "a bundle and an image are needed"),
+        ("serve_threads {bundle} {nowhere}", 3, "there is no such file"),
+        ("serve_threads {bundle} {damaged}", 3, "it cannot be decoded"),
+        ("serve_threads {bundle} {image} --threads 0", 2, "'0' is no number"),
+        ("serve_threads {bundle} {image} --threads two", 2, "'two' is no number"),
+        ("serve_threads {bundle} {image} --threads 99999999999", 2, "is no number"),
+        ("serve_threads {bundle} {image} --seconds -1", 2, "'-1' is no number"),
+        ("serve_threads {bundle} {image} --theads 2", 2, "it is not understood"),
+    ],
+)
+def test_what_is_typed_wrongly_is_refused_in_a_sentence(
+    words: str, code: int, problem: str, examples: dict[str, Path], fp32_bundle: Path, pictures: Path, tmp_path: Path
+) -> None:
+    image = pictures / "0.png"
+    places = {name: tmp_path / name for name in ("nowhere", "empty", "damaged", "text")}
+    places["empty"].mkdir()
+    places["damaged"].write_bytes(image.read_bytes()[:200])
+    places["text"].write_text("no image\n")
+    name, *arguments = words.format(bundle=fp32_bundle, image=image, pictures=pictures, **places).split()
+    answer = said(examples[name], *arguments)
+    assert (answer[0], answer[1]) == (code, "")
+    assert problem in answer[2]
+    assert problem == "usage: " or answer[2].count("\n") == 1
+
+
+# The C interface
+
+
+def test_c99_takes_a_bundle_all_the_way(shared: Path, fp32_bundle: Path, pictures: Path, tmp_path: Path) -> None:
+    strict = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Werror")
+    done(
+        *("gcc", *strict, ROOT / "tests/cpp/c_api_c99.c", "-o", tmp_path / "c99", f"-I{shared}/include"),
+        *(f"-L{shared}/lib", "-ldeploykit", f"-Wl,-rpath,{shared}/lib"),
+    )
+    image = pictures / "0.png"
+    height, width, _ = pixels(image).shape
+    code, out, err = said(tmp_path / "c99", fp32_bundle, str(height), str(width), given=pixels(image).tobytes())
+    assert (code, err) == (0, "")
+    first, second, *best = out.splitlines()
+    assert first.split() == ["input", "input", "0", "NCHW", "-1", "3", "32", "32"]
+    assert second.split()[:4] == ["output", "logits", "0", "NC"]
+    assert tuple(int(line.split()[1]) for line in best) == in_python(fp32_bundle, image)[0].classes
+
+
+class TensorSpec(ctypes.Structure):
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("type", ctypes.c_int32),
+        ("rank", ctypes.c_size_t),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("layout", ctypes.c_char_p),
+    ]
+
+
+class Tensor(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("type", ctypes.c_int32),
+        ("rank", ctypes.c_size_t),
+        ("shape", ctypes.c_int64 * 8),
+    ]
+
+    def floats(self) -> NDArray[np.float32]:
+        shape = tuple(self.shape[: self.rank])
+        read = ctypes.cast(self.data, ctypes.POINTER(ctypes.c_float * int(np.prod(shape))))
+        return np.array(read.contents, np.float32).reshape(shape)
+
+
+class ImageView(ctypes.Structure):
+    _fields_ = [
+        ("pixels", ctypes.c_void_p),
+        ("height", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("order", ctypes.c_int32),
+        ("stride", ctypes.c_ssize_t),
+    ]
+
+
+class BatchRange(ctypes.Structure):
+    _fields_ = [("minimum", ctypes.c_int64), ("optimum", ctypes.c_int64), ("maximum", ctypes.c_int64)]
+
+
+class ClassScore(ctypes.Structure):
+    _fields_ = [("index", ctypes.c_size_t), ("label", ctypes.c_char_p), ("probability", ctypes.c_float)]
+
+
+class Refused(Exception):
+    """What a function of the C interface said."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Library:
+    """deploykit.h by ctypes: a code that is not 0 is raised with its message."""
+
+    def __init__(self, path: Path) -> None:
+        self.functions = ctypes.CDLL(str(path))
+        for name in ("version", "error_message", "error_problem", "error_where", "error_remedy"):
+            self.function(name).restype = ctypes.c_char_p
+        for name in ("bundle", "engine", "context", "preprocessor", "error"):
+            self.function(f"{name}_free").restype = None
+
+    def function(self, name: str) -> Any:
+        return getattr(self.functions, f"deploykit_{name}")
+
+    def call(self, name: str, *arguments: Any) -> None:
+        error = ctypes.c_void_p()
+        code = self.function(name)(*arguments, ctypes.byref(error))
+        if code != 0:
+            message = self.function("error_message")(error).decode()
+            parts = (self.function(f"error_{part}")(error).decode() for part in ("where", "problem", "remedy"))
+            assert message == "{}: {} {}".format(*parts)
+            self.function("error_free")(error)
+            raise Refused(code, message)
+
+    def made(self, name: str, *arguments: Any) -> ctypes.c_void_p:
+        handle = ctypes.c_void_p()
+        self.call(name, *arguments, ctypes.byref(handle))
+        return handle
+
+
+@pytest.fixture(scope="session")
+def library(shared: Path) -> Library:
+    return Library(shared / "lib/libdeploykit.so")
+
+
+def test_the_library_has_the_version_of_the_package(library: Library) -> None:
+    version = library.function("version")().decode()
+    assert f'\nversion = "{version}"\n' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_ctypes_takes_a_bundle_all_the_way(library: Library, fp32_bundle: Path, pictures: Path) -> None:
+    manifest = manifests.read(fp32_bundle)
+    images = [pixels(path) for path in sorted(pictures.iterdir())]
+    batch = np.stack([preprocess(image, manifest.model.preprocessing) for image in images])
+
+    bundle = library.made("bundle_open", bytes(fp32_bundle))
+    engine = library.made("engine_load", bundle, None)
+    library.call("self_test", bundle, engine)
+    specs, count = ctypes.POINTER(TensorSpec)(), ctypes.c_size_t()
+    library.call("engine_inputs", engine, ctypes.byref(specs), ctypes.byref(count))
+    assert [specs[index].name.decode() for index in range(count.value)] == [tensor.name for tensor in manifest.inputs]
+    assert specs[0].shape[: specs[0].rank] == [-1, *batch.shape[1:]]
+    sizes = BatchRange()
+    library.call("engine_batch", engine, ctypes.byref(sizes))
+    assert (sizes.minimum, sizes.maximum) == (manifest.batch.minimum, manifest.batch.maximum)
+
+    preprocessor, context = library.made("preprocessor_create", bundle), library.made("context_create", engine)
+    views = (ImageView * len(images))(*(ImageView(image.ctypes.data, *image.shape[:2], 0, 0) for image in images))
+    given, outputs = Tensor(), ctypes.POINTER(Tensor)()
+    library.call("preprocessor_run", preprocessor, views, ctypes.c_size_t(len(images)), ctypes.byref(given))
+    np.testing.assert_array_equal(given.floats(), batch)
+    library.call(
+        "context_run", context, ctypes.byref(given), ctypes.c_size_t(1), ctypes.byref(outputs), ctypes.byref(count)
+    )
+    runner = backend("onnxruntime").load(manifest.engine, fp32_bundle)
+    (expected,) = runner.run({"input": batch}).values()
+    # The same library on the same graph; the order of its sums may depend on the number of threads.
+    np.testing.assert_allclose(outputs[0].floats(), expected, rtol=1e-4, atol=1e-5)
+
+    best = (ClassScore * 5)()
+    for sample, prediction in enumerate(in_python(fp32_bundle, *sorted(pictures.iterdir()))):
+        words = (ctypes.byref(outputs[0]), ctypes.c_size_t(sample), ctypes.c_size_t(5), best, ctypes.byref(count))
+        library.call("top_k", bundle, *words)
+        assert tuple(score.index for score in best[: count.value]) == prediction.classes
+        assert [score.probability for score in best] == pytest.approx(prediction.scores, abs=1e-4)
+    for name, handle in (("context", context), ("preprocessor", preprocessor), ("engine", engine), ("bundle", bundle)):
+        library.function(f"{name}_free")(handle)
+
+
+def test_ctypes_reads_refusals(library: Library, bundle: Path) -> None:
+    opened = library.made("bundle_open", bytes(bundle))
+    engine = library.made("engine_load", opened, None)
+    context = library.made("context_create", engine)
+    scalar = ctypes.c_float()
+    wrong = Tensor(ctypes.addressof(scalar), 0, 1, (1,))
+    outputs, count = ctypes.POINTER(Tensor)(), ctypes.c_size_t()
+    with pytest.raises(Refused, match="input") as refused:
+        library.call(
+            "context_run", context, ctypes.byref(wrong), ctypes.c_size_t(1), ctypes.byref(outputs), ctypes.byref(count)
+        )
+    assert refused.value.code == 2
+    (bundle / "model.onnx").write_bytes(b"something else")
+    with pytest.raises(Refused, match=r"model\.onnx") as refused:
+        library.made("bundle_open", bytes(bundle))
+    assert refused.value.code == 1
+    for name, handle in (("context", context), ("engine", engine), ("bundle", opened)):
+        library.function(f"{name}_free")(handle)

@@ -1,0 +1,46 @@
+"""What a user who installs the wheel has: every file of the C++ library that git tracks, and nothing that was built."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+
+ROOT = Path(__file__).resolve().parent.parent
+LIBRARY = "deploykit/cpp"
+
+
+@pytest.fixture
+def tracked():
+    """Paths below the library that git has, or would take."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("this is no checkout of git")
+    words = ("git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard", LIBRARY)
+    listed = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    return {path for path in listed if (ROOT / path).exists()}
+
+
+def packed():
+    return {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+
+
+def test_the_wheel_has_the_cpp_library_as_git_has_it(tracked):
+    assert {path for path in packed() if path.startswith(f"{LIBRARY}/")} == tracked
+    for needed in ("CMakeLists.txt", "include/deploykit/deploykit.hpp", "src/engine.cpp", "bench/main.cpp"):
+        assert f"{LIBRARY}/{needed}" in tracked
+    assert any(path.startswith(f"{LIBRARY}/examples/") for path in tracked)
+
+
+def test_what_is_built_inside_the_library_is_not_packed(tmp_path):
+    copy = tmp_path / "checkout"
+    ignore = shutil.ignore_patterns("build", "__pycache__")
+    shutil.copytree(ROOT / "deploykit", copy / "deploykit", ignore=ignore)
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+        shutil.copy(ROOT / name, copy)
+    built = copy / LIBRARY / "build" / "native"
+    built.mkdir(parents=True)
+    (built / "libdeploykit.a").write_text("")
+    files = {file.distribution_path for file in WheelBuilder(str(copy)).recurse_included_files()}
+    assert f"{LIBRARY}/CMakeLists.txt" in files
+    assert not [path for path in files if "build/" in path]

@@ -345,10 +345,18 @@ def test_failing_tests_fail_the_script(checkout: Checkout) -> None:
     assert checkout.call(script="scripts/test").returncode == 1
 
 
-def test_continuous_integration_does_what_scripts_test_does(checkout: Checkout) -> None:
+def test_continuous_integration_does_what_a_developer_does(checkout: Checkout) -> None:
     checkout.call(script="scripts/test")
     checkout.log()
     checkout.call(script="scripts/test")
+    checkout.call(script="scripts/test_cpp")
     expected = checkout.log()
     checkout.call(script=".ci/run", cwd=Path("/"))
     assert checkout.log() == expected
+
+
+def test_continuous_integration_ends_where_a_check_failed(checkout: Checkout) -> None:
+    (checkout.state / "failing").write_text("pytest\n")
+    result = checkout.call(script=".ci/run")
+    assert result.returncode == 1
+    assert not [line for line in checkout.log() if "scripts/cpp" in line]

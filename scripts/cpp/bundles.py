@@ -56,7 +56,7 @@ ONCE: Final = Settings(window_s=0, agreement=1e9, iterations_at_least=1, seconds
 
 
 PROCESSES: Final = min(2, os.cpu_count() or 1)
-"""At once; each takes up to 3 GB of memory."""
+"""At once; VGG takes up to 7 GB of memory, the others 2."""
 
 
 def main() -> int:

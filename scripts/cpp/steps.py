@@ -14,12 +14,17 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cpp.dependencies import lay_out
+from cpp.emulator import emulator
 from cpp.place import Failed, Place
 
 HERE: Final = "x86-64"
 
-EMULATED: Final = ("nin_cifar10", "googlenet", "resnet18", "densenet121")
-"""Families whose bundles an emulated processor is asked to run: it takes its time."""
+EMULATED: Final = ("nin_cifar10", "googlenet", "resnet18", "fractalnet20")
+"""Families whose bundles an emulated processor is asked to run: it takes its time.
+
+At FP32 and INT8. ONNX Runtime 1.31 on ARM computes FP16 graphs in FP16, beyond the bounds of some
+bundles, which were judged where FP32 is computed; and it has no FP16 kernel for NiN's AveragePool of opset 19.
+"""
 
 SANITIZERS: Final = {"ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
 
@@ -78,11 +83,13 @@ def tidy(place: Place) -> str:
 
 def aarch64(place: Place) -> str:
     """Cross-compiled and emulated: what is computed on Jetson's architecture, and nothing about its speed."""
+    words = emulator(place.output / "emulated")
     roots = f"{place.found}/sysroot-aarch64;{place.found}/onnxruntime/aarch64"
-    folder = place.build("tests-aarch64", "aarch64", f"-DCMAKE_FIND_ROOT_PATH={roots}")
-    emulator = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
-    some = [bundle for bundle in all_bundles(place) if bundle.name.rpartition("-")[0] in EMULATED]
-    return f"{unit_tests(place, folder)}; {agreed(place, folder, some, emulator)}; emulated by qemu-user, not a Jetson"
+    settings = (f"-DCMAKE_FIND_ROOT_PATH={roots}", f"-DCMAKE_CROSSCOMPILING_EMULATOR={';'.join(words)}")
+    folder = place.build("tests-aarch64", "aarch64", *settings)
+    names = [f"{network}-{precision}" for network in EMULATED for precision in ("fp32", "int8")]
+    some = [bundle for name in names for bundle in all_bundles(place, name)]
+    return f"{unit_tests(place, folder)}; {agreed(place, folder, some, words)}; emulated by qemu-user, not a Jetson"
 
 
 def tensorrt(place: Place, compiler: str) -> str:
@@ -114,13 +121,8 @@ def fuzz(place: Place) -> str:
 def package(place: Place) -> str:
     """What Python's tests say of the C++ library: consumers, the README's code, Python's preprocessing beside ours."""
     files = sorted((place.checkout / "tests").glob("test_cpp_*.py"))
-    said = place.run(
-        *(sys.executable, "-m", "pytest", "-q", *files),
-        environment={
-            "DEPLOYKIT_CPP_BUILD": str(place.output / "gcc"),
-            "DEPLOYKIT_CPP_DEPENDENCIES": str(place.found),
-        },
-    )
+    built = {"DEPLOYKIT_CPP_BUILD": str(place.output / "gcc"), "DEPLOYKIT_CPP_DEPENDENCIES": str(place.found)}
+    said = place.run(sys.executable, "-m", "pytest", "-q", *files, environment=built)
     return said.splitlines()[-1].strip("= ")
 
 
@@ -148,7 +150,7 @@ STEPS: Final = {
 # ── What several steps do ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def unit_tests(place: Place, folder: Path, which: str = "") -> str:
+def unit_tests(place: Place, folder: Path, which: str = ".") -> str:
     """The unit tests whose names match: how many programs, cases and assertions. Those of engines have a bundle."""
     bundle = {"DEPLOYKIT_TEST_BUNDLE": str(all_bundles(place, "nin_cifar10-fp32")[0])}
     words = ("ctest", "--test-dir", folder, "--verbose", "--tests-regex", which)

@@ -23,6 +23,6 @@ endforeach()
 # Tests run in an emulator where there is one. It shows what is computed, not how fast a Jetson computes it.
 find_program(QEMU_AARCH64 qemu-aarch64)
 mark_as_advanced(QEMU_AARCH64)
-if(QEMU_AARCH64)
+if(QEMU_AARCH64 AND NOT CMAKE_CROSSCOMPILING_EMULATOR)
     set(CMAKE_CROSSCOMPILING_EMULATOR ${QEMU_AARCH64} -L /usr/aarch64-linux-gnu)
 endif()

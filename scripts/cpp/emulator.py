@@ -1,0 +1,36 @@
+"""How programs for 64-bit ARM run here: in qemu-user, with a /proc/cpuinfo that is an ARM processor's.
+
+qemu-user hands on this machine's own, which describes no ARM processor. ONNX Runtime's processor detection, which runs
+while it is loaded, follows a null pointer then. Files below the folder given with -L come before the machine's.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+LIBRARIES: Final = Path("/usr/aarch64-linux-gnu/lib")
+"""Of Debian's cross compiler: C and C++ for ARM."""
+
+PROCESSOR: Final = """processor\t: {number}
+BogoMIPS\t: 62.50
+Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x1
+CPU part\t: 0xd07
+CPU revision\t: 0
+
+"""
+"""A Cortex-A57, the processor of the first 64-bit Jetson; every later one can do what it can."""
+
+
+def emulator(folder: Path) -> tuple[str, ...]:
+    """The words before a program's own. `folder` is made to look like the root of an ARM system."""
+    (folder / "proc").mkdir(parents=True, exist_ok=True)
+    processors = "".join(PROCESSOR.format(number=number) for number in range(os.cpu_count() or 1))
+    (folder / "proc/cpuinfo").write_text(processors, encoding="utf-8")
+    if not (folder / "lib").is_symlink():
+        (folder / "lib").symlink_to(LIBRARIES)
+    return "qemu-aarch64", "-L", str(folder)

@@ -130,6 +130,7 @@ deploykit_tensor tensor(const deploykit::TensorView& view) {
 
 std::vector<deploykit_tensor_spec> described(const std::vector<deploykit::TensorSpec>& specs) {
     std::vector<deploykit_tensor_spec> described;
+    described.reserve(specs.size());
     for (const auto& spec : specs) {
         described.push_back({spec.name.c_str(), static_cast<std::int32_t>(spec.type), spec.shape.size(),
                              spec.shape.data(), spec.layout.c_str()});
@@ -139,6 +140,7 @@ std::vector<deploykit_tensor_spec> described(const std::vector<deploykit::Tensor
 
 std::vector<const char*> texts(const std::vector<std::string>& strings) {
     std::vector<const char*> texts;
+    texts.reserve(strings.size());
     for (const auto& text : strings) {
         texts.push_back(text.c_str());
     }

@@ -7,8 +7,8 @@
 
 #include <array>
 #include <cerrno>
-#include <cstring>
 #include <memory>
+#include <system_error>
 #include <vector>
 
 #include "deploykit/error.hpp"
@@ -20,13 +20,15 @@ namespace {
     throw Error(ErrorCode::bad_input, problem, path.string(), "Copy the bundle anew, or export it again.");
 }
 
+std::string unreadable(int reason) { return "it cannot be read: " + std::generic_category().message(reason) + "."; }
+
 // A regular file that is open for reading. Links are not followed, and a pipe is not waited for.
 class File {
 public:
     explicit File(const std::filesystem::path& path)
         : path_(path), descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)) {
         if (descriptor_ < 0) {
-            refuse(path, errno == ELOOP ? "it is a link." : std::string("it cannot be read: ") + strerror(errno) + ".");
+            refuse(path, errno == ELOOP ? "it is a link." : unreadable(errno));
         }
         struct stat status {};
         if (::fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -49,7 +51,7 @@ public:
                 return static_cast<std::size_t>(count);
             }
             if (errno != EINTR) {
-                refuse(path_, std::string("it cannot be read: ") + strerror(errno) + ".");
+                refuse(path_, unreadable(errno));
             }
         }
     }

@@ -128,6 +128,8 @@ private:
     std::vector<double> exact_;           // of one window
 };
 
+// To add a half and cut the rest off is Pillow's rounding, also of what lies below zero.
+// NOLINTBEGIN(bugprone-incorrect-roundings)
 void Axis::plan(int input, int resized, int crop) {
     // Pillow keeps the size as a float, which shows in images with a side above 2^24.
     const double scale = static_cast<double>(static_cast<float>(input)) / resized;
@@ -153,6 +155,7 @@ void Axis::plan(int input, int resized, int crop) {
         }
     }
 }
+// NOLINTEND(bugprone-incorrect-roundings)
 
 }  // namespace
 
@@ -320,7 +323,7 @@ void Preprocessor::Implementation::write_pixels(std::byte* to, bool reversed) co
 
 template <class Value>
 void Preprocessor::Implementation::write_planes(const Table<Value>& table, std::byte* to, bool reversed) const {
-    Value* value = reinterpret_cast<Value*>(to);
+    auto* value = reinterpret_cast<Value*>(to);
     const std::size_t pixels = crop_pixels();
     for (std::size_t channel = 0; channel < 3; ++channel) {
         const std::uint8_t* from = crop_.data() + (reversed ? 2 - channel : channel);

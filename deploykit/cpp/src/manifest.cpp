@@ -172,7 +172,7 @@ TensorSpec tensor_spec(const Node& node) {
     if (spec.shape.empty() || spec.shape.size() > Shape::max_rank) {
         node.refuse("a shape has between one and eight axes");
     }
-    double bytes = static_cast<double>(bytes_per_element(spec.type));
+    auto bytes = static_cast<double>(bytes_per_element(spec.type));
     for (std::size_t axis = 1; axis < spec.shape.size(); ++axis) {
         if (spec.shape[axis] == -1) {
             node.refuse("an axis other than the batch has no size");

@@ -9,6 +9,6 @@
 namespace deploykit {
 
 // Error(bad_input) for text that is no manifest of `schema_version`; `where` is the path that the error names.
-Manifest parse_manifest(std::string_view json, const std::string& where);
+Manifest parse_manifest(std::string_view text, const std::string& where);
 
 }  // namespace deploykit

@@ -91,7 +91,7 @@ private:
         if (end == std::string_view::npos) {
             fail();
         }
-        const std::string found(text_.substr(0, end));
+        std::string found(text_.substr(0, end));
         if (found.size() > longest_word || found.find_first_not_of(letters) != std::string::npos) {
             fail();
         }

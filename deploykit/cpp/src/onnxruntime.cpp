@@ -35,8 +35,9 @@ const OrtApi& library() {
 
 void require(const OrtApi& api, OrtStatus* status, ErrorCode code, const char* remedy) {
     if (status != nullptr) {
-        const std::string reason = api.GetErrorMessage(status);
+        std::string reason = api.GetErrorMessage(status);
         api.ReleaseStatus(status);
+        std::replace(reason.begin(), reason.end(), '\n', ' ');  // an error is one line
         throw Error(code, reason + (reason.empty() || reason.back() != '.' ? "." : ""), title, remedy);
     }
 }

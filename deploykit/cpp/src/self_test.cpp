@@ -1,6 +1,7 @@
 #include "deploykit/self_test.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -127,9 +128,9 @@ OutputParity measure(const std::string& output, const Pair& pair, bool classes) 
 }
 
 std::string formatted(const char* format, double value) {
-    char text[32];
-    std::snprintf(text, sizeof text, format, value);
-    return text;
+    std::array<char, 32> text{};
+    std::snprintf(text.data(), text.size(), format, value);
+    return text.data();
 }
 
 // One sentence per bound that does not hold; a NaN holds none.
@@ -174,6 +175,7 @@ SelfTest compare_golden(const Bundle& bundle, const Engine& engine) {
     const Manifest& manifest = bundle.manifest();
     const std::vector<Array> inputs = golden_inputs(bundle, engine);
     std::vector<TensorView> views;
+    views.reserve(inputs.size());
     for (const Array& input : inputs) {
         views.push_back(input.view());
     }

@@ -58,7 +58,7 @@ public:
 // TensorRT keeps one logger for the whole process, the first it was given, for as long as any runtime lives: so ours
 // has no state, and is never destroyed. Where the application came first with its own, that one gets the messages.
 inline nvinfer1::ILogger& logger() {
-    static Logger* const kept = new Logger;
+    static auto* const kept = new Logger;
     return *kept;
 }
 

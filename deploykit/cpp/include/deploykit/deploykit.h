@@ -14,6 +14,8 @@
 #ifndef DEPLOYKIT_DEPLOYKIT_H
 #define DEPLOYKIT_DEPLOYKIT_H
 
+// NOLINTBEGIN(modernize-use-using, modernize-deprecated-headers): it is C that is written here
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -206,5 +208,7 @@ int deploykit_top_k(const deploykit_bundle* bundle, const deploykit_tensor* scor
 #ifdef __cplusplus
 }
 #endif
+
+// NOLINTEND(modernize-use-using, modernize-deprecated-headers)
 
 #endif

@@ -99,7 +99,7 @@ struct Manifest {
 //
 // Error(bad_input): no bundle, a damaged manifest, one of another schema version, a path that leaves the folder.
 // Error(check_failed): a file that is missing, a link, of another size, or of another digest.
-// Every file is read once, to the end, by the constructor: about 0.7 s per GB and as fast as the disk.
+// Every file is read once, to the end, by the constructor.
 class Bundle {
 public:
     explicit Bundle(std::filesystem::path folder);

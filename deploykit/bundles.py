@@ -5,7 +5,6 @@ Each verb reads the manifest first and checks every file's digest before any of 
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -16,12 +15,8 @@ import msgspec
 import numpy as np
 
 import calibration
-from deploykit import native, precision, steps
+from deploykit import precision, steps
 from deploykit.backends import backend as find_backend
-from deploykit.bench.clock import MONOTONIC
-from deploykit.bench.measure import measure
-from deploykit.bench.memory import peak_memory_bytes
-from deploykit.bench.native import measure_native
 from deploykit.bundle import manifest as manifests
 from deploykit.bundle.manifest import Manifest
 from deploykit.bundle.verify import check_files, golden
@@ -31,13 +26,12 @@ from deploykit.errors import BackendError, InputError, UsageError
 from deploykit.export import source
 from deploykit.export.layers import layers
 from deploykit.network import Network
+from deploykit.opened import opened
 from deploykit.parity.compare import compare
 from deploykit.parity.tolerances import for_precision
 from deploykit.quantize.receipt import receipt
 from deploykit.values import (
-    Backend,
     Batch,
-    Bench,
     Beside,
     BuildOptions,
     Engine,
@@ -47,8 +41,6 @@ from deploykit.values import (
     Prediction,
     Progress,
     Runner,
-    Runtime,
-    StartUp,
 )
 
 if TYPE_CHECKING:
@@ -105,7 +97,7 @@ def recheck(folder: Path, data: str | None, samples: int | None, weights: str | 
     chosen = open_data(data or asked.data, "evaluation", samples or asked.samples, manifest.batch)
     if (seen := manifest.calibration) is not None:
         precision.proven_disjoint(seen.data, seen.samples, chosen)
-    engine, runner = _opened(folder, manifest)
+    engine, runner = opened(folder, manifest)
     parity = steps.judge(
         network.eager(manifest.inputs, manifest.outputs),
         runner,
@@ -123,7 +115,7 @@ def self_test(folder: Path) -> Manifest:
     """A bundle's manifest with the parity of its golden vectors, behind a check of every file's digest."""
     manifest = manifests.read(folder)
     check_files(folder, manifest)
-    parity = _self_tested(folder, manifest, *_opened(folder, manifest))
+    parity = _self_tested(folder, manifest, *opened(folder, manifest))
     return msgspec.structs.replace(manifest, parity=parity)
 
 
@@ -149,7 +141,7 @@ def predict(folder: Path, images: Sequence[Path], best: int) -> tuple[Manifest, 
     if manifest.model.head == "embedding":
         raise UsageError(f"{folder} gives embeddings, which have no classes.", "Export it with --head logits.")
     labels = (folder / manifest.labels).read_text(encoding="utf-8").splitlines() if manifest.labels else []
-    _, runner = _opened(folder, manifest)
+    _, runner = opened(folder, manifest)
     predictions = []
     for image in images:
         repeated = [calibration.decode(image)] * manifest.batch.minimum
@@ -159,70 +151,6 @@ def predict(folder: Path, images: Sequence[Path], best: int) -> tuple[Manifest, 
         names = tuple(labels[index] if index < len(labels) else f"class {index}" for index in order)
         predictions.append(Prediction(str(image), tuple(order), names, tuple(float(scores[index]) for index in order)))
     return manifest, tuple(predictions)
-
-
-def bench(folder: Path, runtime: Runtime, batch: int | None, progress: Progress) -> Bench:
-    """Latency of a bundle on this machine, at the smallest batch where none is asked for, on its golden inputs.
-
-    With `cpp` the C++ library is built first, and then opens, checks and measures the bundle by itself.
-    """
-    manifest = manifests.read(folder)
-    sizes = manifest.batch
-    size = sizes.minimum if batch is None else batch
-    if not sizes.minimum <= size <= sizes.maximum:
-        raise UsageError(
-            f"{folder} takes batches of {sizes.minimum} to {sizes.maximum}, not of {size}.",
-            "Choose one of these, or export it with another --batch.",
-        )
-    match runtime:
-        case "python":
-            return _bench_python(folder, manifest, size, progress)
-        case "cpp":
-            program = native.build(native.BENCH, progress) / "deploykit-bench"
-            with progress.step("measuring the C++ library"):
-                found = measure_native(program, folder, size)
-            return Bench(
-                manifest.model.name,
-                manifest.precision,
-                runtime,
-                found.runtime,
-                found.file,
-                found.latency,
-                found.start_up,
-                found.peak_memory_bytes,
-                found.passed_over,
-            )
-
-
-def _bench_python(folder: Path, manifest: Manifest, size: int, progress: Progress) -> Bench:
-    moments = [MONOTONIC()]
-    manifests.read(folder)
-    check_files(folder, manifest)
-    moments.append(MONOTONIC())
-    engine, runner = _opened(folder, manifest)
-    moments.append(MONOTONIC())
-    rows, _ = golden(folder, manifest)
-    inputs = {
-        spec.name: np.resize(rows[spec.name], (size, *rows[spec.name].shape[1:])).astype(spec.dtype)
-        for spec in runner.inputs
-    }
-    before = MONOTONIC()
-    runner.run(inputs)
-    first_ms = (MONOTONIC() - before) / 1e6
-    with progress.step(f"measuring {engine.backend}"):
-        latency = measure(lambda: runner.run(inputs), size)
-    opened_ms, loaded_ms = ((later - earlier) / 1e6 for earlier, later in itertools.pairwise(moments))
-    return Bench(
-        manifest.model.name,
-        manifest.precision,
-        "python",
-        f"{engine.backend} {engine.version}",
-        engine.file.path,
-        latency,
-        StartUp(opened_ms, loaded_ms, first_ms),
-        peak_memory_bytes(),
-        engine.statements,
-    )
 
 
 def inspect(subject: Path) -> tuple[Manifest | None, tuple[LayerRow, ...]]:
@@ -247,33 +175,6 @@ def _account(engine: Engine, folder: Path, calls: int) -> EngineAccount:
         return EngineAccount(engine, None, find_backend(engine.backend).layers(engine, folder, calls))
     except BackendError as error:
         return EngineAccount(engine, str(error), ())
-
-
-def _opened(folder: Path, manifest: Manifest) -> tuple[Engine, Runner]:
-    """The engine in a bundle that this machine can run, the one that was judged before those beside it.
-
-    A graph that was judged on another version of its library is compiled anew, outside the bundle; an engine that was
-    compiled for another machine or version is refused.
-    """
-    refusal: BackendError | None = None
-    for engine in manifest.engines:
-        try:
-            backend = find_backend(engine.backend, manifest.request.build_options)
-            if engine.build is None and engine.version != backend.version:
-                return _anew(folder, manifest.graph.file, backend)
-            return engine, steps.Fitted(backend.load(engine, folder))
-        except BackendError as error:
-            refusal = refusal or error
-    assert refusal is not None, "a bundle has an engine"
-    raise refusal
-
-
-def _anew(folder: Path, graph: str, backend: Backend) -> tuple[Engine, Runner]:
-    with tempfile.TemporaryDirectory() as elsewhere:
-        copied = Path(elsewhere) / "bundle"
-        shutil.copytree(folder, copied)
-        engine = backend.compile(copied / graph, copied)
-        return engine, steps.Fitted(backend.load(engine, copied))
 
 
 def _probabilities(answer: NDArray[Any], manifest: Manifest) -> NDArray[np.float64]:

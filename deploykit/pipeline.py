@@ -64,10 +64,10 @@ def export(request: ExportRequest, destination: Path, force: bool, progress: Pro
 
     made = _made(request, Network(request), progress)
     backend = find_backend(request.target, request.build_options)
-    latency = steps.measured(made.chosen.typed, made.verdict, made.answers, backend, progress)
+    measured = steps.measured(made.chosen.typed, made.verdict, made.answers, backend, progress)
     others = [_other(made, find_backend(name, request.build_options), progress) for name in request.beside]
     others += _taken(request, made, progress)
-    manifest = _manifest(request, key, made, latency, tuple(other.beside for other in others))
+    manifest = _manifest(request, key, made, measured.latency, tuple(other.beside for other in others))
     with progress.step("writing the bundle"):
         folders = made.verdict.built.folder, made.answers.folder
         labels = _labels(made.graph, made.data)
@@ -125,8 +125,8 @@ def _other(made: Made, backend: Backend, progress: Progress) -> Other:
     typed = made.chosen.typed
     verdict = steps.judged(made.graph, typed, made.answers, backend, made.data, progress)
     ran = steps.receipted(typed, verdict, backend, progress)
-    latency = steps.measured(typed, verdict, made.answers, backend, progress)
-    return Other(Beside(built.engine, None, verdict.parity, ran, latency), built.folder)
+    measured = steps.measured(typed, verdict, made.answers, backend, progress)
+    return Other(Beside(built.engine, None, verdict.parity, ran, measured.latency), built.folder)
 
 
 def _taken(request: ExportRequest, made: Made, progress: Progress) -> Iterator[Other]:

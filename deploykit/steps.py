@@ -32,7 +32,7 @@ from deploykit.values import (
     ExportedGraph,
     ExportRequest,
     Golden,
-    Latency,
+    Measured,
     ModelSpec,
     Parity,
     Precision,
@@ -249,20 +249,20 @@ def judge(
         )
 
 
-def measured(typed: Typed, verdict: Verdict, answers: Answers, backend: Backend, progress: Progress) -> Latency:
+def measured(typed: Typed, verdict: Verdict, answers: Answers, backend: Backend, progress: Progress) -> Measured:
     """Latency of one call with the smallest batch that the graph takes, on this machine."""
 
     def build(folder: Path) -> None:
         runner = backend.load(verdict.built.engine, verdict.built.folder)
         inputs = first_call(runner, answers)
         with progress.step("measuring latency"):
-            latency = measure(lambda: runner.run(inputs), batch=len(inputs["input"]))
-        save(folder, latency)
+            measured = measure(lambda: runner.run(inputs), batch=len(inputs["input"]))
+        save(folder, measured)
 
     here = provenance()
     key = {"graph": typed.sha256, "backend": backend.identity, **keys.tools()}
     machine = {"host": here.host, "processor": here.processor, "cores": here.cores}
-    return load(cache.fetch("latency", {**key, **machine}, build), Latency)
+    return load(cache.fetch("latency", {**key, **machine}, build), Measured)
 
 
 def acceptance(batch: BatchRange) -> tuple[int, ...]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from deploykit.bench.measure import interleave
-from deploykit.bench.statistics import Interval
 from deploykit.errors import BackendError
+from deploykit.values import Interval
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 sys.path.append(str(SCRIPTS))  # where Python itself finds what a script imports from beside it

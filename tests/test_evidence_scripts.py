@@ -14,10 +14,9 @@ import torch
 from torch import nn
 
 from deploykit import keys
-from deploykit.bench.statistics import Interval
 from deploykit.errors import InputError, UsageError
 from deploykit.quantize.qdq import STEPS, codes, weight_scales
-from deploykit.values import Accuracy
+from deploykit.values import Accuracy, Interval
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 sys.path.append(str(SCRIPTS))  # where Python itself finds what a script imports from beside it

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from deploykit.bench.clock import MONOTONIC, Clock
 from deploykit.bench.statistics import deviation, mean, percentile
-from deploykit.values import Latency, Value
+from deploykit.values import Latency, Measured, Value
 
 
 class Settings(Value, frozen=True):
@@ -58,25 +58,32 @@ def measure(
     batch: int,
     clock: Clock = MONOTONIC,
     settings: Settings = Settings(),  # noqa: B008 - a frozen value
-) -> Latency:
+) -> Measured:
     """Latency of `run`, a call that takes `batch` images from host memory and returns when the result is there."""
     warmup = _warm_up(run, clock, settings)
     series = _repeat(
         run, clock, settings.seconds_at_least, settings.iterations_at_least, seconds_at_most=settings.seconds_at_most
     )
-    return Latency(
+    return summed_up(series, batch, warmup)
+
+
+def summed_up(series: Series, batch: int, warmup: Warmup) -> Measured:
+    """The figures of calls of `batch` images each."""
+    durations = series.durations
+    latency = Latency(
         batch=batch,
-        iterations=len(series.durations),
+        iterations=len(durations),
         warmup_iterations=warmup.iterations,
-        p50_ms=percentile(series.durations, 50) / 1e6,
-        p90_ms=percentile(series.durations, 90) / 1e6,
-        p95_ms=percentile(series.durations, 95) / 1e6,
-        p99_ms=percentile(series.durations, 99) / 1e6,
-        mean_ms=mean(series.durations) / 1e6,
-        deviation_ms=deviation(series.durations) / 1e6,
-        throughput_per_s=batch * len(series.durations) / (series.elapsed / 1e9),
+        p50_ms=percentile(durations, 50) / 1e6,
+        p90_ms=percentile(durations, 90) / 1e6,
+        p95_ms=percentile(durations, 95) / 1e6,
+        p99_ms=percentile(durations, 99) / 1e6,
+        mean_ms=mean(durations) / 1e6,
+        deviation_ms=deviation(durations) / 1e6,
+        throughput_per_s=batch * len(durations) / (series.elapsed / 1e9),
         settled=warmup.settled,
     )
+    return Measured(latency, percentile(durations, 99.9) / 1e6, tuple(durations))
 
 
 def interleave(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from deploykit.bench.statistics import percentile
 from deploykit.errors import BackendError, CheckFailed, DeploykitError, InputError, InternalError, UsageError
-from deploykit.values import Latency, StartUp, Value
+from deploykit.values import Latency, Measured, StartUp, Value
 
 ERRORS: Final = {error.exit_code: error for error in (CheckFailed, UsageError, InputError, InternalError)}
 """The C++ library numbers its errors as the command line numbers its exit codes."""
@@ -27,18 +29,29 @@ class NativeBench(Value, frozen=True):
     latency: Latency
     start_up: StartUp
     peak_memory_bytes: int
+    durations_ns: tuple[int, ...] = ()
+    """From the file that it writes beside."""
+
+    @property
+    def measured(self) -> Measured:
+        """The figures, and the durations that they were drawn from."""
+        return Measured(self.latency, percentile(self.durations_ns, 99.9) / 1e6, self.durations_ns)
 
 
 def measure_native(program: Path, bundle: Path, batch: int) -> NativeBench:
     """Latency of a bundle in a process of its own. Errors of the C++ library are raised as ours of the same kind."""
-    words = (str(program), str(bundle), "--batch", str(batch))
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise _refusal(done.returncode, done.stderr)
-    try:
-        return msgspec.json.decode(done.stdout, type=NativeBench)
-    except msgspec.MsgspecError as error:
-        raise InternalError(f"{program.name} answered what is no measurement: {error}.", "Report it.") from error
+    with tempfile.TemporaryDirectory() as scratch:
+        raw = Path(scratch) / "durations"
+        words = (str(program), str(bundle), "--batch", str(batch), "--raw", str(raw))
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise _refusal(done.returncode, done.stderr)
+        try:
+            found = msgspec.json.decode(done.stdout, type=NativeBench)
+            durations = tuple(map(int, raw.read_text().split()))
+        except (msgspec.MsgspecError, OSError, ValueError) as error:
+            raise InternalError(f"{program.name} answered what is no measurement: {error}.", "Report it.") from error
+    return msgspec.structs.replace(found, durations_ns=durations)
 
 
 def _refusal(code: int, said: str) -> DeploykitError:

@@ -7,21 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deploykit.values import Value
+from deploykit.values import Interval
 
 RESAMPLES = 2000
 """Bootstrap resamples: the ends of a 95 % interval then rest on 50 of them each."""
 
 FEWEST_PAIRS = 6
 """Of 5 pairs, all lie on one side of the true median with a chance of 2·(1/2)⁵ = 6 %: no 95 % interval exists."""
-
-
-class Interval(Value, frozen=True):
-    """An estimate and the 95 % confidence interval around it."""
-
-    estimate: float
-    low: float
-    high: float
 
 
 def percentile(durations: Sequence[int], percent: float) -> int:

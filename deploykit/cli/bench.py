@@ -18,12 +18,12 @@ from deploykit.values import Runtime
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
 def command(bundle: Path, runtime: Runtime, batch: int | None, as_json: bool) -> None:
     """Latency of BUNDLE on this machine: its golden inputs, call after call, once warm-up has settled."""
-    from deploykit import bundles
+    from deploykit import measuring
     from deploykit.cli.progress import TerminalProgress
     from deploykit.report import bench, terminal
     from deploykit.report.document import document
 
-    found = bundles.bench(bundle, runtime, batch, TerminalProgress())
+    found = measuring.bench(bundle, runtime, batch, TerminalProgress())
     if as_json:
         click.echo(document("bench", found))
     else:

@@ -15,7 +15,7 @@ THROUGH: Final[dict[Runtime, str]] = {"python": "Python", "cpp": "the C++ librar
 
 def account(found: Bench) -> Group:
     """Which engine through what, its latency, and what it took until the first answer was there."""
-    figures, start = found.latency, found.start_up
+    figures, start = found.measured[0].latency, found.start_up
     text = Text(f"{found.model} {found.precision}", "bold")
     text.append(f"  {found.library} through {THROUGH[found.runtime]}, {found.file}", style="none")
     settled = f" after {figures.warmup_iterations} until it had settled"

@@ -8,6 +8,16 @@ Shapes are written `N×3×224×224` (batch, channels, height, width); units stan
 
 from __future__ import annotations
 
+from deploykit.values.depth import (
+    ClassChange,
+    LayerError,
+    LayerErrors,
+    SampleAccount,
+    Stage,
+    StageParity,
+    Stages,
+    WorstSample,
+)
 from deploykit.values.engines import Beside, BuildOptions, BuildRecord, Engine, EngineAccount, EngineLayer
 from deploykit.values.graphs import (
     ExportedGraph,
@@ -18,6 +28,19 @@ from deploykit.values.graphs import (
     Rewrite,
     TensorSpec,
     TypedGraph,
+)
+from deploykit.values.latencies import (
+    NOISY,
+    Bench,
+    Comparison,
+    Conditions,
+    GpuTimes,
+    Interval,
+    Latency,
+    LoadGenSummary,
+    Measured,
+    Scenario,
+    StartUp,
 )
 from deploykit.values.networks import (
     Architecture,
@@ -50,19 +73,17 @@ from deploykit.values.quantization import (
     Recipe,
     Sensitivity,
 )
+from deploykit.values.records import Records
 from deploykit.values.requests import BudgetOptions, CalibrationOptions, ExportRequest, ImageOverrides
 from deploykit.values.samples import Batch, DataRecord, Pixels, Sample, SampleRecord
 from deploykit.values.verdicts import (
     Accuracy,
-    Bench,
     Finding,
-    Latency,
     MatrixRow,
     OutputParity,
     Parity,
     Prediction,
     Provenance,
-    StartUp,
     Tolerance,
 )
 from deploykit.values.words import (
@@ -84,6 +105,7 @@ from deploykit.values.words import (
 
 __all__ = [
     "MISSED_AT_MOST",
+    "NOISY",
     "Accuracy",
     "Architecture",
     "Argument",
@@ -104,6 +126,9 @@ __all__ = [
     "CalibrationReceipt",
     "CatalogRow",
     "ChannelOrder",
+    "ClassChange",
+    "Comparison",
+    "Conditions",
     "Convergence",
     "DType",
     "DataRecord",
@@ -120,16 +145,22 @@ __all__ = [
     "FileRecord",
     "Finding",
     "Golden",
+    "GpuTimes",
     "Head",
     "ImageOverrides",
     "InOut",
     "InferredArgument",
+    "Interval",
     "KeptNode",
     "Latency",
     "LayerArithmetic",
+    "LayerError",
+    "LayerErrors",
     "LayerRow",
+    "LoadGenSummary",
     "MatrixRow",
     "Measure",
+    "Measured",
     "ModelSpec",
     "Observer",
     "OutputParity",
@@ -147,13 +178,19 @@ __all__ = [
     "Range",
     "Ranges",
     "Recipe",
+    "Records",
     "Rewrite",
     "Runner",
     "Runtime",
     "Sample",
+    "SampleAccount",
     "SampleRecord",
     "SampleSet",
+    "Scenario",
     "Sensitivity",
+    "Stage",
+    "StageParity",
+    "Stages",
     "StartUp",
     "TensorSpec",
     "Tolerance",
@@ -161,4 +198,5 @@ __all__ = [
     "Value",
     "WeightsRecord",
     "WeightsSource",
+    "WorstSample",
 ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from deploykit.values.graphs import FileRecord, TensorSpec
+from deploykit.values.latencies import Latency
 from deploykit.values.networks import BatchRange
 from deploykit.values.quantization import PrecisionReceipt
-from deploykit.values.verdicts import Latency, Parity
+from deploykit.values.verdicts import Parity
 from deploykit.values.words import Arithmetic, Value
 
 

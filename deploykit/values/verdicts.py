@@ -1,4 +1,4 @@
-"""Verdicts and figures: what was compared and measured, by which bounds, on which machine."""
+"""Verdicts: what was compared, by which bounds, on which machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from deploykit.values.quantization import PrecisionReceipt
 from deploykit.values.samples import DataRecord
-from deploykit.values.words import Precision, Runtime, Value
+from deploykit.values.words import Precision, Value
 
 
 class Tolerance(Value, frozen=True):
@@ -63,53 +63,6 @@ class Parity(Value, frozen=True):
     data: DataRecord
     statements: tuple[str, ...]
     """What the verdict does not cover."""
-
-
-class Latency(Value, frozen=True):
-    """Wall time of one call on one thread of callers, inputs and outputs in host memory."""
-
-    batch: int
-    iterations: int
-    warmup_iterations: int
-    p50_ms: float
-    p90_ms: float
-    p95_ms: float
-    p99_ms: float
-    mean_ms: float
-    deviation_ms: float
-    throughput_per_s: float
-    """Images per second: batch · iterations / elapsed."""
-    settled: bool
-    """Whether warm-up ended because the last windows agreed."""
-
-
-class StartUp(Value, frozen=True):
-    """How long it takes until the first answer is there, from the start of our own code on."""
-
-    open_ms: float
-    """To read the manifest and check every file's digest."""
-    load_ms: float
-    """To load the engine; in Python, to import its library too."""
-    first_ms: float
-    """Of the first call."""
-
-
-class Bench(Value, frozen=True):
-    """One engine of a bundle, measured on this machine."""
-
-    model: str
-    precision: Precision
-    runtime: Runtime
-    library: str
-    """Name and version of what computed."""
-    file: str
-    """The engine within the bundle."""
-    latency: Latency
-    start_up: StartUp
-    peak_memory_bytes: int
-    """The largest resident set of the process that ran it, the interpreter and its packages among it."""
-    statements: tuple[str, ...] = ()
-    """What a reader must know beside the figures."""
 
 
 class Provenance(Value, frozen=True):

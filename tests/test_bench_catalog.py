@@ -1,0 +1,80 @@
+"""scripts/bench_catalog: which calls count, who is first, and the table that it writes."""
+
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from deploykit.values import Interval
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+sys.path.append(str(SCRIPTS))  # where Python itself finds what a script imports from beside it
+
+loader = SourceFileLoader("bench_catalog", str(SCRIPTS / "bench_catalog"))
+bench_catalog = module_from_spec(spec_from_loader("bench_catalog", loader))
+sys.modules["bench_catalog"] = bench_catalog  # where msgspec looks for the names in its annotations
+loader.exec_module(bench_catalog)
+
+NAMES = (bench_catalog.EAGER, bench_catalog.COMPILED, *bench_catalog.OURS)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only calls move."""
+    now = [0]
+    monkeypatch.setattr(bench_catalog, "MONOTONIC", lambda: now[0])
+    return now
+
+
+def test_the_first_call_of_a_block_is_dropped(clock):
+    spent = iter((90, 10, 20, 30))
+
+    def call():
+        clock[0] += next(spent) * 1_000_000
+
+    assert bench_catalog.block(call, 0.14) == [10_000_000, 20_000_000, 30_000_000]
+
+
+def test_a_slow_side_is_measured_at_least_once_per_block(clock):
+    def call():
+        clock[0] += 2_000_000_000
+
+    assert bench_catalog.block(call, 0.4) == [2_000_000_000]
+
+
+def test_every_side_is_first_in_some_round_and_the_round_for_warming_up_does_not_count(clock):
+    order = []
+
+    def call(name):
+        order.append(name)
+        clock[0] += 1_000_000_000
+
+    blocks = bench_catalog.interleaved({name: lambda name=name: call(name) for name in "abc"}, 0.1)
+    rounds = [order[start : start + 6 : 2] for start in range(0, len(order), 6)]
+    assert {each[0] for each in rounds} == {"a", "b", "c"}
+    assert {name: len(each) for name, each in blocks.items()} == dict.fromkeys("abc", bench_catalog.ROUNDS)
+
+
+def row(**slower):
+    sides = {
+        name: bench_catalog.Side(slower.get(name, 10.0), Interval(slower.get(name, 10.0) / 10, 0.9, 1.1), 100)
+        for name in NAMES
+    }
+    shares = {"ONNX Runtime INT8": 0.5, "OpenVINO INT8": 1.0}
+    return bench_catalog.Row("resnet18", sides, 12.3, shares, "2026-11-22", "a processor", 2, {"torch": "2.15.0"})
+
+
+def test_a_row_is_read_as_it_was_kept():
+    kept = row()
+    assert msgspec.json.decode(msgspec.json.encode(kept), type=bench_catalog.Row) == kept
+
+
+def test_the_table_names_the_fastest_of_each_precision_and_the_machine():
+    text = bench_catalog.table([row(**{"OpenVINO FP32": 8.0, "ONNX Runtime INT8": 5.0, "OpenVINO INT8": 6.0})])
+    assert "| resnet18 | 10.0 | 10.0 | 10.0 | 10.0 | 5.0 | 8.0 | 10.0 | 6.0 |" in text
+    assert "0.800 (0.900 to 1.100) OpenVINO | 0.500 (0.900 to 1.100) ONNX Runtime | 12 | 50% | 100% |" in text
+    assert "- machine: a processor, 2 cores" in text
+    assert "OpenVINO INT8 0.60." in text

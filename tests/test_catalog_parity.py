@@ -24,7 +24,7 @@ OPERATORS = {"Conv", "Relu", "Add", "Concat", "MaxPool", "GlobalAveragePool", "F
 """
 
 ONE_OF_EACH = (
-    *("vgg11", "vgg11_bn", "nin_cifar10", "nin_imagenet", "googlenet", "resnet18", "resnext50_32x4d", "densenet121"),
+    *("vgg11_bn", "nin_cifar10", "nin_imagenet", "googlenet", "resnet18", "resnext50_32x4d", "densenet121"),
     "fractalnet20",
 )
 

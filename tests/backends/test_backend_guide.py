@@ -1,0 +1,36 @@
+"""docs/adding-a-backend.md: the backend that it prints is a whole one."""
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from deploykit import backends
+
+GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "adding-a-backend.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def printed(monkeypatch):
+    """The guide's module and its line in the table, as a reader would put them in place."""
+    code, line = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    module = ModuleType("deploykit.backends.onnx_reference")
+    exec(compile(code, "docs/adding-a-backend.md", "exec"), module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    entries = eval(f"{{{line}}}", {"Entry": backends.Entry})
+    for name, entry in entries.items():
+        monkeypatch.setitem(backends.BACKENDS, name, entry)
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("printed")
+def test_the_printed_backend_makes_a_bundle_that_passes_parity(cli, tmp_path):
+    folder = tmp_path / "bundle"
+    words = ("nin_cifar10", "--data", "synthetic", "--samples", 1, "--batch", "1:1:2", "--target", "onnx-reference")
+    result = cli("export", *words, "-o", folder)
+    assert result.code == 0, result.err
+    assert "PASSED" in result.out
+    assert "onnx-reference" in (folder / "manifest.json").read_text()

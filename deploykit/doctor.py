@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -18,10 +19,26 @@ from typing import Any, Final, NamedTuple
 from deploykit import cache
 from deploykit.backends import BACKENDS, installed
 from deploykit.backends.tensorrt.driver import Driver, driver
+from deploykit.bench import jetson
+from deploykit.errors import UsageError
 from deploykit.provenance import processor
 from deploykit.values import Finding
 
-CORE: Final = ("torch", "torchvision", "onnx", "onnx-ir", "onnxscript", "numpy", "pillow", "safetensors")
+ROOT: Final = Path("/")
+"""Where Linux's own files are looked for."""
+
+CORE: Final = (
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "numpy",
+    "pillow",
+    "safetensors",
+    "jinja2",
+    "matplotlib",
+)
 
 EXTRAS: Final = {
     "scikit-learn": ("the set `digits`", "datasets"),
@@ -29,13 +46,30 @@ EXTRAS: Final = {
     "pycuda": ("running TensorRT engines", "gpu"),
     "cuda-bindings": ("CUDA graphs", "gpu"),
     "nvidia-ml-py": ("clocks, temperature and power beside a GPU's latencies", "gpu"),
+    "mlcommons-loadgen": ("bench --loadgen, MLPerf's scenarios", "loadgen"),
 }
 """What each is needed for, and the extra that brings it."""
 
 TENSORRT: Final = ("tensorrt", "tensorrt-rtx")
 
+
+class Tool(NamedTuple):
+    """A program that is needed for something, and the command of Debian and Ubuntu that installs it."""
+
+    program: str
+    use: str
+    install: str
+
+
+TOOLS: Final = {
+    "CUDA toolkit": Tool("nvcc", "C++ applications with TensorRT", "sudo apt install nvidia-cuda-toolkit"),
+    "cmake": Tool("cmake", "C++ applications", "sudo apt install cmake"),
+    "g++": Tool("g++", "C++ applications, where clang is not", "sudo apt install g++"),
+    "clang": Tool("clang++", "C++ applications, where g++ is not", "sudo apt install clang"),
+}
+
 PATIENCE_S: Final = 2.5
-"""How long both of them may take to be imported, at once; tensorrt_rtx 1.7.1 takes 0.1 s from a warm disk."""
+"""How long children may take, all at once: tensorrt_rtx 1.7.1 takes 0.1 s to be imported from a warm disk."""
 
 DISK_GIB: Final = 5.0
 """Below this, exports of large networks may not fit with their cache entries."""
@@ -44,8 +78,10 @@ DISK_GIB: Final = 5.0
 def examine() -> tuple[Finding, ...]:
     """Every finding, in the order in which they matter."""
     imports = {name: _importing(name) for name in TENSORRT if installed(name)}  # they run while the rest is looked at
+    found = {name: shutil.which(tool.program) for name, tool in TOOLS.items()}
+    tools = {name: _started([path, "--version"]) for name, path in found.items() if path is not None}
     here = driver()
-    rest = (*_extras(), _gpu(here), *_tools(), _machine(), _cache())
+    rest = (*_extras(), _gpu(here), *_jetson(), *_tools(tools), _machine(), _disk(), _cache())
     return (_python(), *_core(), *_backends(imports, here), *rest)
 
 
@@ -62,7 +98,7 @@ def _core() -> Iterator[Finding]:
             yield Finding(name, "ok", version)
 
 
-def _backends(imports: dict[str, Importing], here: Driver) -> Iterator[Finding]:
+def _backends(imports: dict[str, Child], here: Driver) -> Iterator[Finding]:
     for name, entry in BACKENDS.items():
         if not installed(name):
             yield Finding(name, "missing", f"{entry.requires} is not installed", entry.install)
@@ -82,11 +118,45 @@ def _onnxruntime() -> Finding:
     return Finding("onnxruntime", "ok", " ".join(f"{_version(name)} ({name})" for name in both) or "of unknown origin")
 
 
-class Importing(NamedTuple):
-    """A child process that imports a library, and the moment at which it is no longer waited for."""
+class Child(NamedTuple):
+    """A process that was asked something, and the moment at which it is no longer waited for."""
 
+    program: str
     process: subprocess.Popen[str]
     deadline: float
+
+
+class Answer(NamedTuple):
+    """What a child said, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def death(self) -> str:
+        """Why it failed: the signal that it died by, else the last that it said."""
+        if self.code < 0:
+            return f"the process died by {signal.Signals(-self.code).name}"
+        return next((line for line in reversed(self.err.splitlines()) if line.strip()), f"exit code {self.code}")
+
+
+def _started(words: list[str]) -> Child:
+    process = subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+    )
+    return Child(words[0], process, time.monotonic() + PATIENCE_S)
+
+
+def _answer(child: Child) -> Answer | None:
+    """None of one that takes too long, which is ended."""
+    try:
+        out, err = child.process.communicate(timeout=max(child.deadline - time.monotonic(), 0))
+    except subprocess.TimeoutExpired:
+        child.process.kill()
+        child.process.communicate()
+        return None
+    return Answer(child.process.returncode, out, err)
 
 
 IMPORT: Final = """
@@ -104,29 +174,21 @@ print(json.dumps(answer))
 """
 
 
-def _importing(name: str) -> Importing:
+def _importing(name: str) -> Child:
     """In a child: a broken library may take its process down."""
-    words = [sys.executable, "-c", IMPORT, name, json.dumps([path for path in sys.path if path])]
-    process = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    return Importing(process, time.monotonic() + PATIENCE_S)
+    return _started([sys.executable, "-c", IMPORT, name, json.dumps([path for path in sys.path if path])])
 
 
-def _tensorrt(name: str, importing: Importing, here: Driver) -> Finding:
+def _tensorrt(name: str, importing: Child, here: Driver) -> Finding:
     entry = BACKENDS[name]
-    try:
-        out, err = importing.process.communicate(timeout=max(importing.deadline - time.monotonic(), 0))
-    except subprocess.TimeoutExpired:
-        importing.process.kill()
-        importing.process.communicate()
+    if (answer := _answer(importing)) is None:
         return Finding(name, "ok", f"{_origin(entry.requires)}; importing it takes long, and was not waited for")
-    if (code := importing.process.returncode) != 0:
-        return Finding(name, "broken", f"importing {entry.requires} failed: {_death(code, err)}", _again(entry.install))
-    answer: dict[str, Any] = json.loads(out.splitlines()[-1])
-    if "what" in answer:
-        return Finding(name, "broken", answer["what"], answer["remedy"])
-    return _usable(name, answer["version"], here)
+    if answer.code != 0:
+        return Finding(name, "broken", f"importing {entry.requires} failed: {answer.death}", _again(entry.install))
+    told: dict[str, Any] = json.loads(answer.out.splitlines()[-1])
+    if "what" in told:
+        return Finding(name, "broken", told["what"], told["remedy"])
+    return _usable(name, told["version"], here)
 
 
 def _usable(name: str, version: str, here: Driver) -> Finding:
@@ -137,12 +199,6 @@ def _usable(name: str, version: str, here: Driver) -> Finding:
     if name == "tensorrt":
         return Finding(name, "missing", f"{version}: builds nothing, runs nothing here: {here.absence}")
     return Finding(name, "ok", f"{version}: builds engines; cannot run them: {here.absence}")
-
-
-def _death(code: int, err: str) -> str:
-    if code < 0:
-        return f"the process died by {signal.Signals(-code).name}"
-    return next((line for line in reversed(err.splitlines()) if line.strip()), f"exit code {code}")
 
 
 def _again(install: str) -> str:
@@ -159,20 +215,34 @@ def _extras() -> Iterator[Finding]:
 
 
 def _gpu(here: Driver) -> Finding:
-    if here.gpu is None:
-        ungiven = "; its kernel module is loaded, so this may be a container that was not given the GPU"
-        loaded = ungiven if Path("/proc/driver/nvidia/version").is_file() else ""
-        return Finding("GPU", "missing", f"{here.absence}{loaded}: graphs are built and checked on the CPU")
-    name, capability, version, memory = here.gpu
-    said = f"{name}, compute capability {_dotted(capability)}, {memory / 2**30:.1f} GiB, driver {version}"
-    return Finding("GPU", "ok", f"{said}, in {board}" if (board := _jetson()) else said)
+    if here.gpu is not None:
+        name, capability, version, memory = here.gpu
+        said = f"{name}, compute capability {_dotted(capability)}, {memory / 2**30:.1f} GiB, driver {version}"
+        return Finding("GPU", "ok", said)
+    if (ROOT / "proc/driver/nvidia/version").is_file():
+        hint = "; its kernel module is loaded, so this may be a container that was not given the GPU"
+        remedy = "start the container with --gpus all"
+    elif _on_the_bus():
+        hint, remedy = "; a GPU of NVIDIA's is in this machine", "sudo ubuntu-drivers install, then restart"
+    else:
+        hint, remedy = "", None
+    return Finding("GPU", "missing", f"{here.absence}{hint}: graphs are built and checked on the CPU", remedy)
 
 
-def _jetson() -> str | None:
-    """The board's own name, where it is one of NVIDIA's."""
-    model = Path("/proc/device-tree/model")
-    name = model.read_text(errors="replace").strip("\0") if model.is_file() else ""
-    return name if "NVIDIA" in name else None
+def _on_the_bus() -> bool:
+    """Whether a display or compute device of NVIDIA's is on the PCI bus, with a driver or without."""
+    for device in (ROOT / "sys/bus/pci/devices").glob("*"):
+        kind, vendor = ((device / name).read_text() for name in ("class", "vendor"))
+        if vendor.strip() == "0x10de" and kind.startswith("0x03"):
+            return True
+    return False
+
+
+def _jetson() -> Iterator[Finding]:
+    if (board := jetson.model(ROOT)) is not None:
+        mode = jetson.power_mode(ROOT)
+        told = "unknown: sudo nvpmodel -q tells it" if mode is None else mode
+        yield Finding("Jetson", "ok", f"{board}, power mode {told}")
 
 
 def _dotted(capability: int) -> str:
@@ -180,15 +250,37 @@ def _dotted(capability: int) -> str:
     return f"{capability // 10}.{capability % 10}"
 
 
-def _tools() -> Iterator[Finding]:
-    for name, use in (("nvcc", "CUDA code"), ("cmake", "C++ applications"), ("g++", "C++ applications")):
-        path = shutil.which(name)
-        yield Finding(name, "ok", path) if path else Finding(name, "missing", f"only needed for {use}")
+def _tools(started: dict[str, Child]) -> Iterator[Finding]:
+    for name, tool in TOOLS.items():
+        if name not in started:
+            yield Finding(name, "missing", f"only needed for {tool.use}", tool.install)
+            continue
+        path, answer = started[name].program, _answer(started[name])
+        if answer is not None and answer.code != 0:
+            yield Finding(name, "broken", f"{path} --version failed: {answer.death}", _anew(tool.install))
+        else:
+            version = re.search(r"\d+\.\d+(\.\d+)*", answer.out) if answer is not None else None
+            yield Finding(name, "ok", f"{version[0] if version else 'of unknown version'}, {path}")
+
+
+def _anew(install: str) -> str:
+    return install.replace("install", "install --reinstall", 1)
 
 
 def _machine() -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return Finding("machine", "ok", f"{processor()}, {cores} cores, {platform.system()} {platform.machine()}")
+
+
+def _disk() -> Finding:
+    """Where bundles go unless another folder is named."""
+    here = Path.cwd()
+    free = shutil.disk_usage(here).free / 2**30
+    if free < DISK_GIB:
+        return Finding(
+            "disk", "broken", f"only {free:.1f} GiB free for bundles in {here}", "choose another folder with -o"
+        )
+    return Finding("disk", "ok", f"{free:.0f} GiB free for bundles in {here}")
 
 
 def _cache() -> Finding:
@@ -198,10 +290,15 @@ def _cache() -> Finding:
         return Finding("cache", "broken", f"{existing} is not a folder", f"set {cache.FOLDER_VARIABLE}")
     if not os.access(existing, os.W_OK):
         return Finding("cache", "broken", f"{folder} cannot be written", f"set {cache.FOLDER_VARIABLE}")
-    free = shutil.disk_usage(existing).free / 2**30
+    try:
+        found = cache.info()
+    except UsageError as error:
+        return Finding("cache", "broken", error.what, error.remedy)
+    free, taken = found.free_bytes / 2**30, found.bytes / 2**30
     if free < DISK_GIB:
-        return Finding("cache", "broken", f"{folder}: only {free:.1f} GiB free", f"set {cache.FOLDER_VARIABLE}")
-    return Finding("cache", "ok", f"{folder}, {free:.0f} GiB free")
+        return Finding("cache", "broken", f"{folder}: only {free:.1f} GiB free", "deploykit cache clear")
+    cap = "no cap" if found.cap_bytes is None else f"of at most {found.cap_bytes / 2**30:.1f} GiB"
+    return Finding("cache", "ok", f"{folder}, {found.entries} entries, {taken:.1f} GiB {cap}, {free:.0f} GiB free")
 
 
 def _origin(name: str) -> str:

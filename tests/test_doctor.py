@@ -11,7 +11,7 @@ from importlib import metadata
 
 import pytest
 
-from deploykit import doctor
+from deploykit import cache, doctor
 from deploykit.backends import BACKENDS
 from deploykit.backends.tensorrt.driver import Driver, Gpu
 
@@ -48,19 +48,26 @@ def installed(monkeypatch):
 
 @pytest.fixture
 def files(monkeypatch, tmp_path):
-    """A machine on which these system files hold these words, and the others that doctor looks at are not there."""
+    """A machine whose files of Linux are these alone."""
 
     def pretend(**contents):
-        def path(name):
-            stand_in = tmp_path / name.strip("/").replace("/", "_")
-            for key, text in contents.items():
-                if key in name:
-                    stand_in.write_text(text)
-            return stand_in
-
-        monkeypatch.setattr(doctor, "Path", path)
+        for name, text in contents.items():
+            path = tmp_path / "root" / PLACES[name]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        monkeypatch.setattr(doctor, "ROOT", tmp_path / "root")
 
     return pretend
+
+
+PLACES = {
+    "nvidia": "proc/driver/nvidia/version",
+    "model": "proc/device-tree/model",
+    "status": "var/lib/nvpmodel/status",
+    "modes": "etc/nvpmodel.conf",
+    "vendor": "sys/bus/pci/devices/0000:01:00.0/vendor",
+    "kind": "sys/bus/pci/devices/0000:01:00.0/class",
+}
 
 
 def test_nothing_needed_is_broken_where_the_tests_run():
@@ -244,24 +251,86 @@ def test_a_gpu_is_told_with_all_that_engines_depend_on(files, driver):
     assert found.detail == "NVIDIA H200, compute capability 9.0, 140.4 GiB, driver 580.65.06"
 
 
-def test_a_jetson_says_its_board(files, driver):
+def test_a_gpu_without_a_driver_is_seen_on_the_bus_and_the_driver_is_named(files, driver):
+    files(vendor="0x10de\n", kind="0x030200\n")
+    driver()
+    found = finding("GPU")
+    assert (found.state, found.remedy) == ("missing", "sudo ubuntu-drivers install, then restart")
+    assert "a GPU of NVIDIA's is in this machine" in found.detail
+
+
+@pytest.mark.parametrize(("vendor", "kind"), [("0x1002\n", "0x030000\n"), ("0x10de\n", "0x040300\n")])
+def test_another_vendors_gpu_and_nvidias_sound_are_no_gpu_of_nvidias(files, driver, vendor, kind):
+    files(vendor=vendor, kind=kind)
+    driver()
+    assert finding("GPU").remedy is None
+
+
+MODES = "< POWER_MODEL ID=0 NAME=MAXN >\n< POWER_MODEL ID=2 NAME=MODE_30W >\n"
+
+
+def test_a_jetson_says_its_board_and_power_mode(files):
+    files(model="NVIDIA Jetson AGX Orin\0", status="pmode:0002", modes=MODES)
+    assert (finding("Jetson").state, finding("Jetson").detail) == ("ok", "NVIDIA Jetson AGX Orin, power mode MODE_30W")
+
+
+def test_a_jetson_whose_power_mode_nothing_tells_says_what_would(files):
     files(model="NVIDIA Jetson AGX Orin\0")
-    driver(Gpu("Orin", 87, "CUDA 12.6", 64 * 2**30))
-    told = "Orin, compute capability 8.7, 64.0 GiB, driver CUDA 12.6, in NVIDIA Jetson AGX Orin"
-    assert finding("GPU").detail == told
+    assert "sudo nvpmodel -q" in finding("Jetson").detail
 
 
-def test_a_board_of_somebody_else_is_no_jetson(files, driver):
+def test_a_board_of_somebody_else_is_no_jetson(files):
     files(model="Raspberry Pi 5\0")
-    driver(H200)
-    assert finding("GPU").detail.endswith("driver 580.65.06")
+    assert [row for row in doctor.examine() if row.subject == "Jetson"] == []
 
 
-@pytest.mark.parametrize("tool", ["nvcc", "cmake", "g++"])
-def test_a_missing_tool_is_only_missing(monkeypatch, tool):
+@pytest.mark.parametrize("tool", doctor.TOOLS)
+def test_a_missing_tool_is_only_missing_and_names_the_command(monkeypatch, tool):
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    assert finding(tool).state == "missing"
-    assert finding(tool).detail.startswith("only needed for ")
+    found = finding(tool)
+    assert found.state == "missing"
+    assert found.detail.startswith("only needed for C++ applications")
+    assert found.remedy.startswith("sudo apt install ")
+
+
+@pytest.fixture
+def tool(monkeypatch, tmp_path):
+    """A machine whose g++ is this shell script."""
+
+    def pretend(script):
+        program = tmp_path / "g++"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        return program
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        ("g++ (Debian 12.2.0-14) 12.2.0", "12.2.0"),
+        ("cmake version 3.25.1", "3.25.1"),
+        ("Copyright (c) 2005-2024\nCuda compilation tools, release 12.4, V12.4.131", "12.4"),
+        ("hello", "of unknown version"),
+    ],
+)
+def test_a_tool_says_its_version_and_its_place(tool, said, version):
+    program = tool(f"echo '{said}'")
+    assert (finding("g++").state, finding("g++").detail) == ("ok", f"{version}, {program}")
+
+
+def test_a_tool_that_fails_is_broken_and_says_why(tool):
+    program = tool("echo cannot find libmpc.so.3 >&2; exit 127")
+    found = finding("g++")
+    assert (found.state, found.detail) == ("broken", f"{program} --version failed: cannot find libmpc.so.3")
+    assert found.remedy == "sudo apt install --reinstall g++"
+
+
+def test_a_tool_that_hangs_is_not_waited_for_long(tool):
+    program = tool("exec sleep 60")
+    assert (finding("g++").state, finding("g++").detail) == ("ok", f"of unknown version, {program}")
 
 
 def test_a_cache_that_does_not_exist_yet_is_good(monkeypatch, tmp_path):
@@ -284,7 +353,27 @@ def test_a_cache_that_is_a_file_is_broken(monkeypatch, tmp_path):
     assert (finding("cache").state, finding("cache").detail) == ("broken", f"{tmp_path / 'file'} is not a folder")
 
 
-def test_a_cache_on_a_full_disk_is_broken(monkeypatch):
+def test_a_cache_says_its_entries_its_size_and_its_cap(monkeypatch, tmp_path):
+    monkeypatch.setenv("DEPLOYKIT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("DEPLOYKIT_CACHE_GIB", "1.5")
+    cache.fetch("graph", {}, lambda folder: (folder / "file").write_bytes(b"x"))
+    assert finding("cache").detail.startswith(f"{tmp_path}, 1 entries, 0.0 GiB of at most 1.5 GiB, ")
+
+
+def test_a_cap_that_is_no_number_is_broken(monkeypatch):
+    monkeypatch.setenv("DEPLOYKIT_CACHE_GIB", "much")
+    found = finding("cache")
+    assert (found.state, found.remedy) == ("broken", "Set it to a number such as 20.")
+
+
+def test_a_full_disk_is_broken_for_bundles_and_for_the_cache(monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(2**40, 2**40 - 2**30, 2**30))
-    assert finding("cache").state == "broken"
-    assert "only 1.0 GiB free" in finding("cache").detail
+    for subject, remedy in (("disk", "choose another folder with -o"), ("cache", "deploykit cache clear")):
+        found = finding(subject)
+        assert (found.state, found.remedy) == ("broken", remedy)
+        assert "only 1.0 GiB free" in found.detail
+
+
+def test_the_disk_is_the_one_of_the_current_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert finding("disk").detail.endswith(f"GiB free for bundles in {tmp_path}")

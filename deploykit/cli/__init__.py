@@ -17,10 +17,12 @@ VERBS: Final = {
     "compile": "build an engine on this machine from a bundle's graph",
     "parity": "compare with eager PyTorch: networks, bundles, or the whole catalog",
     "bench": "latency of a bundle on this machine, through Python or the C++ library",
+    "report": "one HTML page of one bundle, or of several compared",
     "run": "the best classes of images, through a bundle",
     "inspect": "what is inside a bundle or an ONNX file, layer by layer",
     "verify": "a bundle's digests and golden self-test",
     "doctor": "what this machine can do, and what to install for the rest",
+    "cache": "what the cache holds, and room for more",
     "cmake-dir": "the folder for find_package(deploykit)",
 }
 """Verb to its line in `--help`; each lives in the module of its name."""

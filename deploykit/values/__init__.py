@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from deploykit.values.depth import (
     ClassChange,
+    Depth,
     LayerError,
     LayerErrors,
     SampleAccount,
@@ -42,6 +43,7 @@ from deploykit.values.latencies import (
     Scenario,
     StartUp,
 )
+from deploykit.values.manifests import GraphRecord, Manifest
 from deploykit.values.networks import (
     Architecture,
     BatchRange,
@@ -54,7 +56,7 @@ from deploykit.values.networks import (
     WeightsRecord,
     WeightsSource,
 )
-from deploykit.values.protocols import Backend, Progress, Runner, SampleSet
+from deploykit.values.protocols import Backend, Progress, Runner, SampleSet, TimedRunner
 from deploykit.values.quantization import (
     MISSED_AT_MOST,
     Budget,
@@ -132,6 +134,7 @@ __all__ = [
     "Convergence",
     "DType",
     "DataRecord",
+    "Depth",
     "Disjointness",
     "Edge",
     "Engine",
@@ -146,6 +149,7 @@ __all__ = [
     "Finding",
     "Golden",
     "GpuTimes",
+    "GraphRecord",
     "Head",
     "ImageOverrides",
     "InOut",
@@ -158,6 +162,7 @@ __all__ = [
     "LayerErrors",
     "LayerRow",
     "LoadGenSummary",
+    "Manifest",
     "MatrixRow",
     "Measure",
     "Measured",
@@ -193,6 +198,7 @@ __all__ = [
     "Stages",
     "StartUp",
     "TensorSpec",
+    "TimedRunner",
     "Tolerance",
     "TypedGraph",
     "Value",

@@ -7,7 +7,7 @@ from typing import Literal
 
 from deploykit.values.samples import DataRecord
 from deploykit.values.verdicts import OutputParity, Tolerance
-from deploykit.values.words import Value
+from deploykit.values.words import Precision, Value
 
 Stage = Literal["preprocessing", "export", "typing", "engine", "C++"]
 """The ways on which an error can enter, in order: pixels to input, PyTorch to ONNX, cast or Q/DQ, compiler, C++."""
@@ -36,6 +36,8 @@ class Stages(Value, frozen=True):
     stages: tuple[StageParity, ...]
     data: DataRecord
     statements: tuple[str, ...] = ()
+    together: tuple[str, ...] = ()
+    """Bounds that the stages break together though each keeps its own, as sentences."""
 
     @property
     def guilty(self) -> StageParity | None:
@@ -100,3 +102,19 @@ class SampleAccount(Value, frozen=True):
     """Those in which something changed, the largest change first; none without labels."""
     worst: tuple[WorstSample, ...]
     data: DataRecord
+
+
+class Depth(Value, frozen=True):
+    """What was looked at of one bundle; None: nobody asked."""
+
+    bundle: str
+    """The folder's name."""
+    precision: Precision
+    stages: Stages | None = None
+    layers: LayerErrors | None = None
+    samples: SampleAccount | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether no stage is guilty, nor all of them together."""
+        return self.stages is None or (self.stages.guilty is None and not self.stages.together)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from deploykit.values.engines import Engine, EngineLayer
 from deploykit.values.graphs import TensorSpec
+from deploykit.values.latencies import GpuTimes
 from deploykit.values.quantization import Executed
 from deploykit.values.samples import Sample
 from deploykit.values.words import Arrays
@@ -28,6 +29,15 @@ class Runner(Protocol):
 
     def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
         """Outputs by name. The arrays carry a leading batch axis that is within the runner's batch range."""
+        ...
+
+
+@runtime_checkable
+class TimedRunner(Runner, Protocol):
+    """A runner on a GPU that can tell where the time of a call goes."""
+
+    def gpu_times(self, arrays: Arrays, calls: int) -> tuple[GpuTimes, ...]:
+        """Medians of so many calls with these arrays: without a CUDA graph, and with one where it can be captured."""
         ...
 
 

@@ -45,7 +45,7 @@ def test_the_version_is_the_packages(cli):
 def test_an_unknown_verb_is_answered_with_the_nearest(cli):
     result = cli("exprt", "resnet50")
     assert result.code == 2
-    assert "unknown command 'exprt'; did you mean export?" in result.text
+    assert "unknown command 'exprt'; did you mean export or report?" in result.text
 
 
 @pytest.mark.parametrize("words", [("--nope",), ("export", "resnet50", "--nope"), ("export",), ("run", "bundle")])

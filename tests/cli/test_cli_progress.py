@@ -1,8 +1,17 @@
 """Progress: bars where somebody watches, silence elsewhere, and notes always."""
 
-import pytest
+import fcntl
+import os
+import re
+import struct
+import subprocess
+import sys
+import termios
 
-from deploykit.cli.progress import TerminalProgress
+import pytest
+from rich.progress import Task, TaskID
+
+from deploykit.cli.progress import TerminalProgress, Times
 
 
 @pytest.fixture
@@ -57,3 +66,89 @@ def test_a_step_that_fails_leaves_the_terminal_to_the_message(capfd):
     with progress.step("another"):
         pass
     assert "another" in capfd.readouterr().err
+
+
+# ── How long it takes still ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def times(elapsed, completed, total, advanced_s=0.0):
+    """What stands behind a step that has run for so long, and did its last unit at that moment."""
+    task = Task(TaskID(0), "", total, completed, lambda: elapsed, fields={"advanced_s": advanced_s})
+    task.start_time = 0.0
+    return Times().render(task).plain
+
+
+def test_the_time_left_is_what_the_units_took_so_far_for_each_that_remains():
+    assert times(elapsed=8.0, completed=4, total=10, advanced_s=8.0) == "0:08, 0:12 left"
+
+
+def test_it_runs_down_while_a_unit_is_worked_on():
+    assert times(elapsed=9.0, completed=4, total=10, advanced_s=8.0) == "0:09, 0:11 left"
+
+
+def test_a_unit_that_takes_longer_than_the_others_leaves_nothing_and_not_less():
+    assert times(elapsed=30.0, completed=4, total=10, advanced_s=8.0) == "0:30, 0:00 left"
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "completed", "total"),
+    [(1.9, 4, 10), (60, 0, 10), (60, 0, None), (60, 10, 10)],
+    ids=["short", "before the first unit", "without units", "at the end"],
+)
+def test_where_nothing_can_be_known_nothing_is_told(elapsed, completed, total):
+    assert "left" not in times(elapsed, completed, total, advanced_s=elapsed)
+
+
+def test_hours_are_told_where_there_are_some():
+    assert times(elapsed=3723.0, completed=1, total=3, advanced_s=3723.0) == "1:02:03, 2:04:06 left"
+
+
+# ── On a terminal that is one ───────────────────────────────────────────────────────────────────────────────────────
+
+WORK = """
+import time
+from deploykit.cli import progress
+progress.QUICK_S = 0
+bars = progress.TerminalProgress()
+with bars.step("tracing fractalnet34_imagenet to ONNX"):
+    with bars.step("quantizing layers one by one, with a title that no narrow terminal has room for", 4096) as advance:
+        for _ in range(25):
+            time.sleep(0.02)
+            advance()
+bars.note("done")
+"""
+
+
+def frames(columns):
+    """Each line that was drawn on a terminal of that width."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORK], stdin=theirs, stdout=theirs, stderr=theirs, env={**environment, "TERM": "xterm"}
+    )
+    os.close(theirs)
+    written = b""
+    while piece := read(ours):
+        written += piece
+    os.close(ours)
+    assert process.wait() == 0
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode())
+    return [line.rstrip() for line in re.split(r"[\r\n]+", plain) if line.strip()]
+
+
+def read(terminal):
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # Linux's word for a terminal that nobody holds any more
+        return b""
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_a_step_stays_on_one_line_of_the_terminal(columns):
+    drawn = frames(columns)
+    inner = [line for line in drawn if "quantizing" in line]
+    assert max(map(len, drawn)) <= columns
+    assert any(re.search(r"… .*\d+/4096 0:0\d, \d+:\d\d left$", line) for line in inner)
+    assert all("4096" in line for line in inner)
+    assert drawn[-1] == "done"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import statistics
 import threading
 import time
 import weakref
@@ -23,7 +24,7 @@ from deploykit.backends.tensorrt.memory import Block, Buffer, DeviceArray, align
 from deploykit.backends.tensorrt.running import Running
 from deploykit.errors import BackendError, InputError
 from deploykit.files import replace_file
-from deploykit.values import Arrays, BatchRange, TensorSpec
+from deploykit.values import Arrays, BatchRange, GpuTimes, TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -129,15 +130,26 @@ class TensorRtRunner:
         self._check({name: (array.dtype, array.shape) for name, array in given.items()})
         return self._lane().compute_device(given)
 
+    def gpu_times(self, arrays: Arrays, calls: int) -> tuple[GpuTimes, ...]:
+        """Where the time of a call with these arrays goes, as medians of so many: without a CUDA graph, then with one;
+        without alone where none can be captured. InputError where the arrays do not fit the engine.
+
+        Contexts of their own compute it, one after the other. Like all here, this was never run on a GPU by those who
+        wrote it.
+        """
+        if calls < 1:
+            raise ValueError(f"a median is of at least one call, not of {calls}")
+        self._check({name: (array.dtype, array.shape) for name, array in arrays.items()})
+        plain = self._made(_Graphs(wanted=False)).gpu_times(arrays, calls)
+        graph = self._made(_Graphs(wanted=True)).gpu_times(arrays, calls)
+        return (plain, graph) if graph.cuda_graph else (plain,)
+
     def inspected(self, arrays: Arrays, calls: int) -> Inspection:
         """The engine's layers at the sizes of `arrays`, and how long each took in that many profiled calls.
 
         A context of its own computes them: a profile makes every call wait for each layer.
         """
-        specs = (self.inputs, self.outputs)
-        return _Lane(self._running, self._engine, *specs, _Graphs(wanted=False), self._jit_cache).inspected(
-            arrays, calls
-        )
+        return self._made(_Graphs(wanted=False)).inspected(arrays, calls)
 
     def _check(self, given: Mapping[str, tuple[np.dtype[Any], Shape]]) -> None:
         if problem := _misfit(self.inputs, given, self._batch):
@@ -145,11 +157,13 @@ class TensorRtRunner:
 
     def _lane(self) -> _Lane:
         if not hasattr(self._of_thread, "lane"):
-            with self._making:
-                specs = (self.inputs, self.outputs)
-                self._of_thread.lane = _Lane(self._running, self._engine, *specs, self._graphs, self._jit_cache)
+            self._of_thread.lane = self._made(self._graphs)
         lane: _Lane = self._of_thread.lane
         return lane
+
+    def _made(self, graphs: _Graphs) -> _Lane:
+        with self._making:
+            return _Lane(self._running, self._engine, self.inputs, self.outputs, graphs, self._jit_cache)
 
 
 def _promised(
@@ -284,6 +298,14 @@ class _Lane:
                 for spec, block in zip(self._outputs, made.values(), strict=True)
             }
 
+    def gpu_times(self, arrays: Arrays, calls: int) -> GpuTimes:
+        """Medians, behind calls that do not count: the first settles sizes, the next captures, one more launches."""
+        for _ in range(NOT_COUNTED):
+            self.compute(arrays)
+        timings = [self.compute(arrays)[1] for _ in range(calls)]
+        h2d, compute, d2h, enqueue = (statistics.median(each) for each in zip(*timings, strict=True))
+        return GpuTimes(self._capture is not None, h2d, compute, d2h, enqueue)
+
     def inspected(self, arrays: Arrays, calls: int) -> Inspection:
         """Layers and their times, at the sizes of `arrays`; the first call warms up and is not counted."""
         self.compute(arrays)
@@ -363,6 +385,8 @@ class _Lane:
                 return
         self._running.enqueue(self._context, self._stream.handle)
 
+
+NOT_COUNTED: Final = 3
 
 NON_BLOCKING: Final = 1
 """CU_STREAM_NON_BLOCKING: work of other libraries on the default stream neither waits nor breaks a capture."""

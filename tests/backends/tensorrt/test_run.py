@@ -22,7 +22,7 @@ from deploykit.backends.tensorrt.driver import driver
 from deploykit.backends.tensorrt.run import TensorRtRunner, _misfit
 from deploykit.backends.tensorrt.running import Running
 from deploykit.errors import BackendError, InputError
-from deploykit.values import BatchRange, BuildOptions, TensorSpec
+from deploykit.values import BatchRange, BuildOptions, TensorSpec, TimedRunner
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # a failed finalizer
 
@@ -338,6 +338,67 @@ def test_layers_are_timed_in_a_context_of_their_own_and_the_warm_up_does_not_cou
     assert found.document.startswith("(2, ")
 
 
+def test_gpu_times_are_medians_by_events_without_a_graph_and_with_one(
+    runner: TensorRtRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = iter([mark for call in range(12) for mark in (0.0, call, call**2, call**3)])
+
+    def tick(event: cuda_doubles.Event) -> None:
+        cuda_doubles.Event.clock += next(marks)
+        event.at = cuda_doubles.Event.clock
+
+    monkeypatch.setattr(cuda_doubles.Event, "clock", 0.0)
+    monkeypatch.setattr(cuda_doubles.Event, "tick", tick)
+    plain, graph = runner.gpu_times(batch(2), calls=3)  # calls 3, 4 and 5 count, then 9, 10 and 11
+    assert (plain.cuda_graph, plain.h2d_ms, plain.compute_ms, plain.d2h_ms) == (False, 4, 16, 64)
+    assert (graph.cuda_graph, graph.h2d_ms, graph.compute_ms, graph.d2h_ms) == (True, 10, 100, 1000)
+
+
+def test_enqueueing_is_timed_by_the_hosts_clock(runner: TensorRtRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([moment for call in range(8) for moment in (10.0 * call, 10.0 * call + 0.001 * call)])
+    monkeypatch.setattr("deploykit.backends.tensorrt.run.time.perf_counter", lambda: next(seconds))
+    assert [times.enqueue_ms for times in runner.gpu_times(batch(2), calls=1)] == pytest.approx([3, 7])
+
+
+def test_what_is_timed_with_a_graph_is_its_launches_alone(gpu: Gpu, runner: TensorRtRunner) -> None:
+    taken = steps(gpu, lambda: runner.gpu_times(batch(2), calls=5))
+    assert taken.count("enqueue") == 8 + 2  # the graph's own context enqueues once before, and once to be captured
+    assert taken.count("launch") == 7
+    assert taken[-len(LAUNCHED) * 5 - 1 : -1] == LAUNCHED * 5
+
+
+def test_where_no_graph_can_be_captured_the_times_are_those_without(gpu: Gpu, runner: TensorRtRunner) -> None:
+    gpu.refuses["begin capture"] = 900
+    [plain] = runner.gpu_times(batch(2), calls=2)
+    assert not plain.cuda_graph
+
+
+def test_gpu_times_are_taken_in_contexts_of_their_own_one_after_the_other(gpu: Gpu, runner: TensorRtRunner) -> None:
+    runner.run(batch(1))
+    runner.gpu_times(batch(2), calls=1)
+    assert gpu.named("context", "~context") == ["context", "context", "~context", "context", "~context"]
+    assert np.array_equal(runner.run(batch(1))["y"], 2 * batch(1)["x"])
+
+
+def test_arrays_that_do_not_fit_are_refused_before_they_are_timed(runner: TensorRtRunner) -> None:
+    with pytest.raises(InputError, match="a batch of 9, and the engine takes 1 to 4"):
+        runner.gpu_times(batch(9), calls=1)
+
+
+def test_no_calls_have_no_median(runner: TensorRtRunner) -> None:
+    with pytest.raises(ValueError, match="at least one call, not of 0"):
+        runner.gpu_times(batch(1), calls=0)
+
+
+def test_it_is_known_for_a_runner_that_times_itself_and_others_are_not(runner: TensorRtRunner) -> None:
+    class Untimed:
+        inputs = outputs = ()
+
+        def run(self, arrays: object) -> object: ...
+
+    assert [isinstance(each, TimedRunner) for each in (runner, Untimed())] == [True, False]
+
+
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_contexts_go_before_their_engine_and_that_before_its_runtime(
     gpu: Gpu, trt: Tensorrt, plan: Path, lanes: int
@@ -550,6 +611,13 @@ def test_on_a_gpu_a_cuda_graph_computes_what_plain_enqueues_compute(
         x = images(4, seed)
         assert np.array_equal(graph.run({"x": x})["y"], plain.run({"x": x})["y"])
     assert graph.statements == ()
+
+
+@on_a_gpu
+def test_on_a_gpu_every_part_of_a_call_takes_time(real: tuple[Runners, Callable[[Any], Any]]) -> None:
+    make, _ = real
+    for times in make().gpu_times({"x": images(4)}, calls=20):
+        assert min(times.h2d_ms, times.compute_ms, times.d2h_ms, times.enqueue_ms) > 0
 
 
 @on_a_gpu

@@ -15,18 +15,17 @@ import msgspec
 import numpy as np
 
 import calibration
-from deploykit import precision, steps
+from deploykit import precision, reporting, steps
 from deploykit.backends import backend as find_backend
 from deploykit.bundle import manifest as manifests
+from deploykit.bundle import records
 from deploykit.bundle.manifest import Manifest
 from deploykit.bundle.verify import check_files, golden
 from deploykit.bundle.write import add
 from deploykit.data import as_input, open_data
 from deploykit.errors import BackendError, InputError, UsageError
-from deploykit.export import source
 from deploykit.export.layers import layers
-from deploykit.network import Network
-from deploykit.opened import opened
+from deploykit.opened import opened, origin
 from deploykit.parity.compare import compare
 from deploykit.parity.tolerances import for_precision
 from deploykit.quantize.receipt import receipt
@@ -75,7 +74,8 @@ def compile_for(folder: Path, name: str, options: BuildOptions, progress: Progre
             executed = backend.executed(engine, copied)
             ran = receipt(copied / manifest.graph.file, executed, name, engine.version)
             beside = Beside(engine, None, parity, ran)
-        complete = add(folder, manifest, beside, copied)
+        page = reporting.pager(folder, records.read(folder, manifest))
+        complete = add(folder, manifest, beside, copied, page)
         return complete, complete.beside[-1]
 
 
@@ -83,17 +83,7 @@ def recheck(folder: Path, data: str | None, samples: int | None, weights: str | 
     """A bundle's manifest with its parity judged anew: its own graph against eager PyTorch on the samples asked for."""
     manifest = manifests.read(folder)
     check_files(folder, manifest)
-    asked = manifest.request
-    origin = asked.weights if weights is None else source.parse_weights(weights, asked.weights.seed)
-    network = Network(msgspec.structs.replace(asked, weights=origin))
-    with progress.step(f"building {asked.model} in PyTorch"):
-        found = network.loaded.record.sha256
-    if found != manifest.weights.sha256:
-        raise InputError(
-            f"{folder} was exported from other weights ({manifest.weights.source}, {manifest.weights.sha256[:12]}…) "
-            f"than these ({network.loaded.record.source}, {found[:12]}…).",
-            "Name the checkpoint that it was exported from with --weights.",
-        )
+    network, asked = origin(folder, manifest, weights, progress), manifest.request
     chosen = open_data(data or asked.data, "evaluation", samples or asked.samples, manifest.batch)
     if (seen := manifest.calibration) is not None:
         precision.proven_disjoint(seen.data, seen.samples, chosen)

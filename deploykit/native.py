@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from deploykit import cache
-from deploykit.errors import BackendError
+from deploykit.errors import BackendError, CheckFailed, InputError, InternalError, UsageError
 from deploykit.files import sha256
 from deploykit.values import Progress
 
@@ -68,9 +68,29 @@ BENCH: Final = Project(
     SOURCES,
     tuple(SOURCES / name for name in ("CMakeLists.txt", "bench", "cmake", "include", "src")),
     ("-DDEPLOYKIT_BENCH=ON",),
-    ("deploykit-bench",),
+    ("deploykit-bench", "deploykit-answer"),
 )
-"""The library as it is shipped, and the program that measures it."""
+"""The library as it is shipped, the program that measures it, and the one that says what it answers."""
+
+ERRORS: Final = {error.exit_code: error for error in (CheckFailed, UsageError, InputError, BackendError, InternalError)}
+"""The C++ library numbers its errors as the command line numbers its exit codes."""
+
+
+def run(program: Path, *words: object) -> str:
+    """What one of our programs prints. Errors of the C++ library are raised as ours of the same kind: BackendError also
+    where the program cannot be loaded, InternalError also where it dies.
+    """
+    done = subprocess.run(
+        (program, *map(str, words)), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        return done.stdout
+    reason = " ".join(done.stderr.split()).removeprefix(f"{program.name}: ")
+    if done.returncode < 0:
+        died = f"{program.name} died by {signal.Signals(-done.returncode).name}. {reason}".strip()
+        raise InternalError(died, "Report it.")
+    error = ERRORS.get(done.returncode, BackendError)
+    raise error(reason or f"{program.name} ended with exit code {done.returncode}.", "")
 
 
 def build(project: Project, progress: Progress) -> Path:

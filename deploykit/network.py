@@ -27,20 +27,20 @@ class Network:
     """Lazy, since what comes from the cache needs no PyTorch at all."""
 
     def __init__(self, request: ExportRequest) -> None:
-        self._request = request
+        self.request = request
 
     @cached_property
     def architecture(self) -> Architecture:
         """Its entry in the catalog."""
-        return catalog.find(self._request.model)
+        return catalog.find(self.request.model)
 
     @cached_property
     def loaded(self) -> Loaded:
         """The module with its weights."""
         from deploykit.export.weights import load
 
-        arguments = catalog.arguments(self.architecture, self._request.arguments)
-        return load(self.architecture, arguments, self._request.weights)
+        arguments = catalog.arguments(self.architecture, self.request.arguments)
+        return load(self.architecture, arguments, self.request.weights)
 
     @cached_property
     def model(self) -> ModelSpec:
@@ -50,16 +50,16 @@ class Network:
             family=self.architecture.family,
             paper=self.architecture.paper,
             arguments=self.loaded.arguments,
-            preprocessing=overridden(self.loaded.preprocessing, self._request.image),
-            head=self._request.head,
-            preprocess=self._request.preprocess,
+            preprocessing=overridden(self.loaded.preprocessing, self.request.image),
+            head=self.request.head,
+            preprocess=self.request.preprocess,
         )
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """What the weights were trained to tell apart, where torchvision released them with the names."""
         released = self.architecture.pretrained
-        if self._request.weights.kind != "imagenet" or released is None:
+        if self.request.weights.kind != "imagenet" or released is None:
             return ()
         from torchvision.models import get_weight
 

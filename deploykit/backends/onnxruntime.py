@@ -104,7 +104,9 @@ class OnnxRuntime:
         graph = folder / engine.file.path
         with tempfile.TemporaryDirectory() as temporary:
             optimized = Path(temporary) / "optimized.onnx"
-            _session(graph, optimized)
+            options = _options()
+            options.optimized_model_filepath = str(optimized)
+            _session(graph, options)
             kernels = ir.load(optimized).graph
             return Executed(receipt.EVIDENCE, receipt.read(kernels, layers(ir.load(graph).graph)))
 
@@ -112,6 +114,17 @@ class OnnxRuntime:
 def open_graph(graph: Path) -> OnnxRuntimeRunner:
     """A runner for any ONNX file. InputError where the file is not a graph that ONNX Runtime can run."""
     return OnnxRuntimeRunner(_session(graph))
+
+
+def open_as_written(graph: Path) -> OnnxRuntimeRunner:
+    """A runner that computes a file node by node: nothing is fused, so that what is judged is the graph and not what a
+    compiler made of it. FP16 all the same is computed in FP32, see `HALF_ON_CPU`. InputError as above.
+    """
+    import onnxruntime
+
+    options = _options()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return OnnxRuntimeRunner(_session(graph, options))
 
 
 def _write(model: ir.Model, path: Path) -> None:
@@ -141,14 +154,19 @@ class OnnxRuntimeRunner:
             return dict(zip(self._names, self._session.run(self._names, dict(arrays)), strict=True))
 
 
-def _session(graph: Path, optimized: Path | None = None) -> onnxruntime.InferenceSession:
-    """A session with all optimizations; the graph that they leave is saved as `optimized`."""
+def _options() -> onnxruntime.SessionOptions:
+    """With all optimizations, until somebody changes that."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    if optimized is not None:
-        options.optimized_model_filepath = str(optimized)
     options.log_severity_level = 4  # what goes wrong comes back as an exception
+    return options
+
+
+def _session(graph: Path, options: onnxruntime.SessionOptions | None = None) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    options = options or _options()
     with _explained(graph):
         left_out = [BIAS_QUANTIZATION] if _has_half_scales(graph) else []
         return onnxruntime.InferenceSession(graph, options, providers=[PROVIDER], disabled_optimizers=left_out)

@@ -42,7 +42,13 @@ def compare(
 
     `data` describes the samples in `batches`; `statements` are what the caller knows that the verdict does not cover.
     """
-    observed = _observe(oracle, candidate, batches, data)
+    return judged(_observe(oracle, candidate, batches, data), tolerance, data, head, statements)
+
+
+def judged(
+    observed: Observed, tolerance: Tolerance, data: DataRecord, head: Head, statements: tuple[str, ...] = ()
+) -> Parity:
+    """The verdict on answers that are there already; those of the reference are finite."""
     outputs: list[OutputParity] = []
     failures = _interface_failures(observed)
     for name, reference in observed.reference.items():

@@ -146,12 +146,12 @@ class Interval(Value, frozen=True):
 
 
 class Comparison(Value, frozen=True):
-    """Two bundles measured call by call in turn, so that whatever slows the machine slows both."""
+    """Two bundles measured in turn, a block of calls each, so that whatever slows the machine slows both."""
 
     first: Bench
     second: Bench
     ratio: Interval
-    """The second's time over the first's, median over rounds: above 1, the second is slower."""
+    """The second's median over the first's in the same round, median over rounds: above 1, the second is slower."""
     rounds: int
     limit: float | None = None
     """The ratio that the second may have."""

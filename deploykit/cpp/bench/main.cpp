@@ -27,6 +27,8 @@ constexpr const char* usage =
     "  --runtime any|tensorrt|onnxruntime    any by default\n"
     "  --threads N                           that ONNX Runtime computes in; one per core by default\n"
     "  --seconds S                           to measure at least; 2 by default\n"
+    "  --iterations N                        to measure at least; 50 by default\n"
+    "  --seconds-at-most S                   to measure, even where that is fewer iterations; 30 by default\n"
     "  --raw FILE                            write every duration there, in nanoseconds, one a line\n"
     "  --serve                               measure nothing, but answer requests, a line each: run with the\n"
     "                                        nanoseconds of one call, memory with the peak in bytes\n";
@@ -37,7 +39,7 @@ struct Options {
     std::string bundle;
     std::optional<std::int64_t> batch;
     deploykit::EngineOptions engine;
-    double seconds = 2;
+    deploykit::bench::Settings settings;
     std::string raw;
     bool serve = false;
 };
@@ -66,6 +68,11 @@ std::int64_t integer(const std::string& option, const std::string& word, std::in
                                 [](const std::string& text, std::size_t* used) { return std::stoll(text, used); });
 }
 
+double seconds(const std::string& option, const std::string& word) {
+    return number<double>(option, word, 1e-3, 86400.0,
+                          [](const std::string& text, std::size_t* used) { return std::stod(text, used); });
+}
+
 deploykit::Runtime runtime(const std::string& word) {
     if (word == "any") {
         return deploykit::Runtime::any;
@@ -87,9 +94,11 @@ void set(Options& options, const std::string& option, const std::string& word) {
     } else if (option == "--threads") {
         options.engine.threads = static_cast<int>(integer(option, word, 0));
     } else if (option == "--seconds") {
-        options.seconds = number<double>(option, word, 1e-3, 86400.0, [](const std::string& text, std::size_t* used) {
-            return std::stod(text, used);
-        });
+        options.settings.seconds_at_least = seconds(option, word);
+    } else if (option == "--seconds-at-most") {
+        options.settings.seconds_at_most = seconds(option, word);
+    } else if (option == "--iterations") {
+        options.settings.iterations_at_least = static_cast<std::size_t>(integer(option, word, 1));
     } else if (option == "--raw") {
         options.raw = word;
     } else {
@@ -165,7 +174,7 @@ private:
     Nanoseconds first_;
 };
 
-// The value Latency of deploykit/values/verdicts.py.
+// The value Latency of deploykit/values/latencies.py.
 nlohmann::ordered_json latency(const deploykit::bench::Measured& measured, std::int64_t batch) {
     const deploykit::bench::Series& series = measured.series;
     std::vector<Nanoseconds> ascending = series.durations;
@@ -198,9 +207,8 @@ void write_raw(const std::string& path, const std::vector<Nanoseconds>& duration
 
 void measure(const Options& options) {
     Opened opened(options);
-    deploykit::bench::Settings settings;
-    settings.seconds_at_least = options.seconds;
-    settings.seconds_at_most = std::max(options.seconds, settings.seconds_at_most);
+    deploykit::bench::Settings settings = options.settings;
+    settings.seconds_at_most = std::max(settings.seconds_at_least, settings.seconds_at_most);
     const auto measured = deploykit::bench::measured([&opened] { opened.run(); }, settings);
     if (!options.raw.empty()) {
         write_raw(options.raw, measured.series.durations);

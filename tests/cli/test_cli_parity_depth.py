@@ -1,0 +1,216 @@
+"""`deploykit parity BUNDLE --stages --layers --worst`: who is named, in which words, and what is refused."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from deploykit import native
+from deploykit.errors import BackendError
+from deploykit.values import Depth
+
+pytest.importorskip("openvino", reason="INT8 on a CPU is OpenVINO's: pip install 'deploykit[openvino]'")
+
+
+@pytest.fixture(scope="module")
+def int8_bundle(small, tmp_path_factory):
+    from deploykit.cli import run
+
+    folder = tmp_path_factory.mktemp("bundles") / "nin_cifar10-int8"
+    words = ("--int8", "--calibration", "synthetic", "--calibration-size", "100")
+    assert run([*small, *words, "-o", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(int8_bundle, tmp_path):
+    """A copy that the test may damage."""
+    return shutil.copytree(int8_bundle, tmp_path / "bundle")
+
+
+@pytest.fixture(autouse=True)
+def no_compiler(monkeypatch):
+    """Building the C++ library takes half a minute, and is the concern of tests/test_attribution.py."""
+
+    def build(*_):
+        raise BackendError("CMake is not installed.", native.TOOLS)
+
+    monkeypatch.setattr(native, "build", build)
+
+
+def edit(bundle, change):
+    """Let `change` rewrite the manifest as plain JSON."""
+    path = bundle / "manifest.json"
+    content = json.loads(path.read_bytes())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def damage_ranges(bundle):
+    """Multiply the scales of two Q/DQ pairs, and let the manifest say that this is how it was written."""
+    model = ir.load(bundle / "model.onnx")
+    for node in [node for node in model.graph if node.op_type == "QuantizeLinear"][2:4]:
+        scale = node.inputs[1]
+        scale.const_value = ir.tensor(scale.const_value.numpy() * np.float32(16), name=scale.name)
+    ir.save(model, bundle / "model.onnx")
+    content = (bundle / "model.onnx").read_bytes()
+    record = {"path": "model.onnx", "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+    def enter(manifest):
+        manifest["files"]["model.onnx"] = record
+        manifest["engine"]["file"] = record
+
+    edit(bundle, enter)
+
+
+def fits(out):
+    return max(map(len, out.splitlines())) <= 80
+
+
+# ── Stages ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_undamaged_bundle_passes_at_every_stage(cli, int8_bundle):
+    result = cli("parity", int8_bundle, "--stages")
+    assert result.code == 0
+    for line in (
+        "nin_cifar10-int8 int8",
+        "preprocessing the manifest's preprocessing ∞ ∞",
+        "export the FP32 graph, in onnxruntime ",
+        "Q/DQ the graph with Q/DQ pairs, as written ",
+        "engine openvino ",
+        "PASSED every stage seen here keeps its bound on 4 samples of synthetic",
+        "note: C++, the C++ library, was not looked at: CMake is not installed. On Debian and Ubuntu: apt install",
+    ):
+        assert line in result.text
+    assert "guilty" not in result.text
+    assert fits(result.out)
+
+
+def test_damaged_int8_ranges_are_the_guilt_of_the_qdq_stage(cli, copy):
+    damage_ranges(copy)
+    result = cli("parity", copy, "--stages")
+    assert result.code == 1
+    assert "FAILED the Q/DQ stage is guilty: the first beyond its bound on 4 samples of synthetic" in result.text
+    assert "× output 'logits': the signal-to-noise ratio is" in result.text
+    assert result.text.count("BROKEN") == 1
+    assert fits(result.out)
+
+
+def test_a_changed_mean_is_the_guilt_of_preprocessing(cli, copy):
+    edit(copy, lambda manifest: manifest["model"]["preprocessing"].update(mean=[0.6, 0.6, 0.6]))
+    result = cli("parity", copy, "--stages")
+    assert result.code == 1
+    assert "FAILED the preprocessing stage is guilty" in result.text
+    assert "the manifest's preprocessing has mean 0.6, 0.6, 0.6, the network's own" in result.text
+    assert result.text.count("BROKEN") == 1
+
+
+def test_the_stage_of_fp16_is_the_cast(cli, fp16_bundle):
+    result = cli("parity", fp16_bundle, "--stages")
+    assert result.code == 0
+    assert "cast the graph cast to FP16, as written" in result.text
+
+
+def test_several_bundles_are_told_one_by_one_and_one_that_fails_fails_all(cli, fp32_bundle, copy):
+    edit(copy, lambda manifest: manifest["model"]["preprocessing"].update(mean=[0.6, 0.6, 0.6]))
+    result = cli("parity", copy, fp32_bundle, "--stages")
+    assert result.code == 1
+    assert "bundle int8" in result.text
+    assert "nin_cifar10-fp32 fp32" in result.text
+    assert (result.text.count("FAILED"), result.text.count("PASSED")) == (1, 1)
+
+
+# ── Layers and samples ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_layers_are_ranked_under_the_names_of_modules(cli, int8_bundle):
+    result = cli("parity", int8_bundle, "--layers")
+    assert result.code == 0
+    assert "layers by the noise over signal that each adds, on 4 samples of synthetic" in result.text
+    assert "module layer adds SNR dB" in result.text
+    assert "classifier Conv" in result.text
+    assert "tensors are those that openvino" in result.text
+    assert fits(result.out)
+
+
+def test_worst_shows_so_many_samples_and_what_became_of_each(cli, int8_bundle):
+    result = cli("parity", int8_bundle, "--worst", 2, "--data", "digits", "--samples", 4)
+    assert result.code == 0
+    assert "sample label PyTorch says the bundle KL nats" in result.text
+    assert "every one of 4 samples is put in the class where PyTorch puts it" in result.text
+    assert sum("class" in line and "e-" in line for line in result.out.splitlines()) == 2
+    assert fits(result.out)
+
+
+# ── Documents ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_json_holds_all_that_was_asked_for_and_nothing_else(cli, int8_bundle):
+    [found] = cli("parity", int8_bundle, "--stages", "--layers", "--worst", 1, "--json").content
+    assert set(found) == set(Depth.__struct_fields__)
+    assert (found["bundle"], found["precision"]) == ("nin_cifar10-int8", "int8")
+    assert len(found["stages"]["stages"]) == 5
+    assert len(found["layers"]["layers"]) == 9
+    assert len(found["samples"]["worst"]) == 1
+    [alone] = cli("parity", int8_bundle, "--layers", "--json").content
+    assert (alone["stages"], alone["samples"]) == (None, None)
+
+
+def test_keep_puts_the_records_into_the_bundle(cli, copy):
+    result = cli("parity", copy, "--stages", "--layers", "--worst", 1, "--keep", "--json")
+    assert result.code == 0
+    [found] = result.content
+    for name in ("stages", "layers", "samples"):
+        assert json.loads((copy / "records" / f"{name}.json").read_text()) == found[name]
+    assert cli("verify", copy).code == 0
+    assert cli("parity", copy, "--stages").code == 0
+
+
+def test_without_keep_the_bundle_stays_as_it_is(cli, int8_bundle, snapshot):
+    before = snapshot(int8_bundle)
+    cli("parity", int8_bundle, "--stages", "--layers", "--worst", 1)
+    assert snapshot(int8_bundle) == before
+
+
+# ── What is refused ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nin_cifar10", "--stages"), "--stages looks into bundles, and nin_cifar10 is a network: deploykit export"),
+        (("--layers",), "--layers looks into bundles: name the folder of one."),
+        (("nowhere", "--worst", "3"), "--worst looks into bundles, and there is no folder 'nowhere'."),
+        (("./nowhere", "--keep"), "--keep keeps what --stages, --layers or --worst find: give one of them."),
+        (("./nowhere", "--worst", "0"), "'--worst': 0 is not in the range"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_looks_into_bundles_is_refused_for_anything_else(cli, words, message):
+    result = cli("parity", *words)
+    assert result.code == 2
+    assert message in result.text
+
+
+def test_layers_of_an_fp32_bundle_are_refused(cli, fp32_bundle):
+    result = cli("parity", fp32_bundle, "--layers")
+    assert result.code == 2
+    assert "is FP32: its graph is the exported one, and no layer of it adds an error to look for." in result.text
+
+
+def test_the_worst_of_an_embedding_are_refused(cli, small, tmp_path):
+    assert cli(*small, "--head", "embedding", "-o", tmp_path / "bundle").code == 0
+    result = cli("parity", tmp_path / "bundle", "--worst", 1)
+    assert result.code == 2
+    assert "gives embeddings, which have no classes. Leave --worst out." in result.text
+
+
+def test_a_damaged_bundle_is_not_looked_into(cli, copy):
+    (copy / "model.onnx").write_bytes(b"short")
+    result = cli("parity", copy, "--stages")
+    assert result.code == 1
+    assert "model.onnx has 5 bytes" in result.text

@@ -1,0 +1,86 @@
+"""What `deploykit-answer` is given and gives. A script stands for the program."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from deploykit.errors import BackendError, CheckFailed, InputError, InternalError, UsageError
+from deploykit.parity import native
+
+SAID = {"runtime": "ONNX Runtime 1.31.1", "file": "model.onnx", "passed_over": ["tensorrt: no driver is installed."]}
+SAYS = f"print({json.dumps(SAID)!r})"
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Makes a program of these lines of Python, with `bundle`, `batch`, `given` and `got` as it was called."""
+
+    def make(*lines):
+        path = tmp_path / "deploykit-answer"
+        head = (
+            f"#!{sys.executable}",
+            "import json, os, sys, numpy as np",
+            "bundle, batch, given, got = sys.argv[1:]",
+        )
+        path.write_text("\n".join((*head, *lines)))
+        path.chmod(0o755)
+        return path
+
+    return make
+
+
+def batches(count, size):
+    return [np.full((size, 3), number, np.float32) for number in range(count)]
+
+
+def test_all_rows_are_answered_in_their_order(program, tmp_path):
+    doubles = program("np.save(got, np.load(given) * 2)", SAYS)
+    said, answers = native.answers(doubles, tmp_path, batches(3, 2), 2)
+    assert (said.runtime, said.file) == ("ONNX Runtime 1.31.1", "model.onnx")
+    assert said.passed_over == ("tensorrt: no driver is installed.",)
+    assert answers[:, 0].tolist() == [0, 0, 2, 2, 4, 4]
+
+
+def test_it_is_told_the_bundle_and_the_batch(program, tmp_path):
+    told = tmp_path / "told"
+    writes = f"open({str(told)!r}, 'w').write(f'{{bundle}} {{batch}}')"
+    native.answers(program("np.save(got, np.load(given))", writes, SAYS), tmp_path / "bundle", batches(1, 4), 4)
+    assert told.read_text() == f"{tmp_path / 'bundle'} 4"
+
+
+def test_many_samples_are_handed_over_piece_by_piece(program, tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "PIECE_BYTES", 2 * 4 * 3 * 4)  # two batches
+    counts = program(f"open({str(tmp_path / 'rows')!r}, 'a').write(f'{{len(np.load(given))}} ')",
+                     "np.save(got, np.load(given))", SAYS)  # fmt: skip
+    _, answers = native.answers(counts, tmp_path, [*batches(4, 4), np.full((1, 3), 4, np.float32)], 4)
+    assert (tmp_path / "rows").read_text() == "8 8 1 "
+    assert answers[:, 0].tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4 + [4]
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(1, CheckFailed), (2, UsageError), (3, InputError), (4, BackendError), (5, InternalError), (127, BackendError)],
+)
+def test_an_error_of_the_library_is_ours_of_the_same_kind_in_its_own_words(program, tmp_path, code, error):
+    refuses = program("print('deploykit-answer: it is\\n a link. Copy it.', file=sys.stderr)", f"sys.exit({code})")
+    with pytest.raises(error) as raised:
+        native.answers(refuses, tmp_path, batches(1, 1), 1)
+    assert type(raised.value) is error
+    assert str(raised.value) == "it is a link. Copy it."
+
+
+def test_a_death_is_told_by_its_signal(program, tmp_path):
+    with pytest.raises(InternalError, match="deploykit-answer died by SIGSEGV"):
+        native.answers(program("os.kill(os.getpid(), 11)"), tmp_path, batches(1, 1), 1)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [("print('{}')",), (SAYS,), ("open(got, 'w').write('no')", SAYS)],
+    ids=["says nothing", "writes nothing", "writes nonsense"],
+)
+def test_what_is_no_answer_is_refused(program, tmp_path, lines):
+    with pytest.raises(InternalError, match="gave what is no answer"):
+        native.answers(program(*lines), tmp_path, batches(1, 1), 1)

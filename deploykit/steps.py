@@ -199,13 +199,13 @@ class Fitted:
     """A runner that takes float32 whatever floating-point type its inputs have: samples are made once, as float32."""
 
     def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+        self.runner = runner
         self.inputs = runner.inputs
         self.outputs = runner.outputs
 
     def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
         """Outputs by name, of the types that the runner gives."""
-        return self._runner.run({spec.name: arrays[spec.name].astype(spec.dtype, copy=False) for spec in self.inputs})
+        return self.runner.run({spec.name: arrays[spec.name].astype(spec.dtype, copy=False) for spec in self.inputs})
 
 
 class Recorded:

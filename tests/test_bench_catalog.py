@@ -1,4 +1,4 @@
-"""scripts/bench_catalog: which calls count, who is first, and the table that it writes."""
+"""scripts/bench_catalog: what it keeps, and the table that it writes."""
 
 import sys
 from importlib.machinery import SourceFileLoader
@@ -6,7 +6,6 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 import msgspec
-import pytest
 
 from deploykit.values import Interval
 
@@ -19,43 +18,6 @@ sys.modules["bench_catalog"] = bench_catalog  # where msgspec looks for the name
 loader.exec_module(bench_catalog)
 
 NAMES = (bench_catalog.EAGER, bench_catalog.COMPILED, *bench_catalog.OURS)
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that only calls move."""
-    now = [0]
-    monkeypatch.setattr(bench_catalog, "MONOTONIC", lambda: now[0])
-    return now
-
-
-def test_the_first_call_of_a_block_is_dropped(clock):
-    spent = iter((90, 10, 20, 30))
-
-    def call():
-        clock[0] += next(spent) * 1_000_000
-
-    assert bench_catalog.block(call, 0.14) == [10_000_000, 20_000_000, 30_000_000]
-
-
-def test_a_slow_side_is_measured_at_least_once_per_block(clock):
-    def call():
-        clock[0] += 2_000_000_000
-
-    assert bench_catalog.block(call, 0.4) == [2_000_000_000]
-
-
-def test_every_side_is_first_in_some_round_and_the_round_for_warming_up_does_not_count(clock):
-    order = []
-
-    def call(name):
-        order.append(name)
-        clock[0] += 1_000_000_000
-
-    blocks = bench_catalog.interleaved({name: lambda name=name: call(name) for name in "abc"}, 0.1)
-    rounds = [order[start : start + 6 : 2] for start in range(0, len(order), 6)]
-    assert {each[0] for each in rounds} == {"a", "b", "c"}
-    assert {name: len(each) for name, each in blocks.items()} == dict.fromkeys("abc", bench_catalog.ROUNDS)
 
 
 def row(**slower):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from deploykit.bench.clock import MONOTONIC, Clock
@@ -38,6 +38,11 @@ class Settings(Value, frozen=True):
                 f"at most {self.seconds_at_most} s"
             )
 
+    def settled(self, medians: Sequence[float]) -> bool:
+        """Whether the last windows, whose medians these are, agree."""
+        last = medians[-self.agreeing_windows :]
+        return len(last) == self.agreeing_windows and max(last) - min(last) <= self.agreement * min(last)
+
 
 class Warmup(NamedTuple):
     """How many calls warm-up took, and whether its last windows agreed."""
@@ -60,7 +65,7 @@ def measure(
     settings: Settings = Settings(),  # noqa: B008 - a frozen value
 ) -> Measured:
     """Latency of `run`, a call that takes `batch` images from host memory and returns when the result is there."""
-    warmup = _warm_up(run, clock, settings)
+    warmup = warm_up(run, clock, settings)
     series = _repeat(
         run, clock, settings.seconds_at_least, settings.iterations_at_least, seconds_at_most=settings.seconds_at_most
     )
@@ -91,22 +96,28 @@ def interleave(
 ) -> dict[str, tuple[int, ...]]:
     """Durations in nanoseconds of several candidates, by name: each runs once per round, `warmup_rounds` not counted.
 
-    The order turns from round to round and every other round runs backwards, so that nobody is always first, nor
-    always behind the same neighbour whose cache lines and heat it inherits.
+    For candidates whose threads rest once they have answered: `turns.in_turn` is for those that do not.
     """
-    names = list(runs)
-    durations: dict[str, list[int]] = {name: [] for name in names}
+    durations: dict[str, list[int]] = {name: [] for name in runs}
     for number in range(warmup_rounds + rounds):
-        turn = number // 2 % len(names)
-        order = names[turn:] + names[:turn]
-        for name in order if number % 2 == 0 else reversed(order):
+        for name in order(tuple(runs), number):
             duration = _time(runs[name], clock)
             if number >= warmup_rounds:
                 durations[name].append(duration)
     return {name: tuple(each) for name, each in durations.items()}
 
 
-def _warm_up(run: Callable[[], object], clock: Clock, settings: Settings) -> Warmup:
+def order(names: Sequence[str], number: int) -> Sequence[str]:
+    """Who comes when in a round: the order turns from round to round and every other round runs backwards, so that
+    nobody is always first, nor always behind the same neighbour whose cache lines and heat it inherits.
+    """
+    turn = number // 2 % len(names)
+    turned = (*names[turn:], *names[:turn])
+    return turned if number % 2 == 0 else turned[::-1]
+
+
+def warm_up(run: Callable[[], object], clock: Clock, settings: Settings) -> Warmup:
+    """Calls until the last windows agree, or until the time for it is over."""
     medians: list[float] = []
     iterations = 0
     start = clock()
@@ -114,8 +125,7 @@ def _warm_up(run: Callable[[], object], clock: Clock, settings: Settings) -> War
         window = _repeat(run, clock, settings.window_s, iterations_at_least=1)
         iterations += len(window.durations)
         medians.append(statistics.median(window.durations))
-        last = medians[-settings.agreeing_windows :]
-        if len(last) == settings.agreeing_windows and max(last) - min(last) <= settings.agreement * min(last):
+        if settings.settled(medians):
             return Warmup(iterations, settled=True)
     return Warmup(iterations, settled=False)
 

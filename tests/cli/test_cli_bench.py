@@ -9,22 +9,31 @@ from pathlib import Path
 
 import pytest
 
-from deploykit import bundles, native
+from deploykit import measuring, native, reporting
+from deploykit.bench import turns
+from deploykit.bench.compare import Compared
 from deploykit.bench.measure import Settings, measure
 from deploykit.bench.native import NativeBench
+from deploykit.bench.statistics import FEWEST_PAIRS
 from deploykit.cli.progress import TerminalProgress
 from deploykit.errors import BackendError
-from deploykit.values import Latency, StartUp
+from deploykit.values import Interval, Latency, StartUp
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ("p50_ms", "p90_ms", "p95_ms", "p99_ms")
 
 
-@pytest.fixture
+FEW = ("--duration", 0.05, "--iterations", 3)
+"""What figures show is the concern of tests/bench."""
+
+
+QUICK = functools.partial(Settings, window_s=0, agreement=1e9)
+
+
+@pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """A few calls: what they show is the concern of tests/bench."""
-    few = Settings(window_s=0, agreement=1e9, iterations_at_least=3, seconds_at_least=0.001)
-    monkeypatch.setattr(bundles, "measure", functools.partial(measure, settings=few))
+    """Warm-up settles at once, on a busy machine too."""
+    monkeypatch.setattr("deploykit.bench.measure.Settings", QUICK)
 
 
 @pytest.fixture
@@ -32,67 +41,155 @@ def built(monkeypatch):
     """A C++ library that was built before and answers this; a list of the calls it got."""
     calls = []
 
-    def answer(program, folder, batch):
-        calls.append((program, folder, batch))
-        figures = Latency(batch, 50, 30, 1.0, 2.0, 3.0, 4.0, 1.5, 0.5, 666.7, settled=False)
-        passed_over = ("tensorrt: no driver is installed.",)
-        return NativeBench("ONNX Runtime 1.31.1", "model.onnx", passed_over, figures, StartUp(10, 20, 3), 3 << 20)
+    def answer(program, folder, batch, settings):
+        calls.append((program, folder, batch, settings))
+        figures = Latency(batch, 50, 30, 1.0, 2.0, 3.0, 4.0, 1.5, 0.5, 600.0 + batch, settled=False)
+        return NativeBench(
+            runtime="ONNX Runtime 1.31.1",
+            file="model.onnx",
+            passed_over=("tensorrt: no driver is installed.",),
+            start_up=StartUp(10, 20, 3),
+            latency=figures,
+            peak_memory_bytes=3 << 20,
+            durations_ns=(1, 2, 3),
+        )
 
-    monkeypatch.setattr(native, "build", lambda project, _: Path("/built", *project.programs).parent)
-    monkeypatch.setattr(bundles, "measure_native", answer)
+    monkeypatch.setattr(native, "build", lambda project, _: Path("/built", project.programs[0]).parent)
+    monkeypatch.setattr(measuring, "measure_native", answer)
     return calls
 
 
-@pytest.mark.usefixtures("quick")
 def test_bench_prints_percentiles_spread_throughput_and_start_up(cli, fp32_bundle):
-    result = cli("bench", fp32_bundle)
+    result = cli("bench", fp32_bundle, *FEW)
     assert result.code == 0, result.err
     assert result.out.startswith("nin_cifar10 fp32  onnxruntime ")
-    for part in ("through Python, model.onnx", "batch 1, 3 calls", "p50", "p99", "mean", "±", "images/s", "first call"):
+    for part in (
+        "through Python, model.onnx",
+        "batch calls p50 ms",
+        "mean ± ms CoV images/s",
+        "first call",
+        "peak memory",
+    ):
         assert part in result.text
     assert max(map(len, result.out.splitlines())) <= 80
 
 
-@pytest.mark.usefixtures("quick")
-def test_bench_as_json_is_one_versioned_document(cli, fp32_bundle):
-    content = cli("bench", fp32_bundle, "--batch", 4, "--json").content
-    latency = content["latency"]
+def test_bench_as_json_is_one_versioned_document_with_every_duration(cli, fp32_bundle):
+    content = cli("bench", fp32_bundle, "--batch", 4, *FEW, "--json").content
+    (measured,) = content["measured"]
+    latency = measured["latency"]
     assert (content["model"], content["precision"], content["runtime"]) == ("nin_cifar10", "fp32", "python")
-    assert (latency["batch"], latency["iterations"]) == (4, 3)
-    assert 0 < latency["p50_ms"] <= latency["p99_ms"]
+    assert latency["batch"] == 4
+    assert len(measured["durations_ns"]) == latency["iterations"] >= 3
+    assert max(measured["durations_ns"]) / 1e6 == measured["p999_ms"]
+    assert (content["knee"], measured["threads"], measured["rate_per_s"]) == (None, 1, None)
     assert min(content["start_up"].values()) > 0
     assert content["peak_memory_bytes"] > 1 << 20
+    assert [each["device"] for each in content["conditions"]].count("CPU") <= 1
 
 
-@pytest.mark.usefixtures("quick")
+def test_several_batch_sizes_are_a_row_each_and_the_knee_is_one_of_them(cli, fp32_bundle):
+    content = cli("bench", fp32_bundle, "--batch", "4,1,2", *FEW, "--json").content
+    assert [each["latency"]["batch"] for each in content["measured"]] == [1, 2, 4]
+    assert content["knee"] in (1, 2, 4)
+
+
+def test_the_fewest_iterations_are_made(cli, fp32_bundle):
+    content = cli("bench", fp32_bundle, "--iterations", 70, "--duration", 0.001, "--json").content
+    assert content["measured"][0]["latency"]["iterations"] >= 70
+
+
+def test_several_callers_share_the_engine(cli, fp32_bundle):
+    content = cli("bench", fp32_bundle, "--threads", 3, *FEW, "--json").content
+    assert content["measured"][0]["threads"] == 3
+
+
+def test_a_rate_is_kept_and_told(cli, fp32_bundle):
+    words = ("bench", fp32_bundle, "--rate", 40, "--threads", 2, "--duration", 0.3, "--iterations", 5)
+    content = cli(*words, "--json").content
+    assert (content["measured"][0]["rate_per_s"], content["measured"][0]["threads"]) == (40, 2)
+    printed = cli(*words)
+    assert "open loop: 40 calls due per second at random, served by 2 callers" in printed.text
+
+
 def test_an_fp16_bundle_is_measured_too_and_says_what_that_means(cli, fp16_bundle):
-    result = cli("bench", fp16_bundle)
+    result = cli("bench", fp16_bundle, *FEW)
     assert result.code == 0, result.err
     assert "ONNX Runtime's CPU provider computes in FP32" in result.text
 
 
 @pytest.mark.parametrize("runtime", ["python", "cpp"])
-@pytest.mark.parametrize("batch", [5, 64])
+@pytest.mark.parametrize("batch", ["5", "64", "1,5"])
 def test_a_batch_that_the_bundle_does_not_take_is_refused_with_those_it_takes(cli, fp32_bundle, built, runtime, batch):
     result = cli("bench", fp32_bundle, "--batch", batch, "--runtime", runtime)
     assert result.code == 2
-    assert f"{fp32_bundle} takes batches of 1 to 4, not of {batch}." in result.text
+    assert f"{fp32_bundle} takes batches of 1 to 4, not of {batch.split(',')[-1]}." in result.text
     assert built == []
 
 
-@pytest.mark.parametrize("words", [("--batch", 0), ("--batch", "many"), ("--runtime", "rust")])
-def test_words_that_mean_nothing_are_wrong_usage(cli, fp32_bundle, words):
-    assert cli("bench", fp32_bundle, *words).code == 2
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--batch", "0"), "write batch sizes with commas between, such as 1,2,4,8"),
+        (("--batch", "1,,2"), "write batch sizes with commas between"),
+        (("--batch", "many"), "write batch sizes with commas between"),
+        (("--duration", "0"), "write a number of seconds, 0.001 to 86400"),
+        (("--duration", "nan"), "write a number of seconds"),
+        (("--duration", "soon"), "write a number of seconds"),
+        (("--rate", "-1"), "write a number of calls per second, 0.001 to 100000"),
+        (("--rate", "inf"), "write a number of calls per second"),
+        (("--iterations", "0"), "'--iterations': 0 is not in the range"),
+        (("--threads", "0"), "'--threads': 0 is not in the range"),
+        (("--runtime", "rust"), "'rust' is not one of"),
+        (("--loadgen", "Sometimes"), "'Sometimes' is not one of"),
+        (("--loadgen", "Server"), "--loadgen Server needs --rate"),
+        (("--loadgen", "Offline", "--rate", "5"), "the other scenarios take none"),
+        (("--loadgen", "Offline", "--threads", "2"), "--loadgen and --threads exclude each other"),
+        (("--rounds", "9"), "--rounds is for --compare"),
+        (("--fail-if", "slower:5%"), "--fail-if is for --compare"),
+        (("--threads", "2", "--runtime", "cpp"), "--threads is for --runtime python"),
+        (("--rate", "2", "--runtime", "cpp"), "--rate is for --runtime python"),
+        (("--compare",), "--compare takes two bundles, not 1"),
+    ],
+)
+def test_words_that_mean_nothing_or_do_not_fit_are_wrong_usage(cli, fp32_bundle, words, said):
+    result = cli("bench", fp32_bundle, *words)
+    assert result.code == 2
+    assert said in result.text
 
 
-def test_what_is_no_bundle_is_bad_input_before_anything_is_built(cli, tmp_path, built):
-    result = cli("bench", tmp_path, "--runtime", "cpp")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "Several bundles are for --compare"),
+        (("--compare", "--threads", "2"), "--compare and --threads exclude each other"),
+        (("--compare", "--rate", "2"), "--compare and --rate exclude each other"),
+        (("--compare", "--keep"), "--compare and --keep exclude each other"),
+        (("--compare", "--iterations", "9"), "--compare and --iterations exclude each other"),
+        (("--compare", "--rounds", "9", "--duration", "1"), "--rounds and --duration exclude each other"),
+        (("--compare", "--rounds", FEWEST_PAIRS - 1), f"{FEWEST_PAIRS}<=x"),
+        (("--compare", "--batch", "1,2"), "--compare takes one --batch"),
+        (("--compare", "--batch", "5"), "takes batches of 1 to 4, not of 5"),
+        (("--compare", "--fail-if", "slower"), "write slower:, a number, %, such as slower:5%"),
+        (("--compare", "--fail-if", "slower:5"), "write slower:, a number, %"),
+        (("--compare", "--fail-if", "slower:-5%"), "write slower:, a number, %"),
+        (("--compare", "--fail-if", "faster:5%"), "write slower:, a number, %"),
+    ],
+)
+def test_words_that_do_not_fit_two_bundles_are_wrong_usage(cli, fp32_bundle, fp16_bundle, words, said):
+    result = cli("bench", fp32_bundle, fp16_bundle, *words)
+    assert result.code == 2
+    assert said in result.text
+
+
+@pytest.mark.parametrize("words", [("--runtime", "cpp"), ("--compare",)])
+def test_what_is_no_bundle_is_bad_input_before_anything_is_built(cli, fp32_bundle, tmp_path, built, words):
+    result = cli("bench", *((fp32_bundle,) if "--compare" in words else ()), tmp_path, *words)
     assert result.code == 3
     assert "is not a bundle" in result.text
     assert built == []
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_damaged_bundle_is_not_measured(cli, bundle):
     (bundle / "model.onnx").write_bytes(b"short")
     result = cli("bench", bundle)
@@ -100,17 +197,93 @@ def test_a_damaged_bundle_is_not_measured(cli, bundle):
     assert "model.onnx has 5 bytes" in result.text
 
 
-def test_the_cpp_path_gives_the_bundle_and_batch_to_the_program_and_prints_its_figures(cli, fp32_bundle, built):
-    result = cli("bench", fp32_bundle, "--runtime", "cpp", "--batch", 2)
+# ── Two bundles ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Turns of one call without a pause: what they are for is the concern of tests/bench."""
+    monkeypatch.setattr(turns, "PAUSE_S", 0)
+    monkeypatch.setattr(turns, "BLOCK_S", 0)
+
+
+@pytest.mark.usefixtures("brief")
+def test_two_bundles_are_compared_in_turn(cli, fp32_bundle, fp16_bundle):
+    result = cli("bench", fp32_bundle, fp16_bundle, "--compare", "--rounds", 6)
     assert result.code == 0, result.err
-    assert built == [(Path("/built/deploykit-bench"), fp32_bundle, 2)]
+    for part in ("first: nin_cifar10 fp32", "second: nin_cifar10 fp16", "the median of 6 rounds", "in one process"):
+        assert part in result.text
+    assert max(map(len, result.out.splitlines())) <= 80
+
+
+@pytest.fixture
+def slower_second(monkeypatch):
+    """A comparison as it comes out where the second takes 6 % longer, give or take 0.5 %."""
+
+    def compared(first, _second, batch, rounds, clock, _settings):
+        figures = measure(first, batch, clock, Settings(0, 2, 1e9, 1, 3, 1e-6))
+        return Compared(figures, figures, Interval(1.06, 1.055, 1.065), rounds)
+
+    monkeypatch.setattr(measuring, "compare_calls", compared)
+
+
+@pytest.mark.usefixtures("slower_second")
+@pytest.mark.parametrize(
+    ("limit", "code"), [("slower:5%", 1), ("slower:5.4%", 1), ("slower:5.6%", 0), ("slower:7%", 0)]
+)
+def test_a_second_that_is_slower_than_allowed_beyond_the_noise_exits_with_1(cli, fp32_bundle, limit, code):
+    result = cli("bench", fp32_bundle, fp32_bundle, "--compare", "--rounds", 6, "--fail-if", limit)
+    assert result.code == code
+    assert "the second is slower, by 6.0%" in result.text
+    assert ("× the second takes 1.060 times as long" in result.text) == (code == 1)
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_comparison_as_json_holds_both_sides_and_the_interval(cli, fp32_bundle, fp16_bundle):
+    words = ("bench", fp32_bundle, fp16_bundle, "--compare", "--rounds", 8, "--batch", 2, "--json")
+    content = cli(*words, "--fail-if", "slower:900%").content
+    assert (content["first"]["precision"], content["second"]["precision"]) == ("fp32", "fp16")
+    assert (content["rounds"], content["limit"]) == (8, 10)
+    assert content["ratio"]["low"] <= content["ratio"]["estimate"] <= content["ratio"]["high"]
+    for side in ("first", "second"):
+        (measured,) = content[side]["measured"]
+        assert measured["latency"]["batch"] == 2
+        assert len(measured["durations_ns"]) == measured["latency"]["iterations"] >= 8
+
+
+# ── Kept, and beside LoadGen ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_figures_that_are_kept_are_in_the_bundle_and_it_is_still_whole(cli, bundle):
+    assert cli("bench", bundle, *FEW, "--keep").code == 0
+    records = reporting.report([bundle]).bundles[0].records
+    assert [(each.runtime, len(each.measured)) for each in records.benches] == [("python", 1)]
+    assert cli("verify", bundle).code == 0
+
+
+def test_loadgen_says_its_own_beside_ours(cli, fp32_bundle):
+    pytest.importorskip("mlperf_loadgen", reason="MLCommons' LoadGen is not installed")
+    content = cli("bench", fp32_bundle, *FEW, "--loadgen", "SingleStream", "--json").content
+    assert (content["loadgen"]["scenario"], content["loadgen"]["valid"]) == ("SingleStream", False)
+    assert content["loadgen"]["queries"] >= 1
+
+
+# ── Through the C++ library ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_cpp_path_gives_bundle_batches_and_floors_to_the_program_and_prints_its_figures(cli, fp32_bundle, built):
+    result = cli("bench", fp32_bundle, "--runtime", "cpp", "--batch", "2,4", "--duration", 3, "--iterations", 9)
+    assert result.code == 0, result.err
+    program = Path("/built/deploykit-bench")
+    settings = QUICK(iterations_at_least=9, seconds_at_least=3, seconds_at_most=86_400)
+    assert built == [(program, fp32_bundle, 2, settings), (program, fp32_bundle, 4, settings)]
     for part in (
         "nin_cifar10 fp32 ONNX Runtime 1.31.1 through the C++ library, model.onnx",
-        "batch 2, 50 calls, warm-up never settled",
-        "p50 1.00 ms, p90 2.00 ms, p95 3.00 ms, p99 4.00 ms",
-        "mean 1.50 ± 0.50 ms, 666.7 images/s",
+        "2 ◂ 50 1.000 2.000 3.000 4.000 – 1.500 0.500 33.3% 602.0",
+        "4 50 1.000 2.000 3.000 4.000 – 1.500 0.500 33.3% 604.0",
+        "the knee: batch 2 is the smallest with 95 % of the best throughput",
         "opened in 10 ms, loaded in 20 ms, first call 3.00 ms, peak memory 3.0 MiB",
-        "note: the machine was busy, and these figures are of that moment",
+        "note: warm-up never settled: the machine was busy, and these figures are of that moment",
         "note: tensorrt: no driver is installed.",
     ):
         assert part in result.text
@@ -159,9 +332,11 @@ def toolchain():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("toolchain")
-def test_the_shipped_library_is_built_once_and_measures(cli, fp32_bundle, bundle):
+def test_the_shipped_library_is_built_once_and_measures(cli, fp32_bundle, fp16_bundle, bundle):
     content = cli("bench", fp32_bundle, "--runtime", "cpp", "--json").content
-    latency = content["latency"]
+    (measured,) = content["measured"]
+    latency = measured["latency"]
+    assert len(measured["durations_ns"]) == latency["iterations"]
     assert content["library"].startswith("ONNX Runtime ")
     assert (content["runtime"], content["file"]) == ("cpp", "model.onnx")
     assert (latency["batch"], latency["iterations"] >= 50) == (1, True)
@@ -169,9 +344,11 @@ def test_the_shipped_library_is_built_once_and_measures(cli, fp32_bundle, bundle
     assert 0 < latency["throughput_per_s"] <= 1000 / latency["mean_ms"] * 1.001
     assert 1 << 20 < content["peak_memory_bytes"] < 1 << 32
 
-    again = cli("bench", fp32_bundle, "--runtime", "cpp", "--batch", 4)
-    assert again.code == 0, again.err
-    assert "batch 4" in again.text
+    swept = cli("bench", fp32_bundle, "--runtime", "cpp", "--batch", "1,4", "--duration", 0.1, "--json").content
+    assert [each["latency"]["batch"] for each in swept["measured"]] == [1, 4]
+
+    pair = cli("bench", fp32_bundle, fp16_bundle, "--runtime", "cpp", "--compare", "--rounds", 6, "--json").content
+    assert (pair["rounds"], pair["second"]["precision"], pair["second"]["runtime"]) == (6, "fp16", "cpp")
 
     (bundle / "model.onnx").write_bytes(b"short")
     refused = cli("bench", bundle, "--runtime", "cpp")
@@ -191,7 +368,14 @@ def test_the_program_answers_requests_one_by_one(fp32_bundle):
     assert min(first, second) > 1000
     assert peak > 1 << 20
 
-    for wrong in (("--batch", "0"), ("--batch", "5"), ("--runtime", "rust"), ("--nope", "1"), ("--seconds", "1e99")):
+    for wrong in (
+        ("--batch", "0"),
+        ("--batch", "5"),
+        ("--runtime", "rust"),
+        ("--nope", "1"),
+        ("--seconds", "1e99"),
+        ("--iterations", "0"),
+    ):
         refused = subprocess.run((program, fp32_bundle, *wrong), capture_output=True, text=True, check=False)
         assert refused.returncode == 2, wrong
         assert refused.stdout == ""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from deploykit import cache
-from deploykit.errors import BackendError, CheckFailed, InputError, InternalError, UsageError
+from deploykit.errors import BackendError, CheckFailed, DeploykitError, InputError, InternalError, UsageError
 from deploykit.files import sha256
 from deploykit.values import Progress
 
@@ -83,14 +83,17 @@ def run(program: Path, *words: object) -> str:
     done = subprocess.run(
         (program, *map(str, words)), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
-    if done.returncode == 0:
-        return done.stdout
-    reason = " ".join(done.stderr.split()).removeprefix(f"{program.name}: ")
-    if done.returncode < 0:
-        died = f"{program.name} died by {signal.Signals(-done.returncode).name}. {reason}".strip()
-        raise InternalError(died, "Report it.")
-    error = ERRORS.get(done.returncode, BackendError)
-    raise error(reason or f"{program.name} ended with exit code {done.returncode}.", "")
+    if done.returncode != 0:
+        raise refusal(program.name, done.returncode, done.stderr)
+    return done.stdout
+
+
+def refusal(name: str, code: int, said: str) -> DeploykitError:
+    """What a program of ours meant by ending so: the C++ library's error as ours of the same kind."""
+    reason = " ".join(said.split()).removeprefix(f"{name}: ")
+    if code < 0:
+        return InternalError(f"{name} died by {signal.Signals(-code).name}. {reason}".strip(), "Report it.")
+    return ERRORS.get(code, BackendError)(reason or f"{name} ended with exit code {code}.", "")
 
 
 def build(project: Project, progress: Progress) -> Path:

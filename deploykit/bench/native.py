@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import IO
 
 import msgspec
 
+from deploykit import native
 from deploykit.bench.measure import Settings
 from deploykit.bench.statistics import percentile
-from deploykit.errors import BackendError, CheckFailed, DeploykitError, InputError, InternalError, UsageError
+from deploykit.errors import InternalError
 from deploykit.values import Latency, Measured, StartUp, Value
-
-ERRORS: Final = {error.exit_code: error for error in (CheckFailed, UsageError, InputError, InternalError)}
-"""The C++ library numbers its errors as the command line numbers its exit codes."""
 
 
 class NativeEngine(Value, frozen=True):
@@ -50,14 +47,11 @@ def measure_native(program: Path, bundle: Path, batch: int, settings: Settings) 
     """Latency of a bundle in a process of its own. Errors of the C++ library are raised as ours of the same kind."""
     with tempfile.TemporaryDirectory() as scratch:
         raw = Path(scratch) / "durations"
-        words = [str(program), str(bundle), "--batch", str(batch), "--raw", str(raw)]
-        words += ["--seconds", str(settings.seconds_at_least), "--seconds-at-most", str(settings.seconds_at_most)]
-        words += ["--iterations", str(settings.iterations_at_least)]
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise _refusal(done.returncode, done.stderr)
+        words = [bundle, "--batch", batch, "--raw", raw, "--iterations", settings.iterations_at_least]
+        words += ["--seconds", settings.seconds_at_least, "--seconds-at-most", settings.seconds_at_most]
+        said = native.run(program, *words)
         try:
-            found = msgspec.json.decode(done.stdout, type=NativeBench)
+            found = msgspec.json.decode(said, type=NativeBench)
             durations = tuple(map(int, raw.read_text().split()))
         except (msgspec.MsgspecError, OSError, ValueError) as error:
             raise _nonsense(program.name, error) from error
@@ -95,7 +89,7 @@ class Served:
             return line
         code = self._process.wait()
         self._said.seek(0)
-        raise _refusal(code, self._said.read().decode(errors="replace"))
+        raise native.refusal(self._name, code, self._said.read().decode(errors="replace"))
 
 
 @contextlib.contextmanager
@@ -128,11 +122,3 @@ class ToldTime:
 
 def _nonsense(name: str, reason: object) -> InternalError:
     return InternalError(f"{name} answered what is no measurement: {reason}.", "Report it.")
-
-
-def _refusal(code: int, said: str) -> DeploykitError:
-    reason = " ".join(said.split()).removeprefix("deploykit-bench: ")
-    if code < 0:
-        died = f"The C++ library died by {signal.Signals(-code).name} while it was measured. {reason}".strip()
-        return BackendError(died, "Measure with --runtime python, and report it.")
-    return ERRORS.get(code, BackendError)(reason or f"deploykit-bench ended with exit code {code}.", "")

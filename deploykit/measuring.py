@@ -5,7 +5,7 @@ Each verb reads the manifest first and checks every file's digest before any of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -20,7 +20,7 @@ from deploykit.bench.compare import Compared
 from deploykit.bench.compare import compare as compare_calls
 from deploykit.bench.conditions import watch
 from deploykit.bench.load import Load, Loaded, under_load
-from deploykit.bench.measure import Settings, measure
+from deploykit.bench.measure import PARTS, Settings, measure
 from deploykit.bench.memory import peak_memory_bytes
 from deploykit.bench.native import Served, ToldTime, measure_native, served
 from deploykit.bench.sweep import knee
@@ -180,11 +180,9 @@ def _inputs(runner: Runner, rows: dict[str, NDArray[Any]], size: int) -> dict[st
 
 
 def _bench_python(started: _Started, sizes: Sequence[int], load: Load, settings: Settings, progress: Progress) -> Bench:
-    found: list[Loaded] = []
-    with progress.step(f"measuring {started.engine.backend}", len(sizes)) as advance, watch() as watched:
-        for size in sizes:
-            found.append(_loaded(started, size, load, settings))
-            advance()
+    parts = len(sizes) * PARTS
+    with progress.step(f"measuring {started.engine.backend}", parts) as advance, watch() as watched:
+        found = [_loaded(started, size, load, settings, advance) for size in sizes]
     statements = [
         statement if len(sizes) == 1 else f"at batch {size}: {statement}"
         for size, each in zip(sizes, found, strict=True)
@@ -193,13 +191,15 @@ def _bench_python(started: _Started, sizes: Sequence[int], load: Load, settings:
     return started.bench(tuple(each.measured for each in found), watched.conditions, statements)
 
 
-def _loaded(started: _Started, size: int, load: Load, settings: Settings) -> Loaded:
+def _loaded(started: _Started, size: int, load: Load, settings: Settings, advance: Callable[[], None]) -> Loaded:
     inputs = started.inputs(size)
     run = partial(started.runner.run, inputs)
     if load.threads == 1 and load.rate_per_s is None:
-        found = Loaded(measure(run, size, settings=settings), ())
+        found = Loaded(measure(run, size, settings=settings, advance=advance), ())
     else:
         found = under_load(run, size, load, settings=settings)
+        for _ in range(PARTS):  # whether a load is nearly over, nobody knows
+            advance()
     runner = started.runner.runner if isinstance(started.runner, steps.Fitted) else started.runner
     if not isinstance(runner, TimedRunner):
         return found

@@ -134,8 +134,8 @@ def calibrated_on(
 ) -> tuple[Calibrated, CalibrationReceipt]:
     """Ranges and thresholds from the calibration set, which must not share an image with `evaluation`."""
     placement = int8.placed(graph.folder / graph.exported.files[0].path)
-    with progress.step(f"reading the images of {asked.data}"):
-        data = open_data(asked.data, "calibration", asked.count, request.options.batch)
+    with progress.step(f"reading the images of {asked.data}", asked.count) as advance:
+        data = open_data(asked.data, "calibration", asked.count, request.options.batch, advance=advance)
     check_images(data.record, progress)
     disjoint = proven_disjoint(data.record, data.digests, evaluation)
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from deploykit import cache, keys
-from deploykit.bench.measure import measure
+from deploykit.bench.measure import PARTS, measure
 from deploykit.bundle.write import write_golden
 from deploykit.data import Data
 from deploykit.errors import CheckFailed, UsageError
@@ -255,8 +255,8 @@ def measured(typed: Typed, verdict: Verdict, answers: Answers, backend: Backend,
     def build(folder: Path) -> None:
         runner = backend.load(verdict.built.engine, verdict.built.folder)
         inputs = first_call(runner, answers)
-        with progress.step("measuring latency"):
-            measured = measure(lambda: runner.run(inputs), batch=len(inputs["input"]))
+        with progress.step("measuring latency", PARTS) as advance:
+            measured = measure(lambda: runner.run(inputs), batch=len(inputs["input"]), advance=advance)
         save(folder, measured)
 
     here = provenance()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from deploykit.bench.clock import MONOTONIC, Clock
 from deploykit.bench.statistics import deviation, mean, percentile
@@ -44,6 +44,10 @@ class Settings(Value, frozen=True):
         return len(last) == self.agreeing_windows and max(last) - min(last) <= self.agreement * min(last)
 
 
+PARTS: Final = 20
+"""Of a measurement, for whoever waits for it."""
+
+
 class Warmup(NamedTuple):
     """How many calls warm-up took, and whether its last windows agreed."""
 
@@ -63,11 +67,20 @@ def measure(
     batch: int,
     clock: Clock = MONOTONIC,
     settings: Settings = Settings(),  # noqa: B008 - a frozen value
+    advance: Callable[[], None] = lambda: None,
 ) -> Measured:
-    """Latency of `run`, a call that takes `batch` images from host memory and returns when the result is there."""
+    """Latency of `run`, a call that takes `batch` images from host memory and returns when the result is there.
+
+    `advance` is called, between calls, whenever another of `PARTS` of the measurement is done.
+    """
     warmup = warm_up(run, clock, settings)
     series = _repeat(
-        run, clock, settings.seconds_at_least, settings.iterations_at_least, seconds_at_most=settings.seconds_at_most
+        run,
+        clock,
+        settings.seconds_at_least,
+        settings.iterations_at_least,
+        seconds_at_most=settings.seconds_at_most,
+        advance=advance,
     )
     return summed_up(series, batch, warmup)
 
@@ -136,14 +149,21 @@ def _repeat(
     seconds_at_least: float,
     iterations_at_least: int,
     seconds_at_most: float = float("inf"),
+    advance: Callable[[], None] = lambda: None,
 ) -> Series:
     durations: list[int] = []
+    parts = 0
     start = clock()
     while True:
         durations.append(_time(run, clock))
         elapsed = clock() - start
-        enough = len(durations) >= iterations_at_least and elapsed >= seconds_at_least * 1e9
-        if enough or elapsed >= seconds_at_most * 1e9:
+        seconds = elapsed / 1e9
+        waited = seconds / seconds_at_least if seconds_at_least > 0 else 1.0
+        done = max(min(len(durations) / iterations_at_least, waited), seconds / seconds_at_most)
+        for _ in range(parts, min(int(done * PARTS), PARTS)):
+            parts += 1
+            advance()
+        if done >= 1:
             return Series(durations, elapsed)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deploykit.bench.clock import MONOTONIC
-from deploykit.bench.measure import Settings, interleave, measure
+from deploykit.bench.measure import PARTS, Settings, interleave, measure
 from deploykit.values import Latency
 
 MS = 1_000_000
@@ -43,6 +43,14 @@ def test_a_steady_call_settles_after_three_windows() -> None:
     assert {latency.p50_ms, latency.p90_ms, latency.p95_ms, latency.p99_ms, latency.mean_ms} == {10.0}
     assert latency.deviation_ms == 0.0
     assert latency.throughput_per_s == pytest.approx(400)
+
+
+@pytest.mark.parametrize("call_ms", [10, 700, 4000])
+def test_whoever_waits_hears_of_every_part_once(call_ms: float) -> None:
+    clock, heard = FakeClock(), []
+    measure(clock.call(repeat(call_ms)), 1, clock, advance=lambda: heard.append(clock.now))
+    assert len(heard) == PARTS
+    assert heard == sorted(heard)
 
 
 def test_figures_of_a_known_distribution() -> None:

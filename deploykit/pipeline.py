@@ -7,7 +7,7 @@
     receipt    the arithmetic that the backend really used
     latency    measured on this machine
     beside     engines of other backends, judged likewise where this machine can run them
-    bundle     written whole, or not at all
+    bundle     written whole, with its report, or not at all
 
 Every step takes frozen values and files and gives frozen values and files. Only this file knows their order.
 """
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from deploykit import keys, precision, steps
+from deploykit import keys, precision, reporting, steps
 from deploykit.backends import backend as find_backend
 from deploykit.backends.choice import reference
 from deploykit.bundle import manifest as manifests
@@ -31,6 +31,7 @@ from deploykit.errors import BackendError, DeploykitError, InputError
 from deploykit.export import catalog
 from deploykit.files import damage
 from deploykit.network import Network
+from deploykit.parity.stages import at_export
 from deploykit.provenance import provenance
 from deploykit.values import (
     Backend,
@@ -40,6 +41,8 @@ from deploykit.values import (
     MatrixRow,
     PrecisionReceipt,
     Progress,
+    Records,
+    Stages,
 )
 
 
@@ -70,8 +73,10 @@ def export(request: ExportRequest, destination: Path, force: bool, progress: Pro
     manifest = _manifest(request, key, made, measured.latency, tuple(other.beside for other in others))
     with progress.step("writing the bundle"):
         folders = made.verdict.built.folder, made.answers.folder
-        labels = _labels(made.graph, made.data)
-        manifest = write(destination, manifest, *folders, labels, tuple(other.folder for other in others))
+        labels, known = _labels(made.graph, made.data), Records(measured, made.stages)
+        engines = tuple(other.folder for other in others)
+        further, page = reporting.files(known), reporting.pager(destination, known)
+        manifest = write(destination, manifest, *folders, labels, engines, further, page)
     return Outcome(manifest, destination, up_to_date=False)
 
 
@@ -95,6 +100,8 @@ class Made(NamedTuple):
     answers: steps.Answers
     chosen: precision.Chosen
     verdict: steps.Verdict
+    stages: Stages
+    """The same by stage."""
     receipt: PrecisionReceipt
 
 
@@ -105,9 +112,9 @@ def _made(request: ExportRequest, network: Network, progress: Progress) -> Made:
     graph = steps.exported(request, network, reference(), progress)
     answers = steps.answered(network, graph, data, progress)
     chosen = precision.chosen(request, graph, answers, data, reference(), backend, progress)
-    verdict = _verdict(graph, chosen, answers, backend, data, progress)
+    verdict, stages = _verdict(graph, chosen, answers, backend, data, progress)
     ran = steps.receipted(chosen.typed, verdict, backend, progress)
-    return Made(data, graph, answers, chosen, verdict, ran)
+    return Made(data, graph, answers, chosen, verdict, stages, ran)
 
 
 class Other(NamedTuple):
@@ -145,7 +152,7 @@ def _verdict(
     backend: Backend,
     data: Data,
     progress: Progress,
-) -> steps.Verdict:
+) -> tuple[steps.Verdict, Stages]:
     """The verdict on the typed graph. The exported one is judged before it, at FP32's narrow bounds: an error that FP16
     could hide among its roundings shows there, and fails both.
     """
@@ -156,7 +163,8 @@ def _verdict(
     if chosen.typed.precision != "fp32" and not exported.passed:
         failures = tuple(f"before typing, at fp32: {failure}" for failure in exported.failures)
         parity = msgspec.structs.replace(parity, passed=False, failures=failures + parity.failures)
-    return verdict._replace(parity=parity)
+    stages = at_export(exported, verdict.parity, chosen.typed.precision, backend.identity)
+    return verdict._replace(parity=parity), stages
 
 
 def _manifest(request: ExportRequest, key: str, made: Made, latency: Latency, beside: tuple[Beside, ...]) -> Manifest:

@@ -44,3 +44,11 @@ def test_what_is_built_inside_the_library_is_not_packed(tmp_path):
     files = {file.distribution_path for file in WheelBuilder(str(copy)).recurse_included_files()}
     assert f"{LIBRARY}/CMakeLists.txt" in files
     assert not [path for path in files if "build/" in path]
+
+
+def test_the_wheel_has_everything_that_a_report_is_made_of():
+    folder = ROOT / "deploykit" / "report"
+    parts = [*(folder / "html").rglob("*.j2"), *(folder / "html").glob("*.css"), *(folder / "html").glob("*.js")]
+    assert len(parts) > 10
+    wanted = {path.relative_to(ROOT).as_posix() for path in (*parts, folder / "schema.json")}
+    assert wanted <= packed()

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 import numpy as np
 
-from deploykit.bundle.manifest import MANIFEST, Manifest, encode, is_ours
+from deploykit.bundle.manifest import MANIFEST, encode, is_ours
 from deploykit.errors import InputError
 from deploykit.files import record, staged
-from deploykit.values import Beside, Engine, Golden
+from deploykit.values import Beside, Engine, Golden, Manifest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LABELS = "labels.txt"
+LABELS: Final = "labels.txt"
+
+REPORT: Final = "report.html"
+
+Page: TypeAlias = Callable[[Manifest], bytes]
+"""Gives the report of a bundle from the manifest of everything else in it."""
 
 
 def write(
@@ -29,10 +34,12 @@ def write(
     golden_folder: Path,
     labels: tuple[str, ...],
     beside_folders: tuple[Path, ...] = (),
+    further: Mapping[str, bytes] | None = None,
+    page: Page | None = None,
 ) -> Manifest:
     """Assemble `destination` from the graph's files, the golden vectors, the labels and the engines beside, each from
-    its own folder; hands back the manifest with every file recorded. An existing bundle at `destination` is replaced,
-    whole, at the last moment.
+    its own folder, with `further` files by path, and the report that `page` gives; hands back the manifest with every
+    file recorded. An existing bundle at `destination` is replaced, whole, at the last moment.
     """
     with staged(destination) as folder:
         for name in (manifest.graph.file, *_external(graph_folder, manifest.graph.file)):
@@ -47,22 +54,33 @@ def write(
         )
         if labels:
             (folder / LABELS).write_text("\n".join(labels) + "\n", encoding="utf-8")
+        _place_all(folder, further or {})
         paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         files = {path: record(folder, path) for path in paths}
         named = LABELS if labels else None
         complete = msgspec.structs.replace(manifest, files=files, labels=named, engine=engine, beside=beside)
-        (folder / MANIFEST).write_bytes(encode(complete))
-    return complete
+        return _sealed(folder, complete, page)
 
 
-def add(folder: Path, manifest: Manifest, beside: Beside, source: Path) -> Manifest:
+def put(folder: Path, manifest: Manifest, further: Mapping[str, bytes], page: Page) -> Manifest:
+    """The bundle at `folder` with these files, by path, in place of those of the same names, and its report made anew;
+    hands back the new manifest. As with `add`, whatever interrupts this, the bundle is as it was or as it is to be.
+    """
+    with staged(folder, BESIDE) as partial:
+        shutil.copytree(folder, partial, dirs_exist_ok=True, copy_function=_linked)
+        _place_all(partial, further)
+        files = {**manifest.files, **{path: record(partial, path) for path in further}}
+        return _sealed(partial, msgspec.structs.replace(manifest, files=files), page)
+
+
+def add(folder: Path, manifest: Manifest, beside: Beside, source: Path, page: Page | None = None) -> Manifest:
     """The bundle at `folder` with one engine more, its file taken from `source`; hands back the new manifest.
 
     The bundle is written anew beside itself and takes its own place at the last moment: whatever interrupts this, it
     is as it was or as it is to be.
     """
-    with staged(folder, "Make room beside the bundle, or copy it to where you may write.") as partial:
-        shutil.copytree(folder, partial, dirs_exist_ok=True)
+    with staged(folder, BESIDE) as partial:
+        shutil.copytree(folder, partial, dirs_exist_ok=True, copy_function=_linked)
         packed = msgspec.structs.replace(beside, engine=_packed(beside.engine, manifest.graph.file, source, partial))
         path, judged = packed.engine.file.path, manifest.engine
         if packed.engine.build is not None and path == judged.file.path:
@@ -74,8 +92,40 @@ def add(folder: Path, manifest: Manifest, beside: Beside, source: Path) -> Manif
         complete = msgspec.structs.replace(
             manifest, beside=(*others, packed), files={**manifest.files, path: record(partial, path)}
         )
-        (partial / MANIFEST).write_bytes(encode(complete))
-    return complete
+        return _sealed(partial, complete, page)
+
+
+BESIDE: Final = "Make room beside the bundle, or copy it to where you may write."
+
+
+def _sealed(folder: Path, manifest: Manifest, page: Page | None) -> Manifest:
+    """The manifest of all files, written last; with a page, the report is made from the rest and is one of them."""
+    if page is not None:
+        rest = {path: file for path, file in manifest.files.items() if path != REPORT}
+        _place_all(folder, {REPORT: page(msgspec.structs.replace(manifest, files=rest))})
+        manifest = msgspec.structs.replace(manifest, files={**rest, REPORT: record(folder, REPORT)})
+    _place_all(folder, {MANIFEST: encode(manifest)})
+    return manifest
+
+
+def _place_all(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Each under its path. What has that name already may be a link into the bundle of before: it is never written
+    through.
+    """
+    for path, content in contents.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).unlink(missing_ok=True)
+        (folder / path).write_bytes(content)
+
+
+def _linked(source: str, target: str) -> None:
+    """One more name for a file that stays as it is: an engine of a gigabyte is not copied to file a few figures. A file
+    system without such links gets a copy.
+    """
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _place(engine: Engine) -> tuple[str, str]:
@@ -89,6 +139,7 @@ def _packed(engine: Engine, graph_file: str, source: Path, folder: Path) -> Engi
         return engine
     path = f"engines/{tag(engine)}/{Path(engine.file.path).name}"
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    (folder / path).unlink(missing_ok=True)  # it may be a link into the bundle of before
     shutil.copyfile(source / engine.file.path, folder / path)
     return msgspec.structs.replace(engine, file=msgspec.structs.replace(engine.file, path=path))
 

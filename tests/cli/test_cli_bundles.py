@@ -151,7 +151,7 @@ def test_inspect_names_what_is_not_there(cli):
 def test_verify_passes_what_was_written(cli, precision, request):
     result = cli("verify", request.getfixturevalue(f"{precision}_bundle"))
     assert result.code == 0
-    assert "3 files are as they were written" in result.text
+    assert "6 files are as they were written" in result.text
     assert f"PASSED {precision} golden vectors" in result.text
 
 

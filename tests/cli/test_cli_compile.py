@@ -62,12 +62,14 @@ def test_pixels_go_into_an_engine_too(cli, small, tmp_path):
 
 
 def test_compile_adds_an_engine_and_leaves_the_rest_as_it_was(cli, bundle):
-    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file() and path.name != "manifest.json"}
+    told = (bundle / "manifest.json", bundle / "report.html")
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file() and path not in told}
     result = cli("compile", bundle, "--target", "tensorrt-rtx", "--compute-capability", "89")
     assert result.code == 0, result.err
     assert UNRUN in result.text
     assert {path: path.read_bytes() for path in before} == before
     assert len(plans(bundle)) == 1
+    assert plans(bundle)[0] in (bundle / "report.html").read_text(encoding="utf-8")
     assert cli("verify", bundle).code == 0
 
 

@@ -12,9 +12,11 @@ from deploykit.bundle import manifest as manifests
 from deploykit.parity.tolerances import for_precision
 
 
-def test_a_bundle_is_a_manifest_a_graph_and_golden_vectors(fp16_bundle):
+def test_a_bundle_is_a_manifest_a_graph_golden_vectors_its_report_and_what_it_rests_on(fp16_bundle):
     files = {path.relative_to(fp16_bundle).as_posix() for path in fp16_bundle.rglob("*") if path.is_file()}
-    assert files == {"manifest.json", "model.onnx", "golden/in.input.npy", "golden/out.logits.npy"}
+    golden = {"golden/in.input.npy", "golden/out.logits.npy"}
+    told = {"manifest.json", "report.html", "records/measured.json", "records/stages.json"}
+    assert files == {"model.onnx", *golden, *told}
 
 
 def test_it_says_where_what_and_how_sure(cli, small, tmp_path):

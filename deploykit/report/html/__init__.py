@@ -1,0 +1,1 @@
+"""Values in, one self-contained page out."""

@@ -1,0 +1,99 @@
+"""A request as a command line: what deploykit reads from it is the request again."""
+
+import shlex
+
+import pytest
+
+from deploykit import pipeline
+from deploykit.report.command import command
+from deploykit.values import (
+    BatchRange,
+    BudgetOptions,
+    BuildOptions,
+    CalibrationOptions,
+    ExportOptions,
+    ExportRequest,
+    ImageOverrides,
+    WeightsSource,
+)
+
+RANDOM = WeightsSource("random")
+
+
+class Asked(Exception):
+    """Instead of an export: the request."""
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The request that deploykit understands from a command line."""
+    from deploykit.backends import choice
+    from deploykit.cli import group
+
+    def asked(request, *_):
+        raise Asked(request)
+
+    def as_typed(names, *_):
+        return choice.Targets(names[0], tuple(names[1:]))
+
+    monkeypatch.setattr(pipeline, "export", asked)
+    monkeypatch.setattr(choice, "targets", as_typed)
+
+    def run(line):
+        words = shlex.split(line)
+        assert words[0] == "deploykit"
+        with pytest.raises(Asked) as found:
+            group.main(words[1:], standalone_mode=False)
+        return found.value.args[0]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ExportRequest("resnet18", "fp32", RANDOM),
+        ExportRequest("resnet18", "fp16", WeightsSource("imagenet"), io="fp16", head="embedding", samples=3),
+        ExportRequest("vgg11", "bf16", WeightsSource("random", 7), options=ExportOptions(opset=22), target="openvino"),
+        ExportRequest(
+            "vgg11",
+            "int8-fp16",
+            WeightsSource("file", path="my weights; rm -rf $HOME/'x'.pth"),
+            arguments=("num_classes=10", "dropout=0.5"),
+            data="a folder",
+            beside=("openvino",),
+            calibration=CalibrationOptions("$(photos)", 100, "entropy"),
+            budget=BudgetOptions(min_snr_db=17.5),
+        ),
+        ExportRequest(
+            "vgg11", "int8", RANDOM, calibration=CalibrationOptions("photos"), budget=BudgetOptions(max_drop=0.5)
+        ),
+        ExportRequest(
+            "resnet18",
+            "fp32",
+            RANDOM,
+            preprocess="graph",
+            image=ImageOverrides(64, 96, 0.1, (0.1, 0.2, 0.3), (1.0, 2.0, 1 / 3), "bgr"),
+            options=ExportOptions(BatchRange(2, 3, 4), 18, "torchscript"),
+        ),
+        ExportRequest("resnet18", "fp32", RANDOM, options=ExportOptions(BatchRange(4, 4, 4))),
+        ExportRequest(
+            "resnet18",
+            "fp16",
+            RANDOM,
+            target="tensorrt",
+            build=BuildOptions(
+                compute_capabilities=(86, 120), workspace_mib=512, optimization_level=5, version_compatible=True,
+                hardware_compatible=True, strip_weights=True, refittable=True, dla_core=1,
+            ),
+        ),
+    ],
+    ids=lambda request: f"{request.model}-{request.precision}",
+)  # fmt: skip
+def test_the_command_line_is_read_as_the_request(read, request_):
+    assert read(" ".join(command(request_))) == request_
+
+
+def test_no_word_of_a_request_leaves_its_quotes():
+    line = " ".join(command(ExportRequest("resnet18", "fp32", RANDOM, data="a; rm -rf $(HOME) `x`")))
+    assert "a; rm -rf $(HOME) `x`" in shlex.split(line)

@@ -1,0 +1,151 @@
+"""The page as Chromium shows it: silent, alone, no wider than its window, its verdict in sight, its table sorted."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from whole import whole
+
+from deploykit.bundle import manifest as manifests
+from deploykit.report.html import page as pages
+from deploykit.report.reported import Report, reported
+from deploykit.values import Records
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))
+import chromium
+
+pytestmark = pytest.mark.skipif(chromium.missing() is not None, reason=str(chromium.missing()))
+
+PHONE, DESKTOP = (390, 844), (1440, 900)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium.started() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def files(fp32_bundle, tmp_path_factory):
+    """One bundle with everything and the longest names, the same bundle as it was exported, and the two compared."""
+    manifest = manifests.read(fp32_bundle)
+    full = whole(manifest, "a-name-" + "x" * 120)
+    bare = reported("bare", manifest, Records())
+    folder = tmp_path_factory.mktemp("pages")
+    contents = {
+        "full": pages.of_one(full),
+        "bare": pages.of_one(bare),
+        "together": pages.of_several(Report((full, bare))),
+    }
+    for name, content in contents.items():
+        (folder / f"{name}.html").write_text(content, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(params=["full", "bare", "together"])
+def page(request, files):
+    return files / f"{request.param}.html"
+
+
+def opened(browser, page, window=DESKTOP, scheme="light"):
+    chromium.console(browser)
+    chromium.requests(browser)
+    chromium.show(browser, page, *window, scheme)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_said_on_the_console(browser, page, scheme):
+    opened(browser, page, scheme=scheme)
+    assert chromium.console(browser) == []
+
+
+def test_nothing_is_fetched_but_the_file_itself(browser, page):
+    opened(browser, page)
+    assert set(chromium.requests(browser)) == {page.resolve().as_uri()}
+
+
+@pytest.mark.parametrize("window", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nobody_scrolls_sideways(browser, page, window, scheme):
+    opened(browser, page, window, scheme)
+    width = "return [document.documentElement.scrollWidth, document.body.scrollWidth, window.innerWidth]"
+    assert browser.execute_script(width) == [window[0]] * 3
+
+
+@pytest.mark.parametrize("window", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_the_verdict_is_seen_without_scrolling(browser, page, window):
+    opened(browser, page, window)
+    box = browser.execute_script(
+        "const box = document.getElementById('verdict').getBoundingClientRect(); return [box.top, box.bottom]"
+    )
+    assert 0 <= box[0] < box[1] < window[1]
+    assert "PASSED" in browser.execute_script("return document.getElementById('verdict').innerText")
+
+
+def test_drawings_follow_the_scheme(browser, files):
+    colours = []
+    for scheme in ("light", "dark"):
+        opened(browser, files / "full.html", scheme=scheme)
+        colours.append(
+            browser.execute_script("return getComputedStyle(document.querySelector('figure svg text')).fill")
+        )
+    assert colours[0] != colours[1]
+    assert all(colour.startswith("rgb") for colour in colours)
+
+
+def test_text_in_a_drawing_can_be_read_on_a_phone(browser, files):
+    opened(browser, files / "full.html", PHONE)
+    heights = browser.execute_script(
+        "return [...document.querySelectorAll('figure svg text')].map(text => parseFloat(text.style.fontSize) *"
+        " text.ownerSVGElement.getBoundingClientRect().width / text.ownerSVGElement.viewBox.baseVal.width)"
+    )
+    assert heights
+    assert min(heights) > 8
+
+
+COLUMN = "return [...document.querySelectorAll('.sortable tbody tr')].map(row => row.cells[arguments[0]].dataset.value)"
+STATE = "return [...document.querySelectorAll('.sortable th[aria-sort]')].map(head => head.getAttribute('aria-sort'))"
+
+
+def button(browser, place):
+    return browser.find_elements("css selector", ".sortable thead button")[place]
+
+
+@pytest.mark.parametrize(("name", "place"), [("p50", 8), ("size", 10), ("backend", 3), ("#", 0)])
+def test_a_click_sorts_by_a_column_and_another_turns_it_round(browser, files, name, place):
+    opened(browser, files / "together.html")
+    assert button(browser, place).text.startswith(name)
+    for order in ("ascending", "descending") if place else ("descending", "ascending"):
+        button(browser, place).click()
+        values = browser.execute_script(COLUMN, place)
+        known = [float(value) if name != "backend" else value for value in values]
+        assert known == sorted(known, reverse=order == "descending")
+        assert browser.execute_script(STATE)[place] == order
+        assert browser.execute_script(STATE).count("none") == 10
+
+
+def test_the_keyboard_sorts_too(browser, files):
+    from selenium.webdriver.common.keys import Keys
+
+    opened(browser, files / "together.html")
+    button(browser, 5).send_keys(Keys.ENTER)
+    assert browser.execute_script(STATE)[5] == "ascending"
+
+
+def test_what_has_no_figure_comes_last_in_either_order(browser, files):
+    opened(browser, files / "together.html")
+    for _ in range(2):
+        button(browser, 7).click()
+        values = browser.execute_script(COLUMN, 7)
+        assert values[0] != ""
+        assert values[-1] == ""
+
+
+def test_on_paper_it_is_black_on_white_whatever_the_reader_prefers(browser, files):
+    opened(browser, files / "full.html", scheme="dark")
+    preference = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": preference})
+    seen = browser.execute_script(
+        "const style = getComputedStyle(document.body); return [style.backgroundColor, style.color]"
+    )
+    assert seen == ["rgb(255, 255, 255)", "rgb(27, 30, 35)"]

@@ -1,0 +1,440 @@
+"""The page as text: what it says, in which order, that names are no markup, and that everybody can read it."""
+
+import itertools
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jsonschema
+import msgspec
+import pytest
+from whole import bench, measured, stages, whole
+
+from deploykit.bundle import manifest as manifests
+from deploykit.report import reported as reports
+from deploykit.report.document import document
+from deploykit.report.html import page as pages
+from deploykit.report.reported import Report, reported
+from deploykit.report.unchecked import statements
+from deploykit.values import Records, Stages
+
+EVIL = """</style></title></svg><script>alert('x')</script>"><img src=x onerror=alert(1)> $a$ & "quoted" 'name'"""
+
+FOLDER = Path(pages.__file__).parent
+
+
+class Seen(HTMLParser):
+    """A page as elements with their attributes, headings with their text, and all text together."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements, self.headings, self.text, self._heading = [], [], "", None
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append([int(tag[1]), ""])
+            self._heading = self.headings[-1]
+
+    def handle_endtag(self, tag):
+        if re.fullmatch("h[1-6]", tag):
+            self._heading = None
+
+    def handle_data(self, data):
+        self.text += data
+        if self._heading is not None:
+            self._heading[1] += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def manifest(fp32_bundle):
+    return manifests.read(fp32_bundle)
+
+
+@pytest.fixture(scope="module")
+def full(manifest):
+    return whole(manifest)
+
+
+@pytest.fixture(scope="module")
+def alone(full):
+    return pages.of_one(full)
+
+
+@pytest.fixture(scope="module")
+def bare(manifest):
+    return reported("old", manifest, Records())
+
+
+@pytest.fixture(scope="module")
+def together(full, bare):
+    return pages.of_several(Report((full, bare)))
+
+
+@pytest.fixture(params=["alone", "together"])
+def either(request):
+    return request.getfixturevalue(request.param)
+
+
+# ── What it says ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_verdict_comes_first_and_says_what_was_compared(alone):
+    text = Seen(alone[alone.index("<main>") :]).text
+    assert " ".join(text.split()).startswith("PASSED INT8, computed by onnxruntime")
+    assert "compared with eager PyTorch in FP32 on 4 samples of synthetic (evaluation, synthetic)" in text
+
+
+def test_sections_follow_in_the_order_in_which_questions_come(alone):
+    assert [text for level, text in Seen(alone).headings if level == 2][1:] == [
+        "Parity by stage", "Error by layer", "Latency", "Precision as it ran", "Calibration", "Accuracy budget",
+        "Engines", "Samples", "What was not checked", "Provenance",
+    ]  # fmt: skip
+
+
+def test_untrained_weights_are_said_beside_the_verdict(alone):
+    assert 0 < alone.index("Untrained: the weights are random, seed 0") < alone.index("Key figures")
+
+
+def test_every_failure_is_said_beside_the_verdict(manifest):
+    parity = msgspec.structs.replace(manifest.parity, passed=False, failures=("first thing", "second thing"))
+    page = pages.of_one(reported("bad", msgspec.structs.replace(manifest, parity=parity), Records()))
+    verdict = Seen(page[page.index("<main>") : page.index("Key figures")]).text
+    assert "FAILED" in verdict
+    assert "PASSED" not in verdict
+    assert "first thing" in verdict
+    assert "second thing" in verdict
+
+
+def test_a_guilty_stage_fails_a_bundle_whose_export_had_passed(manifest):
+    bundle = reported("bad", manifest, Records(stages=stages(manifest, guilty=True)))
+    assert bundle.failures == ("stage cast: output 'logits': the signal-to-noise ratio is 4.0 dB",)
+    assert "whose own error is above its bound: cast, the graph with Q/DQ pairs" in Seen(pages.of_one(bundle)).text
+
+
+def test_what_the_manifest_says_of_a_stage_is_not_said_twice(manifest):
+    records = Records(stages=stages(manifest, guilty=True))
+    (failure,) = records.stages.guilty.failures
+    parity = msgspec.structs.replace(manifest.parity, passed=False, failures=(failure,))
+    assert reported("bad", msgspec.structs.replace(manifest, parity=parity), records).failures == (failure,)
+
+
+def test_bounds_that_only_all_stages_together_break_fail_it_too(manifest):
+    broken = msgspec.structs.replace(stages(manifest), together=("all together leave 9.1 dB",))
+    assert reported("bad", manifest, Records(stages=broken)).failures == ("all together leave 9.1 dB",)
+
+
+def test_what_is_not_known_is_said_with_the_command_that_finds_it(bare):
+    text = " ".join(Seen(pages.of_one(bare)).text.split())
+    for command in (
+        "deploykit parity old --stages --keep",
+        "deploykit parity old --layers --keep",
+        "deploykit parity old --worst 8 --keep",
+        "deploykit bench old --keep",
+        "deploykit bench old --batch 1,2,4,8,16,32 --keep",
+    ):
+        assert command in text
+
+
+def test_sections_that_do_not_concern_a_bundle_are_left_out(bare):
+    titles = [text for level, text in Seen(pages.of_one(bare)).headings if level == 2]
+    assert {"Calibration", "Accuracy budget", "Engines"}.isdisjoint(titles)
+
+
+def test_everything_that_was_not_checked_is_listed(full, alone):
+    text = Seen(alone[alone.index('<h2 id="unchecked"') :]).text
+    found = statements(full)
+    assert "C++, the C++ library, was not looked at: no compiler was found" in found
+    assert "the GPU's clock was not fixed" in found
+    for statement in found:
+        assert statement in text
+
+
+def test_every_digest_version_and_path_of_the_manifest_is_on_the_page(full, alone):
+    made, text = full.manifest.provenance, Seen(alone).text
+    wanted = [made.host, made.processor, made.python, made.code_sha256, full.manifest.key, full.manifest.weights.sha256]
+    wanted += [f"{name} {version}" for name, version in made.libraries.items()]
+    wanted += [
+        part for path, file in full.manifest.files.items() if path != "report.html" for part in (path, file.sha256)
+    ]
+    assert [part for part in wanted if part not in text] == []
+
+
+def test_equal_bundles_give_equal_pages(full, alone):
+    assert pages.of_one(full) == alone
+
+
+def test_answers_that_are_no_numbers_can_be_shown_too(full):
+    lowest = -1.7976931348623157e308
+    outputs = tuple(
+        msgspec.structs.replace(output, snr_db=lowest, top1_agreement=None) for output in full.manifest.parity.outputs
+    )
+    broken = tuple(msgspec.structs.replace(stage, outputs=outputs, own=outputs) for stage in full.records.stages.stages)
+    manifest = msgspec.structs.replace(
+        full.manifest, parity=msgspec.structs.replace(full.manifest.parity, outputs=outputs, accuracy=None)
+    )
+    records = msgspec.structs.replace(full.records, stages=Stages(broken, manifest.parity.data))
+    bundle = reported("nan", manifest, records)
+    assert "not a number" in pages.of_one(bundle)
+    assert "not a number" in pages.of_several(Report((bundle, full)))
+
+
+@pytest.mark.parametrize("change", [{"outputs": ()}, {"accuracy": None}])
+def test_a_verdict_without_some_of_its_figures_can_be_shown(full, change):
+    manifest = msgspec.structs.replace(full.manifest, parity=msgspec.structs.replace(full.manifest.parity, **change))
+    assert "<h1>" in pages.of_one(reported("x", manifest, full.records))
+
+
+def test_one_call_that_took_far_longer_is_marked_and_does_not_press_the_rest_flat(full):
+    usual = measured()
+    stalled = msgspec.structs.replace(
+        usual,
+        latency=msgspec.structs.replace(usual.latency, iterations=1000),
+        p999_ms=900.0,
+        durations_ns=(*usual.durations_ns * 5, 900_000_000),
+    )
+    records = msgspec.structs.replace(full.records, measured=stalled)
+    assert "p99.9 900 ms →" in pages.of_one(reported("x", full.manifest, records))
+
+
+# ── Several bundles ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_comparison_has_a_row_for_every_engine(full, bare):
+    rows = reports.rows(Report((full, bare)))
+    assert [(row.number, row.bundle, row.backend.split()[0]) for row in rows] == [
+        (1, "nin-int8", "onnxruntime"), (2, "nin-int8", "openvino"), (3, "old", "onnxruntime"),
+    ]  # fmt: skip
+
+
+def test_a_comparison_ends_with_each_bundles_own_verdict(together):
+    assert [text.strip() for level, text in Seen(together).headings if level == 3] == [
+        "nin-int8: PASSED",
+        "old: PASSED",
+    ]
+
+
+def test_latency_of_a_busy_machine_is_said_beside_the_table(full):
+    alike = tuple(msgspec.structs.replace(full, name=name, manifest=_without_beside(full)) for name in ("a", "b"))
+    calm, busy = (msgspec.structs.replace(full.manifest.latency, settled=True, deviation_ms=ms) for ms in (0.0, 1e9))
+    manifests_ = (msgspec.structs.replace(alike[0].manifest, latency=each) for each in (calm, busy))
+    bundles = tuple(msgspec.structs.replace(alike[0], manifest=each) for each in manifests_)
+    assert "the latency of row 2 was measured" in pages.of_several(Report(bundles))
+    assert "The machine was busy" not in pages.of_several(Report((bundles[0], bundles[0])))
+
+
+def test_points_are_compared_by_accuracy_only_where_all_have_it(full, bare):
+    by_accuracy = pages.of_several(
+        Report((full, msgspec.structs.replace(full, name="twin", manifest=_without_beside(full))))
+    )
+    assert "top-1 accuracy, %: up is better" not in pages.of_several(Report((full, bare)))
+    assert "SNR, dB: up is better" in pages.of_several(Report((full, bare)))
+    assert "SNR, dB: up is better" in by_accuracy  # the engine beside was judged without labels
+    alike = tuple(msgspec.structs.replace(full, name=name, manifest=_without_beside(full)) for name in ("a", "b"))
+    assert "top-1 accuracy, %: up is better" in pages.of_several(Report(alike))
+
+
+def _without_beside(bundle):
+    return msgspec.structs.replace(bundle.manifest, beside=())
+
+
+# ── Names are no markup ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def poisoned(manifest):
+    """Every string that somebody else may have chosen."""
+    replace, full = msgspec.structs.replace, whole(manifest)
+    made, known = full.manifest, full.records
+    parity = replace(
+        made.parity, failures=(EVIL,), passed=False, statements=(EVIL,), data=replace(made.parity.data, name=EVIL)
+    )
+    poisoned = replace(
+        made,
+        model=replace(made.model, name=EVIL, paper=EVIL, arguments={EVIL: EVIL}),
+        weights=replace(made.weights, source=EVIL),
+        request=replace(made.request, data=EVIL, arguments=(EVIL,)),
+        parity=parity,
+        engine=replace(made.engine, version=EVIL),
+        provenance=replace(made.provenance, host=EVIL, processor=EVIL),
+        budget=replace(made.budget, steps=tuple(replace(step, layer=EVIL) for step in made.budget.steps)),
+    )
+    samples = known.samples
+    records = replace(
+        known,
+        stages=replace(known.stages, stages=tuple(replace(stage, subject=EVIL) for stage in known.stages.stages)),
+        layers=replace(
+            known.layers, layers=tuple(replace(each, module=EVIL, node=EVIL) for each in known.layers.layers)
+        ),
+        samples=replace(
+            samples,
+            classes=tuple(replace(each, name=EVIL, went_to={EVIL: 1}) for each in samples.classes),
+            worst=tuple(
+                replace(
+                    each, name=EVIL, label=EVIL, reference=EVIL, candidate=EVIL, thumbnail="https://example.org/x.jpg"
+                )
+                for each in samples.worst
+            ),
+        ),
+        benches=(*known.benches, bench(library=f"{EVIL} 1.0", several=False)),
+    )
+    return reported(EVIL, poisoned, records)
+
+
+@pytest.fixture(scope="module", params=["alone", "together"])
+def poisoned_page(request, poisoned):
+    return pages.of_one(poisoned) if request.param == "alone" else pages.of_several(Report((poisoned, poisoned)))
+
+
+def test_no_name_becomes_markup(poisoned_page):
+    seen = Seen(poisoned_page)
+    assert EVIL in seen.text
+    assert all("onerror" not in attributes for _, attributes in seen.elements)
+    assert all("alert" not in attributes.get("src", "") for _, attributes in seen.elements)
+    assert {"x", "object", "iframe"}.isdisjoint({tag for tag, _ in seen.elements})
+
+
+def test_no_script_but_the_one_that_sorts(poisoned):
+    assert Seen(pages.of_one(poisoned)).all("script") == []
+    assert len(Seen(pages.of_several(Report((poisoned, poisoned)))).all("script")) == 1
+
+
+def test_no_address_of_a_picture_is_taken_over(poisoned_page):
+    assert Seen(poisoned_page).all("img") == []
+
+
+@pytest.mark.parametrize("name", ["a\x00b\x1bc", "\ud800", "line\nbreak", "猫", "$\\frac{1}{2}$"])
+def test_any_name_can_be_drawn(full, name):
+    layers = tuple(msgspec.structs.replace(layer, module=name) for layer in full.records.layers.layers)
+    found = msgspec.structs.replace(full.records.layers, layers=layers)
+    page = pages.of_one(reported(name, full.manifest, msgspec.structs.replace(full.records, layers=found)))
+    assert "Noise that layers add" in page
+
+
+# ── Alone, and readable by everybody ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_no_address_of_another_place_is_on_the_page(either):
+    assert re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?(?!#|data:)[^\s\"')]+", either) == []
+    assert "@import" not in either
+    assert "://" not in either
+
+
+def test_the_page_itself_forbids_whatever_it_does_not_bring(either):
+    (policy,) = [each["content"] for each in Seen(either).all("meta") if each.get("http-equiv")]
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe-inline" not in policy.partition("script-src")[2]
+
+
+def test_there_is_one_first_heading_and_no_level_is_skipped(either):
+    levels = [level for level, _ in Seen(either).headings]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later <= before + 1 for before, later in itertools.pairwise(levels))
+
+
+def test_the_language_is_named_and_the_verdict_can_be_skipped_to(either):
+    seen = Seen(either)
+    assert seen.all("html")[0]["lang"] == "en"
+    assert next(each for each in seen.all("a"))["href"] == "#verdict"
+
+
+def test_ids_are_given_once_and_every_reference_has_one(either):
+    seen = Seen(either)
+    given = [attributes["id"] for _, attributes in seen.elements if "id" in attributes]
+    assert len(given) == len(set(given))
+    links = {attributes["href"][1:] for _, attributes in seen.elements if attributes.get("href", "").startswith("#")}
+    named = {attributes["aria-labelledby"] for _, attributes in seen.elements if "aria-labelledby" in attributes}
+    assert links | named | set(re.findall(r"url\(#([^)]+)\)", either)) <= set(given)
+
+
+def test_every_table_has_a_caption_and_every_head_a_scope(either):
+    seen = Seen(either)
+    assert len(seen.all("caption")) == len(seen.all("table")) > 0
+    assert all(head.get("scope") in ("col", "row") for head in seen.all("th"))
+
+
+def test_every_drawing_says_in_words_what_is_to_be_seen(alone):
+    drawings = [each for each in Seen(alone).all("svg") if each.get("role") == "img"]
+    assert len(drawings) == 8
+    assert all(len(each["aria-label"]) > 20 for each in drawings)
+
+
+def test_every_other_picture_has_a_text_or_is_hidden(either):
+    seen = Seen(either)
+    assert all(each.get("alt") for each in seen.all("img"))
+    assert all(each.get("role") == "img" or each.get("aria-hidden") == "true" for each in seen.all("svg"))
+
+
+def test_drawings_take_every_colour_from_the_page(either):
+    for drawing in re.findall(r"<svg[^>]*role=\"img\".*?</svg>", either, re.DOTALL):
+        assert re.findall(r"#[0-9a-fA-F]{3,8}\b(?!-)", re.sub(r"(?:href=\"|url\()#[\w-]+", "", drawing)) == []
+        assert "var(--" in drawing
+
+
+def variables(block):
+    return dict(re.findall(r"(--[a-z-]+): (#[0-9a-f]{6});", block))
+
+
+STYLE = (FOLDER / "style.css").read_text()
+LIGHT = variables(STYLE[: STYLE.index("@media")])
+DARK = {**LIGHT, **variables(STYLE[STYLE.index("prefers-color-scheme: dark") : STYLE.index("* {")])}
+
+
+def luminance(colour):
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first, second):
+    darker, lighter = sorted((luminance(first), luminance(second)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [LIGHT, DARK], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    ("text", "ground"),
+    [
+        *((text, ground) for text in ("--ink", "--muted", "--accent") for ground in ("--page", "--card", "--sunk")),
+        *((text, "--card") for text in ("--good", "--bad", "--warn")),
+        *((text, ground) for text in ("--ink", "--good") for ground in ("--good-page",)),
+        *((text, ground) for text in ("--ink", "--bad") for ground in ("--bad-page",)),
+        ("--warn", "--warn-page"),
+    ],
+)
+def test_text_stands_out_from_its_ground(scheme, text, ground):
+    assert contrast(scheme[text], scheme[ground]) >= 4.5
+
+
+@pytest.mark.parametrize("scheme", [LIGHT, DARK], ids=["light", "dark"])
+@pytest.mark.parametrize("colour", ["--blue", "--orange", "--green", "--purple", "--grey"])
+def test_what_is_drawn_stands_out_from_the_card(scheme, colour):
+    assert contrast(scheme[colour], scheme["--card"]) >= 3
+
+
+# ── The document ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+SCHEMA = Path(reports.__file__).with_name("schema.json")
+
+
+def test_the_published_schema_is_fresh():
+    assert SCHEMA.read_text(encoding="utf-8") == reports.schema(), "run scripts/update_generated"
+
+
+def test_a_document_keeps_the_published_schema(full, bare):
+    schema = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_bytes()))
+    content = json.loads(document("report", Report((full, bare))))
+    schema.validate(content)
+    content["content"]["bundles"][0]["verdict"] = "fine"
+    assert not schema.is_valid(content)
+
+
+def test_a_document_is_read_back_as_it_was(full):
+    text = document("report", Report((full,)))
+    assert msgspec.json.decode(text, type=reports.ReportDocument).content == Report((full,))

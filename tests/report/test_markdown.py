@@ -1,0 +1,73 @@
+"""The report as Markdown: what stands in the page stands here too, and names are no markup."""
+
+import msgspec
+import pytest
+from whole import stages, whole
+
+from deploykit.bundle import manifest as manifests
+from deploykit.report import markdown
+from deploykit.report.reported import Report, reported
+from deploykit.report.unchecked import statements
+from deploykit.values import Records
+
+EVIL = "a|b\n# heading *x* [link](javascript:alert) <script>alert(1)</script> `code`"
+
+
+@pytest.fixture
+def manifest(fp32_bundle):
+    return manifests.read(fp32_bundle)
+
+
+@pytest.fixture
+def full(manifest):
+    return whole(manifest)
+
+
+def rows(text):
+    """Tables' lines as cells."""
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+
+
+def test_the_verdict_comes_first(full):
+    lines = [line for line in markdown.page(Report((full,))).splitlines() if line]
+    assert lines[1] == r"# nin\_cifar10 in INT8"
+    assert lines[2].startswith("**PASSED**: INT8, computed by onnxruntime")
+    assert "**Untrained**" in lines[3]
+
+
+def test_failures_are_listed_below_it(manifest):
+    text = markdown.page(Report((reported("bad", manifest, Records(stages=stages(manifest, guilty=True))),)))
+    assert "**FAILED**" in text
+    assert "signal-to-noise ratio is 4.0 dB" in text
+
+
+def test_every_record_has_a_table(full):
+    text = markdown.page(Report((full,)))
+    for title in ("Parity by stage", "Error by layer", "Samples that differ most", "Engines", "Calibration"):
+        assert f"## {title}" in text
+    assert ["4 (knee)", "1"] in [cells[:2] for cells in rows(text)]
+
+
+def test_everything_that_was_not_checked_is_listed(full):
+    text = markdown.page(Report((full,))).replace("\\", "")
+    assert [said for said in statements(full) if f"- {said}" not in text] == []
+
+
+def test_a_comparison_has_a_row_for_every_engine(full, manifest):
+    text = markdown.page(Report((full, reported("old", manifest, Records()))))
+    numbers = [cells[0] for cells in rows(text) if cells[0].isdigit()]
+    assert numbers == ["1", "2", "3"]
+    assert text.count("**PASSED**") == 2
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_no_name_becomes_markup(full, several):
+    made = full.manifest
+    parity = msgspec.structs.replace(made.parity, passed=False, failures=(EVIL,), statements=(EVIL,))
+    model = msgspec.structs.replace(made.model, name=EVIL)
+    evil = reported(EVIL, msgspec.structs.replace(made, parity=parity, model=model), full.records)
+    text = markdown.page(Report((evil, evil) if several else (evil,)))
+    assert "\n# heading" not in text
+    assert "<script>" not in text.replace(r"\<script\>", "")
+    assert "[link]" not in text
+    assert {len(cells) for cells in rows(text) if cells[0].isdigit()} <= {12, 3, 7}

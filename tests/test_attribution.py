@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from conftest import ROOT
 from PIL import Image
 
 from deploykit import attribution, native
@@ -18,6 +17,8 @@ from deploykit.attribution import Subject
 from deploykit.cli.progress import TerminalProgress
 from deploykit.errors import BackendError, InputError, InternalError, UsageError
 from deploykit.parity import native as cpp
+
+ROOT = Path(__file__).resolve().parents[1]
 
 pytest.importorskip("openvino", reason="INT8 on a CPU is OpenVINO's: pip install 'deploykit[openvino]'")
 

@@ -86,7 +86,7 @@ def test_every_step_that_counts_counts_to_its_end(export, told, forgetful_cache,
     traced_before()
     export(FP16, tmp_path / "bundle")
     counted = {title: (done, total) for title, (done, total) in told.units.items() if total is not None}
-    assert len(counted) == 5
+    assert len(counted) == 6
     assert all(done == total > 0 for done, total in counted.values())
 
 
@@ -234,7 +234,7 @@ def test_a_class_that_has_no_name_is_a_number(bundle, photograph):
 
 
 def test_a_self_test_needs_neither_the_data_nor_pytorch(bundle, monkeypatch):
-    monkeypatch.setattr(bundles, "Network", None)
+    monkeypatch.setattr("deploykit.opened.Network", None)
     monkeypatch.setattr(bundles, "open_data", None)
     assert bundles.self_test(bundle).parity.passed
 

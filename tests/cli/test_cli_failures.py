@@ -115,7 +115,7 @@ def test_a_full_disk_while_the_cache_is_written(cli, small, forgetful_cache, tmp
     monkeypatch.setattr(np, "save", full)
     result = cli(*small, "-o", tmp_path / "bundle")
     assert result.code == 3
-    assert "is full. Free some space, or point DEPLOYKIT_CACHE_DIR at another folder." in result.text
+    assert "is full. Free some space (deploykit cache clear does), or point DEPLOYKIT_CACHE_DIR at" in result.text
     assert not (tmp_path / "bundle").exists()
     assert partial(cache) == []
 

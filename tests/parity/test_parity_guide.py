@@ -1,15 +1,15 @@
 """docs/parity.md says what the code does: its bounds, its example, its words."""
 
 import re
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 from deploykit import native
 from deploykit.errors import BackendError
 from deploykit.parity.tolerances import TOLERANCES
 
-GUIDE = (ROOT / "docs" / "parity.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "parity.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])

@@ -39,4 +39,5 @@ def test_the_table_names_the_fastest_of_each_precision_and_the_machine():
     assert "| resnet18 | 10.0 | 10.0 | 10.0 | 10.0 | 5.0 | 8.0 | 10.0 | 6.0 |" in text
     assert "0.800 (0.900 to 1.100) OpenVINO | 0.500 (0.900 to 1.100) ONNX Runtime | 12 | 50% | 100% |" in text
     assert "- machine: a processor, 2 cores" in text
+    assert f"- networks: 1 of {len(bench_catalog.CATALOG)}; the others are not measured" in text
     assert "OpenVINO INT8 0.60." in text

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from deploykit.bench.measure import interleave
 from deploykit.errors import BackendError
 from deploykit.values import Interval
 
@@ -75,9 +74,9 @@ def test_the_table_has_every_figure_and_every_promise():
 @pytest.fixture
 def program(tmp_path):
     """A program of these lines of shell, served."""
-    path = tmp_path / "program"
 
     def serve(*lines):
+        path = tmp_path / f"program{len(list(tmp_path.iterdir()))}"
         path.write_text("\n".join(("#!/bin/sh", *lines)))
         path.chmod(0o755)
         return bench_cpp.Served((path, "BUNDLE"))
@@ -85,20 +84,25 @@ def program(tmp_path):
     return serve
 
 
-def test_only_what_the_programs_say_that_their_second_call_took_is_counted(program):
-    served = program(
-        "echo 1.31.1", "while read -r side; do echo 9; read -r side; [ $side = cpp ] && echo 1000 || echo 3000; done"
-    )
-    account = bench_cpp.Account()
-    runs = {side: lambda side=side: account.run(served, side) for side in ("cpp", "bare")}
-    durations = interleave(runs, 8, clock=account, warmup_rounds=1)
-    served.close()
-    assert served.version == "1.31.1"
-    assert durations == {"cpp": (1000,) * 8, "bare": (3000,) * 8}
+@pytest.mark.parametrize(("number", "outer", "inner"), [(0, "cpp", "bare"), (1, "bare", "cpp")])
+def test_a_round_counts_warm_calls_and_puts_both_sides_of_a_process_before_and_behind_each_other(
+    program, number, outer, inner
+):
+    both = program("echo 1.31.1", "n=0", "while read -r side; do n=$((n + 1)); echo $n; done")
+    python = program("echo 1.31.1", "n=100", "while read -r side; do n=$((n + 1)); echo $n; done")
+    found = bench_cpp.one_round(number, both, python)
+    both.close()
+    python.close()
+    warm = bench_cpp.WARMING_CALLS
+    assert found == {
+        outer: (warm + 1, warm + 4),
+        inner: (warm + 2, warm + 3),
+        "python": (100 + warm + 1, 100 + warm + 2),
+    }
 
 
 def test_a_program_that_ends_is_named_with_its_exit_code(program):
-    with pytest.raises(BackendError, match=r"program BUNDLE ended with exit code 3\."):
+    with pytest.raises(BackendError, match=r"program0 BUNDLE ended with exit code 3\."):
         program("exit 3")
 
 

@@ -89,11 +89,18 @@ def fp16_bundle(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
     return _exported(small, "fp16", tmp_path_factory)
 
 
-def _exported(small: tuple[str, ...], precision: str, factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def int8_bundle(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network in INT8, by OpenVINO where that is installed. Never change it."""
+    calibrated = (*small, "--calibration", "synthetic", "--calibration-size", "100")
+    return _exported(calibrated, "int8", tmp_path_factory)
+
+
+def _exported(words: tuple[str, ...], precision: str, factory: pytest.TempPathFactory) -> Path:
     from deploykit.cli import run
 
     folder = factory.mktemp("bundles") / f"nin_cifar10-{precision}"
-    assert run([*small, f"--{precision}", "-o", str(folder)]) == 0
+    assert run([*words, f"--{precision}", "-o", str(folder)]) == 0
     return folder
 
 

@@ -23,16 +23,6 @@ ROOT = Path(__file__).resolve().parents[1]
 pytest.importorskip("openvino", reason="INT8 on a CPU is OpenVINO's: pip install 'deploykit[openvino]'")
 
 
-@pytest.fixture(scope="session")
-def int8_bundle(small, tmp_path_factory):
-    from deploykit.cli import run
-
-    folder = tmp_path_factory.mktemp("bundles") / "nin_cifar10-int8"
-    words = ("--int8", "--calibration", "synthetic", "--calibration-size", "100")
-    assert run([*small, *words, "-o", str(folder)]) == 0
-    return folder
-
-
 @pytest.fixture
 def bundle(int8_bundle, tmp_path):
     """A copy that the test may damage."""

@@ -15,16 +15,6 @@ from deploykit.values import Depth
 pytest.importorskip("openvino", reason="INT8 on a CPU is OpenVINO's: pip install 'deploykit[openvino]'")
 
 
-@pytest.fixture(scope="module")
-def int8_bundle(small, tmp_path_factory):
-    from deploykit.cli import run
-
-    folder = tmp_path_factory.mktemp("bundles") / "nin_cifar10-int8"
-    words = ("--int8", "--calibration", "synthetic", "--calibration-size", "100")
-    assert run([*small, *words, "-o", str(folder)]) == 0
-    return folder
-
-
 @pytest.fixture
 def copy(int8_bundle, tmp_path):
     """A copy that the test may damage."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 import calibration
 from deploykit.preprocess import crop, preprocess
-from deploykit.values import Preprocessing
+from deploykit.values import ChannelOrder, Preprocessing
 
 IMAGES: Final = Path(__file__).resolve().parent / "cpp" / "images"
 CASES: Final[list[dict[str, Any]]] = json.loads((IMAGES / "cases.json").read_text())
@@ -85,7 +85,8 @@ def in_cpp(tmp_path: Path) -> InCpp:
         subprocess.run([program, json.dumps(case), output, *paths], check=True, timeout=300)
         spec = case["preprocessing"]
         size = spec["height"], spec["width"]
-        shape = (len(images), *size, 3) if case["type"] == "uint8" else (len(images), 3, *size)
+        last = case["type"] == "uint8" or spec["layout"] == "NHWC"
+        shape = (len(images), *size, 3) if last else (len(images), 3, *size)
         return np.fromfile(output, dtype=case["type"]).reshape(shape)
 
     return run
@@ -144,6 +145,7 @@ def compare_at(sizes: Sequence[tuple[int, int]], random: np.random.Generator, in
         mean=tuple(random.uniform(-1, 1, 3).tolist()),
         std=tuple(random.uniform(0.1, 2, 3).tolist()),
         channels=str(random.choice(["rgb", "bgr"])),  # type: ignore[arg-type]
+        layout=str(random.choice(["NCHW", "NHWC"])),  # type: ignore[arg-type]
     )
     case = a_case(
         spec,
@@ -161,6 +163,19 @@ def compare_at(sizes: Sequence[tuple[int, int]], random: np.random.Generator, in
 def test_cpp_equals_python_at_the_sizes_that_are_special(height: int, width: int, in_cpp: InCpp) -> None:
     case, images = a_case(IMAGENET), [noise(height, width)]
     same(in_cpp(case, images), in_python(case, images))
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+@pytest.mark.parametrize("channels", ["rgb", "bgr"])
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_cpp_equals_python_where_a_network_takes_the_channels_last(
+    kind: str, channels: ChannelOrder, order: str, in_cpp: InCpp
+) -> None:
+    spec = msgspec.structs.replace(IMAGENET, channels=channels, layout="NHWC")
+    case, images = a_case(spec, type=kind, order=order), [noise(61, 47), noise(300, 500)]
+    made = in_cpp(case, images)
+    assert made.shape == (2, 224, 224, 3)
+    same(made, in_python(case, images))
 
 
 @pytest.mark.slow

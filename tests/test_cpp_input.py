@@ -40,7 +40,7 @@ from deploykit.values import (
 
 BUILD: Final = os.environ.get("DEPLOYKIT_CPP_BUILD")
 SEEDS: Final = Path(__file__).resolve().parent / "cpp" / "fuzz" / "corpus" / "manifest"
-SCHEMA: Final = json.loads(Path(manifests.__file__).with_name("schema.json").read_bytes())
+SCHEMA: Final = json.loads(manifests.schema())
 RICH: Final = json.loads((SEEDS / "engines.json").read_bytes())
 """With labels, an engine beside the judged one, and how that was built: every field that C++ reads is there."""
 
@@ -112,16 +112,17 @@ def as_json(value: Any) -> Any:
 def in_words_of_cpp(manifest: Manifest) -> dict[str, Any]:
     """What print_manifest must print of it."""
     model, tolerance = manifest.model, as_json(manifest.parity.tolerance)
-    image = as_json(model.preprocessing)
+    image = as_json(model.preprocessing) or {}
     return {
         "model": model.name,
         "precision": manifest.precision,
         "head": model.head,
+        "oracle": model.oracle,
         "trained": manifest.weights.trained,
         "inputs": tensors(manifest.inputs),
         "outputs": tensors(manifest.outputs),
         "batch": as_json(manifest.batch),
-        "preprocessing": {**image, "in_graph": model.preprocess == "graph"},
+        "preprocessing": {**image, "in_graph": model.preprocess == "graph"} if image else None,
         "graph": manifest.graph.file,
         "labels": manifest.labels,
         "engines": [engine(one) for one in manifest.engines],
@@ -165,10 +166,10 @@ ABOVE_ZERO = st.floats(0, exclude_min=True, allow_infinity=False)
 SHA256 = st.text("0123456789abcdef", min_size=64, max_size=64)
 SIZE = st.integers(1, 2**9)
 PATH = st.lists(st.from_regex(r"[\w-][\w. -]{0,8}", fullmatch=True), min_size=1, max_size=3).map("/".join)
-SHAPE = st.tuples(SIZE | st.just("batch"), SIZE, SIZE)
+SHAPE = st.tuples(SIZE | st.just("batch"), st.lists(SIZE, max_size=3)).map(lambda sizes: (sizes[0], *sizes[1]))
 DTYPE = st.sampled_from(["float32", "float16", "uint8", "int8", "int32", "int64"])
 TENSORS = st.lists(
-    st.builds(TensorSpec, TEXT, DTYPE, SHAPE, st.sampled_from(["NCHW", "NHWC", "NC"])), min_size=1, max_size=3
+    st.builds(TensorSpec, TEXT, DTYPE, SHAPE, st.sampled_from(["NCHW", "NHWC", "NC", "ND"])), min_size=1, max_size=3
 ).map(tuple)
 THREE = st.tuples(FIGURE, FIGURE, FIGURE)
 PREPROCESSING = st.builds(
@@ -178,6 +179,7 @@ PREPROCESSING = st.builds(
     THREE,
     st.tuples(ABOVE_ZERO, ABOVE_ZERO, ABOVE_ZERO),
     st.sampled_from(["rgb", "bgr"]),
+    st.sampled_from(["NCHW", "NHWC"]),
 )
 TOLERANCE = st.builds(Tolerance, TEXT, FIGURE, FIGURE, FIGURE, st.none() | FIGURE, st.just({}))
 FILES = st.dictionaries(PATH, st.tuples(SHA256, st.integers(0, 2**63 - 1)), min_size=1, max_size=6).map(
@@ -223,9 +225,11 @@ def manifest_values(draw: st.DrawFn) -> Manifest:
     model = replace(
         plain.model,
         name=draw(TEXT),
-        preprocessing=draw(PREPROCESSING),
-        head=draw(st.sampled_from(["logits", "probabilities", "embedding"])),
+        preprocessing=draw(st.none() | PREPROCESSING),
+        head=draw(st.sampled_from(["logits", "probabilities", "embedding", "tensors"])),
         preprocess=draw(st.sampled_from(["host", "graph"])),
+        inputs=tuple(draw(st.lists(TEXT, max_size=2))),
+        oracle=draw(TEXT),
     )
     return replace(
         plain,
@@ -253,7 +257,7 @@ def test_what_python_writes_cpp_reads_with_the_same_values(in_cpp: Reader, manif
     assert in_cpp(content) == {"manifest": in_words_of_cpp(manifest)}
 
 
-@pytest.mark.parametrize("name", ["fp32.json", "engines.json"])
+@pytest.mark.parametrize("name", ["fp32.json", "engines.json", "tensors.json"])
 def test_the_fuzzers_seeds_are_manifests_to_both(in_cpp: Reader, name: str) -> None:
     content = (SEEDS / name).read_bytes()
     assert in_cpp(content) == {"manifest": in_words_of_cpp(manifests.decode(content, Path("bundle")))}
@@ -277,8 +281,8 @@ READ: Final[dict[str, set[str]]] = {
         *("schema_version", "model", "weights", "precision", "inputs", "outputs", "batch", "graph", "labels"),
         *("engine", "beside", "golden", "parity", "files"),
     },
-    "ModelSpec": {"name", "preprocessing", "head", "preprocess"},
-    "Preprocessing": {"resize", "height", "width", "scale", "mean", "std", "channels"},
+    "ModelSpec": {"name", "preprocessing", "head", "preprocess", "oracle"},
+    "Preprocessing": {"resize", "height", "width", "scale", "mean", "std", "channels", "layout"},
     "WeightsRecord": {"trained"},
     "TensorSpec": TENSOR,
     "BatchRange": {"minimum", "optimum", "maximum"},
@@ -354,7 +358,9 @@ def test_the_schema_is_walked_to_its_leaves() -> None:
         ("beside", 0, "engine", "build", "options", "strip_weights"),
         ("parity", "tolerance", "min_top1_agreement"),
         ("files", "model.onnx", "bytes"),
+        ("model", "oracle"),
         ("model", "preprocessing", "std", 2),
+        ("model", "preprocessing", "layout"),
         ("golden", "outputs", "logits"),
     } <= set(FIELDS)
 
@@ -382,7 +388,7 @@ NEAR_MISSES: Final[st.SearchStrategy[Any]] = st.sampled_from(
     [
         *("../model.onnx", "/etc/passwd", "a/../b", "a//b", "a\\b", "a\0b", "", ".", "unlisted", "model.onnx", "batch"),
         *(0, -1, 3, 4, 2**31, 2**63, 2**64, -(2**63) - 1, 10**400, 0.0, -0.5, 1e308, 5e-324, True, None, [], {}),
-        *("0" * 64, "0" * 63, "int8", "float64", "FLOAT32", "nchw"),
+        *("0" * 64, "0" * 63, "int8", "float64", "FLOAT32", "nchw", "ND", "NC"),
     ]
 )
 ANY_JSON = st.recursive(
@@ -418,14 +424,14 @@ def test_what_is_no_json_to_python_is_none_to_cpp(in_cpp: Reader, data: st.DataO
         assert in_cpp.refuses(content)
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 4, 10**9])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 5, 10**9])
 def test_both_name_a_version_that_they_do_not_read(in_cpp: Reader, version: int) -> None:
     content = encoded({"schema_version": version, "unlike": "anything"})
-    with pytest.raises(InputError, match=f"has schema version {version}, and this deploykit reads version 3"):
+    with pytest.raises(InputError, match=f"has schema version {version}, and this deploykit reads version 4"):
         manifests.decode(content, Path("bundle"))
     said = in_cpp(content)["error"]
     assert said["code"] == "bad_input"
-    assert f"it has schema version {version}, and this library reads version 3" in said["what"]
+    assert f"it has schema version {version}, and this library reads version 4" in said["what"]
 
 
 # ── Folders ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -498,11 +504,12 @@ def refused_by_both(folder: Path, kind: type[DeploykitError]) -> str:
 
 
 @pytest.mark.parametrize(("damage", "words"), DAMAGES)
-@pytest.mark.parametrize("name", ["model.onnx", "golden/in.{input}.npy"])
+@pytest.mark.parametrize("name", ["model.onnx", "golden"], ids=["graph", "golden input"])
 def test_a_damaged_file_is_named_and_both_end_with_the_same_exit_code(
     bundle: Path, name: str, damage: Callable[[Path], object], words: str
 ) -> None:
-    path = name.format(input=manifests.read(bundle).inputs[0].name)
+    golden, *_ = manifests.read(bundle).golden.inputs.values()
+    path = golden if name == "golden" else name
     damage(bundle / path)
     said = refused_by_both(bundle, CheckFailed)
     assert path in said

@@ -7,6 +7,7 @@ scripts/test_cpp lays that out and sets it.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import platform
 import re
@@ -15,14 +16,14 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploykit import bundles
+from deploykit import runtime
 from deploykit.backends import backend
 from deploykit.bundle import manifest as manifests
 from deploykit.preprocess import preprocess
@@ -83,9 +84,10 @@ def write_consumer(folder: Path, how: str) -> Path:
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the library is installed as a shared one."""
+    """Where the library is installed as a shared one; the folder `build` beside it has the programs."""
     folder = tmp_path_factory.mktemp("shared")
-    built(LIBRARY, folder / "build", "-DBUILD_SHARED_LIBS=ON", *QUICK, f"-DCMAKE_INSTALL_PREFIX={folder}/installed")
+    settings = ("-DBUILD_SHARED_LIBS=ON", "-DDEPLOYKIT_BENCH=ON", f"-DCMAKE_INSTALL_PREFIX={folder}/installed")
+    built(LIBRARY, folder / "build", *settings, *QUICK)
     done("cmake", "--install", folder / "build")
     return folder / "installed"
 
@@ -110,7 +112,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def in_python(bundle: Path, *images: Path) -> tuple[Prediction, ...]:
-    return bundles.predict(bundle, images, 5)[1]
+    return runtime.predict(bundle, images, 5)
 
 
 def pixels(path: Path) -> NDArray[np.uint8]:
@@ -481,3 +483,158 @@ def test_ctypes_reads_refusals(library: Library, bundle: Path) -> None:
     assert refused.value.code == 1
     for name, handle in (("context", context), ("engine", engine), ("bundle", opened)):
         library.function(f"{name}_free")(handle)
+
+
+# Tensors in the place of images
+
+
+class Tensors(NamedTuple):
+    """A bundle that takes no images, and rows for it."""
+
+    bundle: Path
+    rows: dict[str, NDArray[Any]]
+
+    @property
+    def answers(self) -> dict[str, NDArray[Any]]:
+        """What Python makes of the rows."""
+        return runtime.load(self.bundle).run(self.rows)
+
+
+@pytest.fixture(scope="session")
+def tensors(quick_latency: None, tmp_path_factory: pytest.TempPathFactory) -> Tensors:  # noqa: ARG001 - it is the patch
+    """Two inputs and four outputs, of two types and three ranks, under names that no file may have. Never change it."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from deploykit.cli import run
+
+    folder, random = tmp_path_factory.mktemp("tensors"), np.random.default_rng(0)
+    held = {"w": random.standard_normal((6, 5)), "table": random.standard_normal((50, 3))}
+    constants = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in held.items()]
+    nodes = (
+        helper.make_node("MatMul", ["data/x:0", "w"], ["scores of x"]),
+        helper.make_node("Gather", ["table", "token ids"], ["tokens/found:0"]),
+        helper.make_node("ReduceMax", ["scores of x"], ["../best"], axes=[1], keepdims=0),
+        helper.make_node("ArgMax", ["scores of x"], ["where"], axis=1, keepdims=0),
+    )
+    given = (("data/x:0", TensorProto.FLOAT, ["N", 6]), ("token ids", TensorProto.INT64, ["N", 4]))
+    made = (
+        *(("scores of x", TensorProto.FLOAT, ["N", 5]), ("tokens/found:0", TensorProto.FLOAT, ["N", 4, 3])),
+        *(("../best", TensorProto.FLOAT, ["N"]), ("where", TensorProto.INT64, ["N"])),
+    )
+    ends = ([helper.make_tensor_value_info(*one) for one in side] for side in (given, made))
+    graph = helper.make_graph(nodes, "two", *ends, constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "two.onnx")
+    rows = {
+        "data/x:0": random.standard_normal((8, 6)).astype(np.float32),
+        "token ids": random.integers(0, 50, (8, 4)),
+    }
+    np.savez(folder / "rows.npz", **rows)  # type: ignore[arg-type]
+    words = ("--fp32", "--target", "onnxruntime", "--data", folder / "rows.npz", "-o", folder / "bundle")
+    assert run(["export", str(folder / "two.onnx"), *map(str, words)]) == 0
+    return Tensors(folder / "bundle", rows)
+
+
+def test_ctypes_runs_several_inputs_and_reads_all_outputs(library: Library, tensors: Tensors) -> None:
+    bundle = library.made("bundle_open", bytes(tensors.bundle))
+    engine = library.made("engine_load", bundle, None)
+    library.call("self_test", bundle, engine)
+    context = library.made("context_create", engine)
+    kinds = {"float32": 0, "int64": 5}
+    given = (Tensor * 2)(
+        *(
+            Tensor(array.ctypes.data, kinds[array.dtype.name], array.ndim, array.shape)
+            for array in tensors.rows.values()
+        )
+    )
+    outputs, count = ctypes.POINTER(Tensor)(), ctypes.c_size_t()
+    library.call("context_run", context, given, ctypes.c_size_t(2), ctypes.byref(outputs), ctypes.byref(count))
+    specs = ctypes.POINTER(TensorSpec)()
+    library.call("engine_outputs", engine, ctypes.byref(specs), ctypes.byref(count))
+    assert count.value == 4
+    for index, (name, expected) in enumerate(tensors.answers.items()):
+        assert specs[index].name.decode() == name
+        output, read = outputs[index], np.empty(expected.shape, np.float32)
+        assert (tuple(output.shape[: output.rank]), output.type) == (expected.shape, kinds[expected.dtype.name])
+        pointer = read.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        library.call("tensor_floats", ctypes.byref(output), pointer, ctypes.c_size_t(read.size))
+        np.testing.assert_allclose(read, expected, rtol=1e-5, atol=1e-6)
+    for kind, handle in (("context", context), ("engine", engine), ("bundle", bundle)):
+        library.function(f"{kind}_free")(handle)
+
+
+def test_a_bundle_of_tensors_says_that_it_takes_no_images(library: Library, tensors: Tensors) -> None:
+    bundle, takes_images = library.made("bundle_open", bytes(tensors.bundle)), ctypes.c_int(1)
+    library.call("bundle_takes_images", bundle, ctypes.byref(takes_images))
+    assert takes_images.value == 0
+    with pytest.raises(Refused, match="this bundle takes no images") as refused:
+        library.made("preprocessor_create", bundle)
+    assert refused.value.code == 2
+    library.function("bundle_free")(bundle)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_refuses_a_bundle_that_takes_no_images(
+    example: str, examples: dict[str, Path], tensors: Tensors, pictures: Path
+) -> None:
+    shown = pictures if example == "camera_loop" else pictures / "0.png"
+    code, out, err = said(examples[example], tensors.bundle, shown)
+    assert code == 2
+    assert " %  " not in out
+    assert "this bundle takes no images" in err
+
+
+@pytest.mark.parametrize("example", ["classify", "camera_loop"])
+def test_an_example_that_prints_classes_refuses_what_gives_none(
+    example: str, examples: dict[str, Path], bundle: Path, pictures: Path
+) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_bytes())
+    manifest["model"]["head"] = "tensors"
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    code, out, err = said(examples[example], bundle, pictures if example == "camera_loop" else pictures / "0.png")
+    assert (code, out) == (2, "")
+    assert "it gives tensors, and nobody said that they tell classes apart" in err
+
+
+def saved(folder: Path, rows: dict[str, NDArray[Any]]) -> list[Path]:
+    """A file for each input, in their order."""
+    paths = [folder / f"in{index}.npy" for index in range(len(rows))]
+    for path, array in zip(paths, rows.values(), strict=True):
+        np.save(path, array)
+    return paths
+
+
+def test_the_answering_program_takes_a_file_per_input_and_writes_one_per_output(
+    shared: Path, tensors: Tensors, tmp_path: Path
+) -> None:
+    answer, outputs = shared.parent / "build/deploykit-answer", [tmp_path / f"out{index}.npy" for index in range(4)]
+    said_of_itself = json.loads(done(answer, tensors.bundle, "3", *saved(tmp_path, tensors.rows), *outputs))
+    assert said_of_itself["file"] == "model.onnx"
+    for path, expected in zip(outputs, tensors.answers.values(), strict=True):
+        made = np.load(path)
+        assert made.dtype == expected.dtype
+        np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_answering_program_says_which_files_it_lacks(shared: Path, tensors: Tensors, tmp_path: Path) -> None:
+    answer = shared.parent / "build/deploykit-answer"
+    code, _, err = said(answer, tensors.bundle, "3", *saved(tmp_path, tensors.rows), tmp_path / "out.npy")
+    assert code == 2
+    assert "it has 2 inputs and 4 outputs, and 3 files were named" in err
+
+
+def test_the_answering_program_refuses_inputs_of_different_lengths(
+    shared: Path, tensors: Tensors, tmp_path: Path
+) -> None:
+    answer, outputs = shared.parent / "build/deploykit-answer", [tmp_path / f"out{index}.npy" for index in range(4)]
+    given = saved(tmp_path, {**tensors.rows, "token ids": tensors.rows["token ids"][:5]})
+    code, _, err = said(answer, tensors.bundle, "3", *given, *outputs)
+    assert code == 3
+    assert "it has 5 rows" in err
+
+
+def test_the_measuring_program_measures_a_bundle_of_tensors(shared: Path, tensors: Tensors) -> None:
+    quick = ("--seconds", "0.01", "--seconds-at-most", "0.1", "--iterations", "3")
+    said_of_it = json.loads(done(shared.parent / "build/deploykit-bench", tensors.bundle, "--batch", "3", *quick))
+    assert said_of_it["latency"]["batch"] == 3
+    assert said_of_it["latency"]["p50_ms"] > 0

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
 
 from deploykit import native
 from deploykit.errors import InternalError
-from deploykit.values import Value
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from deploykit.values import Arrays, Value
 
 PIECE_BYTES: Final = 64 << 20
 """Inputs that are handed over at once, so that many samples need no more memory than few."""
@@ -31,32 +28,41 @@ class Answered(Value, frozen=True):
     passed_over: tuple[str, ...]
 
 
-def answers(program: Path, bundle: Path, batches: Iterable[NDArray[Any]], size: int) -> tuple[Answered, NDArray[Any]]:
+def answers(
+    program: Path, bundle: Path, batches: Iterable[Arrays], size: int, inputs: Sequence[str], outputs: Sequence[str]
+) -> tuple[Answered, Arrays]:
     """What computed, and its answers to all rows of `batches`, which hold `size` rows each, but for the last one.
+    `inputs` and `outputs` are names in the manifest's order: files follow it, and take no name of a tensor.
 
     Errors of the C++ library are raised as ours of the same kind, see `native.run`.
     """
     found = []
     with tempfile.TemporaryDirectory() as scratch:
-        given, got = Path(scratch) / "in.npy", Path(scratch) / "out.npy"
+        given = {name: Path(scratch) / f"in{index}.npy" for index, name in enumerate(inputs)}
+        got = {name: Path(scratch) / f"out{index}.npy" for index, name in enumerate(outputs)}
         for piece in _pieces(batches):
-            np.save(given, piece)
-            said = native.run(program, bundle, size, given, got)
+            for name, path in given.items():
+                np.save(path, piece[name])
+            said = native.run(program, bundle, size, *given.values(), *got.values())
             try:
                 answered = msgspec.json.decode(said, type=Answered)
-                found.append(np.load(got, allow_pickle=False))
+                found.append({name: np.load(path, allow_pickle=False) for name, path in got.items()})
             except (msgspec.MsgspecError, OSError, ValueError) as error:
                 raise InternalError(f"{program.name} gave what is no answer: {error}.", "Report it.") from error
-    return answered, np.concatenate(found)
+    return answered, _joined(found)
 
 
-def _pieces(batches: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+def _pieces(batches: Iterable[Arrays]) -> Iterator[Arrays]:
     """Batches in a row, as many as are handed over at once."""
-    waiting: list[NDArray[Any]] = []
+    waiting: list[Arrays] = []
     for batch in batches:
         waiting.append(batch)
-        if sum(each.nbytes for each in waiting) >= PIECE_BYTES:
-            yield np.concatenate(waiting)
+        if sum(array.nbytes for each in waiting for array in each.values()) >= PIECE_BYTES:
+            yield _joined(waiting)
             waiting = []
     if waiting:
-        yield np.concatenate(waiting)
+        yield _joined(waiting)
+
+
+def _joined(several: Sequence[Arrays]) -> Arrays:
+    return {name: np.concatenate([each[name] for each in several]) for name in several[0]}

@@ -69,6 +69,12 @@ inline nlohmann::json rich_manifest() {
     return manifest;
 }
 
+// One that takes tensors and no images: two inputs, four outputs, two of them with only a batch axis.
+inline nlohmann::json tensors_manifest() {
+    static const nlohmann::json manifest = nlohmann::json::parse(seed("manifest/tensors.json"));
+    return manifest;
+}
+
 inline std::string content_of(const std::string& path) { return "the content of " + path + "\n"; }
 
 // Writes the bundle that `manifest` tells of, with a few bytes in each file and their true digests recorded.

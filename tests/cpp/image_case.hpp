@@ -46,6 +46,7 @@ inline ImageCase image_case(const nlohmann::json& written) {
     fields.at("mean").get_to(preprocessing.mean);
     fields.at("std").get_to(preprocessing.std);
     preprocessing.channels = channel_order(fields.at("channels"));
+    preprocessing.layout = fields.at("layout") == "NHWC" ? deploykit::ImageLayout::nhwc : deploykit::ImageLayout::nchw;
     const deploykit::DataType type = data_type(written.at("type"));
     preprocessing.in_graph = type == deploykit::DataType::uint8;
     return {preprocessing, type, channel_order(written.at("order")), written.at("padding").get<std::ptrdiff_t>()};

@@ -70,6 +70,7 @@ json written(const deploykit::Preprocessing& image) {
             {"mean", image.mean},
             {"std", image.std},
             {"channels", image.channels == deploykit::ChannelOrder::rgb ? "rgb" : "bgr"},
+            {"layout", image.layout == deploykit::ImageLayout::nchw ? "NCHW" : "NHWC"},
             {"in_graph", image.in_graph}};
 }
 
@@ -90,11 +91,12 @@ json written(const deploykit::Manifest& manifest) {
     return {{"model", manifest.model},
             {"precision", manifest.precision},
             {"head", manifest.head},
+            {"oracle", manifest.oracle},
             {"trained", manifest.trained},
             {"inputs", written(manifest.inputs)},
             {"outputs", written(manifest.outputs)},
             {"batch", {{"minimum", batch.minimum}, {"optimum", batch.optimum}, {"maximum", batch.maximum}}},
-            {"preprocessing", written(manifest.preprocessing)},
+            {"preprocessing", manifest.takes_images ? written(manifest.preprocessing) : json()},
             {"graph", manifest.graph},
             {"labels", optional(manifest.labels, [](const std::string& path) { return path; })},
             {"engines", list(manifest.engines, [](const deploykit::EngineRecord& engine) { return written(engine); })},

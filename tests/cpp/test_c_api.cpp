@@ -203,6 +203,7 @@ TEST_CASE("an argument that is NULL is named") {
     const deploykit_image image{};
     const char* text = nullptr;
     const char* const* texts = nullptr;
+    int takes_images = 0;
     float value = 0;
     std::size_t count = 0;
     const auto named = [](const char* argument, const auto& call) {
@@ -215,6 +216,8 @@ TEST_CASE("an argument that is NULL is named") {
     named("bundle", [&](Error error) { return deploykit_bundle_open("folder", nullptr, error); });
     named("bundle", [&](Error error) { return deploykit_bundle_describe(nullptr, &description, error); });
     named("description", [&](Error error) { return deploykit_bundle_describe(bundle.get(), nullptr, error); });
+    named("bundle", [&](Error error) { return deploykit_bundle_takes_images(nullptr, &takes_images, error); });
+    named("takes_images", [&](Error error) { return deploykit_bundle_takes_images(bundle.get(), nullptr, error); });
     named("bundle", [&](Error error) { return deploykit_bundle_labels(nullptr, &texts, &count, error); });
     named("labels", [&](Error error) { return deploykit_bundle_labels(bundle.get(), nullptr, &count, error); });
     named("count", [&](Error error) { return deploykit_bundle_labels(bundle.get(), &texts, nullptr, error); });
@@ -253,6 +256,9 @@ TEST_CASE("a bundle tells what it is and the names of its classes") {
     CHECK(description.precision == expected.manifest().precision);
     CHECK(description.head == expected.manifest().head);
     CHECK((description.trained != 0) == expected.manifest().trained);
+    int takes_images = 0;
+    REQUIRE(deploykit_bundle_takes_images(bundle.get(), &takes_images, nullptr) == DEPLOYKIT_OK);
+    CHECK(takes_images == 1);
     const char* const* labels = nullptr;
     std::size_t count = 0;
     REQUIRE(deploykit_bundle_labels(bundle.get(), &labels, &count, nullptr) == DEPLOYKIT_OK);
@@ -352,6 +358,21 @@ TEST_CASE("images become the batch that the C++ preprocessor makes") {
     const auto* wanted = expected.as<float>();
     CHECK(std::vector<float>(got, got + expected.elements()) ==
           std::vector<float>(wanted, wanted + expected.elements()));
+}
+
+TEST_CASE("a bundle that takes no images says so, and no preprocessor is made from it") {
+    const TemporaryFolder folder;
+    write_bundle(folder.path(), tensors_manifest());
+    const auto bundle = opened(folder.path());
+    int takes_images = 1;
+    REQUIRE(deploykit_bundle_takes_images(bundle.get(), &takes_images, nullptr) == DEPLOYKIT_OK);
+    CHECK(takes_images == 0);
+    deploykit_preprocessor* made = nullptr;
+    const std::string message = message_of(DEPLOYKIT_USAGE, [&](deploykit_error** error) {
+        return deploykit_preprocessor_create(bundle.get(), &made, error);
+    });
+    CHECK(made == nullptr);
+    CHECK(message.find("this bundle takes no images") != std::string::npos);
 }
 
 TEST_CASE("an image without pixels is bad input, and no image at all wrong usage") {

@@ -305,7 +305,9 @@ TEST_CASE("top_k gives the best classes, and refuses what are no scores") {
         CHECK(error.code() == ErrorCode::usage);
         CHECK(error.what() == doctest::Contains("2×3"));
     }
-    for (const Shape& shape : {Shape{6}, Shape{1, 2, 3}, Shape{6, 0}, Shape{}, Shape{-1, 3}, Shape{2, -3}}) {
+    CHECK(deploykit::top_k({values.data(), Shape{2, 3, 1, 1}}, 1, loaded.bundle)[0].index == 1);
+    for (const Shape& shape : {Shape{6}, Shape{1, 2, 3}, Shape{6, 0}, Shape{}, Shape{-1, 3}, Shape{2, -3},
+                               Shape{1, 3, 2, 1}, Shape{1, 3, 1, 2}}) {
         CAPTURE(shape.text());
         CHECK(refusal([&] { deploykit::top_k({values.data(), shape}, 1, loaded.bundle); }).code() == ErrorCode::usage);
     }
@@ -328,20 +330,22 @@ TEST_CASE("top_k orders by scores, also where probabilities are too small to dif
     CHECK(deploykit::top_k({unknown.data(), Shape{1, 3}}, 1, loaded.bundle)[0].index == 2);
 }
 
-TEST_CASE("top_k refuses an embedding") {
+TEST_CASE("top_k refuses what tells no classes apart") {
     const char* folder = given_bundle();
     if (folder == nullptr) {
         return;
     }
     const Copied copy(folder);
     auto manifest = nlohmann::json::parse(read(copy.folder / "manifest.json"));
-    manifest["model"]["head"] = "embedding";
-    write(copy.folder / "manifest.json", manifest.dump());
-    const std::vector<float> values{1, 2};
-    const Bundle bundle(copy.folder);
-    const auto error = refusal([&] { deploykit::top_k({values.data(), Shape{1, 2}}, 1, bundle); });
-    CHECK(error.code() == ErrorCode::usage);
-    CHECK(error.what() == doctest::Contains("embedding"));
+    for (const char* head : {"embedding", "tensors"}) {
+        manifest["model"]["head"] = head;
+        write(copy.folder / "manifest.json", manifest.dump());
+        const std::vector<float> values{1, 2};
+        const Bundle bundle(copy.folder);
+        const auto error = refusal([&] { deploykit::top_k({values.data(), Shape{1, 2}}, 1, bundle); });
+        CHECK(error.code() == ErrorCode::usage);
+        CHECK(error.what() == doctest::Contains(head));
+    }
 }
 
 TEST_CASE("the self-test passes what was exported, with figures") {
@@ -368,6 +372,7 @@ TEST_CASE("the self-test fails an answer that was changed together with its dige
     content[content.size() - 1] = '\x41';  // the last float becomes about ten, far from what any network gives here
     copy.forge(output, content);
     const auto error = failed_self_test(copy.folder);
+    CHECK(error.what() == doctest::Contains("give other answers than eager PyTorch"));
     CHECK(error.what() == doctest::Contains("the largest difference is"));
     CHECK(error.what() == doctest::Contains("cosine"));
     CHECK(error.what() == doctest::Contains("signal-to-noise ratio"));

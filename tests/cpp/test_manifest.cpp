@@ -14,6 +14,7 @@
 using deploykit::ChannelOrder;
 using deploykit::DataType;
 using deploykit::ErrorCode;
+using deploykit::ImageLayout;
 using deploykit::Manifest;
 using nlohmann::json;
 using namespace std::string_literals;
@@ -50,6 +51,7 @@ const std::vector<std::string>& fields() {
                                        "/model",
                                        "/model/name",
                                        "/model/head",
+                                       "/model/oracle",
                                        "/model/preprocess",
                                        "/model/preprocessing",
                                        "/model/preprocessing/resize",
@@ -59,6 +61,7 @@ const std::vector<std::string>& fields() {
                                        "/model/preprocessing/mean",
                                        "/model/preprocessing/std",
                                        "/model/preprocessing/channels",
+                                       "/model/preprocessing/layout",
                                        "/weights",
                                        "/weights/trained",
                                        "/precision",
@@ -144,7 +147,32 @@ TEST_CASE("a plain manifest is understood") {
     CHECK(manifest.files.at("model.onnx").bytes == 44'719'628);
 }
 
-TEST_CASE("preprocessing is understood: sizes, arithmetic, order of channels, and where it happens") {
+TEST_CASE("a manifest without preprocessing is that of a bundle that takes no images") {
+    const Manifest manifest = parsed(tensors_manifest());
+    CHECK_FALSE(manifest.takes_images);
+    CHECK(manifest.preprocessing.height == 0);
+    CHECK(manifest.head == "tensors");
+    CHECK(manifest.oracle == "the original file in ONNX Runtime 1.31.1");
+    CHECK(parsed(plain_manifest()).takes_images);
+    CHECK(parsed(plain_manifest()).oracle == "eager PyTorch");
+}
+
+TEST_CASE("several inputs and outputs are understood, of any name, type and rank") {
+    const Manifest manifest = parsed(tensors_manifest());
+    REQUIRE(manifest.inputs.size() == 2);
+    CHECK(manifest.inputs[0].name == "data/x:0");
+    CHECK(manifest.inputs[0].type == DataType::float16);
+    CHECK(manifest.inputs[1].name == "token ids");
+    CHECK(manifest.inputs[1].type == DataType::int64);
+    REQUIRE(manifest.outputs.size() == 4);
+    CHECK(manifest.outputs[1].shape == std::vector<std::int64_t>{-1, 4, 3});
+    CHECK(manifest.outputs[1].layout == "ND");
+    CHECK(manifest.outputs[2].shape == std::vector<std::int64_t>{-1});
+    CHECK(manifest.golden.inputs.at("data/x:0") == "golden/in.data%2Fx%3A0.npy");
+    CHECK(manifest.golden.outputs.at("out/score of it") == "golden/out.out%2Fscore of it.npy");
+}
+
+TEST_CASE("preprocessing is understood: sizes, arithmetic, order of channels and axes, and where it happens") {
     const auto host = parsed(plain_manifest()).preprocessing;
     CHECK(host.resize == 64);
     CHECK(host.height == 64);
@@ -157,6 +185,9 @@ TEST_CASE("preprocessing is understood: sizes, arithmetic, order of channels, an
     const auto graph = parsed(rich_manifest()).preprocessing;
     CHECK(graph.channels == ChannelOrder::bgr);
     CHECK(graph.in_graph);
+    CHECK(host.layout == ImageLayout::nchw);
+    const auto last = parsed(changed(plain_manifest(), "/model/preprocessing/layout", "NHWC")).preprocessing;
+    CHECK(last.layout == ImageLayout::nhwc);
 }
 
 TEST_CASE("engines are understood: the judged one first, then those beside it, with how they were built") {
@@ -195,16 +226,16 @@ TEST_CASE("text in any language comes through, escaped or not") {
 }
 
 TEST_CASE("another schema version is refused by both numbers, before anything else is looked at") {
-    for (const int version : {0, 1, 2, 4, 1'000'000'000}) {
+    for (const int version : {0, 1, 2, 3, 5, 1'000'000'000}) {
         const auto error = refused(json{{"schema_version", version}, {"unlike", "anything"}});
         CHECK(error.what() == doctest::Contains(("schema version " + std::to_string(version)).c_str()));
-        CHECK(error.what() == doctest::Contains("reads version 3"));
+        CHECK(error.what() == doctest::Contains("reads version 4"));
     }
-    CHECK(refused(seed("manifest/version4.json")).what() == doctest::Contains("schema version 4"));
+    CHECK(refused(seed("manifest/version5.json")).what() == doctest::Contains("schema version 5"));
 }
 
 TEST_CASE("a version that is no number, or no version, is refused") {
-    for (const json& version : {json("3"), json(nullptr), json(true), json::array({3}), json(3.5), json(-3)}) {
+    for (const json& version : {json("4"), json(nullptr), json(true), json::array({4}), json(4.5), json(-4)}) {
         refused(changed(plain_manifest(), "/schema_version", version));
     }
     refused(changed(plain_manifest(), "/schema_version", 18'446'744'073'709'551'615U));
@@ -225,7 +256,8 @@ TEST_CASE("each field of a wrong type is refused by its name") {
         const json::json_pointer place(field);
         const json good = rich_manifest().at(place);
         for (const json& kind : kinds) {
-            const bool nullable = field == "/labels" || place.back() == "build" || place.back() == "min_top1_agreement";
+            const bool nullable = field == "/labels" || place.back() == "build" || place.back() == "preprocessing" ||
+                                  place.back() == "min_top1_agreement";
             const bool same_type = kind.type() == good.type() || (kind.is_number() && good.is_number());
             const bool good_word = kind.is_string() && good.is_string();
             if ((kind.is_null() && nullable) || same_type || good_word) {
@@ -384,8 +416,8 @@ TEST_CASE("equal names in different objects are no repetition") {
 
 TEST_CASE("what is no JSON object is refused") {
     for (const std::string& text :
-         {""s, " "s, "\n"s, "null"s, "3"s, "[]"s, "\"manifest\""s, "{"s, "}"s, "{]"s, "{\"schema_version\":3"s,
-          "{'schema_version':3}"s, "<html></html>"s, "\0"s, "{\"schema_version\":3,}"s, "// comment\n{}"s}) {
+         {""s, " "s, "\n"s, "null"s, "4"s, "[]"s, "\"manifest\""s, "{"s, "}"s, "{]"s, "{\"schema_version\":4"s,
+          "{'schema_version':4}"s, "<html></html>"s, "\0"s, "{\"schema_version\":4,}"s, "// comment\n{}"s}) {
         CAPTURE(text);
         refused(text);
     }

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "../src/files.hpp"
@@ -19,10 +20,11 @@ using deploykit::Error;
 using deploykit::ErrorCode;
 
 constexpr const char* usage =
-    "usage: deploykit-answer BUNDLE BATCH IN.npy OUT.npy\n"
+    "usage: deploykit-answer BUNDLE BATCH IN.npy... OUT.npy...\n"
     "\n"
-    "Runs the rows of IN.npy, BATCH of them per call and the rest in the last one, writes the answers to OUT.npy, and\n"
-    "prints a line of JSON that says what computed them. The bundle has one input and one output.\n";
+    "Runs the rows of the inputs, BATCH of them per call and the rest in the last one, writes the answers, and prints\n"
+    "a line of JSON that says what computed them. There is a file for each input and then one for each output, in the\n"
+    "order in which the bundle's manifest has them.\n";
 
 constexpr const char* program = "deploykit-answer";
 
@@ -73,7 +75,7 @@ std::string header(deploykit::DataType type, const deploykit::Shape& shape) {
     return whole + text;
 }
 
-deploykit::Array inputs(const std::string& path) {
+deploykit::Array rows_in(const std::string& path) {
     constexpr const char* remedy = "Write it with numpy.save, in the type that the bundle takes.";
     deploykit::Array array;
     try {
@@ -87,28 +89,104 @@ deploykit::Array inputs(const std::string& path) {
     return array;
 }
 
-void answer(const std::string& folder, std::int64_t batch, const std::string& from, const std::string& to) {
+// A part of the rows, as a call takes them.
+deploykit::TensorView piece(const deploykit::Array& whole, std::int64_t begin, std::int64_t count) {
+    const std::size_t bytes_per_row = whole.bytes.size() / static_cast<std::size_t>(whole.shape[0]);
+    deploykit::Shape shape = whole.shape;
+    shape[0] = count;
+    return {whole.bytes.data() + static_cast<std::size_t>(begin) * bytes_per_row, whole.type, shape};
+}
+
+// Where each of the engine's tensors stands among the manifest's, whose order the files have.
+std::vector<std::size_t> places(const std::vector<deploykit::TensorSpec>& of_engine,
+                                const std::vector<deploykit::TensorSpec>& of_manifest, const std::string& folder) {
+    std::vector<std::size_t> found;
+    for (const deploykit::TensorSpec& spec : of_engine) {
+        const auto same = std::find_if(of_manifest.begin(), of_manifest.end(),
+                                       [&spec](const deploykit::TensorSpec& one) { return one.name == spec.name; });
+        if (same == of_manifest.end()) {
+            throw Error(ErrorCode::bad_input, "its manifest has no tensor '" + spec.name + "', which its engine has.",
+                        folder, "Export the bundle again.");
+        }
+        found.push_back(static_cast<std::size_t>(same - of_manifest.begin()));
+    }
+    return found;
+}
+
+// One per input, in the engine's order, with as many rows each.
+std::vector<deploykit::Array> inputs(const std::vector<std::string>& files, const std::vector<std::size_t>& order) {
+    std::vector<deploykit::Array> arrays;
+    for (const std::size_t place : order) {
+        arrays.push_back(rows_in(files[place]));
+        if (arrays.back().shape[0] != arrays.front().shape[0]) {
+            throw Error(ErrorCode::bad_input,
+                        "it has " + std::to_string(arrays.back().shape[0]) + " rows, and " + files[order.front()] +
+                            " has " + std::to_string(arrays.front().shape[0]) + ".",
+                        files[place], "Give each input as many rows.");
+        }
+    }
+    return arrays;
+}
+
+// Files that grow call by call, one per output.
+class Answers {
+public:
+    // `rows` is how many there will be in the end.
+    Answers(std::vector<std::string> paths, std::int64_t rows)
+        : paths_(std::move(paths)), files_(paths_.size()), rows_(rows) {}
+
+    void add(const std::vector<deploykit::TensorView>& answers) {
+        for (std::size_t index = 0; index < files_.size(); ++index) {
+            const deploykit::TensorView& answer = answers[index];
+            if (!files_[index].is_open()) {
+                deploykit::Shape whole = answer.shape();
+                whole[0] = rows_;
+                files_[index].open(paths_[index], std::ios::binary);
+                files_[index] << header(answer.type(), whole);
+            }
+            files_[index].write(static_cast<const char*>(answer.data()), static_cast<std::streamsize>(answer.bytes()));
+            if (!files_[index].flush()) {
+                throw Error(ErrorCode::bad_input, "it cannot be written.", paths_[index], "Name another file.");
+            }
+        }
+    }
+
+private:
+    std::vector<std::string> paths_;
+    std::vector<std::ofstream> files_;
+    std::int64_t rows_;
+};
+
+std::string counted(std::size_t count, const std::string& thing) {
+    return std::to_string(count) + " " + thing + (count == 1 ? "" : "s");
+}
+
+void answer(const std::string& folder, std::int64_t batch, const std::vector<std::string>& files) {
     const deploykit::Bundle bundle(folder);
+    const deploykit::Manifest& manifest = bundle.manifest();
+    const std::size_t in = manifest.inputs.size();
+    const std::size_t out = manifest.outputs.size();
+    if (files.size() != in + out) {
+        throw Error(ErrorCode::usage,
+                    "it has " + counted(in, "input") + " and " + counted(out, "output") + ", and " +
+                        counted(files.size(), "file") + " were named.",
+                    folder, "Name a file for each input, and then one for each output.");
+    }
     const deploykit::Engine engine(bundle);
     deploykit::Context context = engine.context();
-    const deploykit::Array given = inputs(from);
-    const std::int64_t rows = given.shape[0];
-    const std::size_t bytes_per_row = given.bytes.size() / static_cast<std::size_t>(rows);
-    std::ofstream file(to, std::ios::binary);
-    for (std::int64_t begin = 0; begin < rows; begin += batch) {
-        deploykit::Shape shape = given.shape;
-        shape[0] = std::min(batch, rows - begin);
-        const std::byte* first = given.bytes.data() + static_cast<std::size_t>(begin) * bytes_per_row;
-        const deploykit::TensorView& answers = context.run(deploykit::TensorView(first, given.type, shape));
-        if (begin == 0) {
-            deploykit::Shape whole = answers.shape();
-            whole[0] = rows;
-            file << header(answers.type(), whole);
-        }
-        file.write(static_cast<const char*>(answers.data()), static_cast<std::streamsize>(answers.bytes()));
+    const std::vector<deploykit::Array> given = inputs(files, places(engine.inputs(), manifest.inputs, folder));
+    std::vector<std::string> paths;
+    for (const std::size_t place : places(engine.outputs(), manifest.outputs, folder)) {
+        paths.push_back(files[in + place]);
     }
-    if (!file.flush()) {
-        throw Error(ErrorCode::bad_input, "it cannot be written.", to, "Name another file.");
+    const std::int64_t rows = given.front().shape[0];
+    Answers answers(paths, rows);
+    for (std::int64_t begin = 0; begin < rows; begin += batch) {
+        std::vector<deploykit::TensorView> views;
+        for (const deploykit::Array& array : given) {
+            views.push_back(piece(array, begin, std::min(batch, rows - begin)));
+        }
+        answers.add(context.run(views));
     }
     const nlohmann::ordered_json said = {
         {"runtime", engine.runtime()}, {"file", engine.file()}, {"passed_over", engine.passed_over()}};
@@ -124,11 +202,11 @@ int main(int count, char** words) {
             std::cout << usage;
             return 0;
         }
-        if (given.size() != 4) {
-            throw Error(ErrorCode::usage, "it takes four words.", program,
+        if (given.size() < 4) {
+            throw Error(ErrorCode::usage, "it takes four words or more.", program,
                         "deploykit-answer --help says which they are.");
         }
-        answer(given[0], batch_size(given[1]), given[2], given[3]);
+        answer(given[0], batch_size(given[1]), {given.begin() + 2, given.end()});
         return 0;
     } catch (const Error& error) {
         std::cerr << error.what() << '\n';

@@ -23,7 +23,7 @@ using deploykit::bench::Nanoseconds;
 constexpr const char* usage =
     "usage: deploykit-bench BUNDLE [options]\n"
     "\n"
-    "  --batch N                             images per call; the bundle's smallest by default\n"
+    "  --batch N                             samples per call; the bundle's smallest by default\n"
     "  --runtime any|tensorrt|onnxruntime    any by default\n"
     "  --threads N                           that ONNX Runtime computes in; one per core by default\n"
     "  --seconds S                           to measure at least; 2 by default\n"

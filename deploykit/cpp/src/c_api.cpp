@@ -270,6 +270,13 @@ int deploykit_bundle_describe(const deploykit_bundle* bundle, deploykit_bundle_d
     });
 }
 
+int deploykit_bundle_takes_images(const deploykit_bundle* bundle, int* takes_images, deploykit_error** error) {
+    return guarded(error, [&] {
+        require({{bundle, "bundle"}, {takes_images, "takes_images"}});
+        *takes_images = bundle->bundle.manifest().takes_images ? 1 : 0;
+    });
+}
+
 int deploykit_bundle_labels(const deploykit_bundle* bundle, const char* const** labels, size_t* count,
                             deploykit_error** error) {
     return guarded(error, [&] {

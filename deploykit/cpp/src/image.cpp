@@ -176,7 +176,7 @@ private:
     void write(std::byte* to, ChannelOrder order) const;
     void write_pixels(std::byte* to, bool reversed) const;
     template <class Value>
-    void write_planes(const Table<Value>& table, std::byte* to, bool reversed) const;
+    void write_values(const Table<Value>& table, std::byte* to, bool reversed) const;
 
     std::size_t crop_pixels() const noexcept {
         return static_cast<std::size_t>(preprocessing_.height) * static_cast<std::size_t>(preprocessing_.width);
@@ -206,7 +206,8 @@ Preprocessor::Implementation::Implementation(const Preprocessing& preprocessing,
     check(type, preprocessing.in_graph);
     const std::int64_t height = preprocessing.height;
     const std::int64_t width = preprocessing.width;
-    shape_ = preprocessing.in_graph ? Shape{1, height, width, 3} : Shape{1, 3, height, width};
+    const bool channels_last = preprocessing.in_graph || preprocessing.layout == ImageLayout::nhwc;
+    shape_ = channels_last ? Shape{1, height, width, 3} : Shape{1, 3, height, width};
     tabulate();
 }
 
@@ -303,9 +304,9 @@ void Preprocessor::Implementation::write(std::byte* to, ChannelOrder order) cons
     if (preprocessing_.in_graph) {
         write_pixels(to, order != ChannelOrder::rgb);
     } else if (type_ == DataType::float16) {
-        write_planes(halves_, to, order != preprocessing_.channels);
+        write_values(halves_, to, order != preprocessing_.channels);
     } else {
-        write_planes(floats_, to, order != preprocessing_.channels);
+        write_values(floats_, to, order != preprocessing_.channels);
     }
 }
 
@@ -321,14 +322,17 @@ void Preprocessor::Implementation::write_pixels(std::byte* to, bool reversed) co
     }
 }
 
+// Channel by channel: each is a plane of its own, or every third value where the network takes them side by side.
 template <class Value>
-void Preprocessor::Implementation::write_planes(const Table<Value>& table, std::byte* to, bool reversed) const {
-    auto* value = reinterpret_cast<Value*>(to);
+void Preprocessor::Implementation::write_values(const Table<Value>& table, std::byte* to, bool reversed) const {
     const std::size_t pixels = crop_pixels();
+    const bool planes = preprocessing_.layout == ImageLayout::nchw;
+    const std::size_t step = planes ? 1 : 3;
     for (std::size_t channel = 0; channel < 3; ++channel) {
         const std::uint8_t* from = crop_.data() + (reversed ? 2 - channel : channel);
+        auto* value = reinterpret_cast<Value*>(to) + channel * (planes ? pixels : 1);
         for (std::size_t index = 0; index < pixels; ++index) {
-            *value++ = table[channel][from[3 * index]];
+            value[step * index] = table[channel][from[3 * index]];
         }
     }
 }
@@ -337,6 +341,11 @@ namespace {
 
 DataType input_type(const Bundle& bundle) {
     const std::vector<TensorSpec>& inputs = bundle.manifest().inputs;
+    if (!bundle.manifest().takes_images) {
+        throw Error(ErrorCode::usage, "this bundle takes no images: its manifest has no preprocessing.",
+                    bundle.folder().string(),
+                    "Fill tensors as Engine::inputs() describes them, or export it with --mean and --std.");
+    }
     if (inputs.size() != 1) {
         throw Error(ErrorCode::bad_input,
                     "it has " + std::to_string(inputs.size()) + " inputs, and images go into one.",

@@ -167,7 +167,7 @@ TensorSpec tensor_spec(const Node& node) {
     TensorSpec spec;
     spec.name = node["name"].text();
     spec.type = data_type(node["dtype"]);
-    spec.layout = node["layout"].one_of({"NCHW", "NHWC", "NC"});
+    spec.layout = node["layout"].one_of({"NCHW", "NHWC", "NC", "ND"});
     spec.shape = node["shape"].list([](const Node& size) { return size.is_text() ? -1 : size.integer(1, largest); });
     if (spec.shape.empty() || spec.shape.size() > Shape::max_rank) {
         node.refuse("a shape has between one and eight axes");
@@ -219,9 +219,8 @@ std::array<double, 3> three(const Node& node, double (Node::*read)() const) {
     return {found[0], found[1], found[2]};
 }
 
-Preprocessing preprocessing(const Node& model) {
+Preprocessing preprocessing(const Node& node) {
     constexpr std::int64_t largest = 1 << 16U;
-    const Node node = model["preprocessing"];
     Preprocessing found;
     found.resize = static_cast<int>(node["resize"].integer(1, largest));
     found.height = static_cast<int>(node["height"].integer(1, largest));
@@ -233,7 +232,7 @@ Preprocessing preprocessing(const Node& model) {
     found.mean = three(node["mean"], &Node::number);
     found.std = three(node["std"], &Node::positive);
     found.channels = node["channels"].one_of({"rgb", "bgr"}) == "rgb" ? ChannelOrder::rgb : ChannelOrder::bgr;
-    found.in_graph = model["preprocess"].one_of({"host", "graph"}) == "graph";
+    found.layout = node["layout"].one_of({"NCHW", "NHWC"}) == "NCHW" ? ImageLayout::nchw : ImageLayout::nhwc;
     return found;
 }
 
@@ -353,12 +352,19 @@ Manifest parse_manifest(std::string_view text, const std::string& where) {
     Manifest manifest;
     manifest.model = model["name"].text();
     manifest.precision = node["precision"].one_of({"fp32", "fp16", "bf16", "int8", "int8-fp16"});
-    manifest.head = model["head"].one_of({"logits", "probabilities", "embedding"});
+    manifest.head = model["head"].one_of({"logits", "probabilities", "embedding", "tensors"});
+    manifest.oracle = model["oracle"].text();
     manifest.trained = node["weights"]["trained"].flag();
     manifest.inputs = tensor_specs(node["inputs"]);
     manifest.outputs = tensor_specs(node["outputs"]);
     manifest.batch = batch_range(node["batch"]);
-    manifest.preprocessing = preprocessing(model);
+    const bool in_graph = model["preprocess"].one_of({"host", "graph"}) == "graph";
+    if (const auto found = model["preprocessing"].optional(preprocessing)) {
+        manifest.preprocessing = *found;
+        manifest.preprocessing.in_graph = in_graph;
+    } else {
+        manifest.takes_images = false;
+    }
     manifest.graph = node["graph"]["file"].path();
     manifest.labels = node["labels"].optional([](const Node& labels) { return labels.path(); });
     manifest.engines = node["beside"].list([](const Node& beside) { return engine_record(beside["engine"]); });

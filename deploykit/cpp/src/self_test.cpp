@@ -7,48 +7,10 @@
 #include <limits>
 
 #include "deploykit/error.hpp"
-#include "files.hpp"
-#include "npy.hpp"
+#include "golden.hpp"
 
 namespace deploykit {
 namespace {
-
-constexpr std::uint64_t largest_golden = std::uint64_t{1} << 32U;
-
-// The array of one tensor, of `count` rows; golden vectors are float32 also where the graph takes float16.
-Array golden_array(const Bundle& bundle, const TensorSpec& spec, const std::map<std::string, std::string>& paths) {
-    const Golden& golden = bundle.manifest().golden;
-    const auto found = paths.find(spec.name);
-    if (found == paths.end()) {
-        throw Error(ErrorCode::check_failed, "it has no golden vector for '" + spec.name + "'.",
-                    bundle.folder().string(), "Export the bundle again.");
-    }
-    const std::filesystem::path path = bundle.path(found->second);
-    Array array = parse_npy(read_file(path, largest_golden), path.string());
-    Shape expected(spec.shape);
-    expected[0] = golden.count;
-    const DataType type = spec.type == DataType::float16 ? DataType::float32 : spec.type;
-    if (array.shape != expected || array.type != type) {
-        throw Error(ErrorCode::check_failed,
-                    std::string("it is ") + name(array.type) + " " + array.shape.text() + ", not " + name(type) + " " +
-                        expected.text() + ".",
-                    path.string(), "Export the bundle again.");
-    }
-    return array;
-}
-
-// As the network takes it.
-Array as_type(Array array, DataType type) {
-    if (array.type == type) {
-        return array;
-    }
-    Array converted{type, array.shape, std::vector<std::byte>(array.view().elements() * sizeof(Half))};
-    auto* halves = reinterpret_cast<Half*>(converted.bytes.data());
-    for (std::size_t index = 0; index < array.view().elements(); ++index) {
-        halves[index] = to_half(array.view().value(index));
-    }
-    return converted;
-}
 
 // Samples × elements of each, both sides of the comparison.
 struct Pair {
@@ -161,30 +123,30 @@ std::vector<std::string> judge(const OutputParity& measured, std::size_t samples
     return failures;
 }
 
-std::vector<Array> golden_inputs(const Bundle& bundle, const Engine& engine) {
-    std::vector<Array> inputs;
-    for (const TensorSpec& spec : engine.inputs()) {
-        inputs.push_back(as_type(golden_array(bundle, spec, bundle.manifest().golden.inputs), spec.type));
-    }
-    return inputs;
+// Whether an output's best class is asked for: N×classes, with or without axes of one behind, as Python counts them.
+bool tells_classes(const Manifest& manifest, const Shape& shape) {
+    const bool ones = std::all_of(shape.begin() + std::min<std::size_t>(2, shape.rank()), shape.end(),
+                                  [](std::int64_t size) { return size == 1; });
+    return ones && (manifest.head == "logits" || manifest.head == "probabilities");
 }
 
 }  // namespace
 
 SelfTest compare_golden(const Bundle& bundle, const Engine& engine) {
     const Manifest& manifest = bundle.manifest();
-    const std::vector<Array> inputs = golden_inputs(bundle, engine);
+    std::vector<Array> inputs;
     std::vector<TensorView> views;
-    views.reserve(inputs.size());
-    for (const Array& input : inputs) {
-        views.push_back(input.view());
+    inputs.reserve(engine.inputs().size());
+    for (const TensorSpec& spec : engine.inputs()) {
+        inputs.push_back(golden_input(bundle, spec));
+        views.push_back(inputs.back().view());
     }
     Context context = engine.context();
     const std::vector<TensorView>& answers = context.run(views);
     SelfTest result;
     for (std::size_t index = 0; index < answers.size(); ++index) {
         const TensorSpec& spec = engine.outputs()[index];
-        const Array expected = golden_array(bundle, spec, manifest.golden.outputs);
+        const Array expected = golden_output(bundle, spec);
         const TensorView reference = expected.view();
         if (!all_finite(answers[index])) {
             result.outputs.push_back({spec.name, std::numeric_limits<double>::infinity(),
@@ -192,7 +154,7 @@ SelfTest compare_golden(const Bundle& bundle, const Engine& engine) {
             result.failures.push_back("output '" + spec.name + "': it holds NaN or infinity");
             continue;
         }
-        const bool classes = manifest.head != "embedding" && reference.shape().rank() == 2;
+        const bool classes = tells_classes(manifest, reference.shape());
         result.outputs.push_back(measure(spec.name, {reference, answers[index]}, classes));
         const auto failures =
             judge(result.outputs.back(), static_cast<std::size_t>(manifest.golden.count), manifest.tolerance);
@@ -210,10 +172,10 @@ void self_test(const Bundle& bundle, const Engine& engine) {
     for (const std::string& failure : result.failures) {
         failures += (failures.empty() ? "" : "; ") + failure;
     }
-    throw Error(
-        ErrorCode::check_failed,
-        "its golden inputs give other answers than eager PyTorch in " + engine.runtime() + ": " + failures + ".",
-        bundle.path(engine.file()).string(), "Do not serve it: export the bundle again, or another precision.");
+    throw Error(ErrorCode::check_failed,
+                "in " + engine.runtime() + ", its golden inputs give other answers than " + bundle.manifest().oracle +
+                    ": " + failures + ".",
+                bundle.path(engine.file()).string(), "Do not serve it: export the bundle again, or another precision.");
 }
 
 }  // namespace deploykit

@@ -11,15 +11,21 @@ namespace deploykit {
 namespace {
 
 void require_scores(const TensorView& scores, const Bundle& bundle, std::size_t sample) {
-    if (bundle.manifest().head == "embedding") {
+    if (const std::string& head = bundle.manifest().head; head == "embedding") {
         throw Error(ErrorCode::usage, "it gives embeddings, which have no classes.", bundle.folder().string(),
                     "Export it with --head logits.");
+    } else if (head != "logits" && head != "probabilities") {
+        throw Error(ErrorCode::usage, "it gives tensors, and nobody said that they tell classes apart.",
+                    bundle.folder().string(),
+                    "Read them yourself; or export it with --head logits if they are scores.");
     }
     if (scores.data() == nullptr) {
         throw Error(ErrorCode::usage, "there are no scores: their pointer is null.", "top_k",
                     "Give what a classifier answered.");
     }
-    if (scores.shape().rank() != 2 || scores.shape()[0] < 1 || scores.shape()[1] < 1) {
+    const Shape& shape = scores.shape();
+    const bool flat = shape.rank() == 2 || (shape.rank() == 4 && shape[2] == 1 && shape[3] == 1);
+    if (!flat || shape[0] < 1 || shape[1] < 1) {
         throw Error(ErrorCode::usage, "scores are N×classes, and these are " + scores.shape().text() + ".", "top_k",
                     "Give what a classifier answered.");
     }

@@ -57,7 +57,9 @@ deploykit::Preprocessing preprocessing(Bytes& bytes) {
         given.std[channel] = bytes.number();
     }
     given.channels = bytes.take<std::uint8_t>() % 2 == 1 ? deploykit::ChannelOrder::bgr : deploykit::ChannelOrder::rgb;
-    given.in_graph = bytes.take<std::uint8_t>() % 2 == 1;
+    const auto last = bytes.take<std::uint8_t>();
+    given.in_graph = last % 2 == 1;
+    given.layout = last % 4 < 2 ? deploykit::ImageLayout::nchw : deploykit::ImageLayout::nhwc;
     return given;
 }
 
@@ -89,8 +91,9 @@ std::vector<std::uint8_t> copied(const deploykit::TensorView& view) {
 void require_sound(const deploykit::Preprocessing& given, deploykit::DataType type, const deploykit::Image& image) {
     deploykit::Preprocessor prepare(given, type);
     const deploykit::TensorView view = prepare(image);
-    const deploykit::Shape expected = given.in_graph ? deploykit::Shape{1, given.height, given.width, 3}
-                                                     : deploykit::Shape{1, 3, given.height, given.width};
+    const bool channels_last = given.in_graph || given.layout == deploykit::ImageLayout::nhwc;
+    const deploykit::Shape expected = channels_last ? deploykit::Shape{1, given.height, given.width, 3}
+                                                    : deploykit::Shape{1, 3, given.height, given.width};
     require(view.shape() == expected && view.type() == type);
     const std::vector<std::uint8_t> first = copied(view);
     require(copied(prepare(image)) == first);

@@ -52,6 +52,7 @@ void require_sound(const deploykit::Manifest& manifest) {
             require_sound(spec);
         }
     }
+    require(manifest.takes_images == (manifest.preprocessing.resize > 0));
     const auto& batch = manifest.batch;
     require(1 <= batch.minimum && batch.minimum <= batch.optimum && batch.optimum <= batch.maximum);
 }

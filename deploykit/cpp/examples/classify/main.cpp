@@ -21,15 +21,16 @@ constexpr const char* usage =
 void classify(const std::string& folder, const std::vector<std::string>& images) {
     const deploykit::Bundle bundle(folder);
     const deploykit::Engine engine(bundle);
-    deploykit::self_test(bundle, engine);  // this machine computes what PyTorch computed, or it stops here
+    deploykit::self_test(bundle, engine);  // this machine computes what the network did, or it stops here
 
     deploykit::Preprocessor preprocess(bundle);
     deploykit::Context context = engine.context();
     for (const std::string& path : images) {
         const ImageFile file(path);
         const deploykit::TensorView& scores = context.run(preprocess(file.image()));
+        const std::vector<deploykit::Prediction> five = deploykit::top_k(scores, 5, bundle);  // or a refusal
         std::printf("%s\n", path.c_str());
-        for (const deploykit::Prediction& best : deploykit::top_k(scores, 5, bundle)) {
+        for (const deploykit::Prediction& best : five) {
             std::printf("  %6.2f %%  %s\n", 100.0 * static_cast<double>(best.probability), best.label.c_str());
         }
     }

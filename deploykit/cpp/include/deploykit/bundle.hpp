@@ -15,7 +15,7 @@
 namespace deploykit {
 
 // The only version of manifest.json that this library reads.
-inline constexpr int schema_version = 3;
+inline constexpr int schema_version = 4;
 
 struct FileRecord {
     std::string path;    // relative to the bundle, with '/', and never leaving it
@@ -31,6 +31,8 @@ struct BatchRange {
 
 enum class ChannelOrder { rgb, bgr };
 
+enum class ImageLayout { nchw, nhwc };  // N×3×height×width or N×height×width×3
+
 // From a decoded image to one network input; `image.hpp` carries it out.
 struct Preprocessing {
     int resize = 0;  // of the shorter side, in pixels
@@ -41,6 +43,7 @@ struct Preprocessing {
     std::array<double, 3> std{};
     ChannelOrder channels = ChannelOrder::rgb;
     bool in_graph = false;  // the graph takes N×height×width×3 uint8, RGB, and does the arithmetic itself
+    ImageLayout layout = ImageLayout::nchw;  // of an input that is not made in the graph
 };
 
 // How an engine was compiled: what a machine is asked before the engine is loaded.
@@ -70,7 +73,7 @@ struct Tolerance {
     std::optional<double> min_top1_agreement;
 };
 
-// A few inputs and eager PyTorch's answers, as .npy files: tensor name to path.
+// A few inputs and the oracle's answers, as .npy files: tensor name to path. Paths follow from no name.
 struct Golden {
     std::map<std::string, std::string> inputs;
     std::map<std::string, std::string> outputs;
@@ -81,13 +84,15 @@ struct Golden {
 struct Manifest {
     std::string model;
     std::string precision;  // fp32, fp16, bf16, int8 or int8-fp16
-    std::string head;       // logits, probabilities or embedding
+    std::string head;       // logits, probabilities, embedding, or tensors: what they mean, only the user knows
+    std::string oracle;     // what the bundle was judged beside: "eager PyTorch"
     bool trained = false;   // untrained networks' answers mean nothing
     std::vector<TensorSpec> inputs;
     std::vector<TensorSpec> outputs;
     BatchRange batch;
-    Preprocessing preprocessing;
-    std::string graph;  // path of the ONNX file
+    bool takes_images = true;     // else its inputs are tensors, and what they hold, only the user knows
+    Preprocessing preprocessing;  // all zero where it takes no images
+    std::string graph;            // path of the ONNX file
     std::optional<std::string> labels;
     std::vector<EngineRecord> engines;  // the one that the bundle was judged by comes first
     Golden golden;

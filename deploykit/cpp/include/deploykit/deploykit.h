@@ -77,7 +77,7 @@ typedef struct deploykit_tensor_spec {
     int32_t type;  // of deploykit_data_type
     size_t rank;
     const int64_t* shape;  // `rank` sizes; -1 for the batch, where it is chosen at run time
-    const char* layout;    // "NCHW", "NHWC" or "NC"
+    const char* layout;    // "NCHW", "NHWC", "NC" (a vector per sample) or "ND" (a batch of anything else)
 } deploykit_tensor_spec;
 
 typedef struct deploykit_batch_range {
@@ -97,12 +97,15 @@ void deploykit_bundle_free(deploykit_bundle* bundle);
 typedef struct deploykit_bundle_description {
     const char* model;      // "resnet18"
     const char* precision;  // "fp32", "fp16", "bf16", "int8" or "int8-fp16"
-    const char* head;       // "logits", "probabilities" or "embedding"
+    const char* head;       // "logits", "probabilities", "embedding", or "tensors": only the user knows what they mean
     int trained;            // 0: the weights are random, and answers mean nothing
 } deploykit_bundle_description;
 
 int deploykit_bundle_describe(const deploykit_bundle* bundle, deploykit_bundle_description* description,
                               deploykit_error** error);
+
+// Whether the bundle says how images become its input: 1 or 0. A preprocessor can be made where it does.
+int deploykit_bundle_takes_images(const deploykit_bundle* bundle, int* takes_images, deploykit_error** error);
 
 // Class names in the order of the network's outputs. Where the bundle has none, `count` is 0.
 int deploykit_bundle_labels(const deploykit_bundle* bundle, const char* const** labels, size_t* count,
@@ -162,8 +165,8 @@ void deploykit_context_free(deploykit_context* context);
 int deploykit_context_run(deploykit_context* context, const deploykit_tensor* inputs, size_t input_count,
                           const deploykit_tensor** outputs, size_t* output_count, deploykit_error** error);
 
-// Nothing, where the engine answers the bundle's golden inputs as eager PyTorch did, within the manifest's tolerance;
-// else DEPLOYKIT_CHECK_FAILED with all that is beyond it.
+// Nothing, where the engine answers the bundle's golden inputs as the network did that was brought (eager PyTorch, or
+// an ONNX file as it was), within the manifest's tolerance; else DEPLOYKIT_CHECK_FAILED with all that is beyond it.
 int deploykit_self_test(const deploykit_bundle* bundle, const deploykit_engine* engine, deploykit_error** error);
 
 enum deploykit_channel_order {
@@ -183,13 +186,15 @@ typedef struct deploykit_image {
 // From decoded images to the network's input, with the memory that it works in. One thread uses it at a time.
 typedef struct deploykit_preprocessor deploykit_preprocessor;
 
+// DEPLOYKIT_USAGE for a bundle that takes no images.
 int deploykit_preprocessor_create(const deploykit_bundle* bundle, deploykit_preprocessor** preprocessor,
                                   deploykit_error** error);
 void deploykit_preprocessor_free(deploykit_preprocessor* preprocessor);
 
-// `count` images, of any sizes, to one batch: `count`×3×height×width of the network's type, or `count`×height×width×3
-// uint8 where the graph normalises by itself. `input` is filled in; its data are valid until the next call of this
-// preprocessor or its end. DEPLOYKIT_BAD_INPUT for an image that is empty, too large or too elongated.
+// `count` images, of any sizes, to one batch: `count`×3×height×width of the network's type, `count`×height×width×3
+// where its input is NHWC, or the latter as uint8 where the graph normalises by itself. `input` is filled in; its data
+// are valid until the next call of this preprocessor or its end. DEPLOYKIT_BAD_INPUT for an image that is empty, too
+// large or too elongated.
 int deploykit_preprocessor_run(deploykit_preprocessor* preprocessor, const deploykit_image* images, size_t count,
                                deploykit_tensor* input, deploykit_error** error);
 
@@ -201,7 +206,8 @@ typedef struct deploykit_prediction {
 
 // The `k` best classes of row `sample` of N×classes scores, best first, of equals the first. `predictions` has room for
 // `k`; `count` is how many there are, fewer where there are fewer classes. Labels belong to the bundle.
-// DEPLOYKIT_USAGE for an embedding, for scores that are not N×classes, and for a sample beyond N.
+// N×classes×1×1 is as good. DEPLOYKIT_USAGE for a bundle whose head is "embedding" or "tensors", for scores of another
+// shape, and for a sample beyond N.
 int deploykit_top_k(const deploykit_bundle* bundle, const deploykit_tensor* scores, size_t sample, size_t k,
                     deploykit_prediction* predictions, size_t* count, deploykit_error** error);
 

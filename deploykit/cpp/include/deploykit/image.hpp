@@ -26,14 +26,15 @@ struct Image {
 // Once an image size was seen, the next image of that size allocates nothing.
 class Preprocessor {
 public:
+    // Error(usage) for a bundle that takes no images: its manifest does not say how they would become inputs.
     explicit Preprocessor(const Bundle& bundle);
     Preprocessor(const Preprocessing& preprocessing, DataType type);  // uint8 where the graph normalises by itself
     Preprocessor(Preprocessor&&) noexcept;
     Preprocessor& operator=(Preprocessor&&) noexcept;
     ~Preprocessor();
 
-    // 1×3×height×width of the network's type, or 1×height×width×3 uint8 where the graph normalises by itself. Valid
-    // until the next call.
+    // 1×3×height×width of the network's type, 1×height×width×3 where its layout is nhwc, or the latter as uint8 where
+    // the graph normalises by itself. Valid until the next call.
     // Error(bad_input) for an image without pixels, with a stride shorter than a row, of more than 2³⁰ pixels, or so
     // elongated that it would grow to more than 2²⁶ pixels before it is cut.
     TensorView operator()(const Image& image);

@@ -1,4 +1,4 @@
-// The golden vectors: does this machine compute what eager PyTorch computed?
+// The golden vectors: does this machine compute what the network computed as it was brought?
 #pragma once
 
 #include <optional>
@@ -10,7 +10,7 @@
 
 namespace deploykit {
 
-// How far one output is from eager PyTorch's, over all golden inputs; the definitions are those of `deploykit verify`.
+// How far one output is from the oracle's, over all golden inputs; the definitions are those of `deploykit verify`.
 struct OutputParity {
     std::string name;
     double max_abs = 0;

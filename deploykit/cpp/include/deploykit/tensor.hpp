@@ -116,7 +116,7 @@ struct TensorSpec {
     std::string name;
     DataType type = DataType::float32;
     std::vector<std::int64_t> shape;  // -1 for the batch, where it is chosen at run time
-    std::string layout;               // NCHW, NHWC or NC
+    std::string layout;               // NCHW, NHWC, NC (a vector per sample), or ND (a batch of anything else)
 };
 
 }  // namespace deploykit

@@ -17,7 +17,8 @@ struct Prediction {
 };
 
 // The `k` best classes of row `sample` of N×classes scores, best first, of equals the first; fewer where there are
-// fewer classes. Error(usage) for an embedding, for scores that are not N×classes, and for a sample beyond N.
+// fewer classes. N×classes×1×1 is as good. Error(usage) for a bundle whose head is embedding or tensors, for scores
+// that are of another shape, and for a sample beyond N.
 std::vector<Prediction> top_k(const TensorView& scores, std::size_t k, const Bundle& bundle, std::size_t sample = 0);
 
 }  // namespace deploykit

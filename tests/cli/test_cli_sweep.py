@@ -1,0 +1,120 @@
+"""`deploykit sweep`: real exports in processes of their own, one table, one exit code."""
+
+import json
+import sys
+
+import pytest
+
+from deploykit.sweep import run
+from deploykit.values.sweeps import Attempt, Cell, CellFigures, CellResult, SweepResult
+
+TEXT = """
+[matrix]
+model = ["nin_cifar10"]
+precision = ["fp32", "bf16"]
+target = ["onnxruntime"]
+[common]
+data = "synthetic"
+samples = 4
+batch = "1:2:4"
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(TEXT)
+    return path
+
+
+def result(**changes):
+    cell = Cell("resnet18-int8-openvino", ("resnet18", "--int8"))
+    made = CellResult(
+        cell,
+        "key",
+        "passed",
+        figures=CellFigures(31.1, 1.0, 8.56, 1),
+        attempts=(
+            Attempt("1", "orin-1 (abc)", 12.0, "its node or its worker died (NodeDiedError)."),
+            Attempt("2", "x", 30),
+        ),
+    )
+    waiting = CellResult(Cell("resnet18-fp32-openvino", ("resnet18",)), "other", "waiting")
+    whole = {"folder": "/there", "report": None, "cells": (made, waiting), "kept": 0, "seconds": 42.0, **changes}
+    return SweepResult(**whole)
+
+
+@pytest.fixture
+def ends_as(monkeypatch):
+    return lambda outcome: monkeypatch.setattr(run, "run", lambda *_: outcome)
+
+
+def test_a_sweep_makes_real_bundles_says_what_is_impossible_and_goes_on_where_it_stopped(
+    cli,
+    file,
+    fp32_bundle,  # noqa: ARG001 - its graph is in the cache
+    tmp_path,
+):
+    first = cli("sweep", file, "-o", tmp_path / "out")
+    assert first.code == 1
+    assert "nin_cifar10-bf16-onnxruntime: refused: onnxruntime has no BF16 convolutions on a CPU." in first.text
+    assert max(map(len, first.out.splitlines()[:-1])) <= 80
+    assert (tmp_path / "out" / "report.html").is_file()
+
+    again = cli("sweep", file, "-o", tmp_path / "out", "--json").content
+    states = {each["cell"]["name"]: each["state"] for each in again["cells"]}
+    assert states == {"nin_cifar10-fp32-onnxruntime": "passed", "nin_cifar10-bf16-onnxruntime": "refused"}
+    assert again["kept"] == 1
+    assert cli("verify", tmp_path / "out" / "nin_cifar10-fp32-onnxruntime").code == 0
+
+
+def test_a_dry_run_prints_command_lines_and_makes_nothing(cli, file, tmp_path):
+    said = cli("sweep", file, "-o", tmp_path / "out", "--dry-run")
+    assert said.code == 0
+    assert said.out.splitlines() == [
+        "deploykit export nin_cifar10 --fp32 --data synthetic --samples 4 --batch 1:2:4 --target onnxruntime",
+        "deploykit export nin_cifar10 --bf16 --data synthetic --samples 4 --batch 1:2:4 --target onnxruntime"
+        "  # refused: onnxruntime has no BF16 convolutions on a CPU.",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_may_be_read_by_programs(cli, file):
+    cells = json.loads(cli("sweep", file, "--dry-run", "--json").out)["content"]
+    assert [cell["name"] for cell in cells] == ["nin_cifar10-fp32-onnxruntime", "nin_cifar10-bf16-onnxruntime"]
+
+
+def test_an_interrupted_sweep_says_how_to_go_on_and_exits_130(cli, file, ends_as):
+    ends_as(result(interrupted=True))
+    said = cli("sweep", file)
+    assert said.code == 130
+    assert "1 of 2 cells are finished and stay in /there; the same command goes on from there." in said.text
+
+
+def test_attempts_that_were_lost_are_told_below_the_table(cli, file, ends_as):
+    ends_as(result())
+    assert (
+        "note: resnet18-int8-openvino was lost on orin-1 (abc) after 12 s: its node or its worker died (NodeDiedError)."
+        in cli("sweep", file).text
+    )
+
+
+def test_the_result_is_good_only_where_every_cell_passed(cli, file, ends_as):
+    ends_as(result())
+    assert cli("sweep", file).code == 1
+    ends_as(result(cells=result().cells[:1]))
+    assert cli("sweep", file).code == 0
+
+
+def test_without_ray_a_cluster_is_refused_with_what_to_install(cli, file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    said = cli("sweep", file, "--ray", "auto")
+    assert said.code == 4
+    assert "pip install 'deploykit[fleet]'" in said.text
+
+
+def test_what_is_wrong_in_the_file_is_bad_input(cli, file):
+    file.write_text(TEXT.replace("samples", "sample"))
+    said = cli("sweep", file)
+    assert said.code == 3
+    assert "mine.toml: [common]: unknown key 'sample'; did you mean samples" in said.text

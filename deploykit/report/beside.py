@@ -7,15 +7,18 @@ from rich.text import Text
 
 from deploykit.report import precision as precisions
 from deploykit.report import terminal
-from deploykit.values import Beside, BuildRecord, Engine
+from deploykit.values import Beside, BuildRecord, Engine, Provenance
 
 
 def engine(found: Beside, precision: str) -> Group:
-    """What was built, then its verdict, or why there is none."""
+    """What was built and where, then its verdict, or why there is none."""
+    parts = [head(found.engine)]
+    if found.provenance is not None:
+        parts[0].append(f"\n  on {machine(found.engine, found.provenance)}", style="none")
     if found.unchecked is not None:
-        return Group(head(found.engine), terminal.note(unchecked(found.engine, found.unchecked)))
+        return Group(*parts, terminal.note(unchecked(found.engine, found.unchecked)))
     assert found.parity is not None
-    parts: list[Text] = [head(found.engine), terminal.verdict(found.parity, precision)]
+    parts.append(terminal.verdict(found.parity, precision))
     if found.receipt is not None:
         parts.append(precisions.executed(found.receipt))
     if found.latency is not None:
@@ -30,6 +33,13 @@ def head(made: Engine) -> Text:
     if made.build is not None:
         text.append(f"\n  {built(made.build)}", style="none")
     return text
+
+
+def machine(made: Engine, at: Provenance) -> str:
+    """`orin: Orin (nvgpu), driver 540.4.0, Linux 5.15.148-tegra aarch64, 6 cores`"""
+    gpu, driver = (made.build.gpu, made.build.driver) if made.build is not None else (None, None)
+    parts = (gpu, driver and f"driver {driver}", at.system, at.processor, f"{at.cores} cores")
+    return f"{at.host}: {', '.join(part for part in parts if part)}"
 
 
 def built(record: BuildRecord) -> str:

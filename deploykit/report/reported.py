@@ -58,7 +58,7 @@ class Row(Value, frozen=True):
     model: str
     precision: Precision
     backend: str
-    """Name and version."""
+    """Name and version, and the machine where it is not the one that exported the bundle."""
     passed: bool | None
     """None: this engine was never run."""
     snr_db: float | None
@@ -98,7 +98,11 @@ def rows(report: Report) -> tuple[Row, ...]:
 
 def _beside(number: int, bundle: Reported, other: Beside) -> Row:
     passed = None if other.parity is None else not other.failures
-    return _row(number, bundle, other.engine, other.parity, passed, other.latency)
+    row = _row(number, bundle, other.engine, other.parity, passed, other.latency)
+    at, home = other.provenance, bundle.manifest.provenance
+    if at is None or at.host == home.host:
+        return row
+    return msgspec.structs.replace(row, backend=f"{row.backend} on {at.host}")
 
 
 def _row(

@@ -6,7 +6,7 @@ from deploykit.values.graphs import FileRecord, TensorSpec
 from deploykit.values.latencies import Latency
 from deploykit.values.networks import BatchRange
 from deploykit.values.quantization import PrecisionReceipt
-from deploykit.values.verdicts import Parity
+from deploykit.values.verdicts import Parity, Provenance
 from deploykit.values.words import Arithmetic, Value
 
 
@@ -111,6 +111,8 @@ class Beside(Value, frozen=True):
     parity: Parity | None = None
     receipt: PrecisionReceipt | None = None
     latency: Latency | None = None
+    provenance: Provenance | None = None
+    """The machine that built it, and ran it where it was run; None: the one that exported the bundle."""
 
     def __post_init__(self) -> None:
         if (self.unchecked is None) == (self.parity is None):

@@ -27,20 +27,14 @@ from deploykit.values import Finding
 ROOT: Final = Path("/")
 """Where Linux's own files are looked for."""
 
-CORE: Final = (
-    "torch",
-    "torchvision",
-    "onnx",
-    "onnx-ir",
-    "onnxscript",
-    "numpy",
-    "pillow",
-    "safetensors",
-    "jinja2",
-    "matplotlib",
-)
+CORE: Final = ("numpy", "pillow", "msgspec")
 
 EXTRAS: Final = {
+    **dict.fromkeys(
+        ("torch", "torchvision", "onnxscript", "safetensors"), ("deploykit export, deploykit parity", "export")
+    ),
+    **dict.fromkeys(("onnx", "onnx-ir"), ("engines built from graphs, deploykit inspect", "compile")),
+    **dict.fromkeys(("jinja2", "matplotlib"), ("reports", "compile")),
     "scikit-learn": ("the set `digits`", "datasets"),
     "scikit-image": ("the set `photos`", "datasets"),
     "pycuda": ("running TensorRT engines", "gpu"),

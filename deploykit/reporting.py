@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,7 @@ from deploykit.bundle import records
 from deploykit.bundle.records import Record
 from deploykit.bundle.write import Page, put
 from deploykit.errors import InputError
+from deploykit.extras import require
 from deploykit.files import explained, replace_file
 from deploykit.report.html import page as pages
 from deploykit.report.reported import Report, Reported, reported
@@ -31,7 +32,10 @@ def keep(folder: Path, record: Record) -> Manifest:
 
 
 def pager(folder: Path, known: Records) -> Page:
-    """Gives the report of the bundle at `folder` from its manifest, once that is complete."""
+    """Gives the report of the bundle at `folder` from its manifest, once that is complete. BackendError where what
+    draws it is not installed: asked for before work begins, so that none is lost.
+    """
+    require("jinja2", "matplotlib")
     name = folder.absolute().name
 
     def rendered(manifest: Manifest) -> bytes:
@@ -52,9 +56,11 @@ def report(folders: Sequence[Path]) -> Report:
     return Report(tuple(_reported(folder, name) for folder, name in zip(folders, named, strict=True)))
 
 
-def page(folders: Sequence[Path]) -> str:
-    """One bundle in full, or several compared, as an HTML page that fetches nothing."""
-    return pages.page(report(folders))
+def page(folders: Sequence[Path], absent: Mapping[str, str] | None = None) -> str:
+    """One bundle in full, or several compared, as an HTML page that fetches nothing; `absent` are bundles that were
+    wanted and are not there, by name, each with the reason.
+    """
+    return pages.page(report(folders), absent or {})
 
 
 def save(text: str, destination: Path, force: bool) -> None:

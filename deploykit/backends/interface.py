@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING, Final, get_args
 
 from deploykit.errors import InputError
-from deploykit.values import TensorSpec
+from deploykit.values import DType, TensorSpec, layout_of
 
-SERVED: Final = ("float32", "float16", "uint8")
-"""What crosses the border: images as uint8, everything else as floating point."""
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+SERVED: Final[tuple[str, ...]] = get_args(DType)
+"""What crosses the border."""
 
 
 def tensor_spec(name: str, dtype: str, shape: tuple[int | str, ...]) -> TensorSpec:
     """One input or output; uint8 of four axes is decoded images, N×H×W×3. InputError for a type that is not served."""
     if dtype not in SERVED:
-        raise InputError(f"The graph's {name} is a {dtype}.", "Images and float tensors are served.")
-    layout = "NCHW" if len(shape) == 4 and dtype != "uint8" else "NHWC" if len(shape) == 4 else "NC"
-    return TensorSpec(name, dtype, shape, layout)  # type: ignore[arg-type]
+        raise InputError(f"The graph's {name} is a {dtype}.", f"Served are {', '.join(SERVED)}.")
+    return TensorSpec(name, dtype, shape, layout_of(shape, dtype))  # type: ignore[arg-type]
 
 
 def interface(graph: ir.Graph) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -31,12 +31,14 @@ def _declared(value: ir.Value) -> TensorSpec:
     if value.shape is None or value.dtype is None or not value.name:
         raise InputError(f"The graph does not say the type or shape of its {value.name}.", "Export it with deploykit.")
     shape = tuple(size if isinstance(size, int) else str(size.value or "batch") for size in value.shape)
-    dtype = {ir.DataType.FLOAT: "float32"}.get(value.dtype, value.dtype.name.lower())
+    dtype = {"FLOAT": "float32"}.get(value.dtype.name, value.dtype.name.lower())
     return tensor_spec(value.name, dtype, shape)
 
 
 def types_inside(graph: ir.Graph) -> set[ir.DataType | None]:
     """The types that tensors of the graph have; where the file declares none behind a Cast, what that casts to."""
+    import onnx_ir as ir
+
     values = (*graph.initializers.values(), *(output for node in graph for output in node.outputs))
     casts = (node.attributes.get_int("to") for node in graph if node.op_type == "Cast")
     return {*(value.dtype for value in values), *map(ir.DataType, casts)}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING, Final
 
 from deploykit.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 WEIGHT: Final = {
     "Conv": 1,

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the embedded default, on any machine."""
+"""ONNX Runtime: the embedded default, on any machine. To load and run an engine it needs no package but its own."""
 
 from __future__ import annotations
 
@@ -10,18 +10,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import onnx_ir as ir
-
-from deploykit import onnxfile
-from deploykit.backends import onnxruntime_int8
-from deploykit.backends import onnxruntime_receipt as receipt
 from deploykit.backends.interface import tensor_spec, types_inside
 from deploykit.backends.layers import layers
 from deploykit.errors import BackendError, InputError
 from deploykit.files import explained, record
+from deploykit.onnxwire import outline
 from deploykit.values import Arrays, BuildOptions, Engine, EngineLayer, Executed, Progress, TensorSpec
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
     import onnxruntime
     from numpy.typing import NDArray
 
@@ -80,6 +77,10 @@ class OnnxRuntime:
         InputError where the file is not a graph that ONNX Runtime can run, or where `folder` cannot be written. A graph
         that is its own engine lies in `folder` already.
         """
+        import onnx_ir as ir
+
+        from deploykit.backends import onnxruntime_int8
+
         inputs, outputs = _interface(_session(graph))
         model = ir.load(graph)
         half = ir.DataType.FLOAT16 in types_inside(model.graph)
@@ -101,6 +102,10 @@ class OnnxRuntime:
 
     def executed(self, engine: Engine, folder: Path) -> Executed:
         """What each layer's kernel multiplies, by the name of its ONNX node."""
+        import onnx_ir as ir
+
+        from deploykit.backends import onnxruntime_receipt as receipt
+
         graph = folder / engine.file.path
         with tempfile.TemporaryDirectory() as temporary:
             optimized = Path(temporary) / "optimized.onnx"
@@ -129,6 +134,10 @@ def open_as_written(graph: Path) -> OnnxRuntimeRunner:
 
 def _write(model: ir.Model, path: Path) -> None:
     """Whole or not at all: another process may be compiling the same graph into the same folder."""
+    import onnx_ir as ir
+
+    from deploykit import onnxfile
+
     ir.external_data.load_to_model(model)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
@@ -179,15 +188,10 @@ are wrong without a word."""
 
 def _has_half_scales(path: Path) -> bool:
     """Of a file that is no graph, ONNX Runtime itself says what is wrong."""
-    from google.protobuf.message import DecodeError
-
     try:
-        graph = ir.load(path).graph
-    except (OSError, DecodeError):
+        return outline(path).half_scales
+    except (OSError, ValueError):
         return False
-    pairs = (node for node in graph if node.op_type == "QuantizeLinear")
-    scales = (node.inputs[1] for node in pairs)
-    return any(scale is not None and scale.dtype == ir.DataType.FLOAT16 for scale in scales)
 
 
 @contextmanager
@@ -212,9 +216,12 @@ def _interface(session: onnxruntime.InferenceSession) -> tuple[tuple[TensorSpec,
     return tuple(map(_spec, session.get_inputs())), tuple(map(_spec, session.get_outputs()))
 
 
-_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
+_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
+"""What ONNX Runtime calls otherwise than NumPy."""
 
 
 def _spec(argument: onnxruntime.NodeArg) -> TensorSpec:
     shape = tuple(size if isinstance(size, int) else str(size or "batch") for size in argument.shape)
-    return tensor_spec(argument.name, _DTYPES.get(argument.type, argument.type), shape)
+    return tensor_spec(
+        argument.name, _DTYPES.get(argument.type, argument.type.removeprefix("tensor(").removesuffix(")")), shape
+    )

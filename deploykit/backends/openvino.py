@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import onnx_ir as ir
 
 from deploykit.backends import openvino_receipt as receipt
 from deploykit.backends.interface import interface, types_inside
 from deploykit.backends.layers import layers
 from deploykit.errors import BackendError, InputError
 from deploykit.files import record
+from deploykit.onnxwire import outline
 from deploykit.values import Arrays, BuildOptions, Engine, EngineLayer, Executed, Progress, TensorSpec
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
     import openvino
     from numpy.typing import NDArray
 
@@ -90,7 +91,7 @@ class OpenVino:
     def load(self, engine: Engine, folder: Path) -> OpenVinoRunner:
         """The engine's graph, compiled."""
         graph = folder / engine.file.path
-        _parsed(graph)
+        _require_graph(graph)
         return OpenVinoRunner(_compiled(_read(graph), graph), engine.inputs, engine.outputs)
 
     def layers(self, engine: Engine, folder: Path, calls: int) -> tuple[EngineLayer, ...]:  # noqa: ARG002
@@ -150,23 +151,38 @@ def _misfit(specs: tuple[TensorSpec, ...], arrays: Arrays) -> str | None:
 
 
 def _statements(graph: ir.Graph) -> tuple[str, ...]:
+    import onnx_ir as ir
+
     types = types_inside(graph)
     said = {ir.DataType.FLOAT16: HALF_IS_FLOAT, ir.DataType.BFLOAT16: BFLOAT_IS_CUT}
     return tuple(statement for dtype, statement in said.items() if dtype in types)
 
 
 def _parsed(graph: Path) -> ir.Graph:
-    """The graph as ONNX. Asked first: of a file that is none, OpenVINO tries every format it knows, with noise."""
+    """The graph as ONNX."""
+    import onnx_ir as ir
     from google.protobuf.message import DecodeError
 
+    _require_graph(graph)
     try:
-        whole = ir.load(graph).graph
-    except (OSError, DecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no ONNX graph, or a part of one"
-        raise _refused(graph, reason or str(error)) from error
-    if not whole.outputs:
+        return ir.load(graph).graph
+    except DecodeError as error:
+        raise _refused(graph, NO_GRAPH) from error
+
+
+def _require_graph(graph: Path) -> None:
+    """Asked first: of a file that is no ONNX graph, OpenVINO tries every format it knows, with noise."""
+    try:
+        outputs = outline(graph).outputs
+    except OSError as error:
+        raise _refused(graph, error.strerror or str(error)) from error
+    except ValueError as error:
+        raise _refused(graph, NO_GRAPH) from error
+    if not outputs:
         raise _refused(graph, "it holds no graph")
-    return whole
+
+
+NO_GRAPH: Final = "it is no ONNX graph, or a part of one"
 
 
 def _read(graph: Path) -> openvino.Model:

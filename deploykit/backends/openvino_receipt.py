@@ -13,12 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-import onnx_ir as ir
-
 from deploykit.errors import InternalError
 from deploykit.values import Arithmetic
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
     import openvino
 
 EVIDENCE: Final = "OpenVINO's execution graph"
@@ -99,12 +98,16 @@ def read(execution: openvino.Model, marks: Marks) -> dict[str, Arithmetic]:
     for node in execution.get_ops():
         facts = {key: value.astype(str) for key, value in node.get_rt_info().items() if key in FACTS}
         if facts["layerType"] in KERNELS:
-            for original in facts["originalLayersNames"].split(","):
+            named = facts["originalLayersNames"].split(",")
+            # A matrix product in INT8 may be listed by the multiplication with its scale alone.
+            for original in dict.fromkeys(name.removesuffix(SCALED) for name in named):
                 precisions.setdefault(original, []).append(facts["runtimePrecision"])
     return {
         name: _only(name, [precisions[each] for each in given if each in precisions]) for name, given in marks.items()
     }
 
+
+SCALED: Final = "/DequantizationMultiply"
 
 FACTS: Final = ("layerType", "originalLayersNames", "runtimePrecision")
 

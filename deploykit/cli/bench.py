@@ -64,6 +64,8 @@ def command(bundles: tuple[Path, ...], runtime: Runtime, as_json: bool, **said: 
     from deploykit.report.document import document
 
     _refuse(bundles, runtime, said)
+    if said["keep"]:  # before anything is measured: what draws the report may not be installed
+        from deploykit import reporting
     settings, progress = _settings(said["duration"], said["iterations"]), TerminalProgress()
     sizes: tuple[int, ...] = said["batch"] or ()
     if said["compare"]:
@@ -79,8 +81,6 @@ def command(bundles: tuple[Path, ...], runtime: Runtime, as_json: bool, **said: 
     load = Load(said["threads"] or 1, said["rate"])
     found = measuring.bench(bundles[0], runtime, sizes, load, settings, said["loadgen"], progress)
     if said["keep"]:
-        from deploykit import reporting
-
         reporting.keep(bundles[0], found)
     if as_json:
         click.echo(document("bench", found))

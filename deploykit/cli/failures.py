@@ -8,6 +8,7 @@ import traceback
 import click
 
 from deploykit.errors import DeploykitError
+from deploykit.extras import lacking
 
 ISSUES = "Run it again as `deploykit --debug …` and report what it prints, with the command."
 
@@ -16,6 +17,8 @@ def explain(error: Exception, debug: bool) -> int:
     """Print `error` and give its exit code; with `debug`, print its traceback first."""
     if debug:
         traceback.print_exception(error)
+    if isinstance(error, ModuleNotFoundError):
+        error = lacking(error) or error
     match error:
         case DeploykitError():
             _print(str(error))

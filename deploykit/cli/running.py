@@ -14,15 +14,16 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
 def command(bundle: Path, images: tuple[Path, ...], top: int, as_json: bool) -> None:
     """The best classes of each IMAGE, through BUNDLE's own preprocessing and graph."""
-    from deploykit import bundles
+    from deploykit import runtime
     from deploykit.report import terminal
     from deploykit.report.document import document
 
-    manifest, predictions = bundles.predict(bundle, images, top)
+    loaded = runtime.load(bundle)
+    predictions = loaded.predict(images, top)
     if as_json:
         click.echo(document("predictions", predictions))
         return
     out = terminal.console()
     out.print(terminal.predictions(predictions), soft_wrap=True)
-    if not manifest.weights.trained:
+    if not loaded.manifest.weights.trained:
         out.print(terminal.note("the network is untrained, and its answers mean nothing"))

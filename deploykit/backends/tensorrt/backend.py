@@ -6,11 +6,10 @@ import importlib.util
 import platform
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import msgspec
 import numpy as np
-import onnx_ir as ir
 
 from deploykit import cache
 from deploykit.backends.interface import interface
@@ -26,6 +25,9 @@ from deploykit.backends.tensorrt.run import TensorRtRunner
 from deploykit.errors import BackendError, CheckFailed, DeploykitError
 from deploykit.files import damage, record
 from deploykit.values import BuildOptions, BuildRecord, Engine, EngineLayer, Executed, Progress
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 PLAN: Final = "engine.plan"
 
@@ -77,6 +79,8 @@ class TensorRt:
         InputError for a graph that the parser or builder does not take, with its nodes; BackendError for a missing GPU,
         for an option that this version lacks, and for a build that fails.
         """
+        import onnx_ir as ir
+
         if (obstacle := self.build_obstacle()) is not None:
             raise BackendError(f"{self.name} cannot build engines here: {obstacle}.", "See deploykit doctor.")
         gpu = driver().gpu
@@ -182,6 +186,8 @@ class TensorRtRtx(TensorRt):
 
 
 def _graph(engine: Engine, folder: Path) -> ir.Graph:
+    import onnx_ir as ir
+
     assert engine.build is not None, "refuse_foreign lets no engine pass without"
     return ir.load(folder / engine.build.graph.path).graph
 

@@ -15,8 +15,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-import onnx_ir as ir
-
 from deploykit.backends.interface import types_inside
 from deploykit.backends.tensorrt import timing
 from deploykit.backends.tensorrt.building import Building, Config, Shape
@@ -28,6 +26,7 @@ from deploykit.files import replace_file
 from deploykit.values import BatchRange, BuildOptions, Precision, Progress
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
     import tensorrt
 
     from deploykit.backends.tensorrt.driver import Gpu
@@ -98,6 +97,8 @@ def _kept(config: Config, timings: Path, progress: Progress | None) -> str | Non
 
 def _types(graph: Path) -> set[Precision]:
     """What the graph's types call for, in words."""
+    import onnx_ir as ir
+
     words: dict[ir.DataType | None, Precision] = {
         ir.DataType.FLOAT16: "fp16",
         ir.DataType.BFLOAT16: "bf16",

@@ -21,13 +21,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
-import onnx_ir as ir
 
 from deploykit.errors import BackendError, InternalError
 from deploykit.values import Arithmetic, EngineLayer
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 EVIDENCE: Final = "TensorRT's engine inspector"
 

@@ -7,14 +7,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import onnx_ir as ir
-
 from deploykit.backends.tensorrt.building import Building
 from deploykit.backends.tensorrt.dialect import Dialect
 from deploykit.backends.tensorrt.log import plain
 from deploykit.errors import InputError
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
     import tensorrt
 
 MODULE: Final = "deploykit.module"
@@ -68,6 +67,8 @@ def _refused(dialect: Dialect, graph: Path, problems: tuple[Problem, ...] | tupl
 
 
 def _problems(parser: tensorrt.OnnxParser, graph: Path) -> tuple[Problem, ...]:
+    import onnx_ir as ir
+
     nodes: tuple[ir.Node, ...] = ()
     with contextlib.suppress(Exception):  # whatever is wrong with the file, the parser's own words are said
         nodes = tuple(ir.load(graph).graph)

@@ -1,0 +1,32 @@
+"""The network that a bundle came from, found again: what its parity is judged beside once more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from deploykit.bundle.manifest import Manifest
+from deploykit.errors import InputError
+from deploykit.export.source import parse_weights
+from deploykit.networks import Network, network
+from deploykit.values import Progress
+
+
+def origin(folder: Path, manifest: Manifest, weights: str | None, progress: Progress) -> Network:
+    """The network that a bundle was exported from, with the weights that `weights` names, or those of the request.
+
+    InputError where these are others than the bundle's.
+    """
+    asked = manifest.request
+    source = asked.weights if weights is None else parse_weights(weights, asked.weights.seed)
+    built = network(msgspec.structs.replace(asked, weights=source))
+    with progress.step(f"building {asked.model}"):
+        found = built.weights
+    if found.sha256 != manifest.weights.sha256:
+        raise InputError(
+            f"{folder} was exported from other weights ({manifest.weights.source}, {manifest.weights.sha256[:12]}…) "
+            f"than these ({found.source}, {found.sha256[:12]}…).",
+            "Name the checkpoint that it was exported from with --weights.",
+        )
+    return built

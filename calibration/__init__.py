@@ -24,9 +24,11 @@ from calibration.manifest import Manifest, read_manifest
 from calibration.overlap import common
 from calibration.receipt import record
 from calibration.selection import subset
+from calibration.tensors import NOISE, open_tensors
 from deploykit.errors import InputError, unknown
 
 __all__ = [
+    "NOISE",
     "SETS",
     "LazySet",
     "Purpose",
@@ -37,6 +39,7 @@ __all__ = [
     "decode",
     "files",
     "open_set",
+    "open_tensors",
     "record",
     "split_for",
     "subset",

@@ -19,7 +19,7 @@ from calibration.lookahead import ahead
 from calibration.receipt import Tally, examine
 from calibration.selection import check_count, draw
 from deploykit.errors import InputError
-from deploykit.values import DataRecord, Sample, SampleRecord
+from deploykit.values import DataRecord, Sample, SampleRecord, TensorSample
 
 MAX_DAMAGED: Final = 0.01
 """Share of the samples asked for that may be damaged. A few broken downloads are usual in large collections; more than
@@ -72,7 +72,9 @@ def take(
     return Taken(chosen, tally.record(chosen, len(damaged)), tally.samples)
 
 
-def _examined(make: Callable[[Any], Sample], item: Any) -> tuple[Sample, SampleRecord] | str:
+def _examined(
+    make: Callable[[Any], Sample | TensorSample], item: Any
+) -> tuple[Sample | TensorSample, SampleRecord] | str:
     """What a thread does. Damage is a result, for it does not end the work; any other error does. Of damage the words
     are kept: the exception itself would hold on to the file's content.
     """

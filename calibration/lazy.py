@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deploykit.values import Sample
+from deploykit.values import Sample, TensorSample
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class LazySet:
     classes: tuple[str, ...]
     items: Sequence[Any]
     """Whatever `make` needs for one sample: a path, a window, an index."""
-    make: Callable[[Any], Sample]
+    make: Callable[[Any], Sample | TensorSample]
     """Is called from several threads at once, and gives equal samples for equal items."""
     seed: int = 0
     """What these items were drawn with, where they are a subset."""
@@ -27,8 +27,8 @@ class LazySet:
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Sample | TensorSample:
         return self.make(self.items[index])
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[Sample | TensorSample]:
         return map(self.make, self.items)

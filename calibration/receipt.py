@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
+import msgspec
 import numpy as np
 
 from calibration.lazy import LazySet
-from deploykit.values import DataRecord, Pixels, Sample, SampleRecord
+from deploykit.values import DataRecord, Pixels, Sample, SampleRecord, TensorSample
 
 
-def record(source: LazySet, samples: Iterable[Sample] | None = None) -> DataRecord:
+def record(source: LazySet, samples: Iterable[Sample | TensorSample] | None = None) -> DataRecord:
     """What was used of `source`: all of it, or the given samples, which are read once and not kept."""
     tally = Tally()
     for sample in source if samples is None else samples:
@@ -19,12 +20,15 @@ def record(source: LazySet, samples: Iterable[Sample] | None = None) -> DataReco
     return tally.record(source)
 
 
-def examine(sample: Sample) -> SampleRecord:
-    """What a receipt says of one sample: its name, a digest of size and pixels without the label, and whether it is
-    one colour all over.
+def examine(sample: Sample | TensorSample) -> SampleRecord:
+    """What a receipt says of one sample: its name, a digest of size and content without the label, and whether it is
+    one colour, or one number, all over.
     """
     digest = hashlib.sha256()
-    update(digest, Sample(sample.name, sample.image))
+    update(digest, msgspec.structs.replace(sample, label=None))
+    if isinstance(sample, TensorSample):
+        constant = all((tensor == tensor.flat[0]).all() for tensor in sample.tensors.values())
+        return SampleRecord(sample.name, digest.hexdigest(), bool(constant))
     return SampleRecord(sample.name, digest.hexdigest(), _constant(sample.image))
 
 
@@ -38,7 +42,7 @@ class Tally:
         self._samples: list[SampleRecord] = []
         self._labelled: list[bool] = []
 
-    def add(self, sample: Sample, examined: SampleRecord) -> None:
+    def add(self, sample: Sample | TensorSample, examined: SampleRecord) -> None:
         """The next sample, and what `examine` said of it."""
         update(self._digest, sample)
         self._samples.append(examined)
@@ -67,15 +71,20 @@ class Tally:
         )
 
 
-def update(digest: hashlib._Hash, sample: Sample) -> None:
-    """Height, width, label and pixels. The name is left out: a renamed file is the same data."""
+def update(digest: hashlib._Hash, sample: Sample | TensorSample) -> None:
+    """Size, label and pixels. The name is left out: a renamed file is the same data."""
+    label = "" if sample.label is None else str(sample.label)
+    if isinstance(sample, TensorSample):
+        for name, tensor in sorted(sample.tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {tensor.shape} {label}\n".encode())
+            digest.update(np.ascontiguousarray(tensor).tobytes())
+        return
     if sample.image.dtype == np.uint8:
         height, width, _ = sample.image.shape
         size = f"{height}x{width}"
     else:
         # Said, since these bytes could be those of an image four times as wide.
         size = " ".join(["float32", *map(str, sample.image.shape)])
-    label = "" if sample.label is None else str(sample.label)
     digest.update(f"{size} {label}\n".encode())
     digest.update(np.ascontiguousarray(sample.image).data)
 

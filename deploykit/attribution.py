@@ -31,18 +31,22 @@ from deploykit.backends.layers import layers as multiplying
 from deploykit.bundle import manifest as manifests
 from deploykit.bundle.manifest import Manifest
 from deploykit.bundle.verify import check_files
-from deploykit.data import open_data
+from deploykit.data import open_data, tensors
 from deploykit.errors import BackendError, DeploykitError, InputError, UsageError
 from deploykit.export.layers import layers as rows_of
-from deploykit.opened import loaded, origin
+from deploykit.opened import loaded
+from deploykit.origin import origin
 from deploykit.parity import native as cpp
 from deploykit.parity import samples as by_sample
+from deploykit.parity.compare import untrained
 from deploykit.parity.layers import cut, given, points, powers, ranked
 from deploykit.parity.metrics import snr_db
 from deploykit.parity.stages import Walk, graph_name
 from deploykit.parity.tolerances import for_precision
 from deploykit.quantize.observe import expose
+from deploykit.runners import Fitted
 from deploykit.values import (
+    CLASSES,
     Arrays,
     Backend,
     Engine,
@@ -52,6 +56,7 @@ from deploykit.values import (
     Runner,
     SampleAccount,
     Stages,
+    TensorSample,
     Tolerance,
     WorstSample,
 )
@@ -84,7 +89,8 @@ class Subject:
         self.manifest = manifest
         self.network = origin(folder, manifest, weights, progress)
         asked = manifest.request
-        self.data = open_data(data or asked.data, "evaluation", samples or asked.samples, manifest.batch)
+        taken = tensors(manifest.model, manifest.inputs)
+        self.data = open_data(data or asked.data, "evaluation", samples or asked.samples, manifest.batch, taken)
         if (seen := manifest.calibration) is not None:
             precision.proven_disjoint(seen.data, seen.samples, self.data)
         self.progress = progress
@@ -104,8 +110,9 @@ class Subject:
 
     def require_classes(self) -> None:
         """UsageError for a network that tells nothing apart."""
-        if self.manifest.model.head == "embedding":
-            raise UsageError(f"{self.folder} gives embeddings, which have no classes.", "Leave --worst out.")
+        head = self.manifest.model.head
+        if head not in CLASSES:
+            raise UsageError(f"{self.folder} gives {head}, which tell no classes apart.", "Leave --worst out.")
 
     @property
     def bounds(self) -> Tolerance:
@@ -117,10 +124,10 @@ class Subject:
         """Eager PyTorch's answers to what the network's own preprocessing makes of the samples. InputError where they
         hold what is no number: nothing can be judged by that.
         """
-        answers = self.asked(self._eager, "asking eager PyTorch", self.network.model)
+        answers = self.asked(self._eager, f"asking {self.network.model.oracle}", self.network.model)
         if not all(np.isfinite(array).all() for array in answers.values()):
             raise InputError(
-                f"The PyTorch network of {self.folder} gives NaN or infinity on {self.data.record.name}.",
+                f"The network that {self.folder} was exported from gives NaN or infinity on {self.data.record.name}.",
                 "Check its weights and the samples: there is nothing that the bundle could be compared with.",
             )
         return answers
@@ -135,7 +142,7 @@ class Subject:
         """Eager PyTorch's answers to what the manifest's preprocessing makes of them."""
         if self.true_preprocessing:
             return self.truth
-        return self.asked(self._eager, "asking eager PyTorch, with the manifest's preprocessing")
+        return self.asked(self._eager, f"asking {self.network.model.oracle}, with the manifest's preprocessing")
 
     @cached_property
     def graph(self) -> Path:
@@ -153,12 +160,13 @@ class Subject:
     @property
     def preprocessed_elsewhere(self) -> bool:
         """Whether the samples are inputs already, and no pictures."""
-        return self.data.samples[0].image.dtype == np.float32
+        first = self.data.samples[0]
+        return isinstance(first, TensorSample) or first.image.dtype == np.float32
 
     @property
     def misfit(self) -> str | None:
         """Why the graph does not take what the manifest's preprocessing makes, as a sentence; None: it does."""
-        made = next(self.data.batches(self.manifest.model)).inputs["input"]
+        made = next(self.data.batches(self.manifest.model)).inputs[self.manifest.inputs[0].name]
         spec = self.manifest.inputs[0]
         kind = "float32" if spec.dtype == "float16" else spec.dtype
         if (made.shape[1:], made.dtype.name) == (spec.shape[1:], kind):
@@ -200,14 +208,14 @@ class Subject:
 
     @cached_property
     def _eager(self) -> Runner:
-        return self.network.eager(self.manifest.inputs, self.manifest.outputs)
+        return self.network.oracle(self.manifest.inputs, self.manifest.outputs)
 
 
 def stages(subject: Subject) -> Stages:
     """Every stage from pixels to an application's answer, judged beside the one before."""
     manifest, bounds = subject.manifest, subject.bounds
     walk = Walk(subject.truth, subject.data.record, manifest.model.head, bounds)
-    statements = [*steps.untrained(manifest.weights), *_differences(subject)]
+    statements = [*untrained(manifest.weights), *_differences(subject)]
     if _preprocessing(subject, walk):
         _graphs(subject, walk)
         statements += _engines(subject, walk)
@@ -293,12 +301,15 @@ def _cpp(subject: Subject, walk: Walk, engines: Mapping[str, Arrays]) -> list[st
     except BackendError as error:
         walk.skip("C++", "the C++ library", subject.bounds, str(error))
         return []
-    spec = subject.manifest.inputs[0]
+    types = {spec.name: spec.dtype for spec in subject.manifest.inputs}
+    outputs = [spec.name for spec in subject.manifest.outputs]
     with subject.progress.step("asking the C++ library", subject.data.length) as advance:
         batches = subject.data.batches(subject.manifest.model, advance)
-        inputs = (batch.inputs[spec.name].astype(spec.dtype, copy=False) for batch in batches)
+        inputs = (
+            {name: batch.inputs[name].astype(dtype, copy=False) for name, dtype in types.items()} for batch in batches
+        )
         try:
-            said, answers = cpp.answers(program, subject.folder, inputs, subject.data.size)
+            said, given = cpp.answers(program, subject.folder, inputs, subject.data.size, list(types), outputs)
         except BackendError as error:
             walk.skip("C++", "the C++ library", subject.bounds, str(error))
             return []
@@ -306,9 +317,9 @@ def _cpp(subject: Subject, walk: Walk, engines: Mapping[str, Arrays]) -> list[st
             walk.fail("C++", "the C++ library", subject.bounds, str(error).rstrip("."))
             return []
     behind = engines.get(said.file, next(iter(engines.values()), walk.before))
-    given = {subject.manifest.outputs[0].name: answers}
     walk.add("C++", f"{said.runtime} in C++, {said.file}", subject.bounds, given, behind)
-    return [FROM_PYTHON, *(f"the C++ library passed over {reason}" for reason in said.passed_over)]
+    given_images = [FROM_PYTHON] if subject.manifest.model.preprocessing is not None else []
+    return [*given_images, *(f"the C++ library passed over {reason}" for reason in said.passed_over)]
 
 
 def layers(subject: Subject) -> LayerErrors:
@@ -336,7 +347,7 @@ def layers(subject: Subject) -> LayerErrors:
     looked = {name: np.concatenate([end[name] for end in ends]) for name in plain}
     found = ranked(where, measured, {row.name: row for row in rows_of(subject.graph)})
     statements = [
-        *steps.untrained(manifest.weights),
+        *untrained(manifest.weights),
         f"tensors are those that {identity} hands out, beside the FP32 graph's in {whole.identity}",
     ]
     if len(found) < len(where):
@@ -369,7 +380,7 @@ def _running(backend: Backend | None, graph: Path, make: Callable[[Path, Path], 
         if backend is None:
             yield _as_written(file)
         else:
-            yield steps.Fitted(backend.load(backend.compile(file, file.parent), file.parent))
+            yield Fitted(backend.load(backend.compile(file, file.parent), file.parent))
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -384,7 +395,7 @@ def _as_written(graph: Path) -> Runner:
     find_backend("onnxruntime")
     from deploykit.backends.onnxruntime import open_as_written
 
-    return steps.Fitted(open_as_written(graph))
+    return Fitted(open_as_written(graph))
 
 
 def _side_by_side(
@@ -438,7 +449,7 @@ def _worst(
         names[int(said[index].argmax())],
         names[int(says[index].argmax())],
         far,
-        by_sample.thumbnail(sample.image),
+        "" if isinstance(sample, TensorSample) else by_sample.thumbnail(sample.image),
     )
 
 
@@ -461,9 +472,10 @@ def _require_known(labels: Sequence[int | None], count: int) -> None:
 
 def _differences(subject: Subject) -> list[str]:
     """Fields of the manifest's preprocessing that are not the network's own."""
-    found, own = (
-        msgspec.structs.asdict(each.preprocessing) for each in (subject.manifest.model, subject.network.model)
-    )
+    packed, true = subject.manifest.model.preprocessing, subject.network.model.preprocessing
+    if packed is None or true is None:
+        return [] if packed == true else ["images become inputs in another way than the network's own"]
+    found, own = msgspec.structs.asdict(packed), msgspec.structs.asdict(true)
     return [
         f"the manifest's preprocessing has {name} {_text(found[name])}, the network's own {_text(own[name])}"
         for name in own

@@ -67,7 +67,7 @@ def ranked(trial: Trial, progress: Progress) -> tuple[Sensitivity, ...]:
     """Every layer with the error that quantizing it alone adds, the largest first."""
     asked = trial.request.calibration
     assert asked is not None
-    data = open_data(asked.data, "calibration", RANKING_SAMPLES, trial.request.options.batch)
+    data = open_data(asked.data, "calibration", RANKING_SAMPLES, trial.request.options.batch, trial.graph.taken)
 
     def build(folder: Path) -> None:
         batches = list(data.batches(trial.graph.model))

@@ -12,12 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from deploykit.errors import InputError
 from deploykit.values import FileRecord
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+
+def plain(name: str) -> str:
+    """A tensor's name as a part of a file's name: `gpu_0/data:0` -> `gpu_0%2Fdata%3A0`. No two become one."""
+    return quote(name, safe=" ")
 
 
 def sha256(path: Path) -> str:

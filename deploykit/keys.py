@@ -10,6 +10,7 @@ import msgspec
 
 import calibration
 from calibration.listed import SUFFIXES as LISTS
+from deploykit.export import sources
 from deploykit.export.source import identity
 from deploykit.provenance import code_digest, libraries
 from deploykit.values import ExportRequest
@@ -20,14 +21,14 @@ def tools() -> dict[str, Any]:
     return {"code": code_digest(), "libraries": libraries()}
 
 
-def data(name: str) -> str:
+def data(name: str | None) -> str:
     """A named set by its name; what lies at a path by its files' names, sizes and times, so that no image need be read.
 
     A list of images counts by its own words too: an editor may leave its size and time as they were.
     """
-    files = calibration.files(name)
-    if files is None:
-        return name
+    files = None if name is None else calibration.files(name)
+    if name is None or files is None:
+        return name or ""
     stats = [(path.as_posix(), path.stat()) for path in files if path.is_file()]
     listed = Path(name).suffix.lower() in LISTS and Path(name).is_file()
     words = hashlib.sha256(Path(name).read_bytes()).hexdigest() if listed else ""
@@ -37,14 +38,19 @@ def data(name: str) -> str:
 def bundle(request: ExportRequest) -> str:
     """Of a whole request."""
     calibrated = {} if request.calibration is None else {"calibration set": data(request.calibration.data)}
-    parts = {"weights": identity(request.weights), "data": data(request.data), **calibrated}
+    parts = {**_network(request), "data": data(request.data), **calibrated}
     return _digest({**_words(request), **parts, **tools()})
 
 
 def graph(request: ExportRequest) -> str:
     """Of what the exported FP32 graph depends on: not the precision, nor the data it is judged on."""
     words = {name: value for name, value in _words(request).items() if name not in LATER}
-    return _digest({**words, "weights": identity(request.weights), **tools()})
+    return _digest({**words, **_network(request), **tools()})
+
+
+def _network(request: ExportRequest) -> dict[str, Any]:
+    """Of the network's definition, wherever it comes from, and of its weights."""
+    return {"network": sources.identity(request.model), "weights": identity(request.weights)}
 
 
 LATER = frozenset(

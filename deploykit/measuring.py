@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from deploykit import native, steps
+from deploykit import native
 from deploykit.bench import loadgen
 from deploykit.bench.clock import MONOTONIC
 from deploykit.bench.compare import Compared
@@ -29,6 +29,7 @@ from deploykit.bundle.manifest import Manifest
 from deploykit.bundle.verify import check_files, golden
 from deploykit.errors import UsageError
 from deploykit.opened import opened
+from deploykit.runners import Fitted
 from deploykit.values import (
     BatchRange,
     Bench,
@@ -200,7 +201,7 @@ def _loaded(started: _Started, size: int, load: Load, settings: Settings, advanc
         found = under_load(run, size, load, settings=settings)
         for _ in range(PARTS):  # whether a load is nearly over, nobody knows
             advance()
-    runner = started.runner.runner if isinstance(started.runner, steps.Fitted) else started.runner
+    runner = started.runner.runner if isinstance(started.runner, Fitted) else started.runner
     if not isinstance(runner, TimedRunner):
         return found
     times = runner.gpu_times(inputs, GPU_CALLS)

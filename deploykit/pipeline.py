@@ -27,13 +27,15 @@ from deploykit.bundle import manifest as manifests
 from deploykit.bundle.manifest import GraphRecord, Manifest
 from deploykit.bundle.write import may_replace, write
 from deploykit.data import Data, open_data
+from deploykit.data import known as known_data
 from deploykit.errors import BackendError, DeploykitError, InputError
-from deploykit.export import catalog
+from deploykit.export import sources
 from deploykit.files import damage
-from deploykit.network import Network
+from deploykit.networks import Network, network
 from deploykit.parity.stages import at_export
 from deploykit.provenance import provenance
 from deploykit.values import (
+    CLASSES,
     Backend,
     Beside,
     ExportRequest,
@@ -59,13 +61,13 @@ def export(request: ExportRequest, destination: Path, force: bool, progress: Pro
 
     A bundle whose parity failed is written too, and its manifest says so: look at `manifest.parity.passed`.
     """
-    catalog.known(request.model)
+    _known(request)
     key = keys.bundle(request)
     if (present := _up_to_date(destination, key)) is not None:
         return Outcome(present, destination, up_to_date=True)
     may_replace(destination, force)
 
-    made = _made(request, Network(request), progress)
+    made = _made(request, network(request), progress)
     backend = find_backend(request.target, request.build_options)
     measured = steps.measured(made.chosen.typed, made.verdict, made.answers, backend, progress)
     others = [_other(made, find_backend(name, request.build_options), progress) for name in request.beside]
@@ -83,12 +85,12 @@ def export(request: ExportRequest, destination: Path, force: bool, progress: Pro
 def matrix(requests: Sequence[ExportRequest], progress: Progress) -> Iterator[MatrixRow]:
     """Parity of each request, a row as soon as it is known; nothing is packed or measured."""
     for request in requests:
-        catalog.known(request.model)
-    network: Network | None = None
+        _known(request)
+    source: Network | None = None
     for before, request in zip((None, *requests), requests, strict=False):
-        if network is None or before is None or keys.graph(before) != keys.graph(request):
-            network = Network(request)  # the one before goes, and its memory with it
-        made = _made(request, network, progress)
+        if source is None or before is None or keys.graph(before) != keys.graph(request):
+            source = network(request)  # the one before goes, and its memory with it
+        made = _made(request, source, progress)
         yield MatrixRow(request.model, request.precision, request.target, made.verdict.parity, made.receipt)
 
 
@@ -105,12 +107,19 @@ class Made(NamedTuple):
     receipt: PrecisionReceipt
 
 
-def _made(request: ExportRequest, network: Network, progress: Progress) -> Made:
+def _known(request: ExportRequest) -> None:
+    """Refuse names that nothing has, before long work begins."""
+    sources.known(request.model)
+    for name in (request.data, request.calibration.data if request.calibration is not None else None):
+        known_data(name)
+
+
+def _made(request: ExportRequest, source: Network, progress: Progress) -> Made:
     """From the network to a verdict: the part of the story that every verb shares."""
     backend = find_backend(request.target, request.build_options)
-    data = open_data(request.data, "evaluation", request.samples, request.options.batch)
-    graph = steps.exported(request, network, reference(), progress)
-    answers = steps.answered(network, graph, data, progress)
+    graph = steps.exported(request, source, reference(), progress)
+    data = open_data(request.data, "evaluation", request.samples, request.options.batch, graph.taken)
+    answers = steps.answered(source, graph, data, progress)
     chosen = precision.chosen(request, graph, answers, data, reference(), backend, progress)
     verdict, stages = _verdict(graph, chosen, answers, backend, data, progress)
     ran = steps.receipted(chosen.typed, verdict, backend, progress)
@@ -218,4 +227,5 @@ def _up_to_date(destination: Path, key: str) -> Manifest | None:
 def _labels(graph: steps.Graph, data: Data) -> tuple[str, ...]:
     """Class names: the weights' own, else the evaluation set's, where there are as many as the network has classes."""
     names = graph.classes or data.samples.classes
-    return names if graph.model.head != "embedding" and len(names) == graph.exported.outputs[0].shape[1] else ()
+    tells = graph.model.head in CLASSES and len(names) == graph.exported.outputs[0].shape[1]
+    return names if tells else ()

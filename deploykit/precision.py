@@ -17,7 +17,8 @@ import calibration
 from deploykit import cache, keys, steps
 from deploykit.budget import within
 from deploykit.data import Data, open_data
-from deploykit.errors import InputError
+from deploykit.errors import InputError, UsageError
+from deploykit.networks.images import image_like
 from deploykit.quantize import int8
 from deploykit.quantize.cast import cast
 from deploykit.quantize.observe import calibrate, expose, observe
@@ -32,6 +33,7 @@ from deploykit.values import (
     DataRecord,
     Disjointness,
     ExportRequest,
+    InputSpec,
     Progress,
     Ranges,
     Recipe,
@@ -76,7 +78,7 @@ def chosen(
         return typed(request, graph, data, reference, progress)
     calibrated, receipt = calibrated_on(request, request.calibration, graph, data, reference, progress)
     if request.precision == "int8-fp16":
-        few = open_data(request.calibration.data, "calibration", RANGE_SAMPLES, request.options.batch)
+        few = open_data(request.calibration.data, "calibration", RANGE_SAMPLES, request.options.batch, graph.taken)
         calibrated = with_ranges(calibrated, ranged(graph, few, reference, progress))
     trial = Trial(request, graph, calibrated, answers, data, backend)
     recipe = Recipe(rest="fp16" if request.precision == "int8-fp16" else "fp32", io=request.io)
@@ -89,7 +91,7 @@ def chosen(
 
 def typed(request: ExportRequest, graph: Graph, evaluation: Data, reference: Backend, progress: Progress) -> Chosen:
     """The graph typed FP16 or BF16; its values are checked on the calibration split."""
-    data = open_data(request.data, "calibration", RANGE_SAMPLES, request.options.batch)
+    data = open_data(request.data, "calibration", RANGE_SAMPLES, request.options.batch, graph.taken)
     ranges = ranged(graph, data, reference, progress)
     dtype: Literal["fp16", "bf16"] = "bf16" if request.precision == "bf16" else "fp16"
 
@@ -104,7 +106,7 @@ def typed(request: ExportRequest, graph: Graph, evaluation: Data, reference: Bac
     made = steps.load(folder, TypedGraph)
     file = made.files[0]
     shared = len(calibration.common(data.digests, evaluation.digests))
-    same = f"values were checked on {shared} of the images that parity is judged on"
+    same = f"values were checked on {shared} of the samples that parity is judged on"
     return Chosen(
         Typed(folder, file.path, file.sha256, request.precision, made, data.record),
         statements=(same,) if shared else (),
@@ -133,9 +135,11 @@ def calibrated_on(
     progress: Progress,
 ) -> tuple[Calibrated, CalibrationReceipt]:
     """Ranges and thresholds from the calibration set, which must not share an image with `evaluation`."""
+    refuse_guess(request, asked, graph)
     placement = int8.placed(graph.folder / graph.exported.files[0].path)
     with progress.step(f"reading the images of {asked.data}", asked.count) as advance:
-        data = open_data(asked.data, "calibration", asked.count, request.options.batch, advance=advance)
+        batch = request.options.batch
+        data = open_data(asked.data, "calibration", asked.count, batch, graph.taken, advance=advance)
     check_images(data.record, progress)
     disjoint = proven_disjoint(data.record, data.digests, evaluation)
 
@@ -162,6 +166,17 @@ def calibrated_on(
         images_per_s=speed,
     )
     return calibrated, receipt
+
+
+def refuse_guess(request: ExportRequest, asked: CalibrationOptions, graph: Graph) -> None:
+    """UsageError where images would be calibrated on without a word of how they become inputs."""
+    inputs = tuple(InputSpec(each.name, tuple(map(int, each.shape[1:])), each.dtype) for each in graph.exported.inputs)
+    if graph.model.preprocessing is None and image_like(inputs) and not asked.data.lower().endswith(".npz"):
+        raise UsageError(
+            f"{request.model} takes images, and how pixels become its inputs is not said: INT8 would be a guess.",
+            "Say it by --scale, --mean, --std and --channels or --preprocessing FILE.toml, or give --calibration "
+            "FILE.npz with inputs as they are.",
+        )
 
 
 def with_ranges(calibrated: Calibrated, ranges: Ranges) -> Calibrated:

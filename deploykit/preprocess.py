@@ -8,7 +8,8 @@ Given H×W×3 uint8 RGB pixels and a `Preprocessing`, with integers throughout a
    rounded to uint8, then along columns, and rounded to uint8 again. An image that has that size is left alone.
 2. Crop. Of the `spare` rows (resized height − `height`), the half above the crop is spare / 2 rounded half to even:
    `(spare + 1) // 2` if spare % 4 == 3, else `spare // 2`. Columns likewise.
-3. Lay out as 3×height×width, in the order red, green, blue, or its reverse where `channels` is `bgr`.
+3. Lay out as 3×height×width, or height×width×3 where `layout` is `NHWC`; channels in the order red, green, blue, or its
+   reverse where `channels` is `bgr`.
 4. Normalise. Every pixel becomes (pixel · scale − mean) / std, computed in double precision and rounded once to
    float32. `mean` and `std` are listed in the output's order: a `bgr` network's begin with blue.
 
@@ -33,14 +34,15 @@ MAX_RESIZED_PIXELS: Final = 2**26
 
 
 def preprocess(image: NDArray[np.uint8], spec: Preprocessing) -> NDArray[np.float32]:
-    """H×W×3, uint8, RGB -> 3×height×width, float32, in `spec.channels` order."""
+    """H×W×3, uint8, RGB -> 3×height×width (or height×width×3: `spec.layout`), float32, in `spec.channels` order."""
     pixels = crop(image, spec)
     planes = pixels if spec.channels == "rgb" else pixels[..., ::-1]
-    return np.stack([values[planes[..., channel]] for channel, values in enumerate(_table(spec))])
+    axis = 0 if spec.layout == "NCHW" else -1
+    return np.stack([values[planes[..., channel]] for channel, values in enumerate(_table(spec))], axis=axis)
 
 
 def batch(images: Sequence[NDArray[np.uint8]], spec: Preprocessing) -> NDArray[np.float32]:
-    """Images of any sizes -> N×3×height×width, float32."""
+    """Images of any sizes -> N×3×height×width (or N×height×width×3), float32."""
     if not images:
         raise InputError("a batch without images was asked for.", "Give at least one.")
     return np.stack([preprocess(image, spec) for image in images])

@@ -6,7 +6,7 @@ What a stage made lies in a folder; what it says of it lies beside as `entry.jso
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -16,15 +16,16 @@ import numpy as np
 from deploykit import cache, keys
 from deploykit.bench.measure import PARTS, measure
 from deploykit.bundle.write import write_golden
-from deploykit.data import Data
+from deploykit.data import Data, tensors
 from deploykit.errors import CheckFailed, UsageError
-from deploykit.network import Network
-from deploykit.parity.compare import compare
+from deploykit.files import plain
+from deploykit.networks import Network
+from deploykit.parity.compare import compare, untrained
 from deploykit.parity.tolerances import for_precision
 from deploykit.provenance import provenance
 from deploykit.quantize.receipt import receipt
+from deploykit.runners import Fitted, Recorded
 from deploykit.values import (
-    Arrays,
     Backend,
     BatchRange,
     DataRecord,
@@ -57,6 +58,11 @@ class Graph(NamedTuple):
     exported: ExportedGraph
     classes: tuple[str, ...]
     """Names of the classes, where the weights came with them."""
+
+    @property
+    def taken(self) -> tuple[TensorSpec, ...]:
+        """Inputs that samples must have as they are; none where they are made of images."""
+        return tensors(self.model, self.exported.inputs)
 
 
 class Typed(NamedTuple):
@@ -100,23 +106,21 @@ def exported(request: ExportRequest, network: Network, backend: Backend, progres
         )
 
     def build(folder: Path) -> None:
-        from deploykit.export.export import export
-
-        with progress.step(f"tracing {request.model} to ONNX"):
-            stripped = network.architecture.training_only
-            record = network.loaded.record
-            graph = export(network.served, network.model, request.options, record, stripped, folder)
+        with progress.step(f"making an ONNX graph of {request.model}"):
+            graph = network.write(folder)
         if graph.fallback is not None:
             progress.note(f"The TorchScript exporter was used, since the default one failed: {graph.fallback}")
         sizes = acceptance(request.options.batch)
         with progress.step(f"running it at batch {', '.join(map(str, sizes))}", len(sizes)) as advance:
             runner = backend.load(backend.compile(folder / graph.files[0].path, folder), folder)
             accept(runner, sizes, advance)
-        save(folder, _Exported(network.model, graph, network.classes))
+        save(folder, _Exported(network.model, graph, network.classes, tuple(network.notes)))
 
     key = {"request": keys.graph(request), "backend": backend.identity}
     folder = cache.fetch("graph", key, build)
     entry = load(folder, _Exported)
+    for note in entry.notes:
+        progress.note(note)
     return Graph(folder, entry.model, entry.graph, entry.classes)
 
 
@@ -131,9 +135,9 @@ def answered(network: Network, graph: Graph, data: Data, progress: Progress) -> 
     made = graph.exported
 
     def build(folder: Path) -> None:
-        oracle = network.eager(made.inputs, made.outputs)
+        oracle = network.oracle(made.inputs, made.outputs)
         batches, outputs = data.batches(graph.model), []
-        with progress.step(f"asking eager PyTorch about {data.record.name}", data.length) as advance:
+        with progress.step(f"asking {graph.model.oracle} about {data.record.name}", data.length) as advance:
             first = next(batches).inputs
             few = {name: array[: golden_count(made.batch)] for name, array in first.items()}
             golden = write_golden(folder, few, oracle.run(few))
@@ -141,7 +145,7 @@ def answered(network: Network, graph: Graph, data: Data, progress: Progress) -> 
                 outputs.append(oracle.run(inputs))
                 advance()
         for name in outputs[0]:
-            np.save(folder / f"{name}.npy", np.concatenate([output[name] for output in outputs]))
+            np.save(folder / f"{plain(name)}.npy", np.concatenate([output[name] for output in outputs]))
         save(folder, _Answered(golden))
 
     key = {"model": graph.model, "weights": made.weights, "batch": made.batch, "data": data.record, **keys.tools()}
@@ -171,7 +175,7 @@ def judged(graph: Graph, typed: Typed, answers: Answers, backend: Backend, data:
     built = compiled(typed, backend, progress)
 
     def build(folder: Path) -> None:
-        recorded = {spec.name: np.load(answers.folder / f"{spec.name}.npy") for spec in made.outputs}
+        recorded = {spec.name: np.load(answers.folder / f"{plain(spec.name)}.npy") for spec in made.outputs}
         oracle = Recorded(made.inputs, made.outputs, recorded)
         candidate = Fitted(backend.load(built.engine, built.folder))
         parity = judge(oracle, candidate, graph.model, typed.precision, made.weights, built.engine, data, progress)
@@ -195,37 +199,6 @@ def receipted(typed: Typed, verdict: Verdict, backend: Backend, progress: Progre
     return load(cache.fetch("receipt", {**key, **keys.tools()}, build), PrecisionReceipt)
 
 
-class Fitted:
-    """A runner that takes float32 whatever floating-point type its inputs have: samples are made once, as float32."""
-
-    def __init__(self, runner: Runner) -> None:
-        self.runner = runner
-        self.inputs = runner.inputs
-        self.outputs = runner.outputs
-
-    def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
-        """Outputs by name, of the types that the runner gives."""
-        return self.runner.run({spec.name: arrays[spec.name].astype(spec.dtype, copy=False) for spec in self.inputs})
-
-
-class Recorded:
-    """A runner that gives recorded answers in the order in which they were recorded, a batch's worth per call."""
-
-    def __init__(
-        self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], answers: Mapping[str, NDArray[Any]]
-    ) -> None:
-        self.inputs = inputs
-        self.outputs = outputs
-        self._answers = answers
-        self._given = 0
-
-    def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
-        """The next answers, as many as there are rows in the input."""
-        start = self._given
-        self._given += len(next(iter(arrays.values())))
-        return {name: answers[start : self._given] for name, answers in self._answers.items()}
-
-
 def judge(
     oracle: Runner,
     candidate: Runner,
@@ -237,8 +210,8 @@ def judge(
     progress: Progress,
 ) -> Parity:
     """Both runners on the same samples."""
-    with progress.step(f"comparing {precision} with eager PyTorch on {data.record.name}", data.length) as advance:
-        return compare(
+    with progress.step(f"comparing {precision} with {model.oracle} on {data.record.name}", data.length) as advance:
+        parity = compare(
             oracle,
             candidate,
             data.batches(model, advance),
@@ -247,6 +220,7 @@ def judge(
             model.head,
             (*untrained(weights), *engine.statements),
         )
+    return msgspec.structs.replace(parity, oracle=model.oracle)
 
 
 def measured(typed: Typed, verdict: Verdict, answers: Answers, backend: Backend, progress: Progress) -> Measured:
@@ -256,7 +230,7 @@ def measured(typed: Typed, verdict: Verdict, answers: Answers, backend: Backend,
         runner = backend.load(verdict.built.engine, verdict.built.folder)
         inputs = first_call(runner, answers)
         with progress.step("measuring latency", PARTS) as advance:
-            measured = measure(lambda: runner.run(inputs), batch=len(inputs["input"]), advance=advance)
+            measured = measure(lambda: runner.run(inputs), batch=len(next(iter(inputs.values()))), advance=advance)
         save(folder, measured)
 
     here = provenance()
@@ -275,23 +249,35 @@ def accept(runner: Runner, sizes: tuple[int, ...], advance: Callable[[], None]) 
     """Run at each batch size. CheckFailed where a row's answer depends on how many rows there are: a batch size that
     an exporter baked in shows here.
     """
-    spec = runner.inputs[0]
-    shape = tuple(int(size) for size in spec.shape[1:])
-    pixels = np.random.default_rng(0).integers(0, 256, (2, *shape), dtype=np.uint8)
-    pair: NDArray[Any] = pixels if spec.dtype == "uint8" else (pixels.astype(np.float32) - 128) / 64
-    expected: dict[int, NDArray[Any]] = {}
+    pairs = {spec.name: _pair(spec) for spec in runner.inputs}
+    expected: dict[tuple[str, int], NDArray[Any]] = {}
     for size in sizes:
-        (answer,) = runner.run({spec.name: np.resize(pair, (size, *shape))}).values()
-        if len(answer) != size:
-            raise CheckFailed(f"At batch {size} the graph answers {len(answer)} rows.", "Try the other --exporter.")
-        for row in range(min(size, 2)):
-            reference = expected.setdefault(row, answer[row])
-            if not np.allclose(answer[row], reference, rtol=0, atol=1e-3 * float(np.abs(reference).max())):
-                raise CheckFailed(
-                    f"At batch {size} the graph answers row {row} otherwise than at batch {sizes[0]}.",
-                    "A batch size may have been baked in: try the other --exporter.",
-                )
+        given = {name: np.resize(pair, (size, *pair.shape[1:])) for name, pair in pairs.items()}
+        for name, answer in runner.run(given).items():
+            if len(answer) != size:
+                raise CheckFailed(f"At batch {size} the graph answers {len(answer)} rows.", BAKED)
+            for row in range(min(size, 2)):
+                reference = expected.setdefault((name, row), answer[row])
+                scale = float(np.abs(reference, dtype=np.float64).max(initial=0))
+                if not np.allclose(answer[row], reference, rtol=0, atol=1e-3 * scale, equal_nan=True):
+                    raise CheckFailed(
+                        f"At batch {size} the graph answers row {row} otherwise than at batch {sizes[0]}.", BAKED
+                    )
         advance()
+
+
+BAKED: Final = "A batch size may have been baked in: give --batch with one number, or try the other --exporter."
+
+
+def _pair(spec: TensorSpec) -> NDArray[Any]:
+    """Two rows for one input: pixels, numbers like normalised pixels, or small integers."""
+    shape = tuple(int(size) for size in spec.shape[1:])
+    random = np.random.default_rng(0)
+    if spec.dtype == "uint8":
+        return random.integers(0, 256, (2, *shape), dtype=np.uint8)
+    if spec.dtype.startswith("int"):
+        return random.integers(0, 2, (2, *shape)).astype(spec.dtype)
+    return (random.integers(0, 256, (2, *shape)).astype(np.float32) - 128) / 64
 
 
 def golden_count(batch: BatchRange) -> int:
@@ -308,13 +294,6 @@ def first_call(runner: Runner, answers: Answers) -> dict[str, NDArray[Any]]:
     return {name: np.ascontiguousarray(array[:size], dtype=types[name]) for name, array in loaded.items()}
 
 
-def untrained(weights: WeightsRecord) -> tuple[str, ...]:
-    """What must be said of a network that was never trained."""
-    if weights.trained:
-        return ()
-    return (f"the weights are {weights.source}: the network is untrained and its answers mean nothing",)
-
-
 # ── What the cache keeps beside a stage's files ─────────────────────────────────────────────────────────────────────
 
 
@@ -322,6 +301,7 @@ class _Exported(Value, frozen=True):
     model: ModelSpec
     graph: ExportedGraph
     classes: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 class _Answered(Value, frozen=True):

@@ -66,10 +66,18 @@ install() {
     pip_install --editable "${checkout}[$extras]"
     if [[ ,$extras, == *,dev,* ]]; then
         pip_install --no-deps tensorrt-stubs # which name the whole of TensorRT as what they need; mypy needs none of it
+        install_triton
         mend_stubs
     fi
     write_stamp "$now" "$extras"
     say "installed"
+}
+
+# NVIDIA's own server for the tests of served bundles. The wheel asks for an older numpy, for a client of its own that
+# nothing here uses. Where there is none for this machine, those tests say so.
+install_triton() {
+    [[ $(uname -sm) == "Linux x86_64" ]] || return 0
+    (pip_install --no-deps nvidia-pytriton) || say "Triton could not be installed; the tests that it serves are left out"
 }
 
 # As published these stubs do not parse (parameters called `in`, one without a default behind others that have one), and

@@ -221,10 +221,11 @@ def library(monkeypatch, int8_bundle):
     monkeypatch.setattr(native, "build", lambda *_: Path("/built"))
 
     def answers(function):
-        def given(program, bundle, batches, size):
+        def given(program, bundle, batches, size, inputs, outputs):
             assert (program, bundle, size) == (Path("/built/deploykit-answer"), int8_bundle, 4)
             said = cpp.Answered("ONNX Runtime 9.9", "model.onnx", ("tensorrt: no driver is installed.",))
-            return said, function(np.concatenate(list(batches)))
+            (name,), (answered,) = inputs, outputs
+            return said, {answered: function(np.concatenate([batch[name] for batch in batches]))}
 
         monkeypatch.setattr(cpp, "answers", given)
 

@@ -15,7 +15,7 @@ from deploykit import precision, steps
 from deploykit.backends import backend
 from deploykit.backends.choice import reference
 from deploykit.data import open_data
-from deploykit.network import Network
+from deploykit.networks.pytorch import TorchNetwork
 from deploykit.quantize import int8
 from deploykit.values import (
     BatchRange,
@@ -55,7 +55,7 @@ def own_cache(monkeypatch, tmp_path):
 @pytest.mark.parametrize("model", CATALOG)
 def test_tensorrt_rtx_builds_every_network_at_every_precision(model, tmp_path):
     request = ExportRequest(model, "fp32", WeightsSource("random"), options=OPTIONS)
-    graph = steps.exported(request, Network(request), reference(), Quiet())
+    graph = steps.exported(request, TorchNetwork(request), reference(), Quiet())
     few = open_data("photos", "calibration", 4, BATCH)
     half = precision.typed(msgspec.structs.replace(request, precision="fp16"), graph, few, reference(), Quiet()).typed
     judged_on = open_data("photos", "evaluation", 4, BATCH)

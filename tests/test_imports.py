@@ -16,6 +16,8 @@ else:
     import tomli as tomllib
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+PINNED = ("compile", "cpu", "datasets", "dev", "export")
+"""Extras of the environment that the tests run in."""
 HEAVY = ("torch", "torchvision", "onnxruntime", "matplotlib", "sklearn", "skimage", "scipy")
 
 
@@ -56,7 +58,7 @@ def constraints() -> list[str]:
 def requirements() -> list[Requirement]:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
-    lines = project["project"]["dependencies"] + [line for name in ("cpu", "datasets", "dev") for line in extras[name]]
+    lines = project["project"]["dependencies"] + [line for name in PINNED for line in extras[name]]
     return [Requirement(line) for line in [*lines, *project["build-system"]["requires"]]]
 
 

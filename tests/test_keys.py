@@ -15,6 +15,7 @@ from deploykit.values import (
     ExportOptions,
     ExportRequest,
     ImageOverrides,
+    InputSpec,
     WeightsSource,
 )
 
@@ -27,6 +28,7 @@ EVERYWHERE = {
     "head": "probabilities",
     "preprocess": "graph",
     "image": ImageOverrides(64, 64),
+    "inputs": (InputSpec("x", (3,), "float32"),),
     "options": ExportOptions(opset=17),
 }
 JUDGING = {

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from deploykit import measuring, steps
+from deploykit import measuring
 from deploykit.bench import turns
 from deploykit.bench.load import Load
 from deploykit.bench.measure import Settings
@@ -12,6 +12,7 @@ from deploykit.bundle import manifest as manifests
 from deploykit.bundle.verify import golden
 from deploykit.cli.progress import TerminalProgress
 from deploykit.errors import BackendError, UsageError
+from deploykit.runners import Fitted
 from deploykit.values import BatchRange, Conditions, GpuTimes
 
 FEW = Settings(window_s=0, agreement=1e9, iterations_at_least=3, seconds_at_least=1e-6)
@@ -88,7 +89,7 @@ def test_the_first_call_is_filed_as_start_up_and_counts_for_no_latency(fp32_bund
 
 
 @pytest.mark.parametrize("load", [Load(), Load(2)])
-@pytest.mark.parametrize("wrap", [lambda runner: runner, steps.Fitted])
+@pytest.mark.parametrize("wrap", [lambda runner: runner, Fitted])
 def test_a_runner_that_can_tell_gpu_times_is_asked_at_every_batch(fp32_bundle, running, load, wrap):
     running(Timed, wrap)
     found = bench(fp32_bundle, (1, 4), load)

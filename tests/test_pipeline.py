@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploykit import bundles, pipeline, steps
+from deploykit import pipeline, runtime, steps
 from deploykit.bundle import manifest as manifests
 from deploykit.errors import CheckFailed, InputError, UsageError
 from deploykit.parity.tolerances import for_precision
@@ -54,7 +54,7 @@ def export(small, told):  # noqa: ARG001 - `small` makes measuring quick
     return run
 
 
-TRACED = ["tracing nin_cifar10 to ONNX", "running it at batch 1, 2, 4"]
+TRACED = ["making an ONNX graph of nin_cifar10", "running it at batch 1, 2, 4"]
 JUDGED = [
     "asking eager PyTorch about synthetic",
     "checking values on synthetic",
@@ -140,7 +140,7 @@ def test_a_folder_that_serves_for_both_purposes_is_said(export, tmp_path):
         pixels = np.random.default_rng(index).integers(0, 256, (40, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
     parity = export(msgspec.structs.replace(FP16, data=str(tmp_path / "images")), tmp_path / "bundle").manifest.parity
-    assert "values were checked on 4 of the images that parity is judged on" in parity.statements
+    assert "values were checked on 4 of the samples that parity is judged on" in parity.statements
 
 
 # ── Refusals ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -215,32 +215,31 @@ def test_a_matrix_builds_another_network_for_other_weights(told, small):  # noqa
 def test_a_graph_that_normalises_and_a_static_batch_predict_the_same(export, fp32_bundle, photograph, tmp_path):
     batch = msgspec.structs.replace(OPTIONS, batch=BatchRange(3, 3, 3))
     export(msgspec.structs.replace(FP32, preprocess="graph", options=batch), tmp_path / "bundle")
-    _, [expected] = bundles.predict(fp32_bundle, [photograph], 10)
-    _, [predicted] = bundles.predict(tmp_path / "bundle", [photograph], 10)
+    [expected] = runtime.predict(fp32_bundle, [photograph], 10)
+    [predicted] = runtime.predict(tmp_path / "bundle", [photograph], 10)
     assert predicted.classes == expected.classes
     assert predicted.scores == pytest.approx(expected.scores, rel=1e-4)
 
 
 def test_probabilities_are_not_softened_twice(export, fp32_bundle, photograph, tmp_path):
     export(msgspec.structs.replace(FP32, head="probabilities"), tmp_path / "bundle")
-    _, [expected] = bundles.predict(fp32_bundle, [photograph], 10)
-    _, [predicted] = bundles.predict(tmp_path / "bundle", [photograph], 10)
+    [expected] = runtime.predict(fp32_bundle, [photograph], 10)
+    [predicted] = runtime.predict(tmp_path / "bundle", [photograph], 10)
     assert predicted.scores == pytest.approx(expected.scores, rel=1e-4)
 
 
 def test_a_class_that_has_no_name_is_a_number(bundle, photograph):
-    _, [predicted] = bundles.predict(bundle, [photograph], 2)
+    [predicted] = runtime.predict(bundle, [photograph], 2)
     assert predicted.labels == tuple(f"class {index}" for index in predicted.classes)
 
 
-def test_a_self_test_needs_neither_the_data_nor_pytorch(bundle, monkeypatch):
-    monkeypatch.setattr("deploykit.opened.Network", None)
-    monkeypatch.setattr(bundles, "open_data", None)
-    assert bundles.self_test(bundle).parity.passed
+def test_a_self_test_does_not_need_the_data(bundle, monkeypatch):
+    monkeypatch.setattr("deploykit.data.open_data", None)
+    assert runtime.verify(bundle).parity.passed
 
 
 def test_a_self_test_says_that_weights_are_untrained(bundle):
-    assert "the network is untrained" in bundles.self_test(bundle).parity.statements[0]
+    assert "the network is untrained" in runtime.verify(bundle).parity.statements[0]
 
 
 # ── Acceptance: does a row's answer depend on how many rows there are? ──────────────────────────────────────────────

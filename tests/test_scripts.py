@@ -124,7 +124,7 @@ def test_the_first_use_makes_an_environment_installs_and_runs(checkout: Checkout
     assert done.returncode == 0
     assert checkout.log() == [
         f"venv: {checkout.root}/.venv",
-        checkout.pip("cpu,datasets,openvino,rtx"),
+        checkout.pip("cpu,datasets,export,openvino,rtx"),
         f"start: {checkout.python}",
     ]
     assert done.stdout == f"tool in {checkout.root} of {checkout.root}: list --json\n"
@@ -147,7 +147,7 @@ def test_changed_requirements_are_installed(checkout: Checkout, name: str) -> No
     with (checkout.root / name).open("a") as file:
         file.write("\n# changed\n")
     checkout.call()
-    assert checkout.log() == [checkout.pip("cpu,datasets,openvino,rtx"), f"start: {checkout.python}"]
+    assert checkout.log() == [checkout.pip("cpu,datasets,export,openvino,rtx"), f"start: {checkout.python}"]
     checkout.call()
     assert checkout.log() == [f"start: {checkout.python}"]
 
@@ -159,7 +159,7 @@ def test_an_unfinished_install_is_resumed(checkout: Checkout, mark: str) -> None
     assert not starts(checkout.log())
     checkout.unset(mark)
     assert checkout.call("list").returncode == 0
-    assert checkout.log() == [checkout.pip("cpu,datasets,openvino,rtx"), f"start: {checkout.python}"]
+    assert checkout.log() == [checkout.pip("cpu,datasets,export,openvino,rtx"), f"start: {checkout.python}"]
 
 
 def test_a_failed_install_says_so_without_a_traceback(checkout: Checkout) -> None:
@@ -179,7 +179,7 @@ def test_an_update_that_fails_is_tried_again(checkout: Checkout) -> None:
     checkout.unset("kill-pip")
     checkout.log()
     checkout.call()
-    assert checkout.log()[0] == checkout.pip("cpu,datasets,dev,openvino,rtx")
+    assert checkout.log()[0] == checkout.pip("cpu,datasets,dev,export,openvino,rtx")
 
 
 def test_an_environment_left_without_pip_is_made_anew(checkout: Checkout) -> None:
@@ -198,7 +198,7 @@ def test_an_environment_whose_interpreter_has_gone_is_made_anew(checkout: Checko
     checkout.python.symlink_to("/nowhere/python3")
     checkout.log()
     assert checkout.call().returncode == 0
-    assert checkout.log()[:2] == [f"venv: {checkout.root}/.venv", checkout.pip("cpu,datasets,openvino,rtx")]
+    assert checkout.log()[:2] == [f"venv: {checkout.root}/.venv", checkout.pip("cpu,datasets,export,openvino,rtx")]
 
 
 def test_a_copy_of_a_checkout_makes_an_environment_of_its_own(checkout: Checkout, tmp_path: Path) -> None:
@@ -207,7 +207,11 @@ def test_a_copy_of_a_checkout_makes_an_environment_of_its_own(checkout: Checkout
     shutil.copytree(checkout.root, copy.root, symlinks=True)
     checkout.log()
     assert copy.call().returncode == 0
-    assert copy.log() == [f"venv: {copy.root}/.venv", copy.pip("cpu,datasets,openvino,rtx"), f"start: {copy.python}"]
+    assert copy.log() == [
+        f"venv: {copy.root}/.venv",
+        copy.pip("cpu,datasets,export,openvino,rtx"),
+        f"start: {copy.python}",
+    ]
 
 
 def test_an_environment_made_by_hand_is_adopted_if_it_has_pip(checkout: Checkout) -> None:
@@ -215,7 +219,7 @@ def test_an_environment_made_by_hand_is_adopted_if_it_has_pip(checkout: Checkout
     subprocess.run(["python3", "-m", "venv", venv], env=checkout.environment, check=True)
     checkout.log()
     checkout.call()
-    assert checkout.log() == [checkout.pip("cpu,datasets,openvino,rtx"), f"start: {checkout.python}"]
+    assert checkout.log() == [checkout.pip("cpu,datasets,export,openvino,rtx"), f"start: {checkout.python}"]
 
 
 def test_an_environment_made_by_hand_without_pip_is_not_touched(checkout: Checkout) -> None:
@@ -233,7 +237,7 @@ def test_extras_add_up(checkout: Checkout) -> None:
     checkout.call()
     checkout.log()
     checkout.call(script="scripts/check")
-    assert checkout.log()[0] == checkout.pip("cpu,datasets,dev,openvino,rtx")
+    assert checkout.log()[0] == checkout.pip("cpu,datasets,dev,export,openvino,rtx")
     checkout.call()
     assert checkout.log() == [f"start: {checkout.python}"]
 
@@ -265,7 +269,7 @@ def test_two_first_uses_at_once_install_once(checkout: Checkout) -> None:
     said = [call.communicate(timeout=60)[1] for call in calls]
     assert [call.returncode for call in calls] == [0, 0]
     log = checkout.log()
-    assert log.count(checkout.pip("cpu,datasets,openvino,rtx")) == 1
+    assert log.count(checkout.pip("cpu,datasets,export,openvino,rtx")) == 1
     assert len(starts(log)) == 2
     assert sum("waiting" in each for each in said) == 1
 

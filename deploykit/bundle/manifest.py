@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 MANIFEST: Final = "manifest.json"
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 
 def read(folder: Path) -> Manifest:

@@ -13,7 +13,7 @@ import numpy as np
 
 from deploykit.bundle.manifest import MANIFEST, encode, is_ours
 from deploykit.errors import InputError
-from deploykit.files import record, staged
+from deploykit.files import plain, record, staged
 from deploykit.values import Beside, Engine, Golden, Manifest
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def add(folder: Path, manifest: Manifest, beside: Beside, source: Path, page: Pa
                 f"{path} is the engine that the bundle was judged by, and stays.",
                 "Export the bundle again with --force, or build for other GPUs.",
             )
-        others = tuple(other for other in manifest.beside if _place(other.engine) != _place(packed.engine))
+        others = tuple(other for other in manifest.beside if _place(other, manifest) != _place(packed, manifest))
         complete = msgspec.structs.replace(
             manifest, beside=(*others, packed), files={**manifest.files, path: record(partial, path)}
         )
@@ -128,9 +128,13 @@ def _linked(source: str, target: str) -> None:
         shutil.copy2(source, target, follow_symlinks=False)
 
 
-def _place(engine: Engine) -> tuple[str, str]:
-    """Whose it is and where it lies: several backends have the graph itself for an engine."""
-    return engine.backend, engine.file.path
+def _place(beside: Beside, manifest: Manifest) -> tuple[str, str, str]:
+    """Whose it is and where it lies. Several backends have the graph itself for an engine, and each machine its own
+    verdict on that.
+    """
+    engine, made = beside.engine, beside.provenance or manifest.provenance
+    alone = engine.file.path != manifest.graph.file
+    return engine.backend, engine.file.path, "" if alone else made.host
 
 
 def _packed(engine: Engine, graph_file: str, source: Path, folder: Path) -> Engine:
@@ -195,8 +199,8 @@ def _may_create(destination: Path) -> None:
 def write_golden(folder: Path, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Golden:
     """Save inputs and the oracle's outputs as `golden/in.NAME.npy` and `golden/out.NAME.npy`, C-contiguous."""
     (folder / "golden").mkdir(parents=True, exist_ok=True)
-    names = {"in": {name: f"golden/in.{name}.npy" for name in inputs}}
-    names["out"] = {name: f"golden/out.{name}.npy" for name in outputs}
+    names = {"in": {name: f"golden/in.{plain(name)}.npy" for name in inputs}}
+    names["out"] = {name: f"golden/out.{plain(name)}.npy" for name in outputs}
     for kind, arrays in (("in", inputs), ("out", outputs)):
         for name, array in arrays.items():
             np.save(folder / names[kind][name], np.ascontiguousarray(array), allow_pickle=False)

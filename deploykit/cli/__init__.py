@@ -14,7 +14,7 @@ import click
 VERBS: Final = {
     "list": "the networks of the catalog",
     "export": "from a network to a checked bundle, in one command",
-    "compile": "build an engine on this machine from a bundle's graph",
+    "compile": "build an engine from a bundle's graph, on this machine or another",
     "parity": "compare with eager PyTorch: networks, bundles, or the whole catalog",
     "bench": "latency of a bundle on this machine, through Python or the C++ library",
     "report": "one HTML page of one bundle, or of several compared",
@@ -22,6 +22,8 @@ VERBS: Final = {
     "inspect": "what is inside a bundle or an ONNX file, layer by layer",
     "verify": "a bundle's digests and golden self-test",
     "doctor": "what this machine can do, and what to install for the rest",
+    "triton": "a model repository for NVIDIA's Triton Inference Server",
+    "sweep": "many exports, here or on a Ray cluster, and one report",
     "cache": "what the cache holds, and room for more",
     "cmake-dir": "the folder for find_package(deploykit)",
 }

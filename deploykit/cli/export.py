@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from deploykit.cli.build_options import build, build_options
-from deploykit.cli.options import Batch, Positive, Size, Triple
+from deploykit.cli.options import Batch, Input, Positive, Size, Triple
 from deploykit.values import (
     BatchRange,
     BudgetOptions,
@@ -17,6 +17,7 @@ from deploykit.values import (
     CalibrationOptions,
     ChannelOrder,
     Exporter,
+    ExportOptions,
     ExportRequest,
     Head,
     ImageOverrides,
@@ -24,6 +25,7 @@ from deploykit.values import (
     Observer,
     Precision,
     Preprocess,
+    WeightsSource,
 )
 
 if TYPE_CHECKING:
@@ -36,11 +38,13 @@ INT8_ONLY = ("calibration", "calibration_size", "observer", "max_drop", "min_snr
 
 @click.command("export")
 @click.argument("model")
-@click.option("--weights", default="random", show_default=True, help="random, imagenet, or a checkpoint's path.")
+@click.option("--weights", help="random (default), imagenet, or a checkpoint's path; a file of its own brings its own.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of random weights.")
 @click.option("--arch", multiple=True, metavar="KEY=VALUE", help="An argument of the network's constructor.")
 @click.option("--num-classes", type=click.IntRange(min=1), help="Short for --arch num_classes=N.")
-@click.option("--head", type=click.Choice(get_args(Head)), default="logits", show_default=True)
+@click.option(
+    "--head", type=click.Choice(get_args(Head)), help="What it gives; logits by default, or what the file shows."
+)
 @click.option("--fp32", is_flag=True, help="The graph computes in FP32 (default).")
 @click.option("--fp16", is_flag=True, help="In FP16. With --int8: what is not quantized does.")
 @click.option("--bf16", is_flag=True, help="In BF16; --opset 22 or more.")
@@ -58,23 +62,27 @@ INT8_ONLY = ("calibration", "calibration_size", "observer", "max_drop", "min_snr
 @click.option("--target", multiple=True, default=(AUTO,), show_default=True,
               help="onnxruntime, openvino, tensorrt, tensorrt-rtx; the first that runs here is judged.")  # fmt: skip
 @build_options
-@click.option("--batch", type=Batch(), default="1:8:32", show_default=True, help="One number: a static batch.")
+@click.option("--batch", type=Batch(), help="1:8:32 by default, or what a file fixes; one number: a static batch.")
+@click.option("--input", "inputs", multiple=True, type=Input(), help="An input that is no image, of one sample.")
 @click.option("--input-size", type=Size(), help="The network's input, in pixels.")
+@click.option("--resize", type=click.IntRange(min=1), help="The shorter side before the centre is cut out, in pixels.")
+@click.option("--preprocessing", type=click.Path(path_type=Path), metavar="FILE.toml",
+              help="What follows, and the two sizes, from a file.")  # fmt: skip
 @click.option("--preprocess", type=click.Choice(get_args(Preprocess)), default="host", show_default=True,
               help="graph: the input is uint8 N×H×W×3, normalised inside.")  # fmt: skip
 @click.option("--scale", type=Positive(), help="Of pixels 0-255, before the mean is taken off.")
 @click.option("--mean", type=Triple(), help="Per channel.")
 @click.option("--std", type=Triple(positive=True), help="Per channel.")
 @click.option("--channels", type=click.Choice(get_args(ChannelOrder)), help="The order that the network wants.")
-@click.option("--opset", default=20, show_default=True, type=int)
+@click.option("--opset", type=int, help="20 by default, or a file's own where that is later.")
 @click.option("--exporter", type=click.Choice(get_args(Exporter)), default="auto", show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle; build/MODEL-PRECISION by default.")
 @click.option("--force", is_flag=True, help="Replace a bundle that was made differently.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as a JSON document.")
 def command(
     model: str,
-    batch: BatchRange,
-    opset: int,
+    batch: BatchRange | None,
+    opset: int | None,
     exporter: Exporter,
     output: Path | None,
     force: bool,
@@ -83,31 +91,38 @@ def command(
 ) -> int:
     """From the network MODEL to a checked bundle.
 
+    MODEL is a name of the catalog, torchvision:NAME, timm:NAME, package.module:callable, or an .onnx or .pt2 file.
     The network is traced to ONNX, typed, run, compared with eager PyTorch on real images, and measured. Exit 1 means
     that parity failed; the bundle is written all the same, and marked.
     """
     from deploykit import pipeline
     from deploykit.backends.choice import targets
     from deploykit.cli.progress import TerminalProgress
+    from deploykit.export.defaults import defaults
     from deploykit.export.source import parse_weights
-    from deploykit.values import ExportOptions
 
     if said["num_classes"] is not None:
         said["arch"] = (*said["arch"], f"num_classes={said['num_classes']}")
     _refuse_twice(said["arch"])
     precision = _precision(said)
-    options = build(said)
+    image = _image(said)
+    options, usual = build(said), defaults(model)
+    how = ExportOptions(batch or usual.options.batch, opset or usual.options.opset, exporter)
+    batch = how.batch
     judged, beside, offered = targets(said["target"], precision, msgspec.structs.replace(options, batch=batch))
     _refuse_unheeded(options, (judged, *beside, *offered))
     request = ExportRequest(
         model=model,
         precision=precision,
-        weights=parse_weights(said["weights"], said["seed"]),
+        weights=parse_weights(said["weights"], said["seed"])
+        if said["weights"]
+        else _weights(usual.weights, said["seed"]),
         arguments=said["arch"],
         head=said["head"],
         preprocess=said["preprocess"],
-        image=_image(said),
-        options=ExportOptions(batch, opset, exporter),
+        image=image,
+        inputs=said["inputs"],
+        options=how,
         data=said["data"] or _evaluation(said["calibration"]),
         samples=said["samples"],
         target=judged,
@@ -118,7 +133,7 @@ def command(
         calibration=_calibration(said),
         budget=_budget(said),
     )
-    destination = output or Path("build") / f"{model}-{precision}"
+    destination = output or Path("build") / f"{usual.name}-{precision}"
     outcome = pipeline.export(request, destination, force, TerminalProgress())
     _print(outcome, as_json)
     return 1 if outcome.manifest.failures else 0
@@ -172,13 +187,17 @@ def _budget(said: dict[str, Any]) -> BudgetOptions | None:
     return BudgetOptions(said["max_drop"], said["min_snr"])
 
 
-def _evaluation(calibration_set: str | None) -> str:
+def _evaluation(calibration_set: str | None) -> str | None:
     """What is judged on where nothing is said: the calibration set itself, where it keeps images back for that."""
     if calibration_set is None:
-        return "photos"
+        return None
     from calibration import split_for
 
-    return calibration_set if split_for(calibration_set, "evaluation") != "all" else "photos"
+    return calibration_set if split_for(calibration_set, "evaluation") != "all" else None
+
+
+def _weights(usual: WeightsSource, seed: int) -> WeightsSource:
+    return msgspec.structs.replace(usual, seed=seed) if usual.kind == "random" else usual
 
 
 def _refuse_twice(arguments: tuple[str, ...]) -> None:
@@ -190,8 +209,14 @@ def _refuse_twice(arguments: tuple[str, ...]) -> None:
 
 def _image(said: dict[str, Any]) -> ImageOverrides | None:
     height, width = said["input_size"] or (None, None)
-    given = {name: said[name] for name in ("scale", "mean", "std", "channels")}
+    given = {name: said[name] for name in ("scale", "mean", "std", "channels", "resize")}
     overrides = ImageOverrides(height, width, **given)
+    if said["preprocessing"] is not None:
+        if overrides != ImageOverrides():
+            raise click.UsageError("--preprocessing FILE and options that say the same: give one or the other.")
+        from deploykit.networks.images import read
+
+        return read(said["preprocessing"])
     return None if overrides == ImageOverrides() else overrides
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import Any, get_args
 
 import click
 
-from deploykit.values import BatchRange
+from deploykit.values import BatchRange, DType, InputSpec
 
 
 class Batch(click.ParamType[BatchRange]):
@@ -79,6 +79,21 @@ class Triple(click.ParamType[tuple[float, float, float]]):
         if self._positive and min(first, second, third) <= 0:
             self.fail(f"{value!r}: all three must be above 0.", param, ctx)
         return first, second, third
+
+
+class Input(click.ParamType[InputSpec]):
+    """`NAME=SHAPE:DTYPE` of one sample: `tokens=128:int64`, `points=3x1024:float32`, `age=1:float32`."""
+
+    name = "NAME=SHAPE:DTYPE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> InputSpec:
+        """As a value; a leading `N` for the batch may be written, `tokens=Nx128:int64`."""
+        found = re.fullmatch(r"(.+)=(?:[Nn]x)?([1-9]\d*(?:x[1-9]\d*)*):(\w+)", str(value))
+        if found is None:
+            self.fail(f"{value!r}: write NAME=SHAPE:DTYPE of one sample, such as tokens=128:int64.", param, ctx)
+        if found[3] not in get_args(DType):
+            self.fail(f"{value!r}: {found[3]} is none of {', '.join(get_args(DType))}.", param, ctx)
+        return InputSpec(found[1], tuple(map(int, found[2].split("x"))), found[3])  # type: ignore[arg-type]
 
 
 class Capabilities(click.ParamType[tuple[int, ...]]):

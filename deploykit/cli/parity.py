@@ -203,6 +203,6 @@ def _print(rows: Sequence[MatrixRow]) -> None:
         for failure in row.failures:
             out.print(f"{row.model} {row.precision}: {failure}", style="red")
         if row.parity.accuracy is not None:
-            out.print(f"{row.model} {row.precision}: {terminal.accuracy(row.parity.accuracy)}")
+            out.print(f"{row.model} {row.precision}: {terminal.accuracy(row.parity.accuracy, row.parity.oracle)}")
     for line in dict.fromkeys(line for row in rows for line in row.parity.statements):
         out.print(terminal.note(line))

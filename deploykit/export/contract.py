@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from deploykit.errors import InternalError
 from deploykit.onnxfile import REMEDY
-from deploykit.values import BatchRange, DType, TensorSpec
+from deploykit.values import BatchRange, DType, TensorSpec, layout_of
 
 STRIPPED = frozenset(
     {"Dropout", "Identity", "Constant", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -95,12 +95,17 @@ def _parameters(model: ir.Model, promise: Promise) -> Iterable[str]:
         if any(name.startswith(path + ".") for path in promise.training_only):
             yield f"{name} belongs to a training-only part"
     held = initializer_bytes(model)
-    if held > promise.parameter_bytes + SHAPE_BYTES:
+    if held - promise.parameter_bytes > max(SHAPE_BYTES, FOLDED * promise.parameter_bytes):
         yield f"initializers hold {held} bytes, the module's eval-mode state {promise.parameter_bytes}"
 
 
-SHAPE_BYTES = 1024
-"""What shapes, axes and preprocessing constants may add to the parameters' own bytes."""
+SHAPE_BYTES = 2**16
+"""What shapes, axes, indices and preprocessing constants may add to the parameters' own bytes."""
+
+FOLDED = 0.05
+"""Or so much of these, where that is more: what is computed from parameters once and for all may be larger than they
+are. A transformer's table of positions is written out for each pair of them. A large weight that is held twice shows.
+"""
 
 
 def initializer_bytes(model: ir.Model) -> int:
@@ -124,6 +129,9 @@ _DTYPES: dict[ir.DataType | None, DType] = {
     ir.DataType.FLOAT: "float32",
     ir.DataType.FLOAT16: "float16",
     ir.DataType.UINT8: "uint8",
+    ir.DataType.INT8: "int8",
+    ir.DataType.INT32: "int32",
+    ir.DataType.INT64: "int64",
 }
 
 
@@ -131,5 +139,5 @@ def _spec(value: ir.Value) -> TensorSpec:
     if value.shape is None or value.dtype not in _DTYPES:
         raise InternalError(f"The graph's {value.name} has type {value.dtype} and shape {value.shape}.", REMEDY)
     shape = tuple(size if isinstance(size, int) else str(size.value) for size in value.shape)
-    layout = "NC" if len(shape) == 2 else "NHWC" if value.dtype == ir.DataType.UINT8 else "NCHW"
-    return TensorSpec(value.name or "", _DTYPES[value.dtype], shape, layout)  # type: ignore[arg-type]
+    dtype = _DTYPES[value.dtype]
+    return TensorSpec(value.name or "", dtype, shape, layout_of(shape, dtype))

@@ -6,11 +6,13 @@ What `served` returns is the oracle of every later comparison; what `fold_batchn
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from deploykit.errors import InputError, UsageError
 from deploykit.values import Head, ModelSpec, Preprocessing
 
 
@@ -54,11 +56,51 @@ class Served(nn.Module):
         return torch.softmax(x, dim=1) if self.probabilities else x
 
 
-def served(network: nn.Module, spec: ModelSpec, classifier: str) -> Served:
-    """The network in eval mode behind the head and preprocessing that `spec` asks for. The network is not copied."""
+class ServedTensors(nn.Module):
+    """A network of any inputs and outputs: the latter come one behind the other, however they were nested."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        found = list(outputs(self.network(*inputs)).values())
+        return found[0] if len(found) == 1 else tuple(found)
+
+
+def outputs(given: object, name: str = "output") -> dict[str, Tensor]:
+    """What a network gave, by name: a mapping's keys, or `output`, or `output_0` … where there are several. InputError
+    for what is neither a tensor nor made of tensors.
+    """
+    if isinstance(given, Tensor):
+        return {name: given}
+    if isinstance(given, Mapping):
+        pairs = [(str(key), value) for key, value in given.items()]
+    elif isinstance(given, (tuple, list)):
+        pairs = [(f"{name}_{index}", value) for index, value in enumerate(given)]
+    else:
+        raise InputError(
+            f"The network gives a {type(given).__name__}, which is no tensor nor made of tensors.",
+            "Let its forward() return tensors, or wrap it in a module that does.",
+        )
+    return {key: tensor for inner, value in pairs for key, tensor in outputs(value, inner).items()}
+
+
+def served(network: nn.Module, spec: ModelSpec, classifier: str) -> Served | ServedTensors:
+    """The network in eval mode behind the head and preprocessing that `spec` asks for. The network is not copied.
+
+    UsageError for a head that it cannot be given.
+    """
+    if spec.head == "tensors":
+        return ServedTensors(network).eval()
     if spec.head == "embedding":
+        if not classifier:
+            raise UsageError(
+                f"Which layer of {spec.name} is its classifier is not known, and --head embedding takes that out.",
+                "Take it out in your own code, or leave --head out.",
+            )
         _replace(network, classifier, nn.Identity())
-    normalize = Normalize(spec.preprocessing) if spec.preprocess == "graph" else None
+    normalize = Normalize(spec.preprocessing) if spec.preprocess == "graph" and spec.preprocessing else None
     return Served(network, normalize, spec.head).eval()
 
 

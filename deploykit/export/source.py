@@ -28,8 +28,8 @@ def identity(source: WeightsSource) -> str:
     match source.kind:
         case "random":
             return f"random:{source.seed}"
-        case "imagenet":
-            return "imagenet"
+        case "imagenet" | "own":
+            return source.kind
         case "file":
             return sha256(checkpoint(source))
 

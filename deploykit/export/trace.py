@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import logging
 import os
 import tempfile
@@ -30,32 +31,41 @@ class Traced(NamedTuple):
     fallback: str | None
 
 
-def trace(module: nn.Module, example: Tensor, batch: BatchRange, output: str, exporter: Exporter) -> Traced:
-    """Trace `module` on `example` (leading axis: batch; two or more where the batch is dynamic).
+class Names(NamedTuple):
+    """What the graph's inputs and outputs are called, in order."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def trace(
+    module: nn.Module, examples: tuple[Tensor, ...], batch: BatchRange, names: Names, exporter: Exporter
+) -> Traced:
+    """Trace `module` on `examples` (leading axis: batch; two or more where the batch is dynamic).
 
     `auto` is the torch.export-based exporter, and the TorchScript one where that fails; `fallback` then says why.
     """
     match exporter:
         case "dynamo":
-            return Traced(_explained(_dynamo, module, example, batch, output), "dynamo", None)
+            return Traced(_explained(_dynamo, module, examples, batch, names), "dynamo", None)
         case "torchscript":
-            return Traced(_explained(_torchscript, module, example, batch, output), "torchscript", None)
+            return Traced(_explained(_torchscript, module, examples, batch, names), "torchscript", None)
         case "auto":
             try:
-                return trace(module, example, batch, output, "dynamo")
+                return trace(module, examples, batch, names, "dynamo")
             except InputError as error:
                 reason = error.what
             try:
-                model = trace(module, example, batch, output, "torchscript").model
+                model = trace(module, examples, batch, names, "torchscript").model
             except InputError as error:
                 raise InputError(f"{reason} {error.what}", "Make its forward() free of data-dependent code.") from error
             return Traced(model, "torchscript", reason)
 
 
-def _explained(exporter, module, example, batch, output) -> ir.Model:  # type: ignore[no-untyped-def]
+def _explained(exporter, module, examples, batch, names) -> ir.Model:  # type: ignore[no-untyped-def]
     try:
-        with torch.no_grad(), _quiet():
-            model: ir.Model = exporter(module, example, batch, output)
+        with torch.no_grad(), quiet():
+            model: ir.Model = exporter(module, examples, batch, names)
         _name_batch(model)
     except Exception as error:  # exporters raise whatever the module's code and their own internals raise
         raise InputError(
@@ -72,14 +82,16 @@ def _reason(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _dynamo(module: nn.Module, example: Tensor, batch: BatchRange, output: str) -> ir.Model:
+def _dynamo(module: nn.Module, examples: tuple[Tensor, ...], batch: BatchRange, names: Names) -> ir.Model:
     dynamic = None
     if not batch.static:
-        dynamic = ({0: torch.export.Dim("batch", min=batch.minimum, max=batch.maximum)},)
+        axis = {0: torch.export.Dim("batch", min=batch.minimum, max=batch.maximum)}
+        axes = tuple(axis for _ in examples)
+        dynamic = (axes,) if _variadic(module) else axes
     program = torch.onnx.export(
-        torch.export.export(module, (example,), dynamic_shapes=dynamic),
-        input_names=["input"],
-        output_names=[output],
+        torch.export.export(module, examples, dynamic_shapes=dynamic),
+        input_names=list(names.inputs),
+        output_names=list(names.outputs),
         opset_version=TRACE_OPSET,
         optimize=False,  # our passes do that, each with its algebra and its refusals
         verbose=False,
@@ -88,17 +100,23 @@ def _dynamo(module: nn.Module, example: Tensor, batch: BatchRange, output: str) 
     return program.model
 
 
-def _torchscript(module: nn.Module, example: Tensor, batch: BatchRange, output: str) -> ir.Model:
-    axes = None if batch.static else {"input": {0: "batch"}, output: {0: "batch"}}
+def _variadic(module: nn.Module) -> bool:
+    """Whether forward() takes its inputs as `*inputs`, which torch.export counts as one argument."""
+    taken = inspect.signature(module.forward).parameters.values()
+    return any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in taken)
+
+
+def _torchscript(module: nn.Module, examples: tuple[Tensor, ...], batch: BatchRange, names: Names) -> ir.Model:
+    axes = None if batch.static else {name: {0: "batch"} for name in (*names.inputs, *names.outputs)}
     with tempfile.TemporaryDirectory(prefix="deploykit-") as folder:
         path = Path(folder) / "traced.onnx"
         torch.onnx.export(
             module,
-            (example,),
+            examples,
             path,
             dynamo=False,
-            input_names=["input"],
-            output_names=[output],
+            input_names=list(names.inputs),
+            output_names=list(names.outputs),
             dynamic_axes=axes,
             opset_version=TRACE_OPSET,
         )
@@ -121,8 +139,8 @@ def _name_batch(model: ir.Model) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporters print, log and warn; what matters of it comes back as an exception."""
+def quiet() -> Iterator[None]:
+    """torch.export prints, logs and warns; what matters of it comes back as an exception."""
     previous = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import inspect
 import pickle
 import re
 import sys
@@ -29,7 +28,9 @@ from torch.nn.functional import interpolate
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from deploykit.errors import InputError, unknown
+from deploykit.export import catalog
 from deploykit.export.source import checkpoint, released
+from deploykit.export.sources import timm
 from deploykit.files import sha256
 from deploykit.values import Architecture, Argument, Preprocessing, WeightsRecord, WeightsSource
 
@@ -62,7 +63,7 @@ class Loaded(NamedTuple):
     """In eval mode, float32, on the CPU."""
     arguments: Mapping[str, Argument]
     """Those that it was built with: the architecture's, then what the weights need, then the user's."""
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     record: WeightsRecord
 
 
@@ -71,6 +72,8 @@ def load(architecture: Architecture, arguments: Mapping[str, Argument], source: 
     match source.kind:
         case "random":
             return _random(architecture, arguments, source.seed)
+        case "own":
+            return _as_given(architecture, arguments)
         case "imagenet":
             return _imagenet(architecture, arguments)
         case "file":
@@ -83,7 +86,7 @@ def _loaded(
     architecture: Architecture,
     module: nn.Module,
     arguments: Mapping[str, Argument],
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | None,
     source: str,
     trained: bool,
 ) -> Loaded:
@@ -95,16 +98,16 @@ def _fingerprint(module: nn.Module, training_only: tuple[str, ...]) -> str:
     """Digest of the state dict, without the submodules that eval mode never runs: no export holds them."""
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
-        if not _inside(name, training_only):
+        if isinstance(tensor, Tensor) and not _inside(name, training_only):  # a module may keep anything beside
             digest.update(f"{name} {tensor.dtype} {_shape(tensor)}\n".encode())
             digest.update(tensor.contiguous().reshape(-1).numpy().data)
     return digest.hexdigest()
 
 
 def _build(architecture: Architecture, arguments: Mapping[str, Argument]) -> nn.Module:
-    parameters = inspect.signature(architecture.build).parameters
+    parameters, takes_any = catalog.parameters(architecture.build)
     for name in arguments:
-        if name not in parameters:
+        if name not in parameters and not takes_any:
             raise InputError(unknown(f"argument of {architecture.name}", name, parameters), "")
     try:
         module: nn.Module = architecture.build(**arguments)
@@ -121,18 +124,60 @@ def _random(architecture: Architecture, arguments: Mapping[str, Argument], seed:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = _build(architecture, final)
-        _settle(module, architecture.preprocessing)
-    return _loaded(architecture, module, final, architecture.preprocessing, f"random, seed {seed}", trained=False)
+        own = _own(module, architecture, final, seed) if architecture.own_weights else _Own(0, 0)
+        if own.brought == 0:
+            _settle(module, architecture)
+    source = own.source(architecture.name, seed)
+    return _loaded(architecture, module, final, architecture.preprocessing, source, trained=own.whole)
 
 
-def _settle(module: nn.Module, spec: Preprocessing) -> None:
+def _as_given(architecture: Architecture, arguments: Mapping[str, Argument]) -> Loaded:
+    final = {**architecture.arguments, **arguments}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = _build(architecture, final)
+    source = f"as {architecture.name} gives them"
+    return _loaded(architecture, module, final, architecture.preprocessing, source, trained=True)
+
+
+class _Own(NamedTuple):
+    """How many of a network's tensors its builder brought with it, and how many it drew by chance."""
+
+    brought: int
+    drawn: int
+
+    @property
+    def whole(self) -> bool:
+        return self.brought > 0 and self.drawn == 0
+
+    def source(self, name: str, seed: int) -> str:
+        if self.whole:
+            return f"as {name} gives them"
+        if self.brought:
+            return f"{self.brought} tensors as {name} gives them, {self.drawn} random, seed {seed}"
+        return f"random, seed {seed}"
+
+
+def _own(module: nn.Module, architecture: Architecture, arguments: Mapping[str, Argument], seed: int) -> _Own:
+    """Which weights do not depend on the seed: those that the builder loaded from somewhere. They must stay as they
+    are, BatchNorm's statistics among them. What is the same number throughout tells nothing: layers begin so.
+    """
+    torch.manual_seed(seed + 1)
+    other = dict(_build(architecture, arguments).named_parameters())
+    telling = [(name, each) for name, each in module.named_parameters() if bool((each != each.flatten()[:1]).any())]
+    brought = sum(bool(torch.equal(each, other[name])) for name, each in telling)
+    return _Own(brought, len(telling) - brought)
+
+
+def _settle(module: nn.Module, architecture: Architecture) -> None:
     """Give every BatchNorm the statistics that its input really has, as training would.
 
     With those of a fresh BatchNorm (mean 0, variance 1) it normalizes nothing in eval mode. A deep residual network
     then leaves FP16's range, and a comparison of precisions says nothing about the network it will be once trained.
     """
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
-    if not norms:
+    example = _example(architecture)
+    if not norms or example is None:
         return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -140,12 +185,28 @@ def _settle(module: nn.Module, spec: Preprocessing) -> None:
         norm.momentum = None  # the plain average of all batches: here, of one
         norm.train()
     with torch.no_grad():
-        module(_noise(spec.height, spec.width))
+        module(*example)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked.zero_()  # no training has begun
+
+
+def _example(architecture: Architecture) -> tuple[Tensor, ...] | None:
+    """Something that the network can be run on; None where nobody said what it takes."""
+    if (spec := architecture.preprocessing) is not None:
+        return (_noise(spec.height, spec.width),)
+    if not architecture.inputs:
+        return None
+    types = {each: getattr(torch, each.dtype) for each in architecture.inputs}
+    shapes = {each: (8, *each.shape) for each in architecture.inputs}
+    return tuple(
+        torch.randn(shapes[each]).to(types[each])
+        if types[each].is_floating_point
+        else torch.zeros(shapes[each], dtype=types[each])
+        for each in architecture.inputs
+    )
 
 
 def _noise(height: int, width: int) -> Tensor:
@@ -166,7 +227,10 @@ def _imagenet(architecture: Architecture, arguments: Mapping[str, Argument]) -> 
     for name, needed in pretrained.arguments.items():
         if arguments.get(name, needed) != needed:
             raise _contradiction(name, arguments[name], f"{pretrained.enum} was trained with {needed}")
-    state = _read(_release_file(pretrained.enum))
+    if pretrained.enum.startswith("timm:"):
+        state = timm.weights(pretrained.enum, arguments)
+    else:
+        state = _read(_release_file(pretrained.enum))
     module, final = _fill(architecture, pretrained.arguments, arguments, state, pretrained.enum)
     return _loaded(architecture, module, final, pretrained.preprocessing, pretrained.enum, trained=True)
 
@@ -216,7 +280,7 @@ def _fill(
 
     Of arguments, the later win: defaults, `needed`, revealed, the user's; what the weights say can only be agreed with.
     """
-    state = _renamed(_stripped(state, architecture.classifier))
+    state = _renamed(_stripped(state, _own_prefix(architecture, arguments)))
     revealed = _revealed(architecture, state)
     for name, value in revealed.items():
         if arguments.get(name, value) != value:
@@ -235,6 +299,14 @@ def _fill(
     return module, final
 
 
+def _own_prefix(architecture: Architecture, arguments: Mapping[str, Argument]) -> str:
+    """The name of some parameter, or of a module that holds one: what all names may rightly begin with."""
+    if architecture.classifier:
+        return f"{architecture.classifier}."
+    with torch.random.fork_rng(devices=[]):
+        return next(iter(_build(architecture, {**architecture.arguments, **arguments}).state_dict()), "")
+
+
 def _contradiction(name: str, asked: Argument, fact: str) -> InputError:
     return InputError(f"{name}={asked} was asked for, but {fact}.", f"Leave {name} out, or give other weights.")
 
@@ -248,16 +320,16 @@ def _revealed(architecture: Architecture, state: State) -> dict[str, Argument]:
     }
 
 
-def _stripped(state: State, classifier: str) -> State:
+def _stripped(state: State, rightly: str) -> State:
     """Without the prefixes that every parameter carries, one inside the other.
 
     What lacks them, such as the `n_averaged` of an averaged model, is no parameter of the network and goes.
     """
     for prefix in PREFIXES:
-        own = f"{classifier}.".startswith(prefix)  # the network itself has a submodule of that name
+        own = rightly.startswith(prefix)  # the network itself has a submodule of that name
         if not own and all(name.startswith(prefix) for name, tensor in state.items() if tensor.is_floating_point()):
             inner = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
-            return _stripped(inner, classifier) if inner else state
+            return _stripped(inner, rightly) if inner else state
     return state
 
 

@@ -16,7 +16,18 @@ from numpy.typing import NDArray
 
 from deploykit.errors import InputError, InternalError
 from deploykit.parity import metrics
-from deploykit.values import Accuracy, Batch, DataRecord, Head, OutputParity, Parity, Runner, Tolerance
+from deploykit.values import (
+    CLASSES,
+    Accuracy,
+    Batch,
+    DataRecord,
+    Head,
+    OutputParity,
+    Parity,
+    Runner,
+    Tolerance,
+    WeightsRecord,
+)
 
 Array = NDArray[Any]
 
@@ -69,6 +80,13 @@ def judged(
     )
 
 
+def untrained(weights: WeightsRecord) -> tuple[str, ...]:
+    """What must be said of a network that was never trained."""
+    if weights.trained:
+        return ()
+    return (f"the weights are {weights.source}: the network is untrained and its answers mean nothing",)
+
+
 def _observe(oracle: Runner, candidate: Runner, batches: Iterable[Batch], data: DataRecord) -> Observed:
     references: list[Mapping[str, Array]] = []
     candidates: list[Mapping[str, Array]] = []
@@ -93,7 +111,7 @@ def _run(runner: Runner, batch: Batch, side: str) -> dict[str, Array]:
     if sorted(outputs) != sorted(declared):
         raise InternalError(f"{side} declares the outputs {declared} and gave {sorted(outputs)}.", "")
     for name, array in outputs.items():
-        if array.ndim < 2 or len(array) != len(batch.labels):
+        if array.ndim < 1 or len(array) != len(batch.labels):
             raise InternalError(f"{side} gave {name!r} the shape {array.shape} for {len(batch.labels)} samples.", "")
     # A runner may reuse its output buffers from call to call.
     return {name: np.array(outputs[name]) for name in declared}
@@ -107,7 +125,7 @@ def _require_finite(name: str, reference: Array) -> None:
     bad = _not_finite(reference)
     if bad.size:
         raise InputError(
-            f"the PyTorch network itself gives NaN or infinity in output {name!r} ({_which(bad, reference)}).",
+            f"the network itself gives NaN or infinity in output {name!r} ({_which(bad, reference)}).",
             "Check its weights and the preprocessing; there is nothing that a candidate could be compared with.",
         )
 
@@ -128,7 +146,9 @@ def _interface_failures(observed: Observed) -> list[str]:
 
 def _measure(name: str, reference: Array, candidate: Array, head: Head) -> OutputParity:
     snr = metrics.snr_db(reference, candidate)
-    classes = head != "embedding" and reference.ndim == 2
+    classes = head in CLASSES and math.prod(reference.shape[2:]) == 1
+    if classes:  # N×classes×1×1 is as good
+        reference, candidate = (array.reshape(array.shape[:2]) for array in (reference, candidate))
     kl = metrics.kl_of_probabilities if head == "probabilities" else metrics.kl_of_logits
     return OutputParity(
         name=name,
@@ -187,7 +207,7 @@ def _accuracy(observed: Observed, head: Head) -> Accuracy | None:
     name, reference = next(iter(observed.reference.items()))
     candidate = observed.candidate.get(name)
     labelled = [index for index, label in enumerate(observed.labels) if label is not None]
-    if not labelled or head == "embedding" or candidate is None or candidate.shape != reference.shape:
+    if not labelled or head not in CLASSES or candidate is None or candidate.shape != reference.shape:
         return None
     labels = np.array([observed.labels[index] for index in labelled])
     if labels.min() < 0 or labels.max() >= reference.shape[1]:
@@ -206,7 +226,7 @@ def _uncovered(observed: Observed, tolerance: Tolerance, data: DataRecord, head:
     statements = []
     if not data.real:
         statements.append(f"the inputs are synthetic ({data.name}): nothing is said about accuracy")
-    if tolerance.min_top1_agreement is None and head != "embedding":
+    if tolerance.min_top1_agreement is None and head in CLASSES:
         statements.append(f"top-1 agreement is {tolerance.reasons['min_top1_agreement']}")
     for name, reference in observed.reference.items():
         # Badly scaled random weights let the signal die on its way: then bias alone reaches the output.

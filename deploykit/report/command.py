@@ -21,7 +21,7 @@ def _words(request: ExportRequest) -> Iterator[str]:
     yield from _weights(request.weights)
     for argument in request.arguments:
         yield from ("--arch", argument)
-    yield from _unless("--head", request.head, "logits")
+    yield from _unless("--head", request.head, None)
     yield from PRECISIONS.get(request.precision, (f"--{request.precision}",))
     yield from _unless("--io", request.io, "fp32")
     if request.calibration is not None:
@@ -30,19 +30,21 @@ def _words(request: ExportRequest) -> Iterator[str]:
     if request.budget is not None:
         yield from _unless("--max-drop", request.budget.max_drop, None)
         yield from _unless("--min-snr", request.budget.min_snr_db, None)
-    yield from ("--data", request.data)
+    yield from _unless("--data", request.data, None)
     yield from _unless("--samples", request.samples, 16)
     for target in (request.target, *request.beside, *request.offered):
         yield from ("--target", target)
     yield from _build(request.build)
     yield from _options(request.options)
+    for each in request.inputs:
+        yield from ("--input", f"{each.name}={'x'.join(map(str, each.shape))}:{each.dtype}")
     yield from _unless("--preprocess", request.preprocess, "host")
     if request.image is not None:
         yield from _image(request.image)
 
 
 def _weights(weights: WeightsSource) -> Iterator[str]:
-    if weights.kind != "random":
+    if weights.kind not in ("random", "own"):
         yield from ("--weights", weights.path or weights.kind)
     yield from _unless("--seed", weights.seed, 0)
 
@@ -75,6 +77,7 @@ def _image(image: ImageOverrides) -> Iterator[str]:
         if triple is not None:
             yield from (name, ",".join(map(repr, triple)))
     yield from _unless("--channels", image.channels, None)
+    yield from _unless("--resize", image.resize, None)
 
 
 def _unless(option: str, said: float | str | None, default: float | str | None) -> Iterator[str]:

@@ -27,7 +27,7 @@ def _all(bundle: Reported) -> Iterator[KeyFigure]:
     manifest = bundle.manifest
     yield from _parity(manifest.parity)
     if manifest.parity.accuracy is not None:
-        yield _accuracy(manifest.parity.accuracy)
+        yield _accuracy(manifest.parity.accuracy, manifest.parity.oracle)
     if manifest.latency is not None:
         yield _latency(manifest.latency, manifest.engine.backend)
     yield KeyFigure("size", size(engine_bytes(manifest, manifest.engine)), manifest.engine.file.path)
@@ -39,17 +39,17 @@ def _all(bundle: Reported) -> Iterator[KeyFigure]:
 
 
 def _parity(parity: Parity) -> Iterator[KeyFigure]:
-    yield KeyFigure("SNR", decibels(worst_snr(parity.outputs)), "against eager PyTorch")
+    yield KeyFigure("SNR", decibels(worst_snr(parity.outputs)), f"against {parity.oracle}")
     agreements = [output.top1_agreement for output in parity.outputs if output.top1_agreement is not None]
     if agreements:
         judged = "" if parity.tolerance.min_top1_agreement is not None else ", not judged"
         yield KeyFigure("top-1 agreement", percent(min(agreements)), f"on {parity.data.count} samples{judged}")
 
 
-def _accuracy(found: Accuracy) -> KeyFigure:
+def _accuracy(found: Accuracy, oracle: str) -> KeyFigure:
     change = -100 * found.drop
     points = f"{change:+.2f}".replace("-", "−")
-    said = "as eager PyTorch" if abs(change) < 5e-3 else f"{points} points against eager PyTorch"
+    said = f"as {oracle}" if abs(change) < 5e-3 else f"{points} points against {oracle}"
     return KeyFigure("top-1 accuracy", percent(found.candidate, 2), f"{said}, {found.count} labelled samples")
 
 

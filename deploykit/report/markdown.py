@@ -80,8 +80,8 @@ def _verdict(bundle: Reported) -> Iterator[str]:
     manifest, failures = bundle.manifest, bundle.failures
     yield (
         f"**{'FAILED' if failures else 'PASSED'}**: {precise(manifest.precision)}, computed by "
-        f"{manifest.engine.backend} {manifest.engine.version}, compared with eager PyTorch in FP32 on "
-        f"{_plain(samples(manifest.parity.data))}."
+        f"{manifest.engine.backend} {manifest.engine.version}, compared with {_plain(manifest.model.oracle)} in FP32 "
+        f"on {_plain(samples(manifest.parity.data))}."
     )
     if failures:
         yield _list(failures)

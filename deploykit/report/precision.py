@@ -46,5 +46,7 @@ def budget(found: Budget) -> Text:
 def executed(receipt: PrecisionReceipt) -> Text:
     """Shares of multiply-accumulates, from the backend's own account."""
     shares = sorted(receipt.shares.items(), key=lambda item: -item[1])
+    if not shares:
+        return Text("computed in: no layer of the network multiplies by weights")
     parts = ", ".join(f"{share:.1%} {arithmetic.upper()}" for arithmetic, share in shares)
     return Text(f"computed in: {parts} of multiply-accumulates ({receipt.evidence}, {receipt.version})")

@@ -59,12 +59,12 @@ def verdict(parity: Parity, precision: str) -> Text:
     """One line that says it, and what the figures were."""
     text = Text("PASSED" if parity.passed else "FAILED", style="bold green" if parity.passed else "bold red")
     text.append(
-        f"  {precision} against eager PyTorch on {parity.data.count} samples of {parity.data.name}", style="none"
+        f"  {precision} against {parity.oracle} on {parity.data.count} samples of {parity.data.name}", style="none"
     )
     for output in parity.outputs:
         text.append(f"\n  {_figures(output)}", style="none")
     if parity.accuracy is not None:
-        text.append(f"\n  {accuracy(parity.accuracy)}", style="none")
+        text.append(f"\n  {accuracy(parity.accuracy, parity.oracle)}", style="none")
     for failure in parity.failures:
         text.append(f"\n  × {failure}", style="red")
     for statement in parity.statements:
@@ -78,9 +78,9 @@ def note(statement: str) -> Text:
     return Text(lines, style="yellow")
 
 
-def accuracy(figures: Accuracy) -> str:
+def accuracy(figures: Accuracy, oracle: str) -> str:
     """Top-1 of both, as percentages."""
-    return f"top-1 on {figures.count} labelled samples {figures.candidate:.2%}, eager PyTorch {figures.reference:.2%}"
+    return f"top-1 on {figures.count} labelled samples {figures.candidate:.2%}, {oracle} {figures.reference:.2%}"
 
 
 def _figures(output: OutputParity) -> str:

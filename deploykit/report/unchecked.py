@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from deploykit.report.beside import unchecked as not_run
 from deploykit.report.depth import unseen
 from deploykit.report.reported import Reported
+from deploykit.values import CLASSES
 
 
 def statements(bundle: Reported) -> tuple[str, ...]:
@@ -18,7 +19,7 @@ def _all(bundle: Reported) -> Iterator[str]:
     manifest, records = bundle.manifest, bundle.records
     yield from manifest.parity.statements
     yield from manifest.engine.statements
-    if manifest.parity.accuracy is None and manifest.model.head != "embedding":
+    if manifest.parity.accuracy is None and manifest.model.head in CLASSES:
         yield f"accuracy was not measured: the samples of {manifest.parity.data.name} carry no labels of these classes"
     if records.stages is not None:
         yield from unseen(records.stages)

@@ -62,12 +62,14 @@ def budgeted(measure: Measure, value: float) -> str:
     return f"{value:.2f} points" if measure == "top-1 drop" else f"{value:.1f} dB"
 
 
-def prepared(spec: Preprocessing) -> str:
+def prepared(spec: Preprocessing | None) -> str:
     """What happens to an image before the network sees it."""
+    if spec is None:
+        return "none: inputs are tensors as they are"
     means, deviations = (", ".join(f"{value:g}" for value in triple) for triple in (spec.mean, spec.std))
     return (
         f"shorter side to {spec.resize} pixels, centre {spec.height}×{spec.width}, "
-        f"(pixel · {spec.scale:.6g} − ({means})) / ({deviations}), {spec.channels.upper()}"
+        f"(pixel · {spec.scale:.6g} − ({means})) / ({deviations}), {spec.channels.upper()}, {spec.layout}"
     )
 
 

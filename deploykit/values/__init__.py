@@ -29,6 +29,7 @@ from deploykit.values.graphs import (
     Rewrite,
     TensorSpec,
     TypedGraph,
+    layout_of,
 )
 from deploykit.values.latencies import (
     NOISY,
@@ -50,6 +51,7 @@ from deploykit.values.networks import (
     CatalogRow,
     ExportOptions,
     InferredArgument,
+    InputSpec,
     ModelSpec,
     Preprocessing,
     Pretrained,
@@ -77,7 +79,7 @@ from deploykit.values.quantization import (
 )
 from deploykit.values.records import Records
 from deploykit.values.requests import BudgetOptions, CalibrationOptions, ExportRequest, ImageOverrides
-from deploykit.values.samples import Batch, DataRecord, Pixels, Sample, SampleRecord
+from deploykit.values.samples import Batch, DataRecord, Pixels, Sample, SampleRecord, TensorSample
 from deploykit.values.verdicts import (
     Accuracy,
     Finding,
@@ -89,6 +91,7 @@ from deploykit.values.verdicts import (
     Tolerance,
 )
 from deploykit.values.words import (
+    CLASSES,
     Argument,
     Arithmetic,
     Arrays,
@@ -96,16 +99,20 @@ from deploykit.values.words import (
     DType,
     Exporter,
     Head,
+    ImageLayout,
     InOut,
     Measure,
     Observer,
+    Origin,
     Precision,
     Preprocess,
     Runtime,
+    TensorLayout,
     Value,
 )
 
 __all__ = [
+    "CLASSES",
     "MISSED_AT_MOST",
     "NOISY",
     "Accuracy",
@@ -151,9 +158,11 @@ __all__ = [
     "GpuTimes",
     "GraphRecord",
     "Head",
+    "ImageLayout",
     "ImageOverrides",
     "InOut",
     "InferredArgument",
+    "InputSpec",
     "Interval",
     "KeptNode",
     "Latency",
@@ -168,6 +177,7 @@ __all__ = [
     "Measured",
     "ModelSpec",
     "Observer",
+    "Origin",
     "OutputParity",
     "Parity",
     "Pixels",
@@ -197,6 +207,8 @@ __all__ = [
     "StageParity",
     "Stages",
     "StartUp",
+    "TensorLayout",
+    "TensorSample",
     "TensorSpec",
     "TimedRunner",
     "Tolerance",
@@ -205,4 +217,5 @@ __all__ = [
     "WeightsRecord",
     "WeightsSource",
     "WorstSample",
+    "layout_of",
 ]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from deploykit.values.networks import BatchRange, WeightsRecord
 from deploykit.values.quantization import Placement, Recipe
-from deploykit.values.words import DType, Precision, Value
+from deploykit.values.words import DType, Origin, Precision, TensorLayout, Value
 
 
 class FileRecord(Value, frozen=True):
@@ -24,7 +23,16 @@ class TensorSpec(Value, frozen=True):
     name: str
     dtype: DType
     shape: tuple[int | str, ...]
-    layout: Literal["NCHW", "NHWC", "NC"]
+    layout: TensorLayout
+
+
+def layout_of(shape: tuple[int | str, ...], dtype: str) -> TensorLayout:
+    """How a tensor's axes are read. Four of them are those of images, with the channels last where there are three of
+    them there and not at the second place, and in bytes.
+    """
+    if len(shape) == 4:
+        return "NHWC" if dtype == "uint8" or (shape[3] == 3 and shape[1] != 3) else "NCHW"
+    return "NC" if len(shape) == 2 else "ND"
 
 
 class Rewrite(Value, frozen=True):
@@ -41,7 +49,7 @@ class ExportedGraph(Value, frozen=True):
     files: tuple[FileRecord, ...]
     """The graph first; its external data, if it needs any, behind it."""
     opset: int
-    exporter: Literal["dynamo", "torchscript"]
+    exporter: Origin
     fallback: str | None
     """Why the default exporter was not the one used."""
     inputs: tuple[TensorSpec, ...]

@@ -13,7 +13,7 @@ from deploykit.values.quantization import Budget, CalibrationReceipt, Placement,
 from deploykit.values.requests import ExportRequest
 from deploykit.values.samples import DataRecord
 from deploykit.values.verdicts import Parity, Provenance
-from deploykit.values.words import Precision, Value
+from deploykit.values.words import Origin, Precision, Value
 
 
 class GraphRecord(Value, frozen=True):
@@ -22,7 +22,7 @@ class GraphRecord(Value, frozen=True):
     file: str
     precision: Precision
     opset: int
-    exporter: Literal["dynamo", "torchscript"]
+    exporter: Origin
     fallback: str | None
     rewrites: tuple[Rewrite, ...]
     kept_fp32: tuple[KeptNode, ...]
@@ -37,7 +37,7 @@ class GraphRecord(Value, frozen=True):
 class Manifest(Value, frozen=True):
     """What `manifest.json` holds."""
 
-    schema_version: Literal[3]
+    schema_version: Literal[4]
     request: ExportRequest
     """What the user asked for, word by word."""
     key: str

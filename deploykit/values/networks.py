@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from deploykit.values.words import Argument, ChannelOrder, Exporter, Head, Preprocess, Value
+from deploykit.values.words import Argument, ChannelOrder, DType, Exporter, Head, ImageLayout, Preprocess, Value
 
 
 class Preprocessing(Value, frozen=True):
@@ -22,6 +22,8 @@ class Preprocessing(Value, frozen=True):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     channels: ChannelOrder = "rgb"
+    layout: ImageLayout = "NCHW"
+    """`NHWC`: the network takes height×width×3, as networks from TensorFlow do."""
 
     def __post_init__(self) -> None:
         if min(self.resize, self.height, self.width) < 1:
@@ -61,13 +63,20 @@ class Architecture(Value, frozen=True):
     build: Callable[..., Any]
     arguments: Mapping[str, Argument]
     """What makes this member of its family; `--arch` may override any of them."""
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
+    """None: only the user knows what it eats."""
     classifier: str
-    """Dotted path of the last layer with parameters; `--head embedding` replaces it by the identity."""
+    """Dotted path of the last layer with parameters; `--head embedding` replaces it by the identity. Empty: unknown."""
     training_only: tuple[str, ...] = ()
     """Dotted paths of submodules that eval mode never runs; a checkpoint may lack them, an export must."""
     inferred: tuple[InferredArgument, ...] = ()
     pretrained: Pretrained | None = None
+    inputs: tuple[InputSpec, ...] = ()
+    """What it takes, where it says so itself and it is not said by `preprocessing`."""
+    own_weights: bool = False
+    """Whether `build` may bring weights of its own, as code does that loads a checkpoint."""
+    notes: tuple[str, ...] = ()
+    """What a user must know of the way in which it was taken in, as sentences."""
 
 
 class CatalogRow(Value, frozen=True):
@@ -89,9 +98,11 @@ class CatalogRow(Value, frozen=True):
 
 
 class WeightsSource(Value, frozen=True):
-    """Where weights come from: `random` (with a seed), `imagenet` (torchvision's release) or `file`."""
+    """Where weights come from: `random` (with a seed), `imagenet` (as they were released), `file`, or `own`: those that
+    the network's own file holds.
+    """
 
-    kind: Literal["random", "imagenet", "file"]
+    kind: Literal["random", "imagenet", "file", "own"]
     seed: int = 0
     path: str | None = None
 
@@ -129,6 +140,15 @@ class BatchRange(Value, frozen=True):
         return self.minimum == self.maximum
 
 
+class InputSpec(Value, frozen=True):
+    """One input of a network, as `--input NAME=SHAPE:DTYPE` says it."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Of one sample, without the batch axis."""
+    dtype: DType
+
+
 class ModelSpec(Value, frozen=True):
     """Which function is exported: the network, its arguments, its head and where preprocessing happens."""
 
@@ -136,9 +156,14 @@ class ModelSpec(Value, frozen=True):
     family: str
     paper: str
     arguments: Mapping[str, Argument]
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
+    """From an image to the one input. None: inputs are tensors whose meaning only the user knows."""
     head: Head = "logits"
     preprocess: Preprocess = "host"
+    inputs: tuple[str, ...] = ("input",)
+    """Names of the inputs, in the graph's order."""
+    oracle: str = "eager PyTorch"
+    """What parity is judged beside."""
 
 
 class ExportOptions(Value, frozen=True):

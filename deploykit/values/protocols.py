@@ -11,7 +11,7 @@ from deploykit.values.engines import Engine, EngineLayer
 from deploykit.values.graphs import TensorSpec
 from deploykit.values.latencies import GpuTimes
 from deploykit.values.quantization import Executed
-from deploykit.values.samples import Sample
+from deploykit.values.samples import Sample, TensorSample
 from deploykit.values.words import Arrays
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class TimedRunner(Runner, Protocol):
 
 
 class SampleSet(Protocol):
-    """Images to calibrate or judge with, decoded one at a time, in an order that never changes."""
+    """Samples to calibrate or judge with, decoded one at a time, in an order that never changes."""
 
     @property
     def name(self) -> str: ...
@@ -57,7 +57,7 @@ class SampleSet(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Sample: ...
+    def __getitem__(self, index: int) -> Sample | TensorSample: ...
 
 
 class Progress(Protocol):

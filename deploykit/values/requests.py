@@ -5,12 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from deploykit.values.engines import BuildOptions
-from deploykit.values.networks import ExportOptions, WeightsSource
+from deploykit.values.networks import ExportOptions, InputSpec, WeightsSource
 from deploykit.values.words import ChannelOrder, Head, InOut, Observer, Precision, Preprocess, Value
 
 
 class ImageOverrides(Value, frozen=True):
-    """What `--input-size`, `--scale`, `--mean`, `--std` and `--channels` say; None: as the network was trained."""
+    """What `--input-size`, `--scale`, `--mean`, `--std` and `--channels` say, or a file of such lines; None: as the
+    network was trained.
+    """
 
     height: int | None = None
     width: int | None = None
@@ -18,6 +20,12 @@ class ImageOverrides(Value, frozen=True):
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     channels: ChannelOrder | None = None
+    resize: int | None = None
+
+    @property
+    def normalises(self) -> bool:
+        """Whether it says what pixels become, and not only how many there are."""
+        return any(said is not None for said in (self.scale, self.mean, self.std, self.channels))
 
 
 class CalibrationOptions(Value, frozen=True):
@@ -45,16 +53,22 @@ class ExportRequest(Value, frozen=True):
     """All that a user says of one export; equal requests on one installation give equal graphs."""
 
     model: str
+    """A name of the catalog, `torchvision:NAME`, `timm:NAME`, `module:callable`, or the path of an .onnx or .pt2."""
     precision: Precision
     weights: WeightsSource
     arguments: tuple[str, ...] = ()
     """`KEY=VALUE`, as typed; the architecture's constructor gives them their types."""
-    head: Head = "logits"
+    head: Head | None = None
+    """None: logits, or what the file's graph ends in."""
     preprocess: Preprocess = "host"
     image: ImageOverrides | None = None
+    inputs: tuple[InputSpec, ...] = ()
+    """Of a network that takes no image, in the order of its arguments; none: what is known of the network."""
     options: ExportOptions = ExportOptions()
-    data: str = "photos"
-    """Set or folder: its calibration split shows the ranges for FP16, its evaluation split is what parity is on."""
+    data: str | None = None
+    """Set or path: its calibration split shows the ranges for FP16, its evaluation split is what parity is on. None:
+    `photos`, or noise for a network that takes no image.
+    """
     samples: int = 16
     """How many samples parity is judged on."""
     target: str = "onnxruntime"

@@ -23,6 +23,14 @@ class Sample(Value, frozen=True):
     label: int | None = None
 
 
+class TensorSample(Value, frozen=True):
+    """Inputs of a network that takes no image, by name, without the batch axis."""
+
+    name: str
+    tensors: Arrays
+    label: int | None = None
+
+
 class Batch(NamedTuple):
     """Samples to run at once: inputs by name, each with a leading batch axis, and one label (or None) per sample."""
 

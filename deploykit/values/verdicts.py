@@ -34,7 +34,7 @@ class OutputParity(Value, frozen=True):
     snr_db: float | None
     """10·log10(Σ reference² / Σ Δ²); None: the outputs are identical."""
     kl: float | None
-    """Mean KL(reference ‖ candidate) of the class distributions, in nats; None for an embedding."""
+    """Mean KL(reference ‖ candidate) of the class distributions, in nats; None where no classes are told apart."""
     top1_agreement: float | None
     top5_overlap: float | None
 
@@ -53,7 +53,7 @@ class Accuracy(Value, frozen=True):
 
 
 class Parity(Value, frozen=True):
-    """The verdict: does the candidate compute what eager PyTorch computes?"""
+    """The verdict: does the candidate compute what the network computes as it was brought?"""
 
     passed: bool
     failures: tuple[str, ...]
@@ -63,6 +63,8 @@ class Parity(Value, frozen=True):
     data: DataRecord
     statements: tuple[str, ...]
     """What the verdict does not cover."""
+    oracle: str = "eager PyTorch"
+    """What the candidate was compared with."""
 
 
 class Provenance(Value, frozen=True):

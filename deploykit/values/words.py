@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -26,12 +26,21 @@ Measure = Literal["top-1 drop", "SNR dB"]
 """What an accuracy budget is counted in: points of 100, or decibels at the output."""
 InOut = Literal["fp32", "fp16"]
 """Type of a graph's floating-point inputs and outputs."""
-Head = Literal["logits", "probabilities", "embedding"]
+Head = Literal["logits", "probabilities", "embedding", "tensors"]
+"""What a network gives; `tensors`: something that only the user knows."""
+CLASSES: Final[tuple[Head, ...]] = ("logits", "probabilities")
+"""Heads whose output tells classes apart."""
 Preprocess = Literal["host", "graph"]
 Exporter = Literal["auto", "dynamo", "torchscript"]
+Origin = Literal["dynamo", "torchscript", "file"]
+"""What wrote a graph: one of PyTorch's exporters, or whoever wrote the ONNX file that was brought."""
 Runtime = Literal["python", "cpp"]
 """What an application runs a bundle with: this package, or the C++ library."""
 ChannelOrder = Literal["rgb", "bgr"]
+ImageLayout = Literal["NCHW", "NHWC"]
+"""Order of a batch of images' axes: batch, channels, height, width."""
+TensorLayout = Literal["NCHW", "NHWC", "NC", "ND"]
+"""`NC`: one vector per sample; `ND`: a batch of anything else."""
 DType = Literal["float32", "float16", "uint8", "int8", "int32", "int64"]
 
 

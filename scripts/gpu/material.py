@@ -57,10 +57,10 @@ def make(journal: Journal, network: str, folder: Path) -> None:
     from deploykit import steps
     from deploykit.backends.choice import reference
     from deploykit.data import open_data
-    from deploykit.network import Network
+    from deploykit.networks.pytorch import TorchNetwork
 
     asked, progress = request(network, "fp32"), Silence()
-    built = Network(asked)
+    built = TorchNetwork(asked)
     with journal.doing("asking eager PyTorch in FP32 on the CPU"):
         data = open_data(asked.data, "evaluation", asked.samples, asked.options.batch)
         inputs = np.concatenate([batch.inputs["input"] for batch in data.batches(built.model)])

@@ -77,16 +77,16 @@ def parity(journal: Journal, candidate: Candidate, folder: Path) -> None:
     import msgspec
     import numpy as np
 
-    from deploykit import steps
     from deploykit.parity.compare import compare
     from deploykit.parity.tolerances import for_precision
+    from deploykit.runners import Fitted, Recorded
     from deploykit.values import Batch, DataRecord
 
     inputs, answers = np.load(folder / "inputs.npy"), np.load(folder / "answers.npy")
     record = msgspec.json.decode((folder / "data.json").read_bytes(), type=DataRecord)
-    runner = steps.Fitted(candidate.runner)
+    runner = Fitted(candidate.runner)
     whole = Batch({runner.inputs[0].name: inputs}, (None,) * len(inputs))
-    oracle = steps.Recorded(runner.inputs, runner.outputs, {runner.outputs[0].name: answers})
+    oracle = Recorded(runner.inputs, runner.outputs, {runner.outputs[0].name: answers})
     tolerance = for_precision(candidate.precision, trained=False)
     verdict = compare(oracle, runner, [whole], tolerance, record, "logits", candidate.statements)
     found = verdict.outputs[0]
@@ -325,12 +325,12 @@ def modules(journal: Journal, road: str, network: str, folder: Path) -> Variants
     """The very module that was exported, with the same weights."""
     import torch
 
-    from deploykit.network import Network
+    from deploykit.networks.pytorch import TorchNetwork
 
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     with journal.doing("building the module"):
-        module = Network(request(network, "fp32")).served.eval()
+        module = TorchNetwork(request(network, "fp32")).served.eval()
     return [(variant, partial(_module, module, road, variant, folder)) for variant in TORCH_VARIANTS[road]]
 
 

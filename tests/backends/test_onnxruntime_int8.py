@@ -7,7 +7,6 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from deploykit.backends import onnxruntime as backend
 from deploykit.backends import onnxruntime_int8 as subject
 from deploykit.backends.onnxruntime import OnnxRuntime, open_graph
 from deploykit.errors import InputError
@@ -130,7 +129,7 @@ def test_a_full_disk_is_explained_and_leaves_nothing(network, tmp_path, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     graph = network()
-    monkeypatch.setattr(backend.onnxfile, "save", full)
+    monkeypatch.setattr("deploykit.onnxfile.save", full)
     with pytest.raises(InputError, match="is full"):
         OnnxRuntime().compile(graph, tmp_path)
     assert list(tmp_path.iterdir()) == [graph]

@@ -207,8 +207,8 @@ def test_an_operator_that_it_does_not_have_is_refused_in_one_line(written, tmp_p
 
 
 def test_inputs_of_a_type_that_is_not_served_are_refused(written, tmp_path):
-    with pytest.raises(InputError, match="The graph's x is a int64"):
-        OpenVino().compile(written(DOUBLING.replace("float", "int64")), tmp_path)
+    with pytest.raises(InputError, match="The graph's x is a double"):
+        OpenVino().compile(written(DOUBLING.replace("float", "double")), tmp_path)
 
 
 def test_a_failure_while_computing_is_no_fault_of_the_inputs(opened, monkeypatch):

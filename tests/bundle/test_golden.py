@@ -8,7 +8,7 @@ import pytest
 from deploykit.bundle import manifest as manifests
 from deploykit.bundle.verify import golden
 from deploykit.errors import CheckFailed
-from deploykit.network import Network
+from deploykit.networks.pytorch import TorchNetwork
 from deploykit.parity.tolerances import TOLERANCES
 
 
@@ -37,7 +37,7 @@ def test_they_load_without_pickle(made):
 def test_they_are_what_eager_pytorch_answers(made):
     manifest = manifests.read(made)
     inputs, outputs = golden(made, manifest)
-    eager = Network(manifest.request).eager(manifest.inputs, manifest.outputs)
+    eager = TorchNetwork(manifest.request).oracle(manifest.inputs, manifest.outputs)
     assert np.array_equal(eager.run(inputs)["logits"], outputs["logits"])
 
 

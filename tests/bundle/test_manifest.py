@@ -71,7 +71,7 @@ def test_equal_manifests_give_equal_bytes(manifest, fp16_bundle):
 
 def test_the_file_ends_with_a_newline_and_is_meant_to_be_read(fp16_bundle):
     text = (fp16_bundle / "manifest.json").read_text()
-    assert text.startswith('{\n  "schema_version": 3,\n')
+    assert text.startswith('{\n  "schema_version": 4,\n')
     assert text.endswith("}\n")
 
 
@@ -85,9 +85,9 @@ def test_a_field_that_nobody_knows_is_refused_wherever_it_stands(content, tmp_pa
         manifests.decode(encoded(content), tmp_path)
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 4, -1, 10**9])
+@pytest.mark.parametrize("version", [0, 1, 3, 5, -1, 10**9])
 def test_the_version_is_looked_at_before_anything_else(tmp_path, version):
-    with pytest.raises(InputError, match=f"has schema version {version}, and this deploykit reads version 3"):
+    with pytest.raises(InputError, match=f"has schema version {version}, and this deploykit reads version 4"):
         manifests.decode(encoded({"schema_version": version, "unlike": "anything"}), tmp_path)
 
 

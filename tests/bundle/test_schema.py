@@ -36,7 +36,7 @@ def test_a_real_manifest_keeps_it(schema, precision, request):
 
 
 def test_another_version_breaks_it(schema, content):
-    content["schema_version"] = 4
+    content["schema_version"] = 3
     assert not schema.is_valid(content)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from deploykit.backends.onnxruntime import open_graph
 from deploykit.errors import InputError
 from deploykit.export import export as stage
+from deploykit.export import finish
 from deploykit.export.layers import layers
 from deploykit.export.passes import fold_scale, names
 from deploykit.export.prepare import served
@@ -101,7 +102,9 @@ def export(folder, module=None, model_spec=None, training_only=(), **options):
     """The record of an export, and the module that it must agree with."""
     model_spec = model_spec or spec()
     module = served(module or network(), model_spec, "fc")
-    record = stage.export(module, model_spec, ExportOptions(**options), RANDOM, training_only, folder)
+    asked = ExportOptions(**options)
+    inputs = stage.examples(model_spec, asked.batch, ())
+    record = stage.export(module, model_spec, asked, RANDOM, training_only, inputs, folder)
     return record, module
 
 
@@ -117,14 +120,14 @@ def pixels(count: int) -> torch.Tensor:
 def assert_agrees(folder, module: nn.Module, inputs: torch.Tensor) -> None:
     with torch.no_grad():
         expected = module(inputs)
-    (found,) = open_graph(folder / stage.GRAPH_FILE).run({"input": inputs.numpy()}).values()
+    (found,) = open_graph(folder / finish.GRAPH_FILE).run({"input": inputs.numpy()}).values()
     torch.testing.assert_close(
         torch.from_numpy(found), expected, rtol=0, atol=FULL_SCALE * max(1, expected.abs().max().item())
     )
 
 
 def operators(folder) -> list[str]:
-    return [row.op_type for row in layers(folder / stage.GRAPH_FILE)]
+    return [row.op_type for row in layers(folder / finish.GRAPH_FILE)]
 
 
 @pytest.fixture(scope="module", params=EXPORTERS)
@@ -214,7 +217,7 @@ def test_initializers_are_the_folded_parameters_to_the_byte(columns):
 
 def test_an_auxiliary_head_leaves_no_trace(columns):
     folder, _, _ = columns
-    assert b"aux" not in (folder / stage.GRAPH_FILE).read_bytes()
+    assert b"aux" not in (folder / finish.GRAPH_FILE).read_bytes()
 
 
 def test_a_mean_of_three_columns_is_two_sums(columns):
@@ -226,33 +229,33 @@ def test_a_mean_of_three_columns_is_two_sums(columns):
 
 def test_every_node_leads_back_to_its_module(columns):
     folder, _, _ = columns
-    modules = [row.module for row in layers(folder / stage.GRAPH_FILE) if row.op_type in {"Conv", "Gemm", "MaxPool"}]
+    modules = [row.module for row in layers(folder / finish.GRAPH_FILE) if row.op_type in {"Conv", "Gemm", "MaxPool"}]
     assert modules == ["stem.0", "pool", "columns.0.0", "columns.1.0", "columns.2.0", "fc"]
 
 
 def test_parameters_keep_their_names(columns):
     folder, _, module = columns
-    exported = set(ir.load(folder / stage.GRAPH_FILE).graph.initializers)
+    exported = set(ir.load(folder / finish.GRAPH_FILE).graph.initializers)
     biases = {"stem.0.bias", *(f"columns.{i}.0.bias" for i in range(3))}  # from BatchNorm
     assert exported - biases <= set(module.network.state_dict())
 
 
 def test_every_tensor_has_a_type_and_a_shape(columns):
     folder, _, _ = columns
-    for row in layers(folder / stage.GRAPH_FILE):
+    for row in layers(folder / finish.GRAPH_FILE):
         assert row.dtype == "float"
         assert row.shape[0] == "batch"
 
 
 def test_nothing_tells_where_it_was_made(columns):
     folder, _, _ = columns
-    model = onnx.load(folder / stage.GRAPH_FILE)
+    model = onnx.load(folder / finish.GRAPH_FILE)
     kept = {prop.key for node in model.graph.node for prop in node.metadata_props}
     assert kept == {names.MODULE}
     assert not model.metadata_props
     assert not model.graph.metadata_props
     assert (model.producer_name, model.producer_version, model.doc_string) == ("deploykit", "", "")
-    assert bytes(Path(__file__).parents[2]) not in (folder / stage.GRAPH_FILE).read_bytes()
+    assert bytes(Path(__file__).parents[2]) not in (folder / finish.GRAPH_FILE).read_bytes()
 
 
 def test_the_module_is_left_as_it_was(columns):
@@ -266,7 +269,7 @@ def test_another_export_has_the_same_bytes(columns, tmp_path):
     folder, record, _ = columns
     again, _ = export(tmp_path, training_only=("aux",), exporter=record.exporter)
     assert again == record
-    assert (tmp_path / stage.GRAPH_FILE).read_bytes() == (folder / stage.GRAPH_FILE).read_bytes()
+    assert (tmp_path / finish.GRAPH_FILE).read_bytes() == (folder / finish.GRAPH_FILE).read_bytes()
 
 
 def test_the_record_says_what_was_made(columns):
@@ -291,7 +294,7 @@ def test_auto_says_why_it_fell_back(tmp_path):
 @pytest.mark.parametrize("opset", range(17, 24))
 def test_an_opset_is_reached(opset, kind, tmp_path):
     record, module = export(tmp_path, network(kind), training_only=("aux",), opset=opset, exporter="torchscript")
-    model = onnx.load(tmp_path / stage.GRAPH_FILE)
+    model = onnx.load(tmp_path / finish.GRAPH_FILE)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
     assert record.opset == opset
     assert model.ir_version == onnx.helper.find_min_ir_version_for(model.opset_import)
@@ -301,7 +304,7 @@ def test_an_opset_is_reached(opset, kind, tmp_path):
 @pytest.mark.parametrize("opset", [17, 23])
 def test_a_converted_graph_still_leads_back_to_modules(opset, tmp_path):
     export(tmp_path, training_only=("aux",), opset=opset, exporter="torchscript")
-    rows = layers(tmp_path / stage.GRAPH_FILE)
+    rows = layers(tmp_path / finish.GRAPH_FILE)
     assert [row.module for row in rows if row.op_type == "Conv"] == ["stem.0", *(f"columns.{i}.0" for i in range(3))]
     assert {row.dtype for row in rows} == {"float"}
 
@@ -323,23 +326,23 @@ def test_images_that_the_network_cannot_take_are_told_from_code_that_cannot_be_t
 def test_an_operator_without_a_form_at_that_opset_is_refused():
     text = '<ir_version: 9, opset_import: ["" : 20]> g (float[2,3] x) => (float[2,3] y) { y = Gelu (x) }'
     with pytest.raises(InputError, match="This graph cannot be written at opset 17"):
-        stage.convert(ir.from_onnx_text(text), 17)
+        finish.convert(ir.from_onnx_text(text), 17)
 
 
 # ── Files ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_weights_that_one_file_cannot_hold_lie_beside_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "LARGEST_SINGLE_FILE", 1024)
+    monkeypatch.setattr(finish, "LARGEST_SINGLE_FILE", 1024)
     record, module = export(tmp_path, training_only=("aux",), exporter="torchscript")
-    assert [file.path for file in record.files] == [stage.GRAPH_FILE, stage.WEIGHTS_FILE]
+    assert [file.path for file in record.files] == [finish.GRAPH_FILE, finish.WEIGHTS_FILE]
     assert [damage(tmp_path, file) for file in record.files] == [None, None]
-    assert (tmp_path / stage.GRAPH_FILE).stat().st_size < record.initializer_bytes
+    assert (tmp_path / finish.GRAPH_FILE).stat().st_size < record.initializer_bytes
     assert_agrees(tmp_path, module, images(2))
 
 
 def test_the_limit_is_below_protobufs():
-    assert stage.LARGEST_SINGLE_FILE < 2**31
+    assert finish.LARGEST_SINGLE_FILE < 2**31
 
 
 # ── Between passes ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -350,7 +353,7 @@ def test_a_pass_that_breaks_the_graph_is_named(monkeypatch):
         model.graph.outputs[0].name = "lost"
         return fold_scale.apply(model)
 
-    monkeypatch.setattr(stage, "PASSES", (careless,))
+    monkeypatch.setattr(finish, "PASSES", (careless,))
     text = '<ir_version: 9, opset_import: ["" : 20]> g (float[2,3] x) => (float[2,3] y) { y = Relu (x) }'
-    with pytest.raises(stage.contract.InternalError, match="The pass fold_scale changed the graph's interface"):
-        stage.rewrite(ir.from_onnx_text(text), 20)
+    with pytest.raises(finish.contract.InternalError, match="The pass fold_scale changed the graph's interface"):
+        finish.rewrite(ir.from_onnx_text(text), 20)

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from deploykit.errors import InputError
-from deploykit.export.trace import trace
+from deploykit.export.trace import Names, trace
 from deploykit.values import BatchRange
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+NAMES = Names(("input",), ("logits",))
 DYNAMIC = BatchRange(1, 2, 8)
 
 
@@ -50,12 +51,12 @@ class Wordless(Plain):
 
 
 def test_auto_is_the_default_exporter_where_that_can():
-    traced = trace(Plain().eval(), X, DYNAMIC, "logits", "auto")
+    traced = trace(Plain().eval(), (X,), DYNAMIC, NAMES, "auto")
     assert (traced.exporter, traced.fallback) == ("dynamo", None)
 
 
 def test_auto_falls_back_to_torchscript_and_says_why():
-    traced = trace(Moody().eval(), X, DYNAMIC, "logits", "auto")
+    traced = trace(Moody().eval(), (X,), DYNAMIC, NAMES, "auto")
     assert traced.exporter == "torchscript"
     assert traced.fallback.startswith("The dynamo exporter cannot trace this network: ")
     assert "data-dependent" in traced.fallback
@@ -63,20 +64,20 @@ def test_auto_falls_back_to_torchscript_and_says_why():
 
 def test_an_exporter_that_was_asked_for_is_not_replaced():
     with pytest.raises(InputError, match="The dynamo exporter cannot trace this network") as caught:
-        trace(Moody().eval(), X, DYNAMIC, "logits", "dynamo")
+        trace(Moody().eval(), (X,), DYNAMIC, NAMES, "dynamo")
     assert "--exporter torchscript" in caught.value.remedy
 
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 def test_a_network_that_cannot_be_traced_is_refused_in_one_line(exporter):
     with pytest.raises(InputError) as caught:
-        trace(Shy().eval(), X, DYNAMIC, "logits", exporter)
+        trace(Shy().eval(), (X,), DYNAMIC, NAMES, exporter)
     assert caught.value.what == f"The {exporter} exporter cannot trace this network: not while you look."
 
 
 def test_where_both_exporters_fail_both_reasons_are_given():
     with pytest.raises(InputError) as caught:
-        trace(Shy().eval(), X, DYNAMIC, "logits", "auto")
+        trace(Shy().eval(), (X,), DYNAMIC, NAMES, "auto")
     assert "The dynamo exporter cannot trace this network" in caught.value.what
     assert "The torchscript exporter cannot trace this network" in caught.value.what
     assert "--exporter" not in caught.value.remedy
@@ -85,13 +86,13 @@ def test_where_both_exporters_fail_both_reasons_are_given():
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 def test_an_error_without_words_is_named_by_its_type(exporter):
     with pytest.raises(InputError, match="cannot trace this network: ValueError"):
-        trace(Wordless().eval(), X, DYNAMIC, "logits", exporter)
+        trace(Wordless().eval(), (X,), DYNAMIC, NAMES, exporter)
 
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 @pytest.mark.parametrize("batch", [DYNAMIC, BatchRange(2, 2, 2)], ids=["dynamic", "static"])
 def test_every_tensor_has_a_type_and_the_batch_its_name(exporter, batch):
-    model = trace(Plain().eval(), X, batch, "logits", exporter).model
+    model = trace(Plain().eval(), (X,), batch, NAMES, exporter).model
     leading = 2 if batch.static else "batch"
     assert [value.name for value in (*model.graph.inputs, *model.graph.outputs)] == ["input", "logits"]
     images = [value for node in model.graph for value in node.outputs if value.shape and len(value.shape) == 4]
@@ -106,15 +107,15 @@ def test_every_tensor_has_a_type_and_the_batch_its_name(exporter, batch):
 )
 def test_an_operator_that_cannot_be_written_is_named(exporter, named):
     with pytest.raises(InputError) as caught:
-        trace(Unwritten().eval(), X, DYNAMIC, "logits", exporter)
+        trace(Unwritten().eval(), (X,), DYNAMIC, NAMES, exporter)
     assert named in caught.value.what
     assert "\n" not in caught.value.what
 
 
 def test_nothing_is_printed_and_logging_is_left_as_it_was(capfd):
     disabled = logging.root.manager.disable
-    trace(Plain().eval(), X, DYNAMIC, "logits", "torchscript")
+    trace(Plain().eval(), (X,), DYNAMIC, NAMES, "torchscript")
     with pytest.raises(InputError):
-        trace(Unwritten().eval(), X, DYNAMIC, "logits", "torchscript")
+        trace(Unwritten().eval(), (X,), DYNAMIC, NAMES, "torchscript")
     assert capfd.readouterr() == ("", "")
     assert logging.root.manager.disable == disabled

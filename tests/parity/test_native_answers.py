@@ -22,7 +22,8 @@ def program(tmp_path):
         head = (
             f"#!{sys.executable}",
             "import json, os, sys, numpy as np",
-            "bundle, batch, given, got = sys.argv[1:]",
+            "bundle, batch, *files = sys.argv[1:]",
+            "given, got = files[0], files[-1]",
         )
         path.write_text("\n".join((*head, *lines)))
         path.chmod(0o755)
@@ -32,12 +33,18 @@ def program(tmp_path):
 
 
 def batches(count, size):
-    return [np.full((size, 3), number, np.float32) for number in range(count)]
+    return [{"x": np.full((size, 3), number, np.float32)} for number in range(count)]
+
+
+def asked(program, bundle, given, size):
+    """What a program answers for a bundle with the input `x` and the output `y`."""
+    said, found = native.answers(program, bundle, given, size, ["x"], ["y"])
+    return said, found["y"]
 
 
 def test_all_rows_are_answered_in_their_order(program, tmp_path):
     doubles = program("np.save(got, np.load(given) * 2)", SAYS)
-    said, answers = native.answers(doubles, tmp_path, batches(3, 2), 2)
+    said, answers = asked(doubles, tmp_path, batches(3, 2), 2)
     assert (said.runtime, said.file) == ("ONNX Runtime 1.31.1", "model.onnx")
     assert said.passed_over == ("tensorrt: no driver is installed.",)
     assert answers[:, 0].tolist() == [0, 0, 2, 2, 4, 4]
@@ -46,15 +53,23 @@ def test_all_rows_are_answered_in_their_order(program, tmp_path):
 def test_it_is_told_the_bundle_and_the_batch(program, tmp_path):
     told = tmp_path / "told"
     writes = f"open({str(told)!r}, 'w').write(f'{{bundle}} {{batch}}')"
-    native.answers(program("np.save(got, np.load(given))", writes, SAYS), tmp_path / "bundle", batches(1, 4), 4)
+    asked(program("np.save(got, np.load(given))", writes, SAYS), tmp_path / "bundle", batches(1, 4), 4)
     assert told.read_text() == f"{tmp_path / 'bundle'} 4"
+
+
+def test_several_inputs_and_outputs_go_by_files_in_the_manifests_order(program, tmp_path):
+    swaps = program("np.save(files[2], np.load(files[1]))", "np.save(files[3], np.load(files[0]))", SAYS)
+    rows = [{"b/c:0": np.full((2, 1), number), "a": np.full((2, 3), -number)} for number in (1, 2)]
+    _, found = native.answers(swaps, tmp_path, rows, 2, ["a", "b/c:0"], ["first", "second"])
+    assert found["first"][:, 0].tolist() == [1, 1, 2, 2]
+    assert found["second"][:, 0].tolist() == [-1, -1, -2, -2]
 
 
 def test_many_samples_are_handed_over_piece_by_piece(program, tmp_path, monkeypatch):
     monkeypatch.setattr(native, "PIECE_BYTES", 2 * 4 * 3 * 4)  # two batches
     counts = program(f"open({str(tmp_path / 'rows')!r}, 'a').write(f'{{len(np.load(given))}} ')",
                      "np.save(got, np.load(given))", SAYS)  # fmt: skip
-    _, answers = native.answers(counts, tmp_path, [*batches(4, 4), np.full((1, 3), 4, np.float32)], 4)
+    _, answers = asked(counts, tmp_path, [*batches(4, 4), {"x": np.full((1, 3), 4, np.float32)}], 4)
     assert (tmp_path / "rows").read_text() == "8 8 1 "
     assert answers[:, 0].tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4 + [4]
 
@@ -66,14 +81,14 @@ def test_many_samples_are_handed_over_piece_by_piece(program, tmp_path, monkeypa
 def test_an_error_of_the_library_is_ours_of_the_same_kind_in_its_own_words(program, tmp_path, code, error):
     refuses = program("print('deploykit-answer: it is\\n a link. Copy it.', file=sys.stderr)", f"sys.exit({code})")
     with pytest.raises(error) as raised:
-        native.answers(refuses, tmp_path, batches(1, 1), 1)
+        asked(refuses, tmp_path, batches(1, 1), 1)
     assert type(raised.value) is error
     assert str(raised.value) == "it is a link. Copy it."
 
 
 def test_a_death_is_told_by_its_signal(program, tmp_path):
     with pytest.raises(InternalError, match="deploykit-answer died by SIGSEGV"):
-        native.answers(program("os.kill(os.getpid(), 11)"), tmp_path, batches(1, 1), 1)
+        asked(program("os.kill(os.getpid(), 11)"), tmp_path, batches(1, 1), 1)
 
 
 @pytest.mark.parametrize(
@@ -83,4 +98,4 @@ def test_a_death_is_told_by_its_signal(program, tmp_path):
 )
 def test_what_is_no_answer_is_refused(program, tmp_path, lines):
     with pytest.raises(InternalError, match="gave what is no answer"):
-        native.answers(program(*lines), tmp_path, batches(1, 1), 1)
+        asked(program(*lines), tmp_path, batches(1, 1), 1)

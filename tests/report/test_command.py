@@ -14,6 +14,7 @@ from deploykit.values import (
     ExportOptions,
     ExportRequest,
     ImageOverrides,
+    InputSpec,
     WeightsSource,
 )
 
@@ -66,7 +67,12 @@ def read(monkeypatch):
             budget=BudgetOptions(min_snr_db=17.5),
         ),
         ExportRequest(
-            "vgg11", "int8", RANDOM, calibration=CalibrationOptions("photos"), budget=BudgetOptions(max_drop=0.5)
+            "vgg11",
+            "int8",
+            RANDOM,
+            data="photos",
+            calibration=CalibrationOptions("photos"),
+            budget=BudgetOptions(max_drop=0.5),
         ),
         ExportRequest(
             "resnet18",
@@ -77,6 +83,13 @@ def read(monkeypatch):
             options=ExportOptions(BatchRange(2, 3, 4), 18, "torchscript"),
         ),
         ExportRequest("resnet18", "fp32", RANDOM, options=ExportOptions(BatchRange(4, 4, 4))),
+        ExportRequest(
+            "resnet18",
+            "fp32",
+            RANDOM,
+            image=ImageOverrides(resize=300),
+            inputs=(InputSpec("tokens", (128,), "int64"), InputSpec("points", (3, 5), "float32")),
+        ),
         ExportRequest(
             "resnet18",
             "fp16",

@@ -12,20 +12,29 @@ from typing import Final
 import onnx_ir as ir
 
 from deploykit.export.passes import (
+    canonical_cast,
     canonical_flatten,
     canonical_pool,
+    canonical_sum,
     clean,
+    constant_fill,
+    drop_dropout,
     drop_zero_bias,
     fold_batchnorm,
     fold_constants,
     fold_scale,
+    infer_shapes,
     names,
 )
 from deploykit.values import Rewrite
 
 PASSES: Final[tuple[Callable[[ir.Model], Rewrite], ...]] = (
     names.apply,  # first, so that every refusal below names the user's module
+    drop_dropout.apply,
     fold_constants.apply,
+    constant_fill.apply,
+    canonical_cast.apply,
+    canonical_sum.apply,
     canonical_pool.apply,
     canonical_flatten.apply,
     clean.apply,  # Identities between Conv and BatchNorm would hide the pair
@@ -33,5 +42,6 @@ PASSES: Final[tuple[Callable[[ir.Model], Rewrite], ...]] = (
     fold_scale.apply,
     drop_zero_bias.apply,
     clean.apply,
+    infer_shapes.apply,
     names.apply,
 )

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
-from onnxscript.optimizer import fold_constants
 
 from deploykit.values import Rewrite
 
 
 def apply(model: ir.Model) -> Rewrite:
+    from onnxscript.optimizer import fold_constants  # who looks into graphs need not install it
+
     before = len(model.graph)
     fold_constants(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)

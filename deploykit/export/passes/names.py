@@ -29,17 +29,26 @@ def apply(model: ir.Model) -> Rewrite:
     paths = [_without_wrapper(module_path(node)) for node in graph]
     _forget(model)
     _name_parameters(graph)
+    # A constant that was folded keeps the name of the node that had computed it.
     taken: Counter[str] = Counter()
+    held = {value.name for value in (*graph.inputs, *graph.outputs, *graph.initializers.values())}
     for node, path in zip(graph, paths, strict=True):
-        name = f"{path}/{node.op_type}" if path else node.op_type
-        taken[name] += 1
-        node.name = name if taken[name] == 1 else f"{name}_{taken[name] - 1}"
+        node.name = _free(f"{path}/{node.op_type}" if path else node.op_type, taken, held)
         for position, output in enumerate(node.outputs):
             if not output.is_graph_output():
                 output.name = node.name if position == 0 else f"{node.name}:{position}"
         node.metadata_props[MODULE] = path
     graph.name = "main"
     return Rewrite("names", len(graph))
+
+
+def _free(name: str, taken: Counter[str], held: set[str | None]) -> str:
+    """`name`, or the first of `name_1`, `name_2` … that is neither given yet nor held by a constant."""
+    while True:
+        numbered = f"{name}_{taken[name]}" if taken[name] else name
+        taken[name] += 1
+        if numbered not in held:
+            return numbered
 
 
 def _forget(model: ir.Model) -> None:

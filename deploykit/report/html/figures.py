@@ -156,9 +156,13 @@ def sweep(found: Bench, name: str) -> Markup | None:
     return drawing(name, f"Images per second: {parts}{knee}", 240, draw)
 
 
-def share(receipt: PrecisionReceipt) -> Markup:
-    """Multiply-accumulates by the arithmetic that computed them, as one bar; its first and last part are named."""
+def share(receipt: PrecisionReceipt) -> Markup | None:
+    """Multiply-accumulates by the arithmetic that computed them, as one bar; its first and last part are named. None of
+    a network without any.
+    """
     shares = sorted(receipt.shares.items(), key=lambda item: (-item[1], item[0]))
+    if not shares:
+        return None
 
     def draw(axes: Axes) -> None:
         ends = list(itertools.accumulate((value for _, value in shares), initial=0.0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -20,7 +21,7 @@ from deploykit.report.key_figures import key_figures
 from deploykit.report.reported import Report, Reported, rows, worst_snr
 from deploykit.report.unchecked import statements
 from deploykit.report.words import ABSENT, WORDS, number
-from deploykit.values import Bench, Measured
+from deploykit.values import CLASSES, Bench, Measured
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -36,6 +37,10 @@ COLUMNS: Final = (
 THUMBNAIL: Final = re.compile(r"data:image/(jpeg|png);base64,[A-Za-z0-9+/]+=*")
 
 
+NOTHING: Final[Mapping[str, str]] = {}
+"""No bundle that was wanted is absent."""
+
+
 class Figures(NamedTuple):
     """Every drawing of a bundle's page; None where there is nothing to draw."""
 
@@ -43,14 +48,14 @@ class Figures(NamedTuple):
     layers: Markup | None
     latency: Markup | None
     benches: tuple[Markup | None, ...]
-    share: Markup
+    share: Markup | None
     convergence: Markup | None
     budget: Markup | None
 
 
-def page(report: Report) -> str:
-    """A bundle's own page where it is the only one, else the comparison."""
-    return of_one(report.bundles[0]) if len(report.bundles) == 1 else of_several(report)
+def page(report: Report, absent: Mapping[str, str] = NOTHING) -> str:
+    """A bundle's own page where it is the only one that there is or was to be, else the comparison."""
+    return of_one(report.bundles[0]) if len(report.bundles) == 1 and not absent else of_several(report, absent)
 
 
 def of_one(bundle: Reported) -> str:
@@ -70,14 +75,15 @@ def of_one(bundle: Reported) -> str:
     )
 
 
-def of_several(report: Report) -> str:
-    """A row for every engine, what each costs and gains, and each bundle's verdict."""
+def of_several(report: Report, absent: Mapping[str, str] = NOTHING) -> str:
+    """A row for every engine, what each costs and gains, and each bundle's verdict; and why others are `absent`."""
     found = rows(report)
     provenances = (bundle.manifest.provenance for bundle in report.bundles)
     return _rendered(
         "comparison.html.j2",
         (HERE / "sort.js").read_text(encoding="utf-8"),
         report=report,
+        absent=absent,
         rows=found,
         columns=COLUMNS,
         pareto=figures.pareto(found),
@@ -117,7 +123,7 @@ def _sections(bundle: Reported) -> tuple[tuple[str, str], ...]:
         ("calibration", "Calibration", manifest.calibration is not None),
         ("budget", "Accuracy budget", manifest.budget is not None),
         ("beside", "Engines", bool(manifest.beside)),
-        ("samples", "Samples", manifest.model.head != "embedding"),
+        ("samples", "Samples", manifest.model.head in CLASSES),
         ("unchecked", "What was not checked", True),
         ("provenance", "Provenance", True),
     )

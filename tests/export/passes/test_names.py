@@ -159,3 +159,10 @@ def test_the_graph_is_called_main():
     model = parse(RELU)
     names.apply(model)
     assert model.graph.name == "main"
+
+
+def test_a_constant_that_kept_a_nodes_name_keeps_it_and_the_node_gets_another():
+    model = parse("g (float[N,3] x) => (float[N,3] y) { a = Relu (x)  b = Add (a, w)  y = Neg (b) }", w=random(3))
+    model.graph.initializers["w"].name = "Relu"
+    rewritten(names.apply, model, x=random(2, 3))
+    assert [node.name for node in model.graph] == ["Relu_1", "Add", "Neg"]

@@ -1,0 +1,61 @@
+"""The network of a request: what is exported, and what every export of it is judged by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from deploykit.values import ExportedGraph, ExportRequest, ModelSpec, Runner, TensorSpec, WeightsRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Network(Protocol):
+    """A network, wherever it comes from. Nothing of it is built before it is asked for: what comes from the cache needs
+    no PyTorch at all.
+    """
+
+    @property
+    def request(self) -> ExportRequest:
+        """What was asked for."""
+        ...
+
+    @property
+    def model(self) -> ModelSpec:
+        """The function that is exported."""
+        ...
+
+    @property
+    def weights(self) -> WeightsRecord:
+        """The weights that it really holds."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that its weights were trained to tell apart; none where nobody says."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a user must know of the way in which it was taken in."""
+        ...
+
+    def write(self, folder: Path) -> ExportedGraph:
+        """Its graph in FP32, as ONNX, into `folder`. InputError where it cannot be had."""
+        ...
+
+    def oracle(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Runner:
+        """The network as it was brought, with this interface: what parity is judged beside."""
+        ...
+
+
+def network(request: ExportRequest) -> Network:
+    """The network that the request names."""
+    if request.model.lower().endswith(".onnx"):
+        from deploykit.networks.onnxfile import OnnxNetwork
+
+        return OnnxNetwork(request)
+    from deploykit.networks.pytorch import TorchNetwork
+
+    return TorchNetwork(request)

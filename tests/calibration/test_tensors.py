@@ -1,0 +1,135 @@
+"""Samples that are arrays by the inputs' names: from an .npz file, or noise."""
+
+import numpy as np
+import pytest
+
+import calibration
+from deploykit.errors import InputError
+from deploykit.values import TensorSpec
+
+TOKENS = TensorSpec("tokens", "int64", ("batch", 8), "NC")
+POINTS = TensorSpec("points", "float32", ("batch", 3, 5), "ND")
+HALF = TensorSpec("points", "float16", ("batch", 3, 5), "ND")
+BOTH = (TOKENS, POINTS)
+
+
+def arrays(count=6):
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((count, 3, 5)).astype(np.float32)
+    return {"tokens": rng.integers(0, 9, (count, 8)), "points": points}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(**given):
+        np.savez(tmp_path / "samples.npz", **given)
+        return str(tmp_path / "samples.npz")
+
+    return save
+
+
+def test_each_row_of_a_file_is_a_sample(saved):
+    given = arrays()
+    found = calibration.open_tensors(saved(**given), BOTH, "all")
+    assert len(found) == 6
+    assert {name: array.tolist() for name, array in found[4].tensors.items()} == {
+        name: array[4].tolist() for name, array in given.items()
+    }
+
+
+def test_labels_may_lie_beside_them(saved):
+    found = calibration.open_tensors(saved(**arrays(3), labels=np.array([2, 0, 1])), BOTH, "all")
+    assert [sample.label for sample in found] == [2, 0, 1]
+
+
+def test_an_input_called_labels_is_an_input(saved):
+    spec = TensorSpec("labels", "int64", ("batch",), "ND")
+    found = calibration.open_tensors(saved(labels=np.array([2, 0])), (spec,), "all")
+    assert [(int(sample.tensors["labels"]), sample.label) for sample in found] == [(2, None), (0, None)]
+
+
+def test_a_float16_input_is_given_float32(saved):
+    points = arrays()["points"]
+    assert len(calibration.open_tensors(saved(points=points), (HALF,), "all")) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tokens": None}, "has no array 'tokens', but points"),
+        ({"mask": np.zeros((6, 1))}, "has an array 'mask', and the network has no such input"),
+        ({"tokens": np.zeros((5, 8), np.int64)}, "does not have as many rows of each: 5 of tokens, 6 of points"),
+        ({"tokens": np.zeros((6, 9), np.int64)}, "'tokens' has rows of 9 int64, and the network takes 8 int64"),
+        ({"tokens": np.zeros((6, 8), np.int32)}, "'tokens' has rows of 8 int32, and the network takes 8 int64"),
+        ({"points": np.full((6, 3, 5), np.nan, np.float32)}, "'points' holds NaN or infinity"),
+        ({"labels": np.zeros(5, np.int64)}, "labels are 5 int64"),
+    ],
+)
+def test_what_the_network_does_not_take_is_refused(saved, change, said):
+    given = {name: array for name, array in (arrays() | change).items() if array is not None}
+    with pytest.raises(InputError, match=said):
+        calibration.open_tensors(saved(**given), BOTH, "all")
+
+
+def test_a_file_that_is_no_archive_is_refused(tmp_path):
+    (tmp_path / "broken.npz").write_bytes(b"no zip")
+    with pytest.raises(InputError, match=r"broken\.npz cannot be read"):
+        calibration.open_tensors(str(tmp_path / "broken.npz"), BOTH, "all")
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InputError, match="there is no"):
+        calibration.open_tensors(str(tmp_path / "gone.npz"), BOTH, "all")
+
+
+def test_images_are_no_tensors():
+    with pytest.raises(InputError, match=r"takes tokens.*points") as caught:
+        calibration.open_tensors("photos", BOTH, "all")
+    assert ".npz" in caught.value.remedy
+
+
+def test_for_a_network_that_takes_images_the_remedy_names_the_options():
+    with pytest.raises(InputError) as caught:
+        calibration.open_tensors("photos", (TensorSpec("x", "float32", ("batch", 3, 8, 8), "NCHW"),), "all")
+    assert "--mean" in caught.value.remedy
+
+
+def test_noise_is_the_same_each_time():
+    first, second = (calibration.open_tensors("synthetic", (POINTS,), "all")[7] for _ in range(2))
+    assert first.tensors["points"].tobytes() == second.tensors["points"].tobytes()
+
+
+def test_noise_is_standard_normal():
+    found = calibration.open_tensors("synthetic", (POINTS,), "calibration")
+    values = np.stack([found[index].tensors["points"] for index in range(256)])
+    assert abs(values.mean()) < 0.1
+    assert abs(values.std() - 1) < 0.1
+
+
+def test_noise_for_judging_is_none_that_was_calibrated_on():
+    sets = [calibration.open_tensors("synthetic", (POINTS,), split) for split in ("calibration", "evaluation")]
+    receipts = [calibration.take(each, 16).digests for each in sets]
+    assert calibration.common(*receipts) == ()
+
+
+def test_noise_for_integers_is_refused():
+    with pytest.raises(InputError, match="'tokens' is of integers"):
+        calibration.open_tensors("synthetic", BOTH, "all")
+
+
+def test_a_receipt_knows_equal_samples_whatever_their_names(saved, tmp_path):
+    given = arrays()
+    first = calibration.take(calibration.open_tensors(saved(**given), BOTH, "all"), 6)
+    np.savez(tmp_path / "other.npz", **{name: array[2:4] for name, array in given.items()})
+    second = calibration.take(calibration.open_tensors(str(tmp_path / "other.npz"), BOTH, "all"), 2)
+    assert calibration.common(first.digests, second.digests) == (
+        ("samples[2]", "other[0]"),
+        ("samples[3]", "other[1]"),
+    )
+
+
+def test_a_sample_that_is_one_number_throughout_is_said_to_be_constant(saved):
+    given = arrays(2)
+    for array in given.values():
+        array[1] = 3
+    assert calibration.take(calibration.open_tensors(saved(**given), BOTH, "all"), 2).record.constant == 1

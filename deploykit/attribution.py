@@ -112,7 +112,8 @@ class Subject:
         """UsageError for a network that tells nothing apart."""
         head = self.manifest.model.head
         if head not in CLASSES:
-            raise UsageError(f"{self.folder} gives {head}, which tell no classes apart.", "Leave --worst out.")
+            gives = "embeddings" if head == "embedding" else "tensors"
+            raise UsageError(f"{self.folder} gives {gives}, which have no classes.", "Leave --worst out.")
 
     @property
     def bounds(self) -> Tolerance:

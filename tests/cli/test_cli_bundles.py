@@ -244,8 +244,8 @@ def a_field_less(content):
 
 
 def another_version(content):
-    content["schema_version"] = 4
-    content["of version 4"] = {}
+    content["schema_version"] = 5
+    content["of version 5"] = {}
     del content["graph"]
 
 
@@ -290,7 +290,7 @@ def a_graph_without_a_digest(content):
     [
         (a_field_more, "is damaged: Object contains unknown field `colour`"),
         (a_field_less, "is damaged: Object missing required field `weights`"),
-        (another_version, "has schema version 4, and this deploykit reads version 3. Use the deploykit that wrote it"),
+        (another_version, "has schema version 5, and this deploykit reads version 4. Use the deploykit that wrote it"),
         (a_version_in_words, "is damaged: Expected `int`, got `str` - at `$.schema_version`"),
         (no_version, "is damaged: Object missing required field `schema_version`"),
         (a_file_outside, "is damaged: the path '../x' leaves the bundle"),

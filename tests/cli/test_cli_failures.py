@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from deploykit import bundles
+from deploykit import runtime
 from deploykit.cli.progress import TerminalProgress
 
 
@@ -24,16 +24,16 @@ def failing(monkeypatch):
     """`deploykit verify` that meets this error."""
 
     def fail(error):
-        def self_test(_):
+        def verify(_):
             raise error
 
-        monkeypatch.setattr(bundles, "self_test", self_test)
+        monkeypatch.setattr(runtime, "verify", verify)
 
     return fail
 
 
 STEPS = [
-    ("tracing nin_cifar10 to ONNX", ("graph",)),
+    ("making an ONNX graph of nin_cifar10", ("graph",)),
     ("running it at batch 1, 2, 4", ("graph",)),
     ("asking eager PyTorch about synthetic", ("answers",)),
     ("checking values on synthetic", ("ranges",)),

@@ -17,7 +17,11 @@ class Working(NamedTuple):
 
     @property
     def alive_there(self):
-        return (Path("/proc") / str(self.compiler)).exists()
+        try:
+            status = (Path("/proc") / str(self.compiler) / "status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return "State:\tZ" not in status  # ended, and only not yet asked for its exit code
 
 
 @pytest.fixture

@@ -113,8 +113,8 @@ def test_a_module_beside_may_be_named_without_a_package(here):
 
 
 def test_what_is_in_the_current_folder_comes_before_what_is_installed(here):
-    (here / "colorama.py").write_text("from users_package.models import Net\n", encoding="utf-8")
-    assert sources.find("colorama:Net").name == "colorama:Net"
+    (here / "tabnanny.py").write_text("from users_package.models import Net\n", encoding="utf-8")
+    assert sources.find("tabnanny:Net").name == "tabnanny:Net"
 
 
 @pytest.mark.usefixtures("here")

@@ -116,6 +116,11 @@ class TorchNetwork:
 
         return served(self.loaded.module, self.model, self.architecture.classifier)
 
+    def forget(self) -> None:
+        """Give the memory back; what is asked for again is built again."""
+        for name in ("served", "model", "preprocessing", "loaded"):
+            self.__dict__.pop(name, None)
+
     def write(self, folder: Path) -> ExportedGraph:
         """The module, traced by one of PyTorch's exporters."""
         from deploykit.export.export import examples, export

@@ -169,7 +169,7 @@ class LoadedBundle:
         return self_tested(self.folder, self.manifest, self.engine, self._runner)
 
     def _prediction(self, name: str, answer: NDArray[Any], best: int) -> Prediction:
-        scores = answer.astype(np.float64)
+        scores = answer.astype(np.float64).reshape(-1)  # classes×1×1 is as good
         if self.manifest.model.head == "logits":
             weights = np.exp(scores - scores.max())
             scores = weights / weights.sum()

@@ -209,6 +209,16 @@ def test_images_run_through_a_bundle_that_was_told(taken_in, cli, tmp_path):
     assert "class " in result.text
 
 
+def test_classes_that_keep_a_height_and_width_of_one_are_told_apart(taken_in, tmp_path):
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.png")
+    text = NCHW.replace("float[N,5] scores", "float[N,8,1,1] scores").replace("c = Global", "scores = Global")
+    text = text.replace("    d = Flatten (c)\n    scores = Gemm (d, f)\n", "")
+    bundle = taken_in(text, *TOLD)
+    (found,) = runtime.predict(bundle, [tmp_path / "a.png"], 8)
+    assert sorted(found.classes) == list(range(8))
+    assert list(found.scores) == sorted(found.scores, reverse=True)
+
+
 def test_images_are_refused_by_one_that_was_not(taken_in, cli, tmp_path):
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.png")
     result = cli("run", taken_in(NCHW, "--head", "logits"), tmp_path / "a.png")

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
+import math
 import pickle
 import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -51,6 +53,10 @@ HARMLESS: Final[list[Any]] = [
     *(type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64")),
 ]
 """What may stand beside tensors in a checkpoint, besides what torch allows: building one only stores values."""
+
+ENOUGH: Final = 64
+"""Values of a channel that tell its variance to a fifth. A BatchNorm behind a global pool sees one of each image: of
+two images, some channels would seem to have next to none, and be multiplied by thousands."""
 
 NAMES_SHOWN: Final = 6
 """Of each kind of misfit; the others are counted."""
@@ -176,16 +182,22 @@ def _settle(module: nn.Module, architecture: Architecture) -> None:
     then leaves FP16's range, and a comparison of precisions says nothing about the network it will be once trained.
     """
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
-    example = _example(architecture)
-    if not norms or example is None:
+    examples = _examples(architecture)
+    if not norms or (example := next(examples, None)) is None:
         return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the plain average of all batches: here, of one
+        norm.momentum = None  # the plain average of all batches
         norm.train()
+    seen: list[int] = []
+    hooks = [norm.register_forward_pre_hook(lambda _, given: seen.append(_values(given[0]))) for norm in norms]
     with torch.no_grad():
         module(*example)
+        for further in itertools.islice(examples, math.ceil(ENOUGH / min(seen, default=ENOUGH)) - 1):
+            module(*further)
+    for hook in hooks:
+        hook.remove()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
@@ -193,20 +205,25 @@ def _settle(module: nn.Module, architecture: Architecture) -> None:
             norm.num_batches_tracked.zero_()  # no training has begun
 
 
-def _example(architecture: Architecture) -> tuple[Tensor, ...] | None:
-    """Something that the network can be run on; None where nobody said what it takes."""
+def _values(tensor: Tensor) -> int:
+    """How many values of each channel there are in N×C×…"""
+    return tensor.numel() // tensor.shape[1]
+
+
+def _examples(architecture: Architecture) -> Iterator[tuple[Tensor, ...]]:
+    """Things that the network can be run on, one unlike the other; none where nobody said what it takes."""
     if (spec := architecture.preprocessing) is not None:
-        return (_noise(spec.height, spec.width),)
-    if not architecture.inputs:
-        return None
+        while True:
+            yield (_noise(spec.height, spec.width),)
     types = {each: getattr(torch, each.dtype) for each in architecture.inputs}
     shapes = {each: (8, *each.shape) for each in architecture.inputs}
-    return tuple(
-        torch.randn(shapes[each]).to(types[each])
-        if types[each].is_floating_point
-        else torch.zeros(shapes[each], dtype=types[each])
-        for each in architecture.inputs
-    )
+    while architecture.inputs:
+        yield tuple(
+            torch.randn(shapes[each]).to(types[each])
+            if types[each].is_floating_point
+            else torch.zeros(shapes[each], dtype=types[each])
+            for each in architecture.inputs
+        )
 
 
 def _noise(height: int, width: int) -> Tensor:

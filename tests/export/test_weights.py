@@ -61,6 +61,7 @@ NET = Architecture(
     inferred=(InferredArgument("num_classes", "fc.weight"), InferredArgument("width", "conv.weight")),
 )
 RANDOM = WeightsSource("random")
+PHOTOGRAPH = Preprocessing(resize=224, height=224, width=224)
 
 
 def trained(**arguments):
@@ -194,6 +195,21 @@ def test_batch_norm_is_settled_on_what_reaches_it():
     # Other noise than the one it was settled on, so that the statistics agree only roughly.
     assert seen.mean((0, 2, 3)).abs().max() < 0.5
     assert seen.std((0, 2, 3)).sub(1).abs().max() < 0.5
+
+
+def test_batch_norm_behind_a_global_pool_is_settled_on_many_images():
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 256, 3)
+            self.bn = nn.BatchNorm2d(256)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.bn(self.conv(images).mean((2, 3), keepdim=True)).flatten(1)
+
+    pooled = Architecture("pooled", "Pooled", "none", Pooled, {}, PHOTOGRAPH, "bn")
+    gains = load(pooled, {}, RANDOM).module.bn.running_var.rsqrt()
+    assert gains.max() / gains.median() < 20  # of two images, the worst channel's is thousands of times the median
 
 
 def test_batch_norm_is_left_as_if_no_training_had_begun():

@@ -14,7 +14,6 @@ from typing import Final
 
 import onnx_ir as ir
 
-from deploykit.errors import InternalError
 from deploykit.values import Arithmetic
 
 EVIDENCE: Final = "the graph that ONNX Runtime saves as optimized"
@@ -34,26 +33,20 @@ FLOATING: Final[Mapping[ir.DataType, Arithmetic]] = {
 TOKEN: Final = re.compile(r"_token_\d+$")
 """What ONNX Runtime appends to a name that some node had before."""
 
-REMEDY: Final = "This is a fault of deploykit: please report it with the graph and ONNX Runtime's version."
-
 
 def read(optimized: ir.Graph, layers: Sequence[ir.Node]) -> dict[str, Arithmetic]:
-    """The arithmetic of each layer. InternalError where none of the optimized graph's nodes, or one that computes
+    """The arithmetic of each layer. There is no entry where none of the optimized graph's nodes, or one that computes
     another layer already, can be said to compute it.
     """
     multiplying = [node for node in optimized if _multiplies(node)]
     named = {TOKEN.sub("", node.name or ""): node for node in multiplying}
     named |= {node.name or "": node for node in multiplying}
-    kernels: dict[ir.Node, str] = {}
-    arithmetic: dict[str, Arithmetic] = {}
-    for layer in layers:
-        kernel = next((named[name] for name in _names(layer) if name in named), None)
-        if kernel is None or kernel in kernels:
-            told = f"computes {layer.name} and {kernels[kernel]}" if kernel else f"computes {layer.name}"
-            raise InternalError(f"ONNX Runtime's optimized graph does not say which one node {told}.", REMEDY)
-        kernels[kernel] = layer.name or ""
-        arithmetic[layer.name or ""] = "int8" if kernel.op_type in INTEGER else _floating(kernel, kernel.inputs[1])
-    return arithmetic
+    kernels = [next((named[name] for name in _names(layer) if name in named), None) for layer in layers]
+    told = {}
+    for layer, kernel in zip(layers, kernels, strict=True):
+        if kernel is not None and kernels.count(kernel) == 1 and (arithmetic := _arithmetic(kernel)) is not None:
+            told[layer.name or ""] = arithmetic
+    return told
 
 
 def _multiplies(node: ir.Node) -> bool:
@@ -64,6 +57,7 @@ def _names(layer: ir.Node) -> Iterator[str]:
     """What the kernel of a layer may be called, the surest first."""
     yield layer.name or ""
     yield f"{layer.name}/MatMulAddFusion"
+    yield f"{layer.name}/MatmulTransposeFusion/"
     yield f"fused {layer.name}"  # Gemm and Relu
     tensor = layer.outputs[0]
     while True:
@@ -75,10 +69,13 @@ def _names(layer: ir.Node) -> Iterator[str]:
         tensor = readers[0].node.outputs[0]
 
 
-def _floating(kernel: ir.Node, weight: ir.Value | None) -> Arithmetic:
-    """The type of a kernel's weight, which is that of its other input; looked up at the constants that lead to it,
-    since shape inference does not know ONNX Runtime's own operators.
+def _arithmetic(kernel: ir.Node) -> Arithmetic | None:
+    """The type of the kernel's weight, which is that of its other input; looked up at the constants that lead to it,
+    since shape inference does not know ONNX Runtime's own operators. None where they do not tell.
     """
+    if kernel.op_type in INTEGER:
+        return "int8"
+    weight = kernel.inputs[1]
     while weight is not None:
         producer = weight.producer()
         if weight.dtype is not None and weight.dtype in FLOATING:
@@ -87,6 +84,6 @@ def _floating(kernel: ir.Node, weight: ir.Value | None) -> Arithmetic:
             break
         if producer.op_type == "Cast":
             target = ir.DataType(producer.attributes.get_int("to", 0))
-            return FLOATING[target]
+            return FLOATING.get(target)
         weight = producer.inputs[1] if producer.op_type == "DequantizeLinear" else producer.inputs[0]
-    raise InternalError(f"ONNX Runtime's optimized graph does not say the type of the weight of {kernel.name}.", REMEDY)
+    return None

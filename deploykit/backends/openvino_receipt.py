@@ -11,9 +11,8 @@ product and depend on nothing else are named too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from deploykit.errors import InternalError
 from deploykit.values import Arithmetic
 
 if TYPE_CHECKING:
@@ -33,7 +32,10 @@ KERNELS: Final = frozenset({"Convolution", "GroupConvolution", "Deconvolution", 
 ARITHMETIC: Final[Mapping[str, Arithmetic]] = {"i8": "int8", "u8": "int8", "f16": "fp16", "bf16": "bf16", "f32": "fp32"}
 """By the `runtimePrecision` of a kernel, which is that of what it multiplies, not of what it writes."""
 
-REMEDY: Final = "This is a fault of deploykit: please report it with the graph and OpenVINO's version."
+SCALED: Final = "/DequantizationMultiply"
+"""What follows the name of a matrix product whose kernel is listed by the multiplication with its scale alone."""
+
+FACTS: Final = ("layerType", "originalLayersNames", "runtimePrecision")
 
 Marks = Mapping[str, Sequence[str]]
 """By a layer's name the names that its operators were given, the one that multiplies first."""
@@ -45,15 +47,16 @@ def mark(model: openvino.Model, layers: Sequence[ir.Node]) -> Marks:
     marks: dict[str, list[str]] = {}
     for number, layer in enumerate(layers):
         given = marks[layer.name or ""] = []
-        for place, node in enumerate(_operators(tensors, layer)):
+        product = _product(tensors, layer)
+        for place, node in enumerate(_operators(product) if product else ()):
             given.append(f"deploykit:{number}:{place}")
             node.set_friendly_name(given[-1])
     return marks
 
 
-def _operators(tensors: Mapping[str, openvino.Output], layer: ir.Node) -> Iterator[openvino.Node]:
-    """The operator that multiplies for `layer`, and those behind it that only depend on it."""
-    node = _product(tensors, layer)
+def _operators(product: openvino.Node) -> Iterator[openvino.Node]:
+    """The operator that multiplies, and those behind it that only depend on it."""
+    node = product
     yield node
     while True:
         readers = [reader for output in node.outputs() for reader in output.get_target_inputs()]
@@ -66,8 +69,10 @@ def _operators(tensors: Mapping[str, openvino.Output], layer: ir.Node) -> Iterat
         yield node
 
 
-def _product(tensors: Mapping[str, openvino.Output], layer: ir.Node) -> openvino.Node:
-    """Upwards from the layer's output; tensors of the ONNX graph are borders, behind which begins another node."""
+def _product(tensors: Mapping[str, openvino.Output], layer: ir.Node) -> openvino.Node | None:
+    """The operator that multiplies for `layer`: upwards from its output. Tensors of the ONNX graph are borders, behind
+    which begins another node.
+    """
     tensor = layer.outputs[0].name or ""
     pending = [tensors[tensor].get_node()] if tensor in tensors else []
     while pending:
@@ -76,7 +81,7 @@ def _product(tensors: Mapping[str, openvino.Output], layer: ir.Node) -> openvino
             return node
         sources = [each.get_source_output() for each in node.inputs()]
         pending += [source.get_node() for source in sources if not source.names]
-    raise InternalError(f"OpenVINO's model has no operator that multiplies for {layer.name}.", REMEDY)
+    return None
 
 
 def _computed(node: openvino.Node) -> bool:
@@ -93,28 +98,36 @@ def _computed(node: openvino.Node) -> bool:
 
 
 def read(execution: openvino.Model, marks: Marks) -> dict[str, Arithmetic]:
-    """The arithmetic of each marked layer. InternalError where a layer has no kernel, or several."""
-    precisions: dict[str, list[str]] = {}
-    for node in execution.get_ops():
-        facts = {key: value.astype(str) for key, value in node.get_rt_info().items() if key in FACTS}
-        if facts["layerType"] in KERNELS:
-            named = facts["originalLayersNames"].split(",")
-            # A matrix product in INT8 may be listed by the multiplication with its scale alone.
-            for original in dict.fromkeys(name.removesuffix(SCALED) for name in named):
-                precisions.setdefault(original, []).append(facts["runtimePrecision"])
-    return {
-        name: _only(name, [precisions[each] for each in given if each in precisions]) for name, given in marks.items()
-    }
+    """The arithmetic of each marked layer; of one that the execution graph does not tell there is no entry."""
+    kernels = [_kernel(node.get_rt_info()) for node in execution.get_ops()]
+    multiplying = [kernel for kernel in kernels if kernel.kind in KERNELS]
+    found = {name: _told(given, multiplying) for name, given in marks.items()}
+    lost = [name for name, arithmetic in found.items() if arithmetic is None]
+    # Some kernels are called after an operator that the compiler made. Which layer is whose does not matter where there
+    # are as many of them as layers are left, and all compute alike; products of two computed tensors are no layers.
+    known = {mark for given in marks.values() for mark in given}
+    spare = [kernel for kernel in multiplying if kernel.kind != "MatMul" and known.isdisjoint(kernel.names)]
+    if len(spare) == len(lost) and len({kernel.arithmetic for kernel in spare}) == 1:
+        found |= dict.fromkeys(lost, spare[0].arithmetic)
+    return {name: arithmetic for name, arithmetic in found.items() if arithmetic is not None}
 
 
-SCALED: Final = "/DequantizationMultiply"
+class _Kernel(NamedTuple):
+    kind: str
+    names: frozenset[str]
+    """Of the operators that went into it."""
+    arithmetic: Arithmetic | None
 
-FACTS: Final = ("layerType", "originalLayersNames", "runtimePrecision")
+
+def _kernel(facts: Mapping[str, openvino.OVAny]) -> _Kernel:
+    kind, named, precision = (facts[each].astype(str) if each in facts else "" for each in FACTS)
+    names = frozenset(name.removesuffix(SCALED) for name in named.split(","))
+    return _Kernel(kind, names, ARITHMETIC.get(precision))
 
 
-def _only(name: str, found: Sequence[Sequence[str]]) -> Arithmetic:
+def _told(given: Sequence[str], kernels: Sequence[_Kernel]) -> Arithmetic | None:
     """The nearest operator's word counts: one further behind may have moved into the next layer's kernel."""
-    told = found[0] if found else []
-    if len(told) != 1 or told[0] not in ARITHMETIC:
-        raise InternalError(f"OpenVINO's execution graph has {' and '.join(told) or 'no kernel'} for {name}.", REMEDY)
-    return ARITHMETIC[told[0]]
+    for mark in given:
+        if named := [kernel for kernel in kernels if mark in kernel.names]:
+            return named[0].arithmetic if len(named) == 1 else None
+    return None

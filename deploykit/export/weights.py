@@ -56,7 +56,7 @@ HARMLESS: Final[list[Any]] = [
 
 ENOUGH: Final = 64
 """Values of a channel that tell its variance to a fifth. A BatchNorm behind a global pool sees one of each image: of
-two images, some channels would seem to have next to none, and be multiplied by thousands."""
+a few, some channels would seem to have next to none, and be multiplied by hundreds."""
 
 NAMES_SHOWN: Final = 6
 """Of each kind of misfit; the others are counted."""
@@ -227,13 +227,16 @@ def _examples(architecture: Architecture) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _noise(height: int, width: int) -> Tensor:
-    """N×3×height×width, standard deviation about 1, mostly smooth, as normalized photographs are.
+    """N×3×height×width, mostly smooth, each image of its own brightness, tint and contrast, as normalized photographs
+    are. A network that was settled on images of one brightness leaves its range on those of night and snow.
 
     N grows where images are small: the last layers have few pixels left to average over.
     """
-    count = min(max(2 * 224 * 224 // (height * width), 2), 16)
+    count = min(max(8 * 224 * 224 // (height * width), 8), 16)
+    brightness = 0.7 * torch.randn(count, 1, 1, 1) + 0.3 * torch.randn(count, 3, 1, 1)
+    contrast = torch.exp(0.5 * torch.randn(count, 1, 1, 1))
     smooth = interpolate(torch.randn(count, 3, 7, 7), (height, width), mode="bilinear", align_corners=False)
-    return 1.3 * smooth + 0.3 * torch.randn(count, 3, height, width)
+    return brightness + contrast * (0.8 * smooth + 0.25 * torch.randn(count, 3, height, width))
 
 
 # ── Released with torchvision ───────────────────────────────────────────────────────────────────────────────────────

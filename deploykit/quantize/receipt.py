@@ -8,8 +8,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from deploykit.errors import InputError, InternalError
-from deploykit.onnxfile import REMEDY
+from deploykit.errors import InputError
 from deploykit.quantize.placement import LAYERS, constant, is_layer
 from deploykit.values import Arithmetic, Executed, LayerArithmetic, PrecisionReceipt
 
@@ -26,13 +25,12 @@ def receipt(graph: Path, executed: Executed, backend: str, version: str) -> Prec
     for node in ir.load(graph).graph:
         if multiplies(node):
             ran = executed.arithmetic.get(node.name or "")
-            if ran is None:
-                raise InternalError(f"{backend} gave no account of {node.name}.", REMEDY)
             layers.append(LayerArithmetic(node.name or "", node.op_type, macs(node), asked(node), ran))
     total = sum(layer.macs for layer in layers)
     shares: dict[Arithmetic, float] = {}
     for layer in layers:
-        shares[layer.ran] = shares.get(layer.ran, 0.0) + layer.macs / total
+        if layer.ran is not None:
+            shares[layer.ran] = shares.get(layer.ran, 0.0) + layer.macs / total
     return PrecisionReceipt(backend, version, executed.evidence, shares, tuple(layers))
 
 

@@ -46,7 +46,9 @@ def budget(found: Budget) -> Text:
 def executed(receipt: PrecisionReceipt) -> Text:
     """Shares of multiply-accumulates, from the backend's own account."""
     shares = sorted(receipt.shares.items(), key=lambda item: -item[1])
-    if not shares:
+    if not receipt.layers:
         return Text("computed in: no layer of the network multiplies by weights")
     parts = ", ".join(f"{share:.1%} {arithmetic.upper()}" for arithmetic, share in shares)
+    if receipt.untold:
+        parts += f"{', ' if parts else ''}{1 - sum(receipt.shares.values()):.1%} untold"
     return Text(f"computed in: {parts} of multiply-accumulates ({receipt.evidence}, {receipt.version})")

@@ -142,6 +142,7 @@ class Executed(Value, frozen=True):
     evidence: str
     """What it was read from, such as `OpenVINO's execution graph`."""
     arithmetic: Mapping[str, Arithmetic]
+    """Of a layer that the evidence does not tell there is no entry."""
 
 
 class LayerArithmetic(Value, frozen=True):
@@ -152,7 +153,8 @@ class LayerArithmetic(Value, frozen=True):
     macs: int
     asked: Arithmetic
     """What the graph's types say."""
-    ran: Arithmetic
+    ran: Arithmetic | None
+    """None: the backend's account does not tell."""
 
 
 MISSED_AT_MOST = 0.05
@@ -166,22 +168,37 @@ class PrecisionReceipt(Value, frozen=True):
     version: str
     evidence: str
     shares: Mapping[Arithmetic, float]
-    """Of all multiply-accumulates, as shares of 1."""
+    """Of all multiply-accumulates, as shares of 1; what is missing to 1 is untold."""
     layers: tuple[LayerArithmetic, ...]
 
     @property
     def missed(self) -> tuple[LayerArithmetic, ...]:
         """Layers that the graph quantizes and the backend computes in floating point all the same."""
-        return tuple(layer for layer in self.layers if layer.asked == "int8" and layer.ran != "int8")
+        return tuple(layer for layer in self.layers if layer.asked == "int8" and layer.ran not in ("int8", None))
+
+    @property
+    def untold(self) -> tuple[LayerArithmetic, ...]:
+        """Layers of whose arithmetic the backend gives no account."""
+        return tuple(layer for layer in self.layers if layer.ran is None)
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """INT8 that was asked for and not computed, as a sentence, where it is more than a twentieth."""
+        """INT8 that was asked for and not computed, as a sentence, where it is more than a twentieth. What is untold
+        counts as not computed.
+        """
         missed = self.missed
+        silent = [layer for layer in self.untold if layer.asked == "int8"]
         asked = sum(layer.macs for layer in self.layers if layer.asked == "int8")
-        if sum(layer.macs for layer in missed) <= MISSED_AT_MOST * asked:
+        if sum(layer.macs for layer in (*missed, *silent)) <= MISSED_AT_MOST * asked:
             return ()
+        if not missed:
+            return (
+                f"{len(silent)} of {len(self.layers)} layers are INT8 in the graph, and {self.evidence} does not tell "
+                f"what computes them (such as {silent[0].node}): choose another --target, or report it with the graph",
+            )
+        first = missed[0]
+        assert first.ran is not None
         return (
-            f"{len(missed)} of {len(self.layers)} layers are INT8 in the graph and {missed[0].ran.upper()} in "
-            f"{self.backend} (such as {missed[0].node}): choose another --target",
+            f"{len(missed)} of {len(self.layers)} layers are INT8 in the graph and {first.ran.upper()} in "
+            f"{self.backend} (such as {first.node}): choose another --target",
         )

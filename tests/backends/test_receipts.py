@@ -5,7 +5,6 @@ import onnx_ir as ir
 import pytest
 
 from deploykit.backends import backend, onnxruntime_receipt, openvino_receipt
-from deploykit.errors import InternalError
 
 ON_CPU = ("onnxruntime", "openvino")
 
@@ -116,16 +115,27 @@ def test_the_evidence_is_named(written, tmp_path, name):
 def test_onnxruntime_s_layer_without_a_kernel_is_no_guess():
     model = ir.from_proto(onnx.parser.parse_model(typed("float", 1)))
     layer = next(node for node in model.graph if node.name == "plain")
-    with pytest.raises(InternalError, match="does not say which one node computes plain"):
-        onnxruntime_receipt.read(ir.Graph([], [], nodes=[]), [layer])
+    assert onnxruntime_receipt.read(ir.Graph([], [], nodes=[]), [layer]) == {}
 
 
 def test_onnxruntime_s_kernel_of_one_layer_is_not_given_to_another():
     graph = ir.from_proto(onnx.parser.parse_model(typed("float", 1))).graph
     layer = next(node for node in graph if node.name == "plain")
     layer.inputs[1].type = ir.TensorType(ir.DataType.FLOAT)
-    with pytest.raises(InternalError, match="computes plain and plain"):
-        onnxruntime_receipt.read(graph, [layer, layer])
+    assert onnxruntime_receipt.read(graph, [layer]) == {"plain": "fp32"}
+    assert onnxruntime_receipt.read(graph, [layer, layer]) == {}
+
+
+def test_onnxruntime_s_product_with_a_transposition_inside_is_found(arithmetic):
+    transposed = """
+    <ir_version: 9, opset_import: ["" : 20]>
+    transposed (float[batch, 16, 8] x) => (float[batch, 8, 4] y) <float[16, 4] weight> {
+        a = Transpose <perm = [0, 2, 1]> (x)
+        [product] b = MatMul (a, weight)
+        y = Relu (b)
+    }
+    """
+    assert arithmetic("onnxruntime", transposed) == {"product": "fp32"}
 
 
 class Fact(str):
@@ -151,15 +161,27 @@ class Execution:
 
 
 @pytest.mark.parametrize(
-    ("kernels", "told"),
+    "kernels",
     [
-        ((), "no kernel"),
-        ((Kernel("Eltwise", "f32", "a"),), "no kernel"),
-        ((Kernel("Convolution", "f32", "a"), Kernel("Convolution", "i8", "a")), "f32 and i8"),
-        ((Kernel("Convolution", "f64", "a"),), "f64"),
+        (),
+        (Kernel("Eltwise", "f32", "a"),),
+        (Kernel("Convolution", "f32", "a"), Kernel("Convolution", "i8", "a")),
+        (Kernel("Convolution", "f64", "a"),),
+        (Kernel("FullyConnected", "i8", "made up"), Kernel("FullyConnected", "i8", "made up, too")),
+        (Kernel("MatMul", "f32", "of two computed tensors"),),
     ],
-    ids=["none", "only its addition", "two", "of an unknown type"],
+    ids=["none", "only its addition", "two", "of an unknown type", "too many without a name", "of no layer"],
 )
-def test_openvino_s_layer_without_one_kernel_is_no_guess(kernels, told):
-    with pytest.raises(InternalError, match=f"execution graph has {told} for layer"):
-        openvino_receipt.read(Execution(*kernels), {"layer": ["a"]})
+def test_openvino_s_layer_without_one_kernel_is_no_guess(kernels):
+    assert openvino_receipt.read(Execution(*kernels), {"layer": ["a"]}) == {}
+
+
+def test_openvino_s_kernels_without_a_name_are_the_layers_that_are_left():
+    named, spare = Kernel("Convolution", "f32", "a"), Kernel("FullyConnected", "i8", "made up")
+    told = openvino_receipt.read(Execution(named, spare, spare), {"first": ["a"], "one": ["b"], "other": ["c"]})
+    assert told == {"first": "fp32", "one": "int8", "other": "int8"}
+
+
+def test_openvino_s_kernels_without_a_name_that_differ_are_no_guess():
+    kernels = Kernel("FullyConnected", "i8", "made up"), Kernel("FullyConnected", "f32", "made up, too")
+    assert openvino_receipt.read(Execution(*kernels), {"one": ["b"], "other": ["c"]}) == {}

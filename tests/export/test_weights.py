@@ -194,7 +194,7 @@ def test_batch_norm_is_settled_on_what_reaches_it():
     seen = module.bn(module.conv(weights._noise(64, 64))).detach()
     # Other noise than the one it was settled on, so that the statistics agree only roughly.
     assert seen.mean((0, 2, 3)).abs().max() < 0.5
-    assert seen.std((0, 2, 3)).sub(1).abs().max() < 0.5
+    assert seen.std((0, 2, 3)).log2().abs().max() < 1
 
 
 def test_batch_norm_behind_a_global_pool_is_settled_on_many_images():
@@ -209,7 +209,7 @@ def test_batch_norm_behind_a_global_pool_is_settled_on_many_images():
 
     pooled = Architecture("pooled", "Pooled", "none", Pooled, {}, PHOTOGRAPH, "bn")
     gains = load(pooled, {}, RANDOM).module.bn.running_var.rsqrt()
-    assert gains.max() / gains.median() < 20  # of two images, the worst channel's is thousands of times the median
+    assert gains.max() / gains.median() < 20  # of two images, the worst channel's is hundreds of times the median
 
 
 def test_batch_norm_is_left_as_if_no_training_had_begun():

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 from small_int8 import KERNELS, calibrated, convolutional, parse, random
 
-from deploykit.errors import InputError, InternalError
+from deploykit.errors import InputError
 from deploykit.quantize import int8
 from deploykit.quantize.receipt import int8_share, macs, multiplies, receipt
 from deploykit.values import Executed, Recipe
@@ -136,10 +136,22 @@ def test_the_evidence_is_named(graph):
     assert (found.backend, found.version, found.evidence) == ("toy", "1.0", "its own word")
 
 
-def test_a_layer_without_an_account_is_our_fault(graph):
-    with pytest.raises(InternalError, match="toy gave no account of three") as caught:
-        told(graph, one="int8", two="fp32")
-    assert caught.value.remedy
+def test_a_layer_without_an_account_is_untold_and_counts_as_no_arithmetic(graph):
+    found = told(graph, one="int8", two="fp32")
+    assert [each.node for each in found.untold] == ["three"]
+    assert found.missed == ()
+    assert sum(found.shares.values()) == pytest.approx(1 - WORK["three"] / TOTAL)
+
+
+def test_a_fortieth_of_the_work_is_untold_without_failing(graph):
+    assert told(graph, one="int8", two="fp32").failures == ()
+
+
+def test_int8_that_nobody_accounts_for_fails(graph):
+    assert told(graph, two="fp32", three="int8").failures == (
+        "1 of 3 layers are INT8 in the graph, and its own word does not tell what computes them (such as one): "
+        "choose another --target, or report it with the graph",
+    )
 
 
 def test_types_of_the_graph_say_what_is_asked_for(tmp_path):

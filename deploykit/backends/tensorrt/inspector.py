@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from deploykit.errors import BackendError, InternalError
+from deploykit.errors import BackendError
 from deploykit.values import Arithmetic, EngineLayer
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 EVIDENCE: Final = "TensorRT's engine inspector"
 
-REMEDY: Final = "This is a fault of deploykit: please report it with the graph and TensorRT's version."
 
 MODULE: Final = "deploykit.module"
 """Where the exporter keeps the PyTorch module that a node comes from."""
@@ -241,21 +240,19 @@ def _between(sources: set[ir.Node], ends: set[ir.Node], graph: ir.Graph) -> set[
 
 
 def arithmetic(found: Sequence[EngineLayer], names: Sequence[str]) -> dict[str, Arithmetic]:
-    """What the engine computes each of the named ONNX nodes in. InternalError for one that no layer accounts for.
+    """What the engine computes each of the named ONNX nodes in. One that no layer accounts for has no entry.
 
     Several layers may name a node: those that can multiply count before others. Where these disagree the widest counts,
     so that a receipt never says more than the engine does. A layer that hides several products counts for each of them.
     """
-    return {name: _only(name, [layer for layer in found if name in layer.nodes]) for name in names}
+    told = {name: _told([layer for layer in found if name in layer.nodes]) for name in names}
+    return {name: arithmetic for name, arithmetic in told.items() if arithmetic is not None}
 
 
-def _only(name: str, found: Sequence[EngineLayer]) -> Arithmetic:
+def _told(found: Sequence[EngineLayer]) -> Arithmetic | None:
     multiplying = [layer for layer in found if MULTIPLYING.search(layer.kind)]
     told = [layer.arithmetic for layer in multiplying or found if layer.arithmetic is not None]
-    if not told:
-        kinds = " and ".join(dict.fromkeys(layer.kind or "a name without details" for layer in found))
-        raise InternalError(f"{EVIDENCE} has {kinds or 'no layer'} for {name}, and no arithmetic.", REMEDY)
-    return max(told, key=WIDTH.index)
+    return max(told, key=WIDTH.index, default=None)
 
 
 def timed(found: Sequence[EngineLayer], times_us: Mapping[str, float]) -> tuple[EngineLayer, ...]:

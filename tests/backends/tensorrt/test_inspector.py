@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from deploykit.backends.tensorrt import inspector
-from deploykit.errors import BackendError, InternalError
+from deploykit.errors import BackendError
 from deploykit.export.passes import names
 
 INSPECTIONS = Path(__file__).parent / "inspections"
@@ -306,22 +306,18 @@ def test_a_generated_kernel_with_one_operator_that_computes_does_compute(read):
 def test_an_engine_of_names_says_nothing_about_arithmetic(graph):
     found = inspector.layers(inspection("names-only"), graph)
     assert {layer.arithmetic for layer in found} == {None}
-    with pytest.raises(InternalError, match="has a name without details for stem/Conv"):
-        inspector.arithmetic(found, ["stem/Conv"])
+    assert inspector.arithmetic(found, ["stem/Conv"]) == {}
 
 
 def test_without_a_context_only_telling_tactics_count(graph):
     found = inspector.layers(inspection("dynamic-without-context"), graph)
     told = {"stem/Conv": "fp16", "block.conv1/Conv": "int8"}
-    assert inspector.arithmetic(found, list(told)) == told
-    with pytest.raises(InternalError, match=r"has CaskConvolution for block\.conv2/Conv, and no arithmetic"):
-        inspector.arithmetic(found, ["block.conv2/Conv"])
+    assert inspector.arithmetic(found, [*told, "block.conv2/Conv"]) == told
 
 
 def test_a_node_that_no_layer_has_is_no_guess(graph):
     found = inspector.layers(inspection("tensorrt-10"), graph)
-    with pytest.raises(InternalError, match="has no layer for elsewhere/Conv"):
-        inspector.arithmetic(found, ["elsewhere/Conv"])
+    assert inspector.arithmetic(found, ["elsewhere/Conv"]) == {}
 
 
 def test_a_layer_that_hides_several_convolutions_counts_for_each(graph):

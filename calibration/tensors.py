@@ -8,6 +8,7 @@ An array called `labels` (N integers) beside them gives the classes, where no in
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -79,13 +80,18 @@ def _row(stem: str, arrays: Mapping[str, NDArray[Any]], labels: NDArray[Any] | N
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
+        if path.is_file() and not zipfile.is_zipfile(path):
+            raise zipfile.BadZipFile("it is no .npz file, or not a whole one")
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise InputError(f"there is no {path}.", "Give an .npz file with an array for each input.") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(f"{path} cannot be read: {reason}.", "Write it anew with numpy.savez.") from error
+    if foreign := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise InputError(f"{path} holds {foreign[0]!r}, which is no array.", "Write it anew with numpy.savez.")
+    return arrays
 
 
 def _check(

@@ -109,6 +109,8 @@ def export_request(
     name = os.fspath(model)
     if precision not in get_args(Precision):
         raise UsageError(unknown("precision", precision, get_args(Precision)), "")
+    if io == "fp16" and precision not in ("fp16", "int8-fp16"):
+        raise UsageError("inputs and outputs in FP16 are for graphs typed FP16.", "Ask for fp16 or int8-fp16.")
     usual = defaults(name)
     source = parse_weights(weights, seed) if weights is not None else usual.weights
     if source.kind == "random":
@@ -139,9 +141,12 @@ def export_request(
             calibration=calibration,
             budget=budget,
         )
-        return msgspec.convert(msgspec.to_builtins(request), ExportRequest)
+        checked = msgspec.convert(msgspec.to_builtins(request), ExportRequest)
     except ValueError as error:
         raise UsageError(f"this cannot be asked for: {error}.", "See help(deploykit.export_request).") from error
+    if checked.samples < 1:
+        raise UsageError(f"parity cannot be judged on {checked.samples} samples.", "Give 1 or more.")
+    return checked
 
 
 @explained()

@@ -55,8 +55,9 @@ def compile_for(folder: Path, name: str, options: BuildOptions, progress: Progre
     page = reporting.pager(folder, records.read(folder, manifest))
     backend = find_backend(name, msgspec.structs.replace(options, batch=manifest.batch))
     judged, here = manifest.engine, provenance()
-    same = (judged.backend, judged.version, manifest.provenance.host) == (backend.name, backend.version, here.host)
-    if judged.build is None and same:
+    home = manifest.provenance
+    same = (judged.backend, judged.version) == (backend.name, backend.version)
+    if judged.build is None and same and (home.host, home.processor) == (here.host, here.processor):
         raise InputError(
             f"{name} {judged.version} on {here.host} is the engine that the bundle was judged by.",
             "Compile for another, or on another machine.",
@@ -118,6 +119,7 @@ def inspect(subject: Path) -> tuple[Manifest | None, tuple[LayerRow, ...]]:
     if not subject.is_dir():
         return None, layers(subject)
     manifest = manifests.read(subject)
+    check_files(subject, manifest)
     return manifest, layers(subject / manifest.graph.file)
 
 

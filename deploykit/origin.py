@@ -27,6 +27,8 @@ def origin(folder: Path, manifest: Manifest, weights: str | None, progress: Prog
         raise InputError(
             f"{folder} was exported from other weights ({manifest.weights.source}, {manifest.weights.sha256[:12]}…) "
             f"than these ({found.source}, {found.sha256[:12]}…).",
-            "Name the checkpoint that it was exported from with --weights.",
+            "Random weights come out otherwise on another machine or in another version: export it again."
+            if source.kind == asked.weights.kind == "random"
+            else "Name the checkpoint that it was exported from with --weights.",
         )
     return built

@@ -202,7 +202,7 @@ def check_images(record: DataRecord, progress: Progress) -> None:
     if record.skipped:
         progress.note(f"{record.skipped} damaged images of {record.name} were skipped.")
     if record.count < FEW_SAMPLES:
-        progress.note(f"Calibrating on {record.count} images, which is few: give at least {FEW_SAMPLES}.")
+        progress.note(f"Calibrating on {record.count} samples, which is few: give at least {FEW_SAMPLES}.")
 
 
 def proven_disjoint(record: DataRecord, samples: tuple[SampleRecord, ...], evaluation: Data) -> Disjointness:
@@ -211,7 +211,7 @@ def proven_disjoint(record: DataRecord, samples: tuple[SampleRecord, ...], evalu
         first, second = both[0]
         same = first if first == second else f"{first} shows what {second} does"
         raise InputError(
-            f"{len(both)} of {evaluation.record.count} images that parity is judged on are calibrated on too ({same}).",
+            f"{len(both)} of {evaluation.record.count} samples that parity is judged on are calibrated on too ({same}).",
             "Give other images with --data: a network looks better than it is on what it was calibrated on.",
         )
     return Disjointness(record.sha256, evaluation.record.sha256, len(evaluation.digests), 0)
@@ -222,7 +222,7 @@ def _of_int8(receipt: CalibrationReceipt, budget: Budget | None) -> tuple[str, .
     if not receipt.data.real:
         found.append(f"ranges are from {receipt.data.name}, which are no real images")
     if receipt.data.count < FEW_SAMPLES:
-        found.append(f"ranges are from {receipt.data.count} images, which is few")
+        found.append(f"ranges are from {receipt.data.count} samples, which is few")
     if budget is not None and budget.steps:
         found.append("how many layers stay out of INT8 was decided on the samples that parity is judged on")
     return tuple(found)

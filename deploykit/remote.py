@@ -70,6 +70,7 @@ def compile_on(
             raise UsageError(unknown("backend", name, BACKENDS), "")
     manifest = manifests.read(folder)
     check_files(folder, manifest)
+    reporting.pager(folder, records.read(folder, manifest))  # what the page cannot be made of is told before the work
     there_now = sent = _needed(manifest)
     made: list[Beside] = []
     with _workshop(device, progress) as there:
@@ -190,7 +191,8 @@ def _opened(held: Session, lines: list[str]) -> Workshop:
     found = re.search(r"^deploykit, version (\S+)$", told, re.MULTILINE)
     if found is None:
         raise BackendError(
-            f"{device.command} on {device.host} is not deploykit: to --version it says {ssh.last_words(told)!r}.",
+            f"{device.command} on {device.host} is not deploykit: to --version it says "
+            f"{repr(ssh.last_words(told)) if told else 'nothing'}.",
             "Correct --remote-command.",
         )
     folder = lines[0].removeprefix(f"{MARK} folder ")

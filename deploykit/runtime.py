@@ -7,7 +7,7 @@ that and asks.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
@@ -144,6 +144,10 @@ class LoadedBundle:
 
         UsageError where the network tells no classes apart, and what `preprocess` raises.
         """
+        if isinstance(images, str | bytes | os.PathLike):
+            raise InputError("one image was given where several are taken.", "Give a list: predict([image]).")
+        if best < 1:
+            raise UsageError(f"the best {best} classes were asked for.", "Ask for 1 or more.")
         if self.manifest.model.head not in CLASSES:
             gives = "embeddings" if self.manifest.model.head == "embedding" else "tensors"
             raise UsageError(f"{self.folder} gives {gives}, which have no classes.", "Export it with --head logits.")
@@ -224,6 +228,9 @@ def _require_fit(specs: tuple[TensorSpec, ...], arrays: Arrays, batch: BatchRang
 
 def _misfit(specs: tuple[TensorSpec, ...], arrays: Arrays, batch: BatchRange) -> str | None:
     """What is wrong with them, as a sentence."""
+    given: Any = arrays
+    if not isinstance(given, Mapping):
+        return f"inputs are of type {type(given).__name__}, and no dictionary of arrays by name"
     names = [spec.name for spec in specs]
     if unknown := [name for name in arrays if name not in names]:
         return f"the bundle has no input {unknown[0]!r}"

@@ -73,7 +73,8 @@ def device(text: str, command: str = "deploykit", folder: str | None = None) -> 
     if found := re.fullmatch(r"\[([0-9A-Fa-f:.%\w]+)\](?::(\d+))?|([^:\[\]]+):(\d+)", place):
         host, port = found[1] or found[3], found[2] or found[4]
     words = (user, host) if at else (host,)
-    if any(not re.fullmatch(r"[^\s\x00-\x1f'\"\\/-][^\s\x00-\x1f'\"\\/]*", word) for word in words):
+    torn = host.count(":") == 1 or "[" in host or "]" in host  # a port that is no number, a bracket without the other
+    if torn or any(not re.fullmatch(r"[^\s\x00-\x1f'\"\\/-][^\s\x00-\x1f'\"\\/]*", word) for word in words):
         raise UsageError(
             f"{text!r} names no machine.", "Write --on [user@]host[:port], or an alias of your ssh config."
         )
@@ -203,7 +204,7 @@ REFUSALS: Final[Sequence[tuple[str, str, str]]] = (
         "passphrase goes to the agent first, with ssh-add. This must succeed: {hand} true",
     ),
     (
-        "Could not resolve hostname",
+        "Could not resolve hostname|contains invalid characters",
         "No machine is called {name}: {said}.",
         "Check the name, or describe the machine in ~/.ssh/config.",
     ),

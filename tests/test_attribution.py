@@ -208,7 +208,7 @@ def test_the_samples_must_not_be_those_of_calibration(int8_bundle, tmp_path):
 
     edit(copied, claim)
     assert seen
-    with pytest.raises(InputError, match="1 of 3 images that parity is judged on are calibrated on too"):
+    with pytest.raises(InputError, match="1 of 3 samples that parity is judged on are calibrated on too"):
         subject(copied, data=str(images), samples=3)
 
 

@@ -40,7 +40,7 @@ class Quiet:
         yield lambda: None
 
     def note(self, text):
-        assert text.startswith(f"Calibrating on {FEW} images"), f"nothing else to note was expected: {text}"
+        assert text.startswith(f"Calibrating on {FEW} samples"), f"nothing else to note was expected: {text}"
 
 
 def request(model, precision="fp32", **said):

@@ -32,6 +32,8 @@ def script(name):
 break_layer = script("break_layer")
 bench_int8 = script("bench_int8")
 bench_accuracy = script("bench_accuracy")
+bench_calibration = script("bench_calibration")
+bench_export = script("bench_export")
 
 
 class Chain(nn.Module):
@@ -215,6 +217,34 @@ def test_a_latency_is_of_what_the_command_line_would_export():
     assert floating.calibration is None
     assert (quantized.calibration.data, quantized.calibration.count) == ("photos", 64)
     assert keys.graph(floating) == keys.graph(quantized)
+
+
+@pytest.mark.parametrize(
+    ("measuring", "words", "reason"),
+    [
+        (bench_export, "--calls 5", "--calls: 5 is too few: 6 at least, since no 95 % interval"),
+        (bench_export, "--rounds 0", "--rounds: 0 is too few: 1 at least"),
+        (bench_export, "resnt50", "did you mean resnet50"),
+        (bench_export, "nin_cifar10", "torchvision, which is the other side, does not have nin_cifar10"),
+        (bench_int8, "--rounds 5", "--rounds: 5 is too few: 6 at least, since no 95 % interval"),
+        (bench_int8, "--batch many", "--batch: 'many' is not a whole number"),
+        (bench_calibration, "--peaks 100 0", "--peaks: 0 is too few: 1 at least"),
+        (bench_accuracy, "resnt18", "did you mean resnet18"),
+    ],
+)
+def test_what_no_figure_can_be_made_of_is_refused_before_anything_is_measured(
+    measuring, words, reason, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "argv", ["script", *words.split()])
+    with pytest.raises(SystemExit, match="2"):
+        measuring.parse()
+    assert reason in capsys.readouterr().err
+
+
+def test_the_fewest_calls_that_an_interval_needs_are_taken(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bench_export", "vgg16", "--calls", "6", "--rounds", "1"])
+    given = bench_export.parse()
+    assert (given.networks, given.calls, given.rounds) == (["vgg16"], 6, 1)
 
 
 def test_a_script_finds_the_environment_where_the_python_that_runs_it_has_no_packages():

@@ -116,6 +116,8 @@ def test_a_request_is_that_of_the_command_line(cli, monkeypatch, words, said):
         ({"budget": BudgetOptions(1.0)}, "a budget is for INT8"),
         ({"head": "tail"}, "Invalid enum value 'tail'"),
         ({"samples": "many"}, "Expected `int`, got `str`"),
+        ({"samples": 0}, "cannot be judged on 0 samples"),
+        ({"io": "fp16"}, "are for graphs typed FP16"),
         ({"target": "onnxrunt"}, "did you mean onnxruntime?"),
     ],
 )
@@ -491,3 +493,18 @@ def test_the_guide_works_as_printed(int8_bundle, photograph, tmp_path, monkeypat
     assert space["manifest"].parity.passed
     assert [each.latency.batch for each in space["bench"].measured] == [1, 4]
     assert (tmp_path / "build" / "report.html").is_file()
+
+
+def test_one_array_in_the_place_of_arrays_by_name_is_refused(fp32_bundle):
+    with pytest.raises(deploykit.InputError, match="inputs are of type ndarray, and no dictionary of arrays by name"):
+        deploykit.load(fp32_bundle).run(np.zeros((1, 3, 32, 32), np.float32))
+
+
+def test_one_image_in_the_place_of_several_is_refused(fp32_bundle):
+    with pytest.raises(deploykit.InputError, match="Give a list"):
+        deploykit.load(fp32_bundle).predict("cat.jpg")
+
+
+def test_no_class_at_all_cannot_be_asked_for(fp32_bundle):
+    with pytest.raises(deploykit.UsageError, match="the best 0 classes"):
+        deploykit.load(fp32_bundle).predict([np.zeros((32, 32, 3), np.uint8)], best=0)

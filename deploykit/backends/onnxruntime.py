@@ -206,7 +206,10 @@ def _explained(graph: Path | None = None) -> Iterator[None]:
             raise
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         if graph is None:
-            raise InputError(f"ONNX Runtime refuses these inputs: {reason}.", "Compare them with inspect.") from error
+            raise InputError(
+                f"ONNX Runtime refuses these inputs: {reason}.",
+                "Compare their names, types and values with what the network takes.",
+            ) from error
         lacking = type(error).__name__ == "NotImplemented"  # BF16 convolutions, for one
         remedy = "Choose another --target." if lacking else "The file may be damaged: export it again."
         raise InputError(f"ONNX Runtime cannot load {graph.name}: {reason}.", remedy) from error

@@ -121,7 +121,10 @@ class OpenVinoRunner:
     def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
         """Outputs by name, the caller's to keep. InputError where the arrays do not fit the graph's inputs."""
         if problem := _misfit(self.inputs, arrays):
-            raise InputError(f"OpenVINO refuses these inputs: {problem}.", "Compare them with inspect.")
+            raise InputError(
+                f"OpenVINO refuses these inputs: {problem}.",
+                "Compare their names, types and values with what the network takes.",
+            )
         if not hasattr(self._of_thread, "request"):
             self._of_thread.request = self._compiled.create_infer_request()
         try:

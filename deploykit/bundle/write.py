@@ -130,11 +130,11 @@ def _linked(source: str, target: str) -> None:
 
 def _place(beside: Beside, manifest: Manifest) -> tuple[str, str, str]:
     """Whose it is and where it lies. Several backends have the graph itself for an engine, and each machine its own
-    verdict on that.
+    verdict on that; of one name, another processor is another machine.
     """
     engine, made = beside.engine, beside.provenance or manifest.provenance
     alone = engine.file.path != manifest.graph.file
-    return engine.backend, engine.file.path, "" if alone else made.host
+    return engine.backend, engine.file.path, "" if alone else f"{made.host}, {made.processor}"
 
 
 def _packed(engine: Engine, graph_file: str, source: Path, folder: Path) -> Engine:

@@ -34,7 +34,7 @@ PYTHON_ONLY: Final = ("threads", "rate", "loadgen")
 @click.option("--runtime", type=click.Choice(get_args(Runtime)), default="python", show_default=True,
               help="cpp: the C++ library, built here on first use; needs CMake and a compiler.")  # fmt: skip
 @click.option("--batch", type=Sizes(), metavar="N,N,…",
-              help="Images per call; several make a table. The bundle's smallest by default.")  # fmt: skip
+              help="Samples per call; several make a table. The bundle's smallest by default.")  # fmt: skip
 @click.option("--duration", type=Within(0.001, A_DAY, "seconds"), metavar="SECONDS",
               help="To measure at least, each batch size; 2 by default.")  # fmt: skip
 @click.option("--iterations", type=click.IntRange(1, 1_000_000), metavar="N",

@@ -17,15 +17,12 @@ from deploykit.values import (
     CalibrationOptions,
     ChannelOrder,
     Exporter,
-    ExportOptions,
-    ExportRequest,
     Head,
     ImageOverrides,
     InOut,
     Observer,
     Precision,
     Preprocess,
-    WeightsSource,
 )
 
 if TYPE_CHECKING:
@@ -96,44 +93,36 @@ def command(
     that parity failed; the bundle is written all the same, and marked.
     """
     from deploykit import pipeline
-    from deploykit.backends.choice import targets
+    from deploykit.api import export_request
     from deploykit.cli.progress import TerminalProgress
     from deploykit.export.defaults import defaults
-    from deploykit.export.source import parse_weights
 
     if said["num_classes"] is not None:
         said["arch"] = (*said["arch"], f"num_classes={said['num_classes']}")
     _refuse_twice(said["arch"])
-    precision = _precision(said)
-    image = _image(said)
-    options, usual = build(said), defaults(model)
-    how = ExportOptions(batch or usual.options.batch, opset or usual.options.opset, exporter)
-    batch = how.batch
-    judged, beside, offered = targets(said["target"], precision, msgspec.structs.replace(options, batch=batch))
-    _refuse_unheeded(options, (judged, *beside, *offered))
-    request = ExportRequest(
-        model=model,
-        precision=precision,
-        weights=parse_weights(said["weights"], said["seed"])
-        if said["weights"]
-        else _weights(usual.weights, said["seed"]),
-        arguments=said["arch"],
+    request = export_request(
+        model,
+        _precision(said),
+        weights=said["weights"] or None,
+        seed=said["seed"],
         head=said["head"],
         preprocess=said["preprocess"],
-        image=image,
+        image=_image(said),
         inputs=said["inputs"],
-        options=how,
-        data=said["data"] or _evaluation(said["calibration"]),
+        batch=batch,
+        opset=opset,
+        exporter=exporter,
+        data=said["data"],
         samples=said["samples"],
-        target=judged,
-        beside=beside,
-        offered=offered,
-        build=options,
+        target=said["target"],
+        build=build(said),
         io=said["io"],
         calibration=_calibration(said),
         budget=_budget(said),
     )
-    destination = output or Path("build") / f"{usual.name}-{precision}"
+    request = msgspec.structs.replace(request, arguments=said["arch"])  # as typed: the network says what they may be
+    _refuse_unheeded(request.build, (request.target, *request.beside, *request.offered))
+    destination = output or Path("build") / f"{defaults(model).name}-{request.precision}"
     outcome = pipeline.export(request, destination, force, TerminalProgress())
     _print(outcome, as_json)
     return 1 if outcome.manifest.failures else 0
@@ -185,19 +174,6 @@ def _budget(said: dict[str, Any]) -> BudgetOptions | None:
     if said["max_drop"] is None and said["min_snr"] is None:
         return None
     return BudgetOptions(said["max_drop"], said["min_snr"])
-
-
-def _evaluation(calibration_set: str | None) -> str | None:
-    """What is judged on where nothing is said: the calibration set itself, where it keeps images back for that."""
-    if calibration_set is None:
-        return None
-    from calibration import split_for
-
-    return calibration_set if split_for(calibration_set, "evaluation") != "all" else None
-
-
-def _weights(usual: WeightsSource, seed: int) -> WeightsSource:
-    return msgspec.structs.replace(usual, seed=seed) if usual.kind == "random" else usual
 
 
 def _refuse_twice(arguments: tuple[str, ...]) -> None:

@@ -22,6 +22,7 @@ from deploykit.cli.build_options import OPTIONS as BUILD
 from deploykit.cli.export import INT8_ONLY
 from deploykit.cli.export import command as export
 from deploykit.errors import InputError, unknown
+from deploykit.export import sources
 from deploykit.values import ExportOptions, Precision
 from deploykit.values.sweeps import Cell, FleetOptions, Sweep
 
@@ -115,8 +116,10 @@ def _file(path: Path) -> File:
     known = _known()
     for key, values in matrix.items():
         _require_key(path, "[matrix]", key, known)
-        if not isinstance(values, list) or not values:
+        if not isinstance(values, list):
             raise _wrong(path, f"[matrix] {key}", f"write a list, such as {key} = [{_shown(values)}]")
+        if not values:
+            raise _wrong(path, f"[matrix] {key}", "the list is empty, so that there is nothing to make")
         if len({str(value) for value in values}) < len(values):
             raise _wrong(path, f"[matrix] {key}", "the same value stands in it twice")
     if "model" not in matrix:
@@ -191,11 +194,15 @@ def _try(file: File, where: str, key: str, value: Any) -> None:
     if key == "model":
         if not isinstance(value, str) or not value or value.startswith("-"):
             raise _wrong(file.path, place, f"{_shown(value)} is not the name of a network")
+        if ":" not in value and not value.lower().endswith(FILES):  # what a library or a file holds, a node may know
+            _try_name(file, place, value)
         return
     if key == "precision":
-        if value not in FLAGS:
+        if not isinstance(value, str) or value not in FLAGS:
             raise _wrong(file.path, place, unknown("precision", str(value), FLAGS))
         return
+    if value in ("", [], {}):
+        raise _wrong(file.path, place, "it is empty; leave it out, or give a value")
     option = options()[key]
     if isinstance(value, bool) != bool(option.is_flag):
         wanted = "true or false" if option.is_flag else "a value, and not true or false"
@@ -214,6 +221,13 @@ def _try(file: File, where: str, key: str, value: Any) -> None:
                 raise _wrong(file.path, place, error.message) from error
 
 
+def _try_name(file: File, place: str, name: str) -> None:
+    try:
+        sources.known(name)
+    except InputError as error:
+        raise _wrong(file.path, place, error.what) from error
+
+
 def _fleet(path: Path, table: Settings) -> FleetOptions:
     names = {name.replace("_", "-"): name for name in FleetOptions.__struct_fields__}
     for key in table:
@@ -221,7 +235,9 @@ def _fleet(path: Path, table: Settings) -> FleetOptions:
     try:
         return msgspec.convert({names[key]: value for key, value in table.items()}, FleetOptions)
     except msgspec.ValidationError as error:
-        raise _wrong(path, "[fleet]", str(error).replace("_", "-")) from error
+        why, _, key = str(error).replace("_", "-").partition(" - at `$.")
+        place = f"[fleet] {key.rstrip('`')}" if key else "[fleet]"
+        raise _wrong(path, place, why.replace("`", "").replace("Expected", "expected")) from error
 
 
 def _needs(file: File, name: str) -> dict[str, float]:

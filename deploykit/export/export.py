@@ -69,11 +69,18 @@ def _outputs(module: Served | ServedTensors, spec: ModelSpec, inputs: tuple[Tens
         return (spec.head,)
     try:
         with torch.inference_mode():
-            return tuple(outputs(module.network(*inputs)))
+            given = outputs(module.network(*inputs))
     except InputError:
         raise
     except Exception as error:  # a user's code raises whatever it likes
         raise InputError(_refusal(spec, inputs, error), "Compare --input with what its forward() takes.") from error
+    for name, tensor in given.items():
+        if any(tensor is each for each in inputs):
+            raise InputError(
+                f"The output {name!r} of {spec.name} is one of its inputs, unchanged.",
+                "Leave it out: who runs the engine has it already.",
+            )
+    return tuple(given)
 
 
 def _try(module: nn.Module, inputs: tuple[Tensor, ...], spec: ModelSpec) -> None:

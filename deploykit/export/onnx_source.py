@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from deploykit.errors import InputError
+from deploykit.export.sources.file import known
 from deploykit.files import sha256
 from deploykit.values import BatchRange, DType, InputSpec
 
@@ -106,10 +106,7 @@ def batch_sizes(source: Source) -> BatchRange:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    if path.is_dir() or not path.exists():
-        raise InputError(f"there is no file {str(path)!r}.", "Give the path of an .onnx file.")
-    if not os.access(path, os.R_OK):
-        raise InputError(f"{str(path)!r} may not be read.", "Grant read permission on the file.")
+    known(str(path))
     stat = path.stat()
     return stat.st_mtime_ns, stat.st_size
 

@@ -467,7 +467,8 @@ def _refused(path: Path, reason: str) -> InputError:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    lines = [line for line in str(error).splitlines() if line.strip()]
+    said = "" if isinstance(error, KeyError) else str(error)  # a bare key says nothing
+    lines = [line for line in said.splitlines() if line.strip()]
     reason = "it is empty" if path.stat().st_size == 0 else (lines or [type(error).__name__])[0][:200]
     return InputError(f"{str(path)!r} is no checkpoint, or a damaged one: {reason}.", "Copy or save it again.")
 

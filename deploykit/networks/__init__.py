@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from deploykit.errors import UsageError
 from deploykit.values import ExportedGraph, ExportRequest, ModelSpec, Runner, TensorSpec, WeightsRecord
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ class Network(Protocol):
 
 
 def network(request: ExportRequest) -> Network:
-    """The network that the request names."""
+    """The network that the request names. UsageError where an input is said twice."""
+    names = [each.name for each in request.inputs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"the input {twice[0]!r} is said more than once.", "Give --input once for each input.")
     if request.model.lower().endswith(".onnx"):
         from deploykit.networks.onnxfile import OnnxNetwork
 

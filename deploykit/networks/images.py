@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,11 @@ def read(path: Path) -> ImageOverrides:
     """
     try:
         return msgspec.toml.decode(path.read_bytes(), type=ImageOverrides)
-    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
+    except OSError as error:
+        raise InputError(
+            f"{str(path)!r} cannot be read: {error.strerror}.", "Give the path of a .toml file."
+        ) from error
+    except (UnicodeDecodeError, msgspec.DecodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(
             f"{path} does not say how images become inputs: {reason}.",
@@ -44,8 +49,7 @@ def told(
     sizes = [_image_size(spec) for spec in inputs]
     if len(sizes) > 1 or None in sizes:
         raise UsageError(
-            f"{model} takes {', '.join('×'.join(map(str, spec.shape)) for spec in inputs)}, which is no image of three "
-            "channels.",
+            f"{model} takes {', '.join(map(_called, inputs))}, and no image of three channels.",
             "Leave --scale, --mean, --std, --channels and --preprocessing out.",
         )
     if sizes and sizes[0] is not None:
@@ -64,6 +68,8 @@ def _changed(spec: Preprocessing, image: ImageOverrides) -> Preprocessing:
     two, unless the user says that as well.
     """
     given = {name: value for name, value in msgspec.structs.asdict(image).items() if value is not None}
+    for name in ("scale", "mean", "std"):
+        _require_usable(name, given.get(name, ()))
     if image.height is not None and image.width is not None and image.resize is None:
         given["resize"] = max(image.height, image.width)
     try:
@@ -72,9 +78,23 @@ def _changed(spec: Preprocessing, image: ImageOverrides) -> Preprocessing:
         raise UsageError(f"{error}.", "Change --input-size, or resize in the preprocessing file.") from error
 
 
+def _require_usable(name: str, said: float | tuple[float, ...]) -> None:
+    for number in said if isinstance(said, tuple) else (said,):
+        if not math.isfinite(number) or (number <= 0 and name != "mean"):
+            wanted = "finite" if name == "mean" else "finite and above 0"
+            raise UsageError(
+                f"{name} holds {number}, and must be {wanted}.", "Change what is said of the preprocessing."
+            )
+
+
 def image_like(inputs: Sequence[InputSpec]) -> bool:
     """Whether the one input has the shape of an image of three channels."""
     return len(inputs) == 1 and _image_size(inputs[0]) is not None
+
+
+def _called(spec: InputSpec) -> str:
+    """`tokens (N×16 int64)`."""
+    return f"{spec.name} ({'×'.join(map(str, ('N', *spec.shape)))} {spec.dtype})"
 
 
 def _image_size(spec: InputSpec) -> tuple[str, int, int] | None:

@@ -63,6 +63,9 @@ class OnnxNetwork:
         if unknown := sorted(set(said) - {each.name for each in self.source.inputs}):
             names = ", ".join(each.name for each in self.source.inputs)
             raise UsageError(f"{self.request.model} has no input {unknown[0]!r}.", f"It has {names}.")
+        sized = self.request.image is not None and self.request.image.height is not None
+        if sized and not any(len(each.shape) == 3 for each in self.source.inputs):
+            raise UsageError(f"{self.request.model} takes no image.", "Leave --input-size out.")
         return tuple(self._sized(each, said.get(each.name)) for each in self.source.inputs)
 
     def _sized(self, own: InputSpec, said: InputSpec | None) -> InputSpec:

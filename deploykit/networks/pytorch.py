@@ -33,6 +33,11 @@ class TorchNetwork:
 
     def __init__(self, request: ExportRequest) -> None:
         self.request = request
+        if request.inputs and request.image is not None:
+            raise UsageError(
+                f"--input says that {request.model} takes tensors; --input-size or preprocessing, images.",
+                "Give one or the other.",
+            )
 
     @cached_property
     def architecture(self) -> Architecture:

@@ -56,7 +56,7 @@ def head(found: Bench) -> Text:
 
 def latencies(found: Bench) -> Table:
     """A row per batch size, in milliseconds."""
-    table = _table("batch", "", "calls", "p50 ms", "p90", "p95", "p99", "p99.9", "mean", "± ms", "CoV", "images/s")
+    table = _table("batch", "", "calls", "p50 ms", "p90", "p95", "p99", "p99.9", "mean", "± ms", "CoV", "samples/s")
     for each in found.measured:
         figures = each.latency
         slowest = _digits(each.p999_ms) if figures.iterations >= ENOUGH_FOR_P999 else "–"

@@ -36,13 +36,15 @@ def account(found: Depth) -> Group:
 
 
 def stages(found: Stages) -> Table:
-    """A row per stage: what it did by itself, and what has come together so far."""
-    table = _table("stage", "answered by", "own dB", "all dB", "top-1", "")
-    for column in (2, 3, 4):
-        table.columns[column].justify = "right"
+    """A row per stage: what it did by itself, and what has come together so far; top-1 where outputs are classes."""
+    ranked = any(output.top1_agreement is not None for stage in found.stages for output in stage.outputs)
+    table = _table("stage", "answered by", "own dB", "all dB", *(["top-1"] if ranked else []), "")
+    for column in table.columns[2:-1]:
+        column.justify = "right"
     for stage in found.stages:
         own, all_ = (_worst(outputs) for outputs in (stage.own, stage.outputs))
-        table.add_row(called(stage), stage.subject, _decibels(own), _decibels(all_), _top1(all_), _state(stage))
+        top1 = [_top1(all_)] if ranked else []
+        table.add_row(called(stage), stage.subject, _decibels(own), _decibels(all_), *top1, _state(stage))
     return table
 
 

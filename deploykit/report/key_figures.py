@@ -58,5 +58,5 @@ def _latency(found: Latency, backend: str) -> KeyFigure:
     return KeyFigure(
         "p50 latency",
         milliseconds(found.p50_ms),
-        f"batch {found.batch} in {backend}, {number(found.throughput_per_s)} images/s{noise}",
+        f"batch {found.batch} in {backend}, {number(found.throughput_per_s)} samples/s{noise}",
     )

@@ -110,7 +110,7 @@ def _comparison(found: Sequence[Row]) -> str:
             "top-1 agrees",
             "accuracy",
             "p50",
-            "images/s",
+            "samples/s",
             "size",
         ),
         [
@@ -166,7 +166,7 @@ def _layers(found: LayerErrors) -> Iterator[str]:
 def _bench(found: Bench) -> Iterator[str]:
     yield f"## Latency: {_plain(found.library)} through {'the C++ library' if found.runtime == 'cpp' else 'Python'}"
     yield table(
-        ("batch", "callers", "p50", "p90", "p99", "p99.9", "images/s"),
+        ("batch", "callers", "p50", "p90", "p99", "p99.9", "samples/s"),
         [
             (
                 f"{each.latency.batch}{' (knee)' if each.latency.batch == found.knee else ''}",

@@ -100,9 +100,12 @@ def _beside(number: int, bundle: Reported, other: Beside) -> Row:
     passed = None if other.parity is None else not other.failures
     row = _row(number, bundle, other.engine, other.parity, passed, other.latency)
     at, home = other.provenance, bundle.manifest.provenance
-    if at is None or at.host == home.host:
+    if at is None or (at.host, at.processor) == (home.host, home.processor):
         return row
-    return msgspec.structs.replace(row, backend=f"{row.backend} on {at.host}")
+    others = (home, *(each.provenance or home for each in bundle.manifest.beside))
+    alike = any(each.host == at.host and each.processor != at.processor for each in others)
+    machine = f"{at.host} ({at.processor})" if alike else at.host
+    return msgspec.structs.replace(row, backend=f"{row.backend} on {machine}")
 
 
 def _row(

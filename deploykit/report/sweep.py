@@ -21,7 +21,9 @@ WORDS: dict[CellState, str] = {
 
 
 def line(result: CellResult) -> str:
-    """`resnet18-int8-openvino: passed, SNR 25.4 dB, 48 s`, as soon as it is known."""
+    """`resnet18-int8-openvino: passed, SNR 25.4 dB, 48 s`, as soon as it is known, and what is wrong with it: the
+    table comes when all are made.
+    """
     figures = result.figures
     parts = [WORDS[result.state]]
     if figures is not None and figures.snr_db is not None:
@@ -30,7 +32,8 @@ def line(result: CellResult) -> str:
         parts.append(f"{result.seconds:.0f} s")
     if len(result.attempts) > 1:
         parts.append(f"begun {len(result.attempts)} times")
-    return f"{result.cell.name}: {', '.join(parts)}"
+    why = "" if result.error is None else f": {result.error}"
+    return f"{result.cell.name}: {', '.join(parts)}{why}"
 
 
 def table(result: SweepResult) -> Group:

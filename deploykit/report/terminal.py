@@ -95,7 +95,7 @@ def latency(figures: Latency) -> Text:
     """Percentiles in milliseconds."""
     text = Text(
         f"latency at batch {figures.batch}: p50 {figures.p50_ms:.2f} ms, p90 {figures.p90_ms:.2f} ms, "
-        f"p99 {figures.p99_ms:.2f} ms ({figures.iterations} calls, {figures.throughput_per_s:.1f} images/s)"
+        f"p99 {figures.p99_ms:.2f} ms ({figures.iterations} calls, {figures.throughput_per_s:.1f} samples/s)"
     )
     if not figures.settled:
         text.append("\n").append_text(note("warm-up never settled: the machine was busy"))

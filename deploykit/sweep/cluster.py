@@ -88,6 +88,8 @@ def connected(address: str) -> Iterator[None]:
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            if address == "auto" and isinstance(error, ConnectionError):
+                raise BackendError("This machine is part of no Ray cluster that runs.", START) from error
             why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise BackendError(f"The Ray cluster {address} cannot be reached: {why}", START) from error
         try:
@@ -105,7 +107,7 @@ def _knock(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
     except ValueError:
-        raise UsageError(f"--ray {address} is not HOST:PORT, such as 10.0.0.5:6379.", "Or give auto.") from None
+        raise UsageError(f"--ray {address!r} is not HOST:PORT, such as 10.0.0.5:6379.", "Or give auto.") from None
     except OSError as error:
         why = error.strerror or str(error)
         raise BackendError(f"The Ray cluster {address} cannot be reached: {why}.", START) from error

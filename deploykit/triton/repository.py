@@ -51,8 +51,11 @@ class Placed(Value, frozen=True):
 
 def check(repository: Path, model: Model, contents: Contents, version: int | None, force: bool) -> None:
     """InputError for all that `place` would refuse, before anything is written."""
-    if repository.exists() and not repository.is_dir():
-        raise InputError(f"{repository} is no folder.", "Name a folder for --repository, new or not.")
+    ground = next(path for path in (repository, *repository.absolute().parents) if path.exists())
+    if not ground.is_dir():
+        raise InputError(f"{ground} is no folder.", "Name a folder for --repository, new or not.")
+    if not os.access(ground, os.W_OK | os.X_OK):
+        raise InputError(f"{repository} cannot be written: you may not write to {ground}.", REMEDY)
     if (folder := repository / model.name).exists():
         _fits(folder, model, contents, force)
         _numbered(folder, contents, version)
@@ -165,14 +168,15 @@ def _equal(path: Path, content: bytes | Path) -> bool:
 
 def _shared(folder: Path, model: Model, contents: Contents, force: bool) -> tuple[str, ...]:
     """Write what versions share and is not there; with `force` also what differs. What a reader should know of it."""
-    for path, content in contents.shared.items():
-        if not (folder / path).exists() or (force and "/" not in path):
-            put(folder / path, content, force)
     config, ours = folder / CONFIG, text(model)
-    before = config.read_text(encoding="utf-8", errors="replace")
+    wanted = {path: it for path, it in contents.shared.items() if not (folder / path).exists() or "/" not in path}
     if force:
-        put(config, ours.encode("utf-8"), force)
-    elif before != ours:
+        former = [put(folder / path, it, force) for path, it in {**wanted, CONFIG: ours.encode("utf-8")}.items()]
+        return tuple(f"what {path.stem} was is kept as {path.name}" for path in former if path is not None)
+    for path, content in wanted.items():
+        put(folder / path, content, force)
+    before = config.read_text(encoding="utf-8", errors="replace")
+    if before != ours:
         return (f"{CONFIG} was kept as it is; --force would write it anew: {_changes(before, ours)}",)
     return ()
 
@@ -190,27 +194,29 @@ def check_file(path: Path, content: bytes, force: bool) -> None:
         raise InputError(f"{path} is there already, with other content.", f"Replace it with --force: {KEPT_BESIDE}")
 
 
-def put(path: Path, content: bytes, force: bool) -> None:
-    """Write a file. Another that has its name stays beside it as `path.1`, or the first number that is free; without
-    `force`, it stays where it is and InputError says so.
+def put(path: Path, content: bytes, force: bool) -> Path | None:
+    """Write a file. Another that has its name stays beside it as `path.1`, or the first number that is free, which is
+    handed back; without `force`, it stays where it is and InputError says so.
     """
     check_file(path, content, force)
+    former = None
     if path.exists():
         if path.read_bytes() == content:
-            return
-        _set_aside(path)
+            return None
+        former = _set_aside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise explained(error, path, REMEDY) from error
     replace_file(path, content, REMEDY)
+    return former
 
 
-def _set_aside(path: Path) -> None:
+def _set_aside(path: Path) -> Path:
     number = 1
     while (former := path.with_name(f"{path.name}.{number}")).exists():
         number += 1
-    shutil.copy2(path, former)
+    return Path(shutil.copy2(path, former))
 
 
 def _appear(destination: Path, files: Mapping[str, bytes | Path]) -> None:

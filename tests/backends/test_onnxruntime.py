@@ -168,7 +168,7 @@ def test_it_takes_the_opsets_that_it_says(graph, opset):
     ids=["doubles", "halves", "a column less", "no batch", "another name", "none", "one more", "a word", "nothing"],
 )
 def test_inputs_that_do_not_fit_are_refused_in_one_sentence(opened, arrays):
-    with pytest.raises(InputError, match=r"^ONNX Runtime refuses these inputs: [^\n]+[^.]\. Compare them with inspect"):
+    with pytest.raises(InputError, match=r"^ONNX Runtime refuses these inputs: [^\n]+[^.]\. Compare their names"):
         opened(FLOAT32).run(arrays)
 
 

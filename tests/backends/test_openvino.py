@@ -167,7 +167,7 @@ def test_without_the_package_there_is_no_version(monkeypatch):
     ids=["doubles", "halves", "a column less", "no batch", "another name", "none", "one more", "a word", "nothing"],
 )
 def test_inputs_that_do_not_fit_are_refused_and_never_converted(opened, arrays, problem):
-    with pytest.raises(InputError, match=f"^OpenVINO refuses these inputs: {problem}. Compare them with inspect"):
+    with pytest.raises(InputError, match=f"^OpenVINO refuses these inputs: {problem}. Compare their names"):
         opened(DOUBLING).run(arrays)
 
 

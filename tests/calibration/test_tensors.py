@@ -1,5 +1,7 @@
 """Samples that are arrays by the inputs' names: from an .npz file, or noise."""
 
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -133,3 +135,17 @@ def test_a_sample_that_is_one_number_throughout_is_said_to_be_constant(saved):
     for array in given.values():
         array[1] = 3
     assert calibration.take(calibration.open_tensors(saved(**given), BOTH, "all"), 2).record.constant == 1
+
+
+def test_one_array_alone_under_the_name_of_an_archive_is_refused(tmp_path):
+    with (tmp_path / "one.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(InputError, match=r"it is no \.npz file, or not a whole one"):
+        calibration.open_tensors(str(tmp_path / "one.npz"), BOTH, "all")
+
+
+def test_an_archive_of_other_things_than_arrays_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "notes.npz", "w") as archive:
+        archive.writestr("notes.txt", "no array")
+    with pytest.raises(InputError, match=r"holds 'notes\.txt', which is no array"):
+        calibration.open_tensors(str(tmp_path / "notes.npz"), BOTH, "all")

@@ -66,7 +66,7 @@ def test_bench_prints_percentiles_spread_throughput_and_start_up(cli, fp32_bundl
     for part in (
         "through Python, model.onnx",
         "batch calls p50 ms",
-        "mean ± ms CoV images/s",
+        "mean ± ms CoV samples/s",
         "first call",
         "peak memory",
     ):

@@ -124,6 +124,13 @@ def test_inspect_says_what_a_bundle_takes_gives_and_whether_it_passed(cli, fp32_
     assert max(map(len, result.out.splitlines())) <= 80
 
 
+def test_inspect_refuses_a_damaged_bundle(cli, bundle):
+    flip(bundle / "model.onnx")
+    result = cli("inspect", bundle)
+    assert result.code == 1
+    assert "model.onnx differs from its recorded SHA-256" in result.text
+
+
 def test_inspect_takes_any_onnx_file(cli, fp16_bundle):
     rows = cli("inspect", fp16_bundle / "model.onnx", "--json").content
     assert [row["name"] for row in rows] == [node.name for node in ir.load(fp16_bundle / "model.onnx").graph]

@@ -214,7 +214,7 @@ def test_samples_that_are_no_numbers_are_refused(cli, small, tmp_path):
 
 def test_images_that_are_judged_on_are_not_calibrated_on(cli, small, images, tmp_path):
     text = refused(cli, small, images, tmp_path, "--data", images)
-    assert "4 of 4 images that parity is judged on are calibrated on too" in text
+    assert "4 of 4 samples that parity is judged on are calibrated on too" in text
 
 
 def test_a_copy_under_another_name_is_found(cli, small, images, tmp_path):
@@ -228,12 +228,12 @@ def test_a_copy_under_another_name_is_found(cli, small, images, tmp_path):
 def test_few_images_are_said_to_be_few(cli, small, images, tmp_path):
     result = cli(*small, "--int8", "--calibration", images, "--data", "synthetic", "-o", tmp_path / "b")
     assert result.code == 0
-    assert "Calibrating on 8 images, which is few: give at least 100." in result.text
-    assert "ranges are from 8 images, which is few" in result.text
+    assert "Calibrating on 8 samples, which is few: give at least 100." in result.text
+    assert "ranges are from 8 samples, which is few" in result.text
 
 
 def test_a_bundle_is_not_judged_on_what_it_was_calibrated_on_later_either(cli, small, images, tmp_path):
     cli(*small, "--int8", "--calibration", images, "--data", "synthetic", "-o", tmp_path / "b")
     result = cli("parity", tmp_path / "b", "--data", images)
     assert result.code == 3
-    assert "images that parity is judged on are calibrated on too" in result.text
+    assert "samples that parity is judged on are calibrated on too" in result.text

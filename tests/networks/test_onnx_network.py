@@ -273,3 +273,38 @@ def test_a_file_that_is_not_there_is_refused(cli):
     result = cli("export", "gone.onnx")
     assert result.code == 3
     assert "there is no file 'gone.onnx'" in result.text
+
+
+def test_a_folder_is_said_to_be_one(cli, tmp_path):
+    (tmp_path / "net.onnx").mkdir()
+    result = cli("export", tmp_path / "net.onnx")
+    assert result.code == 3
+    assert "is a folder" in result.text
+
+
+def test_a_checkpoint_in_the_place_of_a_network_is_told_where_it_goes(cli, tmp_path):
+    (tmp_path / "net.pth").write_bytes(b"weights")
+    result = cli("export", tmp_path / "net.pth")
+    assert result.code == 3
+    assert "give its checkpoint with --weights" in result.text
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("mean = [nan, 0.5, 0.5]", "mean holds nan, and must be finite."),
+        ("std = [0.0, 1.0, 1.0]", "std holds 0.0, and must be finite and above 0."),
+        ("scale = inf", "scale holds inf, and must be finite and above 0."),
+    ],
+)
+def test_numbers_that_no_pixel_can_be_computed_with_are_refused(cli, saved, tmp_path, said, message):
+    (tmp_path / "image.toml").write_text(said)
+    result = cli("export", saved(NCHW), "--preprocessing", tmp_path / "image.toml")
+    assert result.code == 2
+    assert message in result.text
+
+
+def test_an_input_that_is_said_twice_is_refused(cli, saved):
+    result = cli("export", saved(NCHW), *("--input", "x=3x8x8:float32") * 2)
+    assert result.code == 2
+    assert "the input 'x' is said more than once" in result.text

@@ -52,6 +52,14 @@ def take(quick_latency, here, cli):  # noqa: ARG001
     return export
 
 
+def test_an_output_that_is_an_input_is_refused_by_name(here, cli):
+    code = CODE.replace('"hidden": hidden}', '"asked": words}')
+    (here / "users_ranker.py").write_text(code)
+    result = cli("export", *RANKER, "--data", "samples.npz", "--target", "onnxruntime", "-o", "out")
+    assert result.code == 3
+    assert "The output 'asked' of users_ranker:Ranker is one of its inputs, unchanged." in result.text
+
+
 def test_several_inputs_come_in_the_order_of_the_arguments(take, here):
     manifest = take(*RANKER, "--data", "samples.npz")
     assert [(spec.name, spec.dtype, spec.shape) for spec in manifest.inputs] == [
@@ -123,3 +131,16 @@ def test_a_file_that_is_no_program_is_refused(here, cli):
     result = cli("export", "net.pt2")
     assert result.code == 3
     assert "cannot be read as a torch.export program" in result.text
+
+
+def test_a_network_of_tensors_and_of_images_at_once_is_refused(cli, here):  # noqa: ARG001
+    result = cli("export", *RANKER, "--mean", "0.5,0.5,0.5")
+    assert result.code == 2
+    assert "Give one or the other." in result.text
+
+
+def test_a_checkpoint_that_is_called_a_program_is_named(cli, here):
+    torch.save({"w": torch.zeros(1)}, here / "net.pt2")
+    result = cli("export", "net.pt2")
+    assert result.code == 3
+    assert "it is what torch.save writes, such as a checkpoint" in result.text

@@ -31,9 +31,9 @@ def quick(monkeypatch):
     )
 
 
-def on(host, manifest):
+def on(host, manifest, processor="Cortex-A78AE"):
     """What a machine of that name says of the bundle's own graph."""
-    provenance = msgspec.structs.replace(manifest.provenance, host=host)
+    provenance = msgspec.structs.replace(manifest.provenance, host=host, processor=processor)
     return Beside(manifest.engine, None, manifest.parity, manifest.receipt, manifest.latency, provenance)
 
 
@@ -53,6 +53,22 @@ def test_a_machine_that_is_asked_again_replaces_its_own_verdict_alone(bundle):
         manifest = manifests.read(bundle)
         add(bundle, manifest, on(host, manifest), bundle)
     assert hosts(bundle) == ["orin", "nano"]
+
+
+def test_machines_of_one_name_and_different_processors_have_a_verdict_each_and_are_told_apart(cli, bundle):
+    for processor in ("Cortex-A78AE", "Cortex-A57"):
+        manifest = manifests.read(bundle)
+        add(bundle, manifest, on("ubuntu", manifest, processor), bundle)
+    text = cli("report", bundle, "--format", "markdown").out
+    assert "on ubuntu (Cortex-A78AE)" in text
+    assert "on ubuntu (Cortex-A57)" in text
+
+
+def test_another_machine_of_the_exporting_ones_name_judges_the_graph_too(cli, bundle):
+    manifest = manifests.read(bundle)
+    home = manifest.provenance.host
+    add(bundle, manifest, on(home, manifest), bundle)
+    assert f"on {home} (Cortex-A78AE)" in cli("report", bundle, "--format", "markdown").out
 
 
 @pytest.mark.usefixtures("quick")

@@ -1,5 +1,7 @@
 """What goes wrong on the way to a device, there, and on the way back: said clearly, and the bundle stays as it was."""
 
+import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -46,6 +48,15 @@ def test_a_machine_that_cannot_be_entered_is_named_with_what_to_do(refused, host
     assert f"ssh {host}" in result.text
 
 
+def test_a_record_that_no_report_can_be_made_of_is_told_before_the_machine_is_asked(refused, bundle):
+    path, manifest = bundle / "records" / "stages.json", bundle / "manifest.json"
+    content = json.loads(manifest.read_text())
+    path.write_text("{}")
+    content["files"]["records/stages.json"] |= {"bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
+    manifest.write_text(json.dumps(content))
+    assert "records/stages.json is no record that this deploykit reads" in refused("away").text
+
+
 def test_a_machine_that_nobody_knows_is_named(cli, fp32_bundle):
     result = cli("compile", fp32_bundle, "--target", "openvino", "--on", "me@nowhere:2222")
     assert result.code == 4
@@ -69,7 +80,20 @@ def test_a_login_that_prints_is_refused_since_that_would_be_taken_for_an_answer(
 
 @pytest.mark.parametrize(
     "text",
-    ["-oProxyCommand=touch x", "me@-oProxyCommand=x", "", "@host", "me@", "a b", "host:0", "host:70000", "h:x:y/"],
+    [
+        "-oProxyCommand=touch x",
+        "me@-oProxyCommand=x",
+        "",
+        "@host",
+        "me@",
+        "a b",
+        "host:0",
+        "host:70000",
+        "h:x:y/",
+        "h:x",
+        "[::1",
+        "[::1]:x",
+    ],
 )
 def test_what_names_no_machine_is_refused_before_ssh_sees_it(text):
     with pytest.raises(UsageError):

@@ -71,6 +71,15 @@ def test_every_stage_has_a_row_with_its_own_figure_and_that_of_all(text):
     assert "preprocessing the manifest's preprocessing ∞ ∞ 88% kept" in out
 
 
+def test_a_network_without_classes_has_no_column_of_top_1(text):
+    tensors = tuple(msgspec.structs.replace(each, top1_agreement=None) for each in figures(30.0))
+    unranked = [msgspec.structs.replace(each, own=tensors, outputs=tensors) for each in STAGES[:3]]
+    out = text(of_stages(*unranked))
+    assert "own dB all dB preprocessing" in out
+    assert "Q/DQ the graph with Q/DQ pairs, as written 30.0 30.0 kept" in out
+    assert "own dB all dB top-1 preprocessing" in text(of_stages(*unranked, STAGES[4]))
+
+
 def test_the_guilty_stage_is_named_with_the_bounds_that_it_broke(text):
     guilty = msgspec.structs.replace(STAGES[2], failures=("output 'logits': the SNR is 3 dB", "another"))
     out = text(of_stages(*STAGES[:2], guilty, STAGES[4]))

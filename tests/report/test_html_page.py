@@ -438,3 +438,9 @@ def test_a_document_keeps_the_published_schema(full, bare):
 def test_a_document_is_read_back_as_it_was(full):
     text = document("report", Report((full,)))
     assert msgspec.json.decode(text, type=reports.ReportDocument).content == Report((full,))
+
+
+def test_bundles_that_are_not_there_for_one_reason_are_told_together(full):
+    text = Seen(pages.of_several(Report((full,)), {"b": "no weights", "c": "no weights"})).text
+    assert "1 bundle compared" in text
+    assert "b, c: no weights" in text

@@ -60,3 +60,8 @@ def test_the_line_of_a_cell_says_how_often_it_was_begun():
     lost = Attempt("1", "orin", 3.0, "its node died.")
     result = cell("a", figures=CellFigures(31.1, 1.0, 8.0, 1), attempts=(lost, Attempt("2", "x", 9.0)))
     assert text.line(result) == "a: passed, SNR 31.1 dB, 12 s, begun 2 times"
+
+
+def test_the_line_of_a_cell_without_a_bundle_says_why_before_the_others_are_made():
+    result = cell("a", "failed", error="there is no file x.pth.", attempts=(Attempt("1", "here", 3.0),))
+    assert text.line(result) == "a: no bundle, 3 s: there is no file x.pth."

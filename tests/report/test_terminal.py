@@ -158,7 +158,9 @@ def test_a_matrix_has_a_row_per_network_and_precision(text, parity):
 
 
 def test_latency_is_in_milliseconds_and_throughput_in_images(words):
-    expected = "latency at batch 4: p50 1.25 ms, p90 2.50 ms, p99 4.75 ms (100 calls, 2666.6 images/s)"  # of one caller
+    expected = (
+        "latency at batch 4: p50 1.25 ms, p90 2.50 ms, p99 4.75 ms (100 calls, 2666.6 samples/s)"  # of one caller
+    )
     assert words(terminal.latency(LATENCY)) == expected
 
 

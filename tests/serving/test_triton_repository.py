@@ -115,7 +115,7 @@ def test_many_changes_are_counted_and_not_listed(put_model, tmp_path):
 def test_with_force_the_config_is_written_anew_and_the_former_stays_beside(put_model, tmp_path):
     put_model()
     before = tuned(tmp_path)
-    assert put_model(force=True).statements == ()
+    assert put_model(force=True).statements == ("what config.pbtxt was is kept as config.pbtxt.1",)
     assert (tmp_path / "models/net/config.pbtxt").read_text() == text(model())
     assert (tmp_path / "models/net/config.pbtxt.1").read_text() == before
 
@@ -191,6 +191,12 @@ def test_a_repository_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "models").write_text("")
     with pytest.raises(InputError, match="is no folder"):
         check(tmp_path / "models", model(), contents(), None, False)
+
+
+def test_a_repository_below_a_file_is_refused_by_the_name_of_the_file(tmp_path):
+    (tmp_path / "notes").write_text("")
+    with pytest.raises(InputError, match=r"notes is no folder"):
+        check(tmp_path / "notes" / "models", model(), contents(), None, False)
 
 
 def test_a_copy_that_breaks_off_leaves_nothing(put_model, tmp_path):

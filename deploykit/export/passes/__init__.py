@@ -1,7 +1,8 @@
 """Rewrites of the traced graph, one per file, in the order in which they run.
 
 Each module states its algebra, offers `apply(model) -> Rewrite`, changes the model in place, and refuses with a reason
-where the algebra does not hold. `contract.unbroken` is checked after every one of them.
+where the algebra does not hold. `contract.unbroken` is checked after every one of them. Where the algebra is ours, it
+looks at the outermost graph and leaves the branches of an If or a Loop alone.
 """
 
 from __future__ import annotations

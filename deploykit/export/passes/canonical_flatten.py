@@ -17,6 +17,11 @@ from deploykit.values import Rewrite
 
 
 def apply(model: ir.Model) -> Rewrite:
+    """Replace every Reshape of N×C×H×W that keeps the batch and joins the rest, and count them.
+
+    One that does anything else, or whose sizes behind the batch are not all known, is refused. Reshapes of tensors that
+    are not known to have four axes are no candidates.
+    """
     applied, refused = 0, []
     for node in [node for node in model.graph if node.op_type == "Reshape" and _is_image(node.inputs[0])]:
         if not _joins_all_but_the_batch(node):

@@ -15,6 +15,11 @@ from deploykit.values import Rewrite
 
 
 def apply(model: ir.Model) -> Rewrite:
+    """Replace means over height and width, take out averages over 1×1 windows, and count both.
+
+    A mean over other axes, or of a tensor that is not known to have four, is refused; so is a pooling at both of whose
+    ends the graph's own names stand.
+    """
     applied, refused = 0, []
     for node in [node for node in model.graph if node.op_type == "ReduceMean"]:
         source, axes = node.inputs[0], _axes(node)

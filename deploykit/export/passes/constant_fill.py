@@ -16,6 +16,10 @@ from deploykit.values import Rewrite
 
 
 def apply(model: ir.Model) -> Rewrite:
+    """Replace every ConstantOfShape whose shape is a constant, and count them.
+
+    One whose shape follows from the input stays, and so does one that is an output of the graph; neither is a refusal.
+    """
     graph, applied = model.graph, 0
     for node in [node for node in graph if node.op_type == "ConstantOfShape" and not node.domain]:
         shape = constant(node.inputs[0])

@@ -14,6 +14,11 @@ from deploykit.values import Rewrite
 
 
 def apply(model: ir.Model) -> Rewrite:
+    """Take out every Dropout, and count them.
+
+    Refused is one whose mask is read, one whose training_mode is set or computed, and one that alone lies between an
+    input of the graph and an output.
+    """
     applied, refused = 0, []
     for node in [node for node in model.graph if node.op_type == "Dropout" and not node.domain]:
         if reason := _obstacle(node):

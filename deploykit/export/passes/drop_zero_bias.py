@@ -15,6 +15,10 @@ from deploykit.values import Rewrite
 
 
 def apply(model: ir.Model) -> Rewrite:
+    """Take the bias from every Conv and ConvTranspose where it is a constant of zeros, and count them.
+
+    Any other bias is no candidate, and nothing is refused.
+    """
     applied = 0
     for node in model.graph:
         if node.op_type not in {"Conv", "ConvTranspose"} or len(node.inputs) < 3:

@@ -16,6 +16,7 @@ from deploykit.values import Rewrite
 
 
 def apply(model: ir.Model) -> Rewrite:
+    """Fold every BatchNormalization that has no `obstacle`, and count them; the others are refused, with theirs."""
     applied, refused = 0, []
     for norm in [node for node in model.graph if node.op_type == "BatchNormalization"]:
         if (reason := obstacle(norm)) is None:
@@ -45,6 +46,7 @@ def obstacle(norm: ir.Node) -> str | None:
 
 
 def fold(norm: ir.Node) -> None:
+    """Put a BatchNormalization that has no `obstacle` into the weight and the bias of its convolution."""
     source = norm.inputs[0]
     assert source is not None
     conv = source.producer()

@@ -30,6 +30,10 @@ class Refusal(Exception):
 
 
 def apply(model: ir.Model) -> Rewrite:
+    """Move every Mul and Div by a positive constant that can be moved, and count them.
+
+    Each other Mul and Div is refused, with the first thing that stands in its way.
+    """
     applied, refused = 0, []
     for node in [node for node in model.graph if node.op_type in {"Mul", "Div"}]:
         try:
@@ -81,6 +85,7 @@ def carriers(value: ir.Value) -> list[ir.Node]:
 
 
 def scale(carrier: ir.Node, factor: float) -> None:
+    """Multiply the weights of one of the `CARRIED_BY` in float64, rounded once."""
     for position in CARRIED_BY[carrier.op_type]:
         weight = constant(carrier.inputs[position]) if position < len(carrier.inputs) else None
         if weight is not None:

@@ -13,6 +13,10 @@ from deploykit.values import Rewrite
 
 
 def apply(model: ir.Model) -> Rewrite:
+    """Run ONNX's shape inference where a shape is missing, and count the tensors that got one.
+
+    What does not follow from the others' shapes stays without; nothing is refused.
+    """
     before = _missing(model)
     if before:
         common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)

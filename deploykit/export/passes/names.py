@@ -25,6 +25,11 @@ MODULE = "deploykit.module"
 
 
 def apply(model: ir.Model) -> Rewrite:
+    """Name every node, what it gives, and every parameter; drop private notes; count the nodes. Nothing is refused.
+
+    Inputs and outputs of the graph keep their names, and so does a parameter whose own name is taken. A node's module
+    stays with it as metadata, under `MODULE`, so that names can be given again.
+    """
     graph = model.graph
     paths = [_without_wrapper(module_path(node)) for node in graph]
     _forget(model)

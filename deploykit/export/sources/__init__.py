@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final
 
 from architectures import CATALOG
@@ -86,6 +87,11 @@ def _known_here(name: str) -> None:
     """A name of the catalog; for a name that only a library knows, how to say it."""
     if name in CATALOG:
         return
+    if Path(name).is_file():
+        raise InputError(
+            f"{name!r} is a file that does not end in {' or '.join(FILES)}, and holds no network that goes in.",
+            "Name the network and give its checkpoint with --weights; a network in Python goes in as module:callable.",
+        )
     elsewhere = [f"{library}:{name}" for library in LIBRARIES if _has(_source(library).names, name)]
     if elsewhere:
         raise InputError(f"the catalog has no model {name!r}; did you mean {' or '.join(elsewhere)}?", "")

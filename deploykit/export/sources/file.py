@@ -6,6 +6,7 @@ A program's own batch size stands: what torch.export was told is free stays free
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 def known(text: str) -> None:
     """InputError where no such file can be read."""
     path = Path(text)
+    if path.is_dir():
+        raise InputError(f"{text!r} is a folder.", f"Give the path of a {path.suffix.lower()} file.")
     if not path.is_file():
         raise InputError(f"there is no file {text!r}.", f"Give the path of a {path.suffix.lower()} file.")
     if not os.access(path, os.R_OK):
@@ -69,11 +72,23 @@ def _program(path: Path) -> ExportedProgram:
         with quiet():
             return torch.export.load(path)
     except Exception as error:  # torch raises whatever it stumbles over in a foreign file
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(
-            f"{path} cannot be read as a torch.export program: {reason}.",
+            f"{path} cannot be read as a torch.export program: {_reason(path, error)}.",
             "Write it with torch.export.save, by the same release of PyTorch.",
         ) from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """What the file is instead, where its archive shows it; else torch's own words."""
+    if not zipfile.is_zipfile(path):
+        return "it is no such file, or not a whole one"
+    with zipfile.ZipFile(path) as archive:
+        names = {name.rpartition("/")[2] for name in archive.namelist()}
+    if "constants.pkl" in names:
+        return "it is a TorchScript module"
+    if "data.pkl" in names:
+        return "it is what torch.save writes, such as a checkpoint"
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
 
 
 def _inputs(text: str, program: ExportedProgram) -> tuple[InputSpec, ...]:

@@ -131,7 +131,7 @@ def latency(found: Measured, name: str) -> Markup | None:
 
 
 def sweep(found: Bench, name: str) -> Markup | None:
-    """Images per second over the batch size, the knee marked; None for a single batch size."""
+    """Samples per second over the batch size, the knee marked; None for a single batch size."""
     points = sorted((each.latency.batch, each.latency.throughput_per_s) for each in found.measured)
     batches = [batch for batch, _ in points]
     if len(set(batches)) < 2:
@@ -148,12 +148,14 @@ def sweep(found: Bench, name: str) -> Markup | None:
         axes.set_xscale("log", base=2)
         axes.set_xticks(batches, [str(batch) for batch in batches])
         axes.set_xticks([], minor=True)
-        axes.set(ylim=(0, 1.22 * max(rate for _, rate in points)), xlabel="images per call", ylabel="images per second")
+        axes.set(
+            ylim=(0, 1.22 * max(rate for _, rate in points)), xlabel="samples per call", ylabel="samples per second"
+        )
         axes.margins(x=0.08)
 
     parts = ", ".join(f"{rate:.0f} at batch {batch}" for batch, rate in points)
     knee = "" if found.knee is None else f"; the knee is at batch {found.knee}"
-    return drawing(name, f"Images per second: {parts}{knee}", 240, draw)
+    return drawing(name, f"Samples per second: {parts}{knee}", 240, draw)
 
 
 def share(receipt: PrecisionReceipt) -> Markup | None:

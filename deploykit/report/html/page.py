@@ -30,7 +30,7 @@ HERE: Final = Path(__file__).parent
 
 COLUMNS: Final = (
     ("#", "right"), ("network", ""), ("precision", ""), ("backend", ""), ("verdict", ""), ("SNR", "right"),
-    ("top-1", "right"), ("accuracy", "right"), ("p50", "right"), ("images/s", "right"), ("size", "right"),
+    ("top-1", "right"), ("accuracy", "right"), ("p50", "right"), ("samples/s", "right"), ("size", "right"),
 )  # fmt: skip
 """Of the comparison, with the class of their cells."""
 

@@ -211,7 +211,8 @@ def proven_disjoint(record: DataRecord, samples: tuple[SampleRecord, ...], evalu
         first, second = both[0]
         same = first if first == second else f"{first} shows what {second} does"
         raise InputError(
-            f"{len(both)} of {evaluation.record.count} samples that parity is judged on are calibrated on too ({same}).",
+            f"{len(both)} of {evaluation.record.count} samples that parity is judged on are calibrated on too "
+            f"({same}).",
             "Give other images with --data: a network looks better than it is on what it was calibrated on.",
         )
     return Disjointness(record.sha256, evaluation.record.sha256, len(evaluation.digests), 0)

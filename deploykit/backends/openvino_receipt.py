@@ -103,11 +103,11 @@ def read(execution: openvino.Model, marks: Marks) -> dict[str, Arithmetic]:
     multiplying = [kernel for kernel in kernels if kernel.kind in KERNELS]
     found = {name: _told(given, multiplying) for name, given in marks.items()}
     lost = [name for name, arithmetic in found.items() if arithmetic is None]
-    # Some kernels are called after an operator that the compiler made. Which layer is whose does not matter where there
-    # are as many of them as layers are left, and all compute alike; products of two computed tensors are no layers.
+    # Some kernels are called after an operator that the compiler made. Which of them is whose does not matter where all
+    # compute alike; products of two computed tensors are no layers.
     known = {mark for given in marks.values() for mark in given}
     spare = [kernel for kernel in multiplying if kernel.kind != "MatMul" and known.isdisjoint(kernel.names)]
-    if len(spare) == len(lost) and len({kernel.arithmetic for kernel in spare}) == 1:
+    if len(spare) >= len(lost) and len({kernel.arithmetic for kernel in spare}) == 1:
         found |= dict.fromkeys(lost, spare[0].arithmetic)
     return {name: arithmetic for name, arithmetic in found.items() if arithmetic is not None}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 
 from deploykit.errors import InputError
 from deploykit.quantize.placement import LAYERS, constant, is_layer
@@ -21,24 +22,23 @@ TYPES: Final[dict[ir.DataType, Arithmetic]] = {
 
 def receipt(graph: Path, executed: Executed, backend: str, version: str) -> PrecisionReceipt:
     """What the types of `graph` ask for beside what the backend did, weighed by multiply-accumulates."""
-    layers = []
-    for node in ir.load(graph).graph:
-        if multiplies(node):
-            ran = executed.arithmetic.get(node.name or "")
-            layers.append(LayerArithmetic(node.name or "", node.op_type, macs(node), asked(node), ran))
+    layers = tuple(
+        LayerArithmetic(node.name or "", node.op_type, work, asked(node), executed.arithmetic.get(node.name or ""))
+        for node, work in macs(ir.load(graph)).items()
+    )
     total = sum(layer.macs for layer in layers)
     shares: dict[Arithmetic, float] = {}
     for layer in layers:
         if layer.ran is not None:
             shares[layer.ran] = shares.get(layer.ran, 0.0) + layer.macs / total
-    return PrecisionReceipt(backend, version, executed.evidence, shares, tuple(layers))
+    return PrecisionReceipt(backend, version, executed.evidence, shares, layers)
 
 
 def int8_share(graph: Path, excluded: frozenset[str]) -> float:
     """Share of the multiply-accumulates of a floating-point graph that are quantized if `excluded` are not."""
-    layers = [node for node in ir.load(graph).graph if multiplies(node)]
-    taken = sum(macs(node) for node in layers if is_layer(node) and node.name not in excluded)
-    return taken / sum(map(macs, layers))
+    layers = macs(ir.load(graph))
+    taken = sum(work for node, work in layers.items() if is_layer(node) and node.name not in excluded)
+    return taken / sum(layers.values())
 
 
 def multiplies(node: ir.Node) -> bool:
@@ -66,13 +66,30 @@ def asked(node: ir.Node) -> Arithmetic:
     return TYPES[data.dtype]
 
 
-def macs(node: ir.Node) -> int:
-    """Multiply-accumulates of a layer for one image, from the shapes that the graph holds."""
+def macs(model: ir.Model) -> dict[ir.Node, int]:
+    """Multiply-accumulates of each layer for one image, in the graph's order. The model's shapes become those of it.
+
+    Where a layer's batch is cannot be told from its own shapes: windows of attention lie along the first axis, and some
+    networks have the sequence there. So shapes are inferred anew for a batch of 1; a batch that is fixed is divided by.
+    """
+    for value in model.graph.inputs:
+        if value.shape is not None and len(value.shape) and not isinstance(value.shape[0], int):
+            value.shape = ir.Shape((1, *value.shape[1:]))
+    for value in (output for node in model.graph for output in node.outputs):
+        if value.shape is not None and value.shape.is_dynamic():
+            value.shape = None
+    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    batch = next((value.shape[0] for value in model.graph.inputs if value.shape is not None and len(value.shape)), 1)
+    assert isinstance(batch, int)
+    return {node: _macs(node) // batch for node in model.graph if multiplies(node)}
+
+
+def _macs(node: ir.Node) -> int:
     weight, output = node.inputs[1], node.outputs[0]
     over = node.inputs[0] if node.op_type == "ConvTranspose" else output  # it spreads each input over its kernel
     if weight is None or weight.shape is None or over is None or over.shape is None:
         raise InputError(f"The graph gives no shapes for {node.name}.", "Export it with deploykit.")
-    repeated = over.shape[1:-1] if node.op_type in ("Gemm", "MatMul") else over.shape[2:]
+    repeated = over.shape[:-1] if node.op_type in ("Gemm", "MatMul") else (over.shape[0], *over.shape[2:])
     return math.prod(_size(size, node) for size in (*weight.shape, *repeated))
 
 

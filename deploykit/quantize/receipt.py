@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,9 @@ TYPES: Final[dict[ir.DataType, Arithmetic]] = {
     ir.DataType.FLOAT16: "fp16",
     ir.DataType.BFLOAT16: "bf16",
 }
+
+OF_TORCH: Final = re.compile(r"s\d+")
+"""torch.export's own name for a size that varies, which is the batch: beside `batch` it writes `64*s31`."""
 
 
 def receipt(graph: Path, executed: Executed, backend: str, version: str) -> PrecisionReceipt:
@@ -69,19 +73,31 @@ def asked(node: ir.Node) -> Arithmetic:
 def macs(model: ir.Model) -> dict[ir.Node, int]:
     """Multiply-accumulates of each layer for one image, in the graph's order. The model's shapes become those of it.
 
-    Where a layer's batch is cannot be told from its own shapes: windows of attention lie along the first axis, and some
-    networks have the sequence there. So shapes are inferred anew for a batch of 1; a batch that is fixed is divided by.
+    Where the batch is cannot be told from a layer's own shapes: windows of attention lie along the first axis, and some
+    networks have the sequence there. So all shapes are those of a batch of 1; a batch that is fixed is divided by.
     """
     for value in model.graph.inputs:
-        if value.shape is not None and len(value.shape) and not isinstance(value.shape[0], int):
-            value.shape = ir.Shape((1, *value.shape[1:]))
-    for value in (output for node in model.graph for output in node.outputs):
-        if value.shape is not None and value.shape.is_dynamic():
-            value.shape = None
+        for size in (value.shape or ())[1:]:
+            _size(size, f"the input {value.name}")
+    names = frozenset(str(value.shape[0]) for value in model.graph.inputs if value.shape)
+    for value in (*model.graph.inputs, *(output for node in model.graph for output in node.outputs)):
+        if value.shape is not None:
+            value.shape = ir.Shape(_of_one(size, names) for size in value.shape)
     passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-    batch = next((value.shape[0] for value in model.graph.inputs if value.shape is not None and len(value.shape)), 1)
+    batch = next((value.shape[0] for value in model.graph.inputs if value.shape), 1)
     assert isinstance(batch, int)
     return {node: _macs(node) // batch for node in model.graph if multiplies(node)}
+
+
+def _of_one(size: int | ir.SymbolicDim, batch: frozenset[str]) -> int | ir.SymbolicDim:
+    """The size of an axis for one image: multiples of the batch count, and what else varies stays unknown."""
+    if isinstance(size, int):
+        return size
+    symbols = size.free_symbols()
+    if not symbols or not all(name in batch or OF_TORCH.fullmatch(name) for name in symbols):
+        return size
+    found = size.evaluate(dict.fromkeys(symbols, 1))
+    return found if isinstance(found, int) else size
 
 
 def _macs(node: ir.Node) -> int:
@@ -90,13 +106,13 @@ def _macs(node: ir.Node) -> int:
     if weight is None or weight.shape is None or over is None or over.shape is None:
         raise InputError(f"The graph gives no shapes for {node.name}.", "Export it with deploykit.")
     repeated = over.shape[:-1] if node.op_type in ("Gemm", "MatMul") else (over.shape[0], *over.shape[2:])
-    return math.prod(_size(size, node) for size in (*weight.shape, *repeated))
+    return math.prod(_size(size, node.name) for size in (*weight.shape, *repeated))
 
 
-def _size(size: int | ir.SymbolicDim, node: ir.Node) -> int:
+def _size(size: int | ir.SymbolicDim, place: str | None) -> int:
     if not isinstance(size, int):
         raise InputError(
-            f"The size {size} at {node.name} is not known before the network runs, and nor is the work of its layers.",
+            f"The size {size} at {place} is not known before the network runs, and nor is the work of its layers.",
             "Export it at one height and width; only the batch may vary.",
         )
     return size

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,11 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from PIL import Image
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what it runs in the background so. Programs that a test starts would inherit it, and never hear the
+    # Ctrl-C that the test is about.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("deploykit", deadline=None)  # on a busy machine, time says nothing about an example
 settings.load_profile("deploykit")

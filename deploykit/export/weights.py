@@ -18,6 +18,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -132,7 +133,8 @@ def _random(architecture: Architecture, arguments: Mapping[str, Argument], seed:
         module = _build(architecture, final)
         own = _own(module, architecture, final, seed) if architecture.own_weights else _Own(0, 0)
         if own.brought == 0:
-            _settle(module, architecture)
+            with _one_thread():
+                _settle(module, architecture)
     source = own.source(architecture.name, seed)
     return _loaded(architecture, module, final, architecture.preprocessing, source, trained=own.whole)
 
@@ -203,6 +205,17 @@ def _settle(module: nn.Module, architecture: Architecture) -> None:
         norm.eval()
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked.zero_()  # no training has begun
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums come out otherwise where another number of cores shares them, and with them the weights."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _values(tensor: Tensor) -> int:

@@ -197,6 +197,22 @@ def test_batch_norm_is_settled_on_what_reaches_it():
     assert seen.std((0, 2, 3)).log2().abs().max() < 1
 
 
+@pytest.fixture
+def threads():
+    """To set PyTorch's number of threads, for this test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_random_weights_do_not_depend_on_the_number_of_cores(threads):
+    threads(1)
+    alone = load(RESNET18, {}, RANDOM).record.sha256
+    threads(2)
+    assert load(RESNET18, {}, RANDOM).record.sha256 == alone
+    assert torch.get_num_threads() == 2
+
+
 def test_batch_norm_behind_a_global_pool_is_settled_on_many_images():
     class Pooled(nn.Module):
         def __init__(self) -> None:

@@ -102,7 +102,7 @@ def read(execution: openvino.Model, marks: Marks) -> dict[str, Arithmetic]:
     kernels = [_kernel(node.get_rt_info()) for node in execution.get_ops()]
     multiplying = [kernel for kernel in kernels if kernel.kind in KERNELS]
     found = {name: _told(given, multiplying) for name, given in marks.items()}
-    lost = [name for name, arithmetic in found.items() if arithmetic is None]
+    lost = [name for name, given in marks.items() if all(kernel.names.isdisjoint(given) for kernel in multiplying)]
     # Some kernels are called after an operator that the compiler made. Which of them is whose does not matter where all
     # compute alike; products of two computed tensors are no layers.
     known = {mark for given in marks.values() for mark in given}

@@ -181,6 +181,11 @@ def test_openvino_s_kernels_without_a_name_are_the_layers_that_are_left():
     assert told == {"first": "fp32", "one": "int8", "other": "int8"}
 
 
+def test_openvino_s_kernel_of_an_unknown_type_is_not_told_by_one_without_a_name():
+    kernels = Kernel("Convolution", "f64", "a"), Kernel("FullyConnected", "i8", "made up")
+    assert openvino_receipt.read(Execution(*kernels), {"layer": ["a"]}) == {}
+
+
 def test_openvino_s_kernels_without_a_name_that_are_fewer_than_layers_are_no_guess():
     spare = Kernel("FullyConnected", "i8", "made up")
     assert openvino_receipt.read(Execution(spare), {"one": ["b"], "other": ["c"]}) == {}

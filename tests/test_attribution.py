@@ -87,9 +87,9 @@ def test_of_a_good_bundle_no_stage_is_guilty(int8_bundle):
     found = attribution.stages(subject(int8_bundle))
     assert found.guilty is None
     assert found.together == ()
-    assert [stage.stage for stage in found.stages] == ["preprocessing", "export", "typing", "engine", "C++"]
+    assert [stage.stage for stage in found.stages] == ["preprocessing", "export", "typing", "form", "engine", "C++"]
     assert [stage.tolerance.name for stage in found.stages][:2] == ["fp32", "fp32"]
-    assert all(stage.own for stage in found.stages[:4])
+    assert all(stage.own for stage in found.stages[:5])
 
 
 @pytest.mark.usefixtures("no_compiler")
@@ -116,6 +116,14 @@ def test_on_the_samples_of_the_export_the_graph_may_not_be_much_worse_than_recor
     assert found.guilty.stage == "typing"
     assert "below the int8 (as recorded) bound" in " ".join(found.guilty.failures)
     assert "twice that error is allowed" in found.guilty.tolerance.reasons["min_snr_db"]
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_beside_the_record_of_a_finer_form_the_graph_may_lose_twice_as_much(int8_bundle):
+    whole = subject(int8_bundle)
+    recorded = whole.manifest.parity.outputs[0].snr_db
+    typing = next(stage for stage in attribution.stages(whole).stages if stage.stage == "typing")
+    assert typing.tolerance.min_snr_db == pytest.approx(recorded - 12)
 
 
 @pytest.mark.usefixtures("no_compiler")
@@ -186,7 +194,8 @@ def test_an_engine_that_cannot_be_loaded_here_is_told(bundle, monkeypatch):
 
     monkeypatch.setattr(attribution, "loaded", loaded)
     found = attribution.stages(subject(bundle))
-    assert "no NVIDIA driver is installed" in found.stages[3].unchecked
+    engine = next(stage for stage in found.stages if stage.stage == "engine")
+    assert "no NVIDIA driver is installed" in engine.unchecked
     assert found.guilty is None
 
 

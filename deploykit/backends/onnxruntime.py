@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 from deploykit.backends.interface import tensor_spec, types_inside
 from deploykit.backends.layers import layers
 from deploykit.errors import BackendError, InputError
-from deploykit.files import explained, record
+from deploykit.files import record
 from deploykit.onnxwire import outline
 from deploykit.values import Arrays, BuildOptions, Engine, EngineLayer, Executed, Progress, TensorSpec
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
     import onnxruntime
     from numpy.typing import NDArray
 
@@ -80,13 +78,14 @@ class OnnxRuntime:
         import onnx_ir as ir
 
         from deploykit.backends import onnxruntime_int8
+        from deploykit.backends.graph_form import write_form
 
         inputs, outputs = _interface(_session(graph))
         model = ir.load(graph)
         half = ir.DataType.FLOAT16 in types_inside(model.graph)
         quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
         if quantized and onnxruntime_int8.adapt(model):
-            _write(model, folder / ENGINE_FILE)
+            write_form(model, folder / ENGINE_FILE)
             graph = folder / ENGINE_FILE
             _session(graph)
         file = record(folder, str(graph.relative_to(folder)))
@@ -130,23 +129,6 @@ def open_as_written(graph: Path) -> OnnxRuntimeRunner:
     options = _options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return OnnxRuntimeRunner(_session(graph, options))
-
-
-def _write(model: ir.Model, path: Path) -> None:
-    """Whole or not at all: another process may be compiling the same graph into the same folder."""
-    import onnx_ir as ir
-
-    from deploykit import onnxfile
-
-    ir.external_data.load_to_model(model)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        onnxfile.save(model, partial)
-        partial.replace(path)
-    except OSError as error:
-        raise explained(error, path, "Free some space, or choose a folder that can be written.") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class OnnxRuntimeRunner:

@@ -20,6 +20,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from deploykit.backends.graph_form import add_initializer, dequantize_readers
+
 MICROSOFT: Final = "com.microsoft"
 
 ZERO_NAME: Final = "deploykit/zero_point_128"
@@ -32,7 +34,7 @@ TO_SECOND: Final = (0, 3, 1, 2)
 def adapt(model: ir.Model) -> int:
     """Rewrite the Q/DQ graph of `model` in place; how many of its nodes were rewritten, 0 where nothing is INT8."""
     graph = model.graph
-    zero = initializer(graph, ZERO_NAME, np.array(128, np.uint8))
+    zero = add_initializer(graph, ZERO_NAME, np.array(128, np.uint8))
     shifted = sum(shift(node, zero) for node in list(graph))
     moved = sum(move_relu(node, zero) for node in list(graph))
     multiplied = sum(multiply(node, zero) for node in list(graph))
@@ -45,10 +47,10 @@ def adapt(model: ir.Model) -> int:
 
 def shift(quantize: ir.Node, zero: ir.Value) -> bool:
     """A pair (or one Q and several DQs) of int8 with zero point 0 becomes uint8 with zero point 128."""
-    if quantize.op_type != "QuantizeLinear" or not _symmetric(quantize) or quantize.outputs[0].is_graph_output():
+    if quantize.op_type != "QuantizeLinear" or not _symmetric(quantize):
         return False
-    readers = [use.node for use in quantize.outputs[0].uses()]
-    if not all(reader.op_type == "DequantizeLinear" and _symmetric(reader) for reader in readers):
+    readers = dequantize_readers(quantize)
+    if not readers or not all(map(_symmetric, readers)):
         return False
     for node in (quantize, *readers):
         node.replace_input_with(2, zero)
@@ -91,7 +93,7 @@ def multiply(layer: ir.Node, zero: ir.Value) -> bool:
     if layer.op_type == "Conv":
         before = [_node("Transpose", [codes], f"{name}/last", {"perm": TO_LAST}, like=codes)]
         codes = before[0].outputs[0]
-    matrix = initializer(graph, f"{name}/matrix", weight)
+    matrix = add_initializer(graph, f"{name}/matrix", weight)
     inputs = [codes, matrix, scale, weight_scale, zero, None, bias]
     product = _node("MatMulIntegerToFloat", inputs, f"{name}/product", like=output, domain=MICROSOFT)
     if layer.op_type == "Conv":
@@ -121,7 +123,7 @@ def restore_weight(layer: ir.Node) -> bool:
     if scale.size > 1:
         shape[pair.attributes.get_int("axis", 1)] = -1
     restored = codes.numpy().astype(np.float32) * scale.numpy().reshape(shape)
-    layer.replace_input_with(1, initializer(layer.graph, f"{layer.name}/weight", restored))
+    layer.replace_input_with(1, add_initializer(layer.graph, f"{layer.name}/weight", restored))
     return True
 
 
@@ -180,14 +182,6 @@ def _scale(dequantized: ir.Value | None) -> ir.Value | None:
 def _only_reader(node: ir.Node) -> ir.Node | None:
     readers = tuple(node.outputs[0].uses())
     return readers[0].node if len(readers) == 1 and not node.outputs[0].is_graph_output() else None
-
-
-def initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
-    """A constant of the graph."""
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
-    graph.register_initializer(value)
-    return value
 
 
 def _node(

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 DEVICE: Final = "CPU"
 
+ENGINE_FILE: Final = "openvino.onnx"
+
 ANY: Final = BuildOptions()
 
 SETTINGS: Final = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
@@ -48,7 +50,9 @@ BFLOAT_IS_CUT: Final = (
 
 
 class OpenVino:
-    """The CPU plugin. Its engine is the graph itself: it compiles while loading, in a second or two."""
+    """The CPU plugin. Its engine is the graph itself, compiled while loading, in a second or two; of a Q/DQ graph it is
+    the form that `openvino_int8` gives it.
+    """
 
     name = "openvino"
     opsets = range(7, 27)  # computed as ONNX Runtime does, by 2026.4; it refuses none by its number
@@ -78,15 +82,19 @@ class OpenVino:
         return None
 
     def compile(self, graph: Path, folder: Path, progress: Progress | None = None) -> Engine:  # noqa: ARG002 - quick
-        """Check that OpenVINO takes the graph; nothing is written, and `folder` is where the graph already lies.
+        """Check that OpenVINO takes the graph. Only of a Q/DQ graph something is written: `openvino.onnx`.
 
-        InputError where the file is not a graph that OpenVINO can run.
+        InputError where the file is not a graph that OpenVINO can run, or where `folder` cannot be written. A graph
+        that is its own engine lies in `folder` already.
         """
-        whole = _parsed(graph)
-        inputs, outputs = interface(whole)
+        model = _parsed(graph)
+        inputs, outputs = interface(model.graph)
+        statements = _statements(model.graph)
+        if any(node.op_type == "QuantizeLinear" for node in model.graph):
+            graph = _write_int8_form(model, graph, folder)
         _compiled(_read(graph), graph)
         file = record(folder, str(graph.relative_to(folder)))
-        return Engine(self.name, self.version, file, inputs, outputs, _statements(whole))
+        return Engine(self.name, self.version, file, inputs, outputs, statements)
 
     def load(self, engine: Engine, folder: Path) -> OpenVinoRunner:
         """The engine's graph, compiled."""
@@ -101,9 +109,8 @@ class OpenVino:
     def executed(self, engine: Engine, folder: Path) -> Executed:
         """What each layer's kernel multiplies, by the name of its ONNX node."""
         graph = folder / engine.file.path
-        whole = _parsed(graph)
         model = _read(graph)
-        marks = receipt.mark(model, layers(whole))
+        marks = receipt.mark(model, layers(_parsed(graph).graph))
         return Executed(receipt.EVIDENCE, receipt.read(_compiled(model, graph).get_runtime_model(), marks))
 
 
@@ -161,14 +168,25 @@ def _statements(graph: ir.Graph) -> tuple[str, ...]:
     return tuple(statement for dtype, statement in said.items() if dtype in types)
 
 
-def _parsed(graph: Path) -> ir.Graph:
-    """The graph as ONNX."""
+def _write_int8_form(model: ir.Model, graph: Path, folder: Path) -> Path:
+    """The file to compile: OpenVINO's own form of the Q/DQ graph, or the graph where that has nothing to rewrite."""
+    from deploykit.backends import openvino_int8
+    from deploykit.backends.graph_form import write_form
+
+    if not openvino_int8.adapt(model):
+        return graph
+    write_form(model, folder / ENGINE_FILE)
+    return folder / ENGINE_FILE
+
+
+def _parsed(graph: Path) -> ir.Model:
+    """The file as ONNX."""
     import onnx_ir as ir
     from google.protobuf.message import DecodeError
 
     _require_graph(graph)
     try:
-        return ir.load(graph).graph
+        return ir.load(graph)
     except DecodeError as error:
         raise _refused(graph, NO_GRAPH) from error
 

@@ -9,8 +9,9 @@ from deploykit.values.samples import DataRecord
 from deploykit.values.verdicts import OutputParity, Tolerance
 from deploykit.values.words import Precision, Value
 
-Stage = Literal["preprocessing", "export", "typing", "engine", "C++"]
-"""The ways on which an error can enter, in order: pixels to input, PyTorch to ONNX, cast or Q/DQ, compiler, C++."""
+Stage = Literal["preprocessing", "export", "typing", "form", "engine", "C++"]
+"""Where an error can enter, in order: pixels to input, PyTorch to ONNX, cast or Q/DQ, a backend's own form of the
+graph, compiler, C++."""
 
 
 class StageParity(Value, frozen=True):

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from architectures.arguments import require_at_least, require_share, require_sizes
-from architectures.initialization import initialize
-from architectures.layers import IMAGENET
-from deploykit.values import Architecture, InferredArgument, Pretrained
+from deploykit.core.values import Architecture, InferredArgument, Pretrained
+from deploykit.export.architectures.arguments import require_at_least, require_share, require_sizes
+from deploykit.export.architectures.initialization import initialize
+from deploykit.export.architectures.layers import IMAGENET
 
 
 class DenseNet(nn.Module):

@@ -30,10 +30,10 @@ from typing import Final, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from architectures.arguments import require_at_least, require_choice, require_share, require_sizes
-from architectures.initialization import initialize
-from architectures.layers import CIFAR10, IMAGENET, ConvBNReLU
-from deploykit.values import Architecture, Argument, InferredArgument, Preprocessing
+from deploykit.core.values import Architecture, Argument, InferredArgument, Preprocessing
+from deploykit.export.architectures.arguments import require_at_least, require_choice, require_share, require_sizes
+from deploykit.export.architectures.initialization import initialize
+from deploykit.export.architectures.layers import CIFAR10, IMAGENET, ConvBNReLU
 
 Join: TypeAlias = Callable[[list[Tensor]], Tensor]
 

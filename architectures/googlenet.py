@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from architectures.arguments import require_at_least, require_choice, require_share
-from architectures.initialization import initialize
-from architectures.layers import IMAGENET, ConvBNReLU
-from deploykit.values import Architecture, InferredArgument, Preprocessing, Pretrained
+from deploykit.core.values import Architecture, InferredArgument, Preprocessing, Pretrained
+from deploykit.export.architectures.arguments import require_at_least, require_choice, require_share
+from deploykit.export.architectures.initialization import initialize
+from deploykit.export.architectures.layers import IMAGENET, ConvBNReLU
 
 
 class Widths(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Final
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deploykit.values import Preprocessing
+from deploykit.core.values import Preprocessing
 
 IMAGENET: Final = Preprocessing(resize=256, height=224, width=224)
 """224×224 RGB, normalized by the mean and deviation of ImageNet's pixels."""

@@ -12,10 +12,10 @@ from typing import Final, Literal, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from architectures.arguments import require_at_least, require_choice, require_share
-from architectures.initialization import initialize
-from architectures.layers import CIFAR10, IMAGENET
-from deploykit.values import Architecture, InferredArgument, Preprocessing
+from deploykit.core.values import Architecture, InferredArgument, Preprocessing
+from deploykit.export.architectures.arguments import require_at_least, require_choice, require_share
+from deploykit.export.architectures.initialization import initialize
+from deploykit.export.architectures.layers import CIFAR10, IMAGENET
 
 
 class MLPConv(NamedTuple):

@@ -14,10 +14,10 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from architectures.arguments import require_at_least, require_choice, require_sizes
-from architectures.initialization import initialize
-from architectures.layers import IMAGENET
-from deploykit.values import Architecture, Argument, InferredArgument, Preprocessing, Pretrained
+from deploykit.core.values import Architecture, Argument, InferredArgument, Preprocessing, Pretrained
+from deploykit.export.architectures.arguments import require_at_least, require_choice, require_sizes
+from deploykit.export.architectures.initialization import initialize
+from deploykit.export.architectures.layers import IMAGENET
 
 Kind: TypeAlias = Literal["basic", "bottleneck"]
 StrideOn: TypeAlias = Literal["1x1", "3x3"]

@@ -13,10 +13,10 @@ from typing import Final
 
 from torch import Tensor, nn
 
-from architectures.arguments import require_at_least, require_share, require_sizes
-from architectures.initialization import initialize
-from architectures.layers import IMAGENET
-from deploykit.values import Architecture, InferredArgument, Pretrained
+from deploykit.core.values import Architecture, InferredArgument, Pretrained
+from deploykit.export.architectures.arguments import require_at_least, require_share, require_sizes
+from deploykit.export.architectures.initialization import initialize
+from deploykit.export.architectures.layers import IMAGENET
 
 WIDTHS: Final = (64, 128, 256, 512, 512)
 """Channels of the five stacks; the same in every column of table 1."""

@@ -15,17 +15,17 @@ import importlib.util
 from pathlib import Path
 from typing import Final
 
-from calibration.choice import Taken, take
-from calibration.image import Undecodable, decode
-from calibration.kinds import Purpose, kind_of
-from calibration.lazy import LazySet
-from calibration.lookahead import ahead
-from calibration.manifest import Manifest, read_manifest
-from calibration.overlap import common
-from calibration.receipt import record
-from calibration.selection import subset
-from calibration.tensors import NOISE, open_tensors
-from deploykit.errors import InputError, unknown
+from deploykit.core.calibration.choice import Taken, take
+from deploykit.core.calibration.image import Undecodable, decode
+from deploykit.core.calibration.kinds import Purpose, kind_of
+from deploykit.core.calibration.lazy_dataset import LazySet
+from deploykit.core.calibration.manifest import Manifest, read_manifest
+from deploykit.core.calibration.overlap import common
+from deploykit.core.calibration.prefetch import ahead
+from deploykit.core.calibration.receipt import record
+from deploykit.core.calibration.selection import subset
+from deploykit.core.calibration.tensors import NOISE, open_tensors
+from deploykit.core.errors import InputError, unknown
 
 __all__ = [
     "NOISE",
@@ -54,9 +54,9 @@ SETS: Final = {
 """Named sets and their manifests, beside this file."""
 
 LOADERS: Final = {
-    "crops": "calibration.crops",
-    "digits": "calibration.digits",
-    "noise": "calibration.noise",
+    "crops": "deploykit.core.calibration.crops",
+    "digits": "deploykit.core.calibration.digits",
+    "noise": "deploykit.core.calibration.noise",
 }
 """Kinds of source; each module has `load(manifest, split) -> LazySet`. Imported when a set is opened."""
 

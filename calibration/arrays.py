@@ -18,9 +18,9 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.lazy import LazySet
-from deploykit.errors import InputError
-from deploykit.values import Sample
+from deploykit.core.calibration.lazy_dataset import LazySet
+from deploykit.core.errors import InputError
+from deploykit.core.values import Sample
 
 SUFFIXES: Final = frozenset({".npy", ".npz"})
 

@@ -13,13 +13,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from calibration.image import Undecodable
-from calibration.lazy import LazySet
-from calibration.lookahead import ahead
-from calibration.receipt import Tally, examine
-from calibration.selection import check_count, draw
-from deploykit.errors import InputError
-from deploykit.values import DataRecord, Sample, SampleRecord, TensorSample
+from deploykit.core.calibration.image import Undecodable
+from deploykit.core.calibration.lazy_dataset import LazySet
+from deploykit.core.calibration.prefetch import ahead
+from deploykit.core.calibration.receipt import Tally, examine
+from deploykit.core.calibration.selection import check_count, draw
+from deploykit.core.errors import InputError
+from deploykit.core.values import DataRecord, Sample, SampleRecord, TensorSample
 
 MAX_DAMAGED: Final = 0.01
 """Share of the samples asked for that may be damaged. A few broken downloads are usual in large collections; more than

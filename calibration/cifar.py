@@ -13,9 +13,9 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
-from calibration.lazy import LazySet
-from deploykit.errors import InputError
-from deploykit.values import Sample
+from deploykit.core.calibration.lazy_dataset import LazySet
+from deploykit.core.errors import InputError
+from deploykit.core.values import Sample
 
 SIDE: Final = 32
 RECORD: Final = 1 + 3 * SIDE * SIDE

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from calibration.image import decode
-from calibration.lazy import LazySet
-from calibration.manifest import Manifest, SourceFile
-from deploykit.errors import InputError
-from deploykit.values import Sample
+from deploykit.core.calibration.image import decode
+from deploykit.core.calibration.lazy_dataset import LazySet
+from deploykit.core.calibration.manifest import Manifest, SourceFile
+from deploykit.core.errors import InputError
+from deploykit.core.values import Sample
 
 PARTS: Final = ((1, 1), (2, 3), (1, 2), (1, 3), (1, 4))
 """Sides of the crops, as fractions of the photograph's shorter side."""

@@ -8,10 +8,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.lazy import LazySet
-from calibration.manifest import Manifest
-from calibration.selection import draw
-from deploykit.values import Sample
+from deploykit.core.calibration.lazy_dataset import LazySet
+from deploykit.core.calibration.manifest import Manifest
+from deploykit.core.calibration.selection import draw
+from deploykit.core.values import Sample
 
 HELD_OUT: Final = 4
 """One digit in so many is held out, of every class alike."""

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from calibration.image import SUFFIXES, decode
-from calibration.lazy import LazySet
-from deploykit.errors import InputError
-from deploykit.values import Sample
+from deploykit.core.calibration.image import SUFFIXES, decode
+from deploykit.core.calibration.lazy_dataset import LazySet
+from deploykit.core.errors import InputError
+from deploykit.core.values import Sample
 
 SPLITS: Final = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval", "evaluation"})
 """Names of folders that are no classes: taken for such, images to train on would be among those judged on."""

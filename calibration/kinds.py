@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from calibration import arrays, cifar, folder, listed, shards
-from calibration.lazy import LazySet
-from deploykit.errors import InputError
+from deploykit.core.calibration import arrays, cifar, folder, listed, shards
+from deploykit.core.calibration.lazy_dataset import LazySet
+from deploykit.core.errors import InputError
 
 Purpose = Literal["calibration", "evaluation"]
 

@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from calibration.image import decode
-from calibration.lazy import LazySet
-from deploykit.errors import InputError
-from deploykit.values import Sample
+from deploykit.core.calibration.image import decode
+from deploykit.core.calibration.lazy_dataset import LazySet
+from deploykit.core.errors import InputError
+from deploykit.core.values import Sample
 
 SUFFIXES: Final = frozenset({".txt", ".csv", ".lst"})
 LABELLED: Final = re.compile(r"(?P<path>.*[^\s,])\s*[\t, ]\s*(?P<label>\d+)")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from importlib import resources
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from deploykit.values import Value
+from deploykit.core.values import Value
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,5 +48,5 @@ class Manifest(Value, frozen=True):
 
 def read_manifest(file_name: str) -> Manifest:
     """The manifest of that file name, out of this package."""
-    text = resources.files("calibration").joinpath(file_name).read_text(encoding="utf-8")
+    text = Path(__file__).with_name(file_name).read_text(encoding="utf-8")
     return msgspec.convert(tomllib.loads(text), Manifest)

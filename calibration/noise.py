@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from calibration.lazy import LazySet
-from calibration.manifest import Manifest
-from deploykit.values import Sample
+from deploykit.core.calibration.lazy_dataset import LazySet
+from deploykit.core.calibration.manifest import Manifest
+from deploykit.core.values import Sample
 
 SIZE: Final = 256
 COUNT: Final = 512

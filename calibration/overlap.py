@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from deploykit.values import SampleRecord
+from deploykit.core.values import SampleRecord
 
 
 def common(first: Iterable[SampleRecord], second: Iterable[SampleRecord]) -> tuple[tuple[str, str], ...]:

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import msgspec
 import numpy as np
 
-from calibration.lazy import LazySet
-from deploykit.values import DataRecord, Pixels, Sample, SampleRecord, TensorSample
+from deploykit.core.calibration.lazy_dataset import LazySet
+from deploykit.core.values import DataRecord, Pixels, Sample, SampleRecord, TensorSample
 
 
 def record(source: LazySet, samples: Iterable[Sample | TensorSample] | None = None) -> DataRecord:

@@ -7,8 +7,8 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import replace
 
-from calibration.lazy import LazySet
-from deploykit.errors import InputError
+from deploykit.core.calibration.lazy_dataset import LazySet
+from deploykit.core.errors import InputError
 
 
 def subset(samples: LazySet, count: int, seed: int = 0) -> LazySet:

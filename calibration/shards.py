@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from calibration.image import SUFFIXES as IMAGES
-from calibration.image import decode_bytes
-from calibration.lazy import LazySet
-from deploykit.errors import InputError
-from deploykit.values import Sample
+from deploykit.core.calibration.image import SUFFIXES as IMAGES
+from deploykit.core.calibration.image import decode_bytes
+from deploykit.core.calibration.lazy_dataset import LazySet
+from deploykit.core.errors import InputError
+from deploykit.core.values import Sample
 
 BLOCK: Final = tarfile.BLOCKSIZE
 RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from calibration.lazy import LazySet
-from deploykit.errors import InputError
-from deploykit.values import TensorSample, TensorSpec
+from deploykit.core.calibration.lazy_dataset import LazySet
+from deploykit.core.errors import InputError
+from deploykit.core.values import TensorSample, TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

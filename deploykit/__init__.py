@@ -20,28 +20,10 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from deploykit.api import (
-        check_parity,
-        compare_latency,
-        compile_engine,
-        examine_machine,
-        export_bundle,
-        export_request,
-        inspect_engines,
-        inspect_graph,
-        list_networks,
-        measure_latency,
-        read_manifest,
-        write_program,
-        write_report,
-    )
-    from deploykit.bench.load import Load
-    from deploykit.bench.measure import Settings
+    from deploykit.bundle.load import LoadedBundle, load, predict, verify
     from deploykit.cli.progress import TerminalProgress
-    from deploykit.errors import BackendError, CheckFailed, DeploykitError, InputError, InternalError, UsageError
-    from deploykit.pipeline import Outcome
-    from deploykit.runtime import LoadedBundle, load, predict, verify
-    from deploykit.values import (
+    from deploykit.core.errors import BackendError, CheckFailed, DeploykitError, InputError, InternalError, UsageError
+    from deploykit.core.values import (
         BatchRange,
         Bench,
         Beside,
@@ -67,6 +49,24 @@ if TYPE_CHECKING:
         TensorSpec,
         WeightsSource,
     )
+    from deploykit.evaluate.latency.load import Load
+    from deploykit.evaluate.latency.measure import Settings
+    from deploykit.workflows.api import (
+        check_parity,
+        compare_latency,
+        compile_engine,
+        examine_machine,
+        export_bundle,
+        export_request,
+        inspect_engines,
+        inspect_graph,
+        list_networks,
+        measure_latency,
+        read_manifest,
+        write_program,
+        write_report,
+    )
+    from deploykit.workflows.export import Outcome
 
     __version__: str
 
@@ -125,14 +125,14 @@ __all__ = [
 ]
 
 HOMES: Final = (
-    "deploykit.errors",
-    "deploykit.values",
-    "deploykit.runtime",
-    "deploykit.api",
-    "deploykit.bench.load",
-    "deploykit.bench.measure",
+    "deploykit.core.errors",
+    "deploykit.core.values",
+    "deploykit.bundle.load",
+    "deploykit.workflows.api",
+    "deploykit.evaluate.latency.load",
+    "deploykit.evaluate.latency.measure",
     "deploykit.cli.progress",
-    "deploykit.pipeline",
+    "deploykit.workflows.export",
 )
 """Where public names live, what is imported quickest first."""
 

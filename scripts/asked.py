@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Callable
 from typing import Final
 
-from deploykit.bench.statistics import FEWEST_PAIRS
-from deploykit.errors import DeploykitError
-from deploykit.export import catalog
+from deploykit.core.errors import DeploykitError
+from deploykit.evaluate.latency.statistics import FEWEST_PAIRS
+from deploykit.export.networks import catalog
 
 
 def at_least(fewest: int, why: str = "") -> Callable[[str], int]:

@@ -66,13 +66,13 @@ def quick_latency() -> Iterator[None]:
     """Latency from a few calls, and no engine that was not asked for: these are the concern of tests/bench and of
     tests/cli/test_cli_compile.py.
     """
-    from deploykit import steps
     from deploykit.backends import choice
-    from deploykit.bench.measure import Settings, measure
+    from deploykit.evaluate.latency.measure import Settings, measure
+    from deploykit.workflows import stages
 
     few = Settings(window_s=0, agreement=1e9, iterations_at_least=3, seconds_at_least=0.001)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "measure", functools.partial(measure, settings=few))
+        patch.setattr(stages, "measure", functools.partial(measure, settings=few))
         patch.setattr(choice, "offered", tuple)
         yield
 
@@ -141,7 +141,7 @@ def traced_before(fp32_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
 
     def replay(fallback: str | None = None) -> None:
         from deploykit.bundle import manifest as manifests
-        from deploykit.values import ExportedGraph
+        from deploykit.core.values import ExportedGraph
 
         def export(*given: Any) -> ExportedGraph:
             manifest, folder = manifests.read(fp32_bundle), given[-1]

@@ -11,13 +11,10 @@ from contextlib import contextmanager
 import msgspec
 import pytest
 
-from deploykit import precision, steps
 from deploykit.backends import backend
 from deploykit.backends.choice import reference
-from deploykit.data import open_data
-from deploykit.networks.pytorch import TorchNetwork
-from deploykit.quantize import int8
-from deploykit.values import (
+from deploykit.core.calibration.batches import open_data
+from deploykit.core.values import (
     BatchRange,
     BuildOptions,
     CalibrationOptions,
@@ -26,6 +23,9 @@ from deploykit.values import (
     Recipe,
     WeightsSource,
 )
+from deploykit.export.networks.torch_network import TorchNetwork
+from deploykit.quantize import int8
+from deploykit.workflows import precision, stages
 
 pytest.importorskip("tensorrt_rtx", reason="engines are built by TensorRT-RTX: pip install 'deploykit[rtx]'")
 
@@ -60,7 +60,7 @@ def own_cache(monkeypatch, tmp_path):
 @pytest.mark.parametrize("model", ONE_OF_EACH)
 def test_tensorrt_rtx_builds_every_kind_of_network_at_every_precision(model, tmp_path):
     request = ExportRequest(model, "fp32", WeightsSource("random"), options=OPTIONS)
-    graph = steps.exported(request, TorchNetwork(request), reference(), Quiet())
+    graph = stages.exported(request, TorchNetwork(request), reference(), Quiet())
     few = open_data("photos", "calibration", 4, BATCH)
     half = precision.typed(msgspec.structs.replace(request, precision="fp16"), graph, few, reference(), Quiet()).typed
     judged_on = open_data("photos", "evaluation", 4, BATCH)

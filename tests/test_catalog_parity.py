@@ -10,12 +10,12 @@ from contextlib import contextmanager
 import onnx_ir as ir
 import pytest
 
-from deploykit import pipeline, steps
 from deploykit.backends import backend
+from deploykit.core.values import BatchRange, CalibrationOptions, ExportOptions, ExportRequest, WeightsSource
 from deploykit.export.export import eval_bytes
+from deploykit.export.networks.torch_network import TorchNetwork
 from deploykit.export.prepare import fold_batchnorm
-from deploykit.networks.pytorch import TorchNetwork
-from deploykit.values import BatchRange, CalibrationOptions, ExportOptions, ExportRequest, WeightsSource
+from deploykit.workflows import export, stages
 
 OPERATORS = {"Conv", "Relu", "Add", "Concat", "MaxPool", "GlobalAveragePool", "Flatten", "Gemm"}
 """What GoogLeNet and FractalNet are made of in eval mode: no Div of a mean join, no Dropout, no chance.
@@ -57,7 +57,7 @@ def own_cache(monkeypatch, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ONE_OF_EACH)
 def test_a_network_of_every_kind_agrees_with_eager_at_every_precision(model):
-    rows = list(pipeline.matrix([request(model), request(model, "fp16")], Quiet()))
+    rows = list(export.matrix([request(model), request(model, "fp16")], Quiet()))
     assert [(row.precision, row.parity.failures) for row in rows] == [("fp32", ()), ("fp16", ())]
 
 
@@ -67,7 +67,7 @@ def test_a_network_of_every_kind_agrees_in_int8_and_computes_in_it(model):
     pytest.importorskip("openvino", reason="INT8 on a CPU is OpenVINO's: pip install 'deploykit[openvino]'")
     calibrated = {"calibration": CalibrationOptions("photos", FEW), "target": "openvino"}
     requests = [request(model, precision, **calibrated) for precision in ("int8", "int8-fp16")]
-    for row in pipeline.matrix(requests, Quiet()):
+    for row in export.matrix(requests, Quiet()):
         assert row.failures == ()
         assert row.receipt.shares["int8"] > 0.999
 
@@ -88,7 +88,7 @@ def test_a_network_of_every_kind_agrees_in_int8_and_computes_in_it(model):
 def test_the_graph_holds_the_parameters_that_eval_mode_reads_and_not_a_byte_more(model, arguments):
     asked = request(model, arguments=arguments)
     network = TorchNetwork(asked)
-    graph = steps.exported(asked, network, backend("onnxruntime"), Quiet())
+    graph = stages.exported(asked, network, backend("onnxruntime"), Quiet())
     folded = fold_batchnorm(network.served)
     unused = unread_columns(network)
     assert graph.exported.initializer_bytes == eval_bytes(folded, (*network.architecture.training_only, *unused))
@@ -98,7 +98,7 @@ def test_the_graph_holds_the_parameters_that_eval_mode_reads_and_not_a_byte_more
 @pytest.mark.parametrize("model", ["googlenet", "fractalnet20"])
 def test_no_trace_of_auxiliary_heads_or_drop_path_is_left(model):
     asked = request(model)
-    graph = steps.exported(asked, TorchNetwork(asked), backend("onnxruntime"), Quiet())
+    graph = stages.exported(asked, TorchNetwork(asked), backend("onnxruntime"), Quiet())
     nodes = list(ir.load(graph.folder / graph.exported.files[0].path).graph)
     assert not [node.name for node in nodes if node.name.startswith("aux")]
     assert {node.op_type for node in nodes} <= OPERATORS

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import calibration
-from deploykit.preprocess import crop, preprocess
-from deploykit.values import ChannelOrder, Preprocessing
+from deploykit.core import calibration
+from deploykit.core.calibration.preprocess import crop, preprocess
+from deploykit.core.values import ChannelOrder, Preprocessing
 
 IMAGES: Final = Path(__file__).resolve().parent / "cpp" / "images"
 CASES: Final[list[dict[str, Any]]] = json.loads((IMAGES / "cases.json").read_text())

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from deploykit.bundle import manifest as manifests
 from deploykit.bundle.manifest import Manifest
 from deploykit.bundle.verify import check_files
-from deploykit.errors import CheckFailed, DeploykitError, InputError
-from deploykit.files import sha256
-from deploykit.values import (
+from deploykit.core.errors import CheckFailed, DeploykitError, InputError
+from deploykit.core.files import sha256
+from deploykit.core.values import (
     BatchRange,
     Beside,
     BuildOptions,

@@ -23,11 +23,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploykit import runtime
 from deploykit.backends import backend
+from deploykit.bundle import load as runtime
 from deploykit.bundle import manifest as manifests
-from deploykit.preprocess import preprocess
-from deploykit.values import Prediction
+from deploykit.core.calibration.preprocess import preprocess
+from deploykit.core.values import Prediction
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 LIBRARY: Final = ROOT / "deploykit/cpp"

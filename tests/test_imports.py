@@ -30,10 +30,10 @@ def modules(*folders: str) -> list[str]:
 
 LIGHT = [
     "deploykit",
-    "deploykit.values",
-    "deploykit.errors",
-    *modules("parity", "bench", "cli", "report"),
-    "architectures",
+    "deploykit.core.values",
+    "deploykit.core.errors",
+    *modules("evaluate", "cli", "report"),
+    "deploykit.export.architectures",
 ]
 
 

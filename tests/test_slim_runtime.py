@@ -68,7 +68,7 @@ print("loaded:", *sorted({{*{HEAVY!r}}} & {{name.partition(".")[0] for name in s
 
 
 RUNNING = (
-    *("deploykit.runtime", "deploykit.measuring", "deploykit.doctor"),
+    *("deploykit.bundle.load", "deploykit.workflows.benchmark", "deploykit.workflows.doctor"),
     *("deploykit.backends.onnxruntime", "deploykit.backends.openvino", "deploykit.backends.tensorrt.backend"),
     *(f"deploykit.cli.{verb}" for verb in ("verify", "running", "bench", "listing", "doctor", "cache", "cmake_dir")),
 )
@@ -82,7 +82,9 @@ def test_what_a_device_runs_can_be_imported_where_the_rest_is_missing(module):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["deploykit.bundles", "deploykit.reporting", "deploykit.report.html.page"])
+@pytest.mark.parametrize(
+    "module", ["deploykit.workflows.bundles", "deploykit.workflows.reporting", "deploykit.report.html.page"]
+)
 def test_what_compiles_and_reports_can_be_imported_without_pytorch(module):
     missing = ("torch", "torchvision", "onnxscript", "safetensors")
     done = run(

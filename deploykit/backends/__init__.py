@@ -6,8 +6,8 @@ import importlib
 import importlib.util
 from typing import Final, NamedTuple
 
-from deploykit.errors import BackendError, UsageError, unknown
-from deploykit.values import Backend, BuildOptions
+from deploykit.core.errors import BackendError, UsageError, unknown
+from deploykit.core.values import Backend, BuildOptions
 
 DEFAULT: Final = BuildOptions()
 

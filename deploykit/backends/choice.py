@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from deploykit.backends import BACKENDS, DEFAULT, backend, installed
-from deploykit.errors import BackendError, UsageError
-from deploykit.values import Backend, BuildOptions, Precision
+from deploykit.core.errors import BackendError, UsageError
+from deploykit.core.values import Backend, BuildOptions, Precision
 
 AUTO: Final = "auto"
 

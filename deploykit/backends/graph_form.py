@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from deploykit import onnxfile
-from deploykit.files import explained
+from deploykit.core import onnx_io
+from deploykit.core.files import explained
 
 
 def add_initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
@@ -37,7 +37,7 @@ def write_form(model: ir.Model, path: Path) -> None:
     ir.external_data.load_to_model(model)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        onnxfile.save(model, partial)
+        onnx_io.save(model, partial)
         partial.replace(path)
     except OSError as error:
         raise explained(error, path, "Free some space, or choose a folder that can be written.") from error

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, get_args
 
-from deploykit.errors import InputError
-from deploykit.values import DType, TensorSpec, layout_of
+from deploykit.core.errors import InputError
+from deploykit.core.values import DType, TensorSpec, layout_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir

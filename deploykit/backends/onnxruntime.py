@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from deploykit.backends.interface import tensor_spec, types_inside
-from deploykit.backends.layers import layers
-from deploykit.errors import BackendError, InputError
-from deploykit.files import record
-from deploykit.onnxwire import outline
-from deploykit.values import Arrays, BuildOptions, Engine, EngineLayer, Executed, Progress, TensorSpec
+from deploykit.backends.weighted_layers import layers
+from deploykit.core.errors import BackendError, InputError
+from deploykit.core.files import record
+from deploykit.core.onnx_outline import outline
+from deploykit.core.values import Arrays, BuildOptions, Engine, EngineLayer, Executed, Progress, TensorSpec
 
 if TYPE_CHECKING:
     import onnxruntime

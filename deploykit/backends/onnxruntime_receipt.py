@@ -14,7 +14,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from deploykit.values import Arithmetic
+from deploykit.core.values import Arithmetic
 
 EVIDENCE: Final = "the graph that ONNX Runtime saves as optimized"
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from deploykit.backends import openvino_receipt as receipt
 from deploykit.backends.interface import interface, types_inside
-from deploykit.backends.layers import layers
-from deploykit.errors import BackendError, InputError
-from deploykit.files import record
-from deploykit.onnxwire import outline
-from deploykit.values import Arrays, BuildOptions, Engine, EngineLayer, Executed, Progress, TensorSpec
+from deploykit.backends.weighted_layers import layers
+from deploykit.core.errors import BackendError, InputError
+from deploykit.core.files import record
+from deploykit.core.onnx_outline import outline
+from deploykit.core.values import Arrays, BuildOptions, Engine, EngineLayer, Executed, Progress, TensorSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from deploykit.values import Arithmetic
+from deploykit.core.values import Arithmetic
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
-from deploykit.errors import InputError
-from deploykit.values.manifests import GraphRecord, Manifest, stays_inside
+from deploykit.core.errors import InputError
+from deploykit.core.values.manifests import GraphRecord, Manifest, stays_inside
 
 __all__ = [
     "MANIFEST",

@@ -9,9 +9,9 @@ from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 
-from deploykit.errors import CheckFailed
-from deploykit.files import damage
-from deploykit.values import Bench, LayerErrors, Manifest, Measured, Records, SampleAccount, Stages, Value
+from deploykit.core.errors import CheckFailed
+from deploykit.core.files import damage
+from deploykit.core.values import Bench, LayerErrors, Manifest, Measured, Records, SampleAccount, Stages, Value
 
 Record: TypeAlias = Bench | Measured | Stages | LayerErrors | SampleAccount
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploykit.bundle.manifest import MANIFEST, Manifest
-from deploykit.errors import CheckFailed
-from deploykit.files import damage
-from deploykit.values import TensorSpec
+from deploykit.core.errors import CheckFailed
+from deploykit.core.files import damage
+from deploykit.core.values import TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 
 from deploykit.bundle.manifest import MANIFEST, encode, is_ours
-from deploykit.errors import InputError
-from deploykit.files import plain, record, staged
-from deploykit.values import Beside, Engine, Golden, Manifest
+from deploykit.core.errors import InputError
+from deploykit.core.files import plain, record, staged
+from deploykit.core.values import Beside, Engine, Golden, Manifest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -53,7 +53,7 @@ class Verbs(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, but a wrong verb is answered with the nearest ones."""
         if args and args[0] not in VERBS and not args[0].startswith("-"):
-            from deploykit.errors import unknown
+            from deploykit.core.errors import unknown
 
             raise click.UsageError(unknown("command", args[0], VERBS), ctx)
         return super().resolve_command(ctx, args)

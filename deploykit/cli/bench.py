@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 import click
 
 from deploykit.cli.bench_options import Limit, Sizes, Within
-from deploykit.values import Runtime, Scenario
+from deploykit.core.values import Runtime, Scenario
 
 if TYPE_CHECKING:
-    from deploykit.bench.measure import Settings
+    from deploykit.evaluate.latency.measure import Settings
 
 A_DAY: Final = 86_400.0
 """In seconds. Whoever asks for so many calls gets them, however long they take, but not for ever."""
@@ -57,20 +57,20 @@ def command(bundles: tuple[Path, ...], runtime: Runtime, as_json: bool, **said: 
     With --compare, of two bundles in turn, so that whatever slows the machine slows both. With --rate, latencies count
     from the moment at which a call was due: whoever waits behind a slow call is counted too.
     """
-    from deploykit import measuring
-    from deploykit.bench.load import Load
     from deploykit.cli.progress import TerminalProgress
+    from deploykit.evaluate.latency.load import Load
     from deploykit.report import bench, terminal
     from deploykit.report.document import document
+    from deploykit.workflows import benchmark
 
     _refuse(bundles, runtime, said)
     if said["keep"]:  # before anything is measured: what draws the report may not be installed
-        from deploykit import reporting
+        from deploykit.workflows import reporting
     settings, progress = _settings(said["duration"], said["iterations"]), TerminalProgress()
     sizes: tuple[int, ...] = said["batch"] or ()
     if said["compare"]:
         size = sizes[0] if sizes else None
-        pair = measuring.compare(
+        pair = benchmark.compare(
             (bundles[0], bundles[1]), runtime, size, said["rounds"], settings, said["fail_if"], progress
         )
         if as_json:
@@ -79,7 +79,7 @@ def command(bundles: tuple[Path, ...], runtime: Runtime, as_json: bool, **said: 
             terminal.console().print(bench.comparison(pair))
         return 1 if pair.failures else 0
     load = Load(said["threads"] or 1, said["rate"])
-    found = measuring.bench(bundles[0], runtime, sizes, load, settings, said["loadgen"], progress)
+    found = benchmark.bench(bundles[0], runtime, sizes, load, settings, said["loadgen"], progress)
     if said["keep"]:
         reporting.keep(bundles[0], found)
     if as_json:
@@ -91,7 +91,7 @@ def command(bundles: tuple[Path, ...], runtime: Runtime, as_json: bool, **said: 
 
 def _settings(duration: float | None, iterations: int | None) -> Settings:
     """Floors as they were given. A floor that was given is kept, however long that takes."""
-    from deploykit.bench.measure import Settings
+    from deploykit.evaluate.latency.measure import Settings
 
     usual = Settings()
     seconds = usual.seconds_at_least if duration is None else duration

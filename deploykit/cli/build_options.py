@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from deploykit.cli.options import Capabilities
-from deploykit.values import BuildOptions
+from deploykit.core.values import BuildOptions
 
 if TYPE_CHECKING:
     Command = TypeVar("Command", bound=Callable[..., Any])

@@ -36,7 +36,7 @@ def ls(kind: str | None, as_json: bool) -> None:
 
     With size and last use; entries stand in the order of their use, the last first.
     """
-    from deploykit import cache
+    from deploykit.core import cache
     from deploykit.report import cache as report
     from deploykit.report import terminal
     from deploykit.report.document import document
@@ -56,7 +56,7 @@ def info(as_json: bool) -> None:
 
     And what it may take, what its disk has left, and the variables that set these.
     """
-    from deploykit import cache
+    from deploykit.core import cache
     from deploykit.report import cache as report
     from deploykit.report import terminal
     from deploykit.report.document import document
@@ -78,7 +78,7 @@ def clear(kind: str | None, age: timedelta, as_json: bool) -> None:
 
     It says how much that freed. Entries that are being built at this moment stay, and so do files that are no entries.
     """
-    from deploykit import cache
+    from deploykit.core import cache
     from deploykit.report import cache as report
     from deploykit.report import terminal
     from deploykit.report.document import document

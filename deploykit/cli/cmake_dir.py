@@ -8,6 +8,6 @@ import click
 @click.command("cmake-dir")
 def command() -> None:
     """The folder for find_package(deploykit): cmake -Ddeploykit_DIR=$(deploykit cmake-dir)"""
-    from deploykit.native import CMAKE_FOLDER
+    from deploykit.core.cpp_programs import CMAKE_FOLDER
 
     click.echo(CMAKE_FOLDER)

@@ -34,10 +34,13 @@ def command(
     Each answers the golden vectors and is measured before it is packed, where the machine can run it. Needs no PyTorch.
     Exit 1 means that one of them answered otherwise; it is packed all the same, and marked.
     """
-    from deploykit import bundles, remote, ssh
     from deploykit.cli.progress import TerminalProgress
-    from deploykit.report import beside, terminal
+    from deploykit.report import extra_engines as beside
+    from deploykit.report import terminal
     from deploykit.report.document import document
+    from deploykit.workflows import bundles
+    from deploykit.workflows.remote import ssh
+    from deploykit.workflows.remote.build import compile_on
 
     if on is None and (remote_command is not None or remote_folder is not None):
         raise click.UsageError("--remote-command and --remote-folder are for --on.")
@@ -47,7 +50,7 @@ def command(
         manifest, made = each[-1][0], tuple(beside for _, beside in each)
     else:
         there = ssh.device(on, "deploykit" if remote_command is None else remote_command, remote_folder)
-        manifest, made = remote.compile_on(there, bundle, names, options, progress)
+        manifest, made = compile_on(there, bundle, names, options, progress)
     if as_json:
         click.echo(document("bundle", manifest))
     else:

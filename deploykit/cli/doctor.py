@@ -9,9 +9,9 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
 def command(as_json: bool) -> int:
     """What this machine can do, and the command that installs the rest. Exit 4 where something needed is not usable."""
-    from deploykit.doctor import examine
     from deploykit.report import terminal
     from deploykit.report.document import document
+    from deploykit.workflows.doctor import examine
 
     findings = examine()
     if as_json:

@@ -10,7 +10,7 @@ import msgspec
 
 from deploykit.cli.build_options import build, build_options
 from deploykit.cli.options import Batch, Input, Positive, Size, Triple
-from deploykit.values import (
+from deploykit.core.values import (
     BatchRange,
     BudgetOptions,
     BuildOptions,
@@ -26,7 +26,7 @@ from deploykit.values import (
 )
 
 if TYPE_CHECKING:
-    from deploykit.pipeline import Outcome
+    from deploykit.workflows.export import Outcome
 
 AUTO = "auto"
 
@@ -92,10 +92,10 @@ def command(
     The network is traced to ONNX, typed, run, compared with eager PyTorch on real images, and measured. Exit 1 means
     that parity failed; the bundle is written all the same, and marked.
     """
-    from deploykit import pipeline
-    from deploykit.api import export_request
     from deploykit.cli.progress import TerminalProgress
-    from deploykit.export.defaults import defaults
+    from deploykit.export.networks.defaults import defaults
+    from deploykit.workflows import export
+    from deploykit.workflows.api import export_request
 
     if said["num_classes"] is not None:
         said["arch"] = (*said["arch"], f"num_classes={said['num_classes']}")
@@ -123,7 +123,7 @@ def command(
     request = msgspec.structs.replace(request, arguments=said["arch"])  # as typed: the network says what they may be
     _refuse_unheeded(request.build, (request.target, *request.beside, *request.offered))
     destination = output or Path("build") / f"{defaults(model).name}-{request.precision}"
-    outcome = pipeline.export(request, destination, force, TerminalProgress())
+    outcome = export.export(request, destination, force, TerminalProgress())
     _print(outcome, as_json)
     return 1 if outcome.manifest.failures else 0
 
@@ -190,7 +190,7 @@ def _image(said: dict[str, Any]) -> ImageOverrides | None:
     if said["preprocessing"] is not None:
         if overrides != ImageOverrides():
             raise click.UsageError("--preprocessing FILE and options that say the same: give one or the other.")
-        from deploykit.networks.images import read
+        from deploykit.export.networks.images import read
 
         return read(said["preprocessing"])
     return None if overrides == ImageOverrides() else overrides
@@ -199,7 +199,7 @@ def _image(said: dict[str, Any]) -> ImageOverrides | None:
 def _print(outcome: Outcome, as_json: bool) -> None:
     from rich.text import Text
 
-    from deploykit.report import beside, precision, terminal
+    from deploykit.report import extra_engines, precision, terminal
     from deploykit.report.document import document
 
     manifest = outcome.manifest
@@ -220,4 +220,4 @@ def _print(outcome: Outcome, as_json: bool) -> None:
     if manifest.latency is not None:
         out.print(terminal.latency(manifest.latency))
     for other in manifest.beside:
-        out.print(beside.engine(other, manifest.precision))
+        out.print(extra_engines.engine(other, manifest.precision))

@@ -7,8 +7,8 @@ import traceback
 
 import click
 
-from deploykit.errors import DeploykitError
-from deploykit.extras import lacking
+from deploykit.core.errors import DeploykitError
+from deploykit.core.extras import lacking
 
 ISSUES = "Run it again as `deploykit --debug …` and report what it prints, with the command."
 

@@ -16,9 +16,9 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
 def command(subject: Path, engines: bool, profile: int, as_json: bool) -> None:
     """What is inside a bundle or an ONNX file: node by node, with the PyTorch module that each comes from."""
-    from deploykit import bundles
     from deploykit.report import engine, precision, terminal
     from deploykit.report.document import document
+    from deploykit.workflows import bundles
 
     if profile and not engines:
         raise click.UsageError("--profile is for --engines.")

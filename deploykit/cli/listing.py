@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from deploykit.export import catalog
+from deploykit.export.networks import catalog
 
 
 @click.command("list")

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import click
 
-from deploykit.values import BatchRange, DType, InputSpec
+from deploykit.core.values import BatchRange, DType, InputSpec
 
 
 class Batch(click.ParamType[BatchRange]):

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
-from architectures import CATALOG
-from deploykit.values import CalibrationOptions, Depth, ExportRequest, MatrixRow, Precision, WeightsSource
+from deploykit.core.values import CalibrationOptions, Depth, ExportRequest, MatrixRow, Precision, WeightsSource
+from deploykit.export.architectures import CATALOG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from deploykit.values import Progress
+    from deploykit.core.values import Progress
 
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16", "int8", "int8-fp16")
 
@@ -89,16 +89,16 @@ def _in_depth(
     folders: Sequence[Path], data: str | None, samples: int | None, weights: str | None, looks: _Looks, as_json: bool
 ) -> int:
     """Where the error of each bundle comes from."""
-    from deploykit import attribution
     from deploykit.cli.progress import TerminalProgress
     from deploykit.report import depth, terminal
     from deploykit.report.document import document
+    from deploykit.workflows import diagnose
 
     progress = TerminalProgress()
     found = []
     with progress.step("parity in depth", len(folders)) as advance:
         for folder in folders:
-            subject = attribution.Subject(folder, data, samples, weights, progress)
+            subject = diagnose.Subject(folder, data, samples, weights, progress)
             if looks.layers:
                 subject.require_layers()
             if looks.worst is not None:
@@ -106,9 +106,9 @@ def _in_depth(
             seen = Depth(
                 folder.resolve().name,
                 subject.manifest.precision,
-                attribution.stages(subject) if looks.stages else None,
-                attribution.layers(subject) if looks.layers else None,
-                attribution.samples(subject, looks.worst) if looks.worst is not None else None,
+                diagnose.stages(subject) if looks.stages else None,
+                diagnose.layers(subject) if looks.layers else None,
+                diagnose.samples(subject, looks.worst) if looks.worst is not None else None,
             )
             if looks.keep:
                 _keep(folder, seen)
@@ -125,7 +125,7 @@ def _in_depth(
 
 def _keep(folder: Path, seen: Depth) -> None:
     """Each record that was made becomes one of the bundle's."""
-    from deploykit import reporting
+    from deploykit.workflows import reporting
 
     for record in (seen.stages, seen.layers, seen.samples):
         if record is not None:
@@ -136,11 +136,11 @@ def _matrix(
     subjects: Sequence[str], data: str | None, samples: int | None, weights: str | None, seed: int, as_json: bool
 ) -> int:
     """A row per bundle, or per network and precision."""
-    from deploykit import pipeline
     from deploykit.cli.progress import TerminalProgress
-    from deploykit.export.source import parse_weights
+    from deploykit.export.networks.weights_source import parse_weights
     from deploykit.report import terminal
     from deploykit.report.document import document
+    from deploykit.workflows import export
 
     folders = [Path(name) for name in subjects if _is_folder(name)]
     networks = [name for name in subjects or CATALOG if not _is_folder(name)]
@@ -148,7 +148,7 @@ def _matrix(
     rows: list[MatrixRow] = []
     with progress.step("parity", len(folders) + len(networks) * len(PRECISIONS)) as advance:
         origin = parse_weights(weights or "random", seed)
-        judged = pipeline.matrix(_requests(networks, origin, data, samples), progress)
+        judged = export.matrix(_requests(networks, origin, data, samples), progress)
         for row in itertools.chain(_rows(folders, data, samples, weights, progress), judged):
             rows.append(row)
             progress.done(terminal.matrix_line(row))
@@ -187,7 +187,7 @@ def _requests(
 def _rows(
     folders: Sequence[Path], data: str | None, samples: int | None, weights: str | None, progress: Progress
 ) -> Iterator[MatrixRow]:
-    from deploykit import bundles
+    from deploykit.workflows import bundles
 
     for folder in folders:
         manifest = bundles.recheck(folder, data, samples, weights, progress)

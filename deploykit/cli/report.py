@@ -23,10 +23,10 @@ def command(
 
     A report shows verdicts and gives none: exit 0 also where a bundle failed.
     """
-    from deploykit import reporting
     from deploykit.report import markdown, terminal
     from deploykit.report.document import document
     from deploykit.report.html import page
+    from deploykit.workflows import reporting
 
     found = reporting.report(bundles)
     text = {

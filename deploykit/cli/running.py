@@ -14,11 +14,11 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
 def command(bundle: Path, images: tuple[Path, ...], top: int, as_json: bool) -> None:
     """The best classes of each IMAGE, through BUNDLE's own preprocessing and graph."""
-    from deploykit import runtime
+    from deploykit.bundle import load
     from deploykit.report import terminal
     from deploykit.report.document import document
 
-    loaded = runtime.load(bundle)
+    loaded = load.load(bundle)
     predictions = loaded.predict(images, top)
     if as_json:
         click.echo(document("predictions", predictions))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from deploykit.sweep.run import Maker, Plan
-    from deploykit.values import Progress
-    from deploykit.values.sweeps import Sweep, SweepResult
+    from deploykit.core.values import Progress
+    from deploykit.core.values.sweeps import Sweep, SweepResult
+    from deploykit.workflows.sweep.run import Maker, Plan
 
 
 @click.command("sweep")
@@ -42,7 +42,7 @@ def command(
     from deploykit.report import sweep as text
     from deploykit.report import terminal
     from deploykit.report.document import document
-    from deploykit.sweep import run
+    from deploykit.workflows.sweep import run
 
     sweep, progress = sweep_file.read(file), TerminalProgress()
     destination = output or Path("build") / sweep.name
@@ -64,10 +64,10 @@ def command(
 def _maker(sweep: Sweep, address: str | None, timeout: float | None, progress: Progress) -> Maker:
     timeout_s = None if timeout is None else timeout * 60
     if address is None:
-        from deploykit.sweep.here import Here
+        from deploykit.workflows.sweep.local import Here
 
         return Here(Path(sweep.folder), progress, timeout_s)
-    from deploykit.sweep.fleet import Fleet
+    from deploykit.workflows.sweep.ray import Fleet
 
     return Fleet(address, Path(sweep.folder), sweep.fleet, progress, timeout_s)
 

@@ -21,10 +21,10 @@ from deploykit.backends.choice import AUTO, FOR_BF16, ON_GPU, PREFERRED
 from deploykit.cli.build_options import OPTIONS as BUILD
 from deploykit.cli.export import INT8_ONLY
 from deploykit.cli.export import command as export
-from deploykit.errors import InputError, unknown
-from deploykit.export import sources
-from deploykit.values import ExportOptions, Precision
-from deploykit.values.sweeps import Cell, FleetOptions, Sweep
+from deploykit.core.errors import InputError, unknown
+from deploykit.core.values import ExportOptions, Precision
+from deploykit.core.values.sweeps import Cell, FleetOptions, Sweep
+from deploykit.export.networks import sources
 
 if sys.version_info >= (3, 11):
     import tomllib

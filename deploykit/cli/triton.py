@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from deploykit.servable import Wanted
-    from deploykit.triton.served import Device
+    from deploykit.workflows.triton.servable import Wanted
+    from deploykit.workflows.triton.served import Device
 
 
 @click.command("triton")
@@ -61,9 +61,9 @@ def command(
     """
     from deploykit.report import terminal
     from deploykit.report.document import document
-    from deploykit.servable import What
-    from deploykit.serving import ServeOptions, serve
-    from deploykit.triton.kserve import SERVICE, Service
+    from deploykit.workflows.triton.compose import ServeOptions, serve
+    from deploykit.workflows.triton.kserve import SERVICE, Service
+    from deploykit.workflows.triton.servable import What
 
     if kserve != (storage_uri is not None) or (name_of_service is not None and not kserve):
         raise click.UsageError("--kserve and --storage-uri belong together; --service may come with them.")

@@ -12,11 +12,11 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print the parity record as a JSON document.")
 def command(bundle: Path, as_json: bool) -> int:
     """BUNDLE's digests, then its golden inputs through its own graph; needs no PyTorch. Exit 1 where either fails."""
-    from deploykit import runtime
+    from deploykit.bundle import load
     from deploykit.report import terminal
     from deploykit.report.document import document
 
-    manifest = runtime.verify(bundle)
+    manifest = load.verify(bundle)
     if as_json:
         click.echo(document("self-test", manifest.parity))
     else:

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from deploykit.errors import InternalError
-from deploykit.onnxfile import REMEDY
-from deploykit.values import BatchRange, DType, TensorSpec, layout_of
+from deploykit.core.errors import InternalError
+from deploykit.core.onnx_io import REMEDY
+from deploykit.core.values import BatchRange, DType, TensorSpec, layout_of
 
 STRIPPED = frozenset(
     {"Dropout", "Identity", "Constant", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from deploykit.errors import InputError
+from deploykit.core.errors import InputError
+from deploykit.core.values import BatchRange, ExportedGraph, ExportOptions, InputSpec, ModelSpec, WeightsRecord
 from deploykit.export import contract
-from deploykit.export.finish import finish
 from deploykit.export.opset import OPSETS
 from deploykit.export.prepare import Served, ServedTensors, fold_batchnorm, outputs
+from deploykit.export.rewrite import finish
 from deploykit.export.trace import Names, trace
-from deploykit.values import BatchRange, ExportedGraph, ExportOptions, InputSpec, ModelSpec, WeightsRecord
 
 
 def export(

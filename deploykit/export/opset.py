@@ -8,7 +8,7 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
-from deploykit.errors import InputError
+from deploykit.core.errors import InputError
 from deploykit.export.passes import names
 
 OPSETS = range(17, 24)

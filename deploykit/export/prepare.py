@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from deploykit.errors import InputError, UsageError
-from deploykit.values import Head, ModelSpec, Preprocessing
+from deploykit.core.errors import InputError, UsageError
+from deploykit.core.values import Head, ModelSpec, Preprocessing
 
 
 class Normalize(nn.Module):

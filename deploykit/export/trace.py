@@ -18,8 +18,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from deploykit.errors import InputError
-from deploykit.values import BatchRange, Exporter
+from deploykit.core.errors import InputError
+from deploykit.core.values import BatchRange, Exporter
 
 TRACE_OPSET = 20
 """Both exporters speak it, and so do TensorRT 10.0, ONNX Runtime and OpenVINO; other opsets are converted to."""

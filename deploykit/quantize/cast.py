@@ -18,14 +18,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from deploykit import onnxfile
-from deploykit.errors import InputError
-from deploykit.files import record
-from deploykit.quantize import clips, constants, statistics
-from deploykit.quantize.borders import Borders
+from deploykit.core import onnx_io
+from deploykit.core.errors import InputError
+from deploykit.core.files import record
+from deploykit.core.values import InOut, KeptNode, Precision, Range, Ranges, TypedGraph
+from deploykit.quantize import batchnorm_affine, clip_bounds, constants
+from deploykit.quantize.cast_inserter import Borders
 from deploykit.quantize.formats import FORMATS, HALF, Format, Name
-from deploykit.quantize.obstacles import PAIR, computing, excess, is_float, kept_nodes, require_opset
-from deploykit.values import InOut, KeptNode, Precision, Range, Ranges, TypedGraph
+from deploykit.quantize.fp32_fallback import PAIR, computing, excess, is_float, kept_nodes, require_opset
 
 GRAPH_FILE = "model.onnx"
 
@@ -38,8 +38,8 @@ def cast(source: Path, ranges: Ranges, folder: Path, dtype: Name = "fp16", io: I
     ir.external_data.load_to_model(model)  # a data file beside the source stays there
     kept = retype(model, ranges.tensors, dtype, io)
     folder.mkdir(parents=True, exist_ok=True)
-    onnxfile.check(model)
-    onnxfile.save(model, folder / GRAPH_FILE)
+    onnx_io.check(model)
+    onnx_io.save(model, folder / GRAPH_FILE)
     quantized = any(node.op_type in PAIR for node in model.graph)
     precision: Precision = "int8-fp16" if quantized else dtype
     casts = sum(1 for node in model.graph if node.op_type == "Cast")
@@ -59,7 +59,7 @@ def retype(
         raise InputError("INT8 is combined with FP16, not with BF16.", "Give --fp16 beside --int8.")
     require_opset(graph, to)
     constants.lift(graph)
-    statistics.absorb(graph, to)
+    batchnorm_affine.absorb(graph, to)
     kept = kept_nodes(graph, ranges, to)
     _require_some(graph, kept, to)
     if io == "fp16":
@@ -67,7 +67,7 @@ def retype(
     computed = frozenset(computing(graph)) - kept.keys()
     quantizers = frozenset(node for node in graph if node.op_type == "QuantizeLinear" and not node.domain) - kept.keys()
     for node in computed:
-        clips.drop_idle(node, to)
+        clip_bounds.drop_idle(node, to)
     Borders(graph, computed | quantizers, to, HALF.dtype if io == "fp16" else ir.DataType.FLOAT).draw()
     return tuple(kept.values())
 

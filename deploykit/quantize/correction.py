@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from deploykit.core.values import Placement
 from deploykit.quantize import qdq
-from deploykit.values import Placement
 
 BIASED = frozenset({"Conv", "Gemm"})
 """Layers whose bias is added per output channel, and whose input channels are axis 1."""

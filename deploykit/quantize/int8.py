@@ -7,12 +7,12 @@ from typing import Final
 
 import onnx_ir as ir
 
-from deploykit import onnxfile
-from deploykit.errors import InputError
-from deploykit.files import record
+from deploykit.core import onnx_io
+from deploykit.core.errors import InputError
+from deploykit.core.files import record
+from deploykit.core.values import Calibrated, Placement, Recipe, TypedGraph
 from deploykit.quantize import cast, correction, qdq
 from deploykit.quantize.placement import place
-from deploykit.values import Calibrated, Placement, Recipe, TypedGraph
 
 GRAPH_FILE: Final = "model.onnx"
 
@@ -43,8 +43,8 @@ def quantize(source: Path, calibrated: Calibrated, recipe: Recipe, folder: Path)
     qdq.insert(model, placement, thresholds(calibrated), half)
     kept = cast.retype(model, calibrated.ranges.tensors, "fp16", recipe.io) if half else ()
     folder.mkdir(parents=True, exist_ok=True)
-    onnxfile.check(model)
-    onnxfile.save(model, folder / GRAPH_FILE)
+    onnx_io.check(model)
+    onnx_io.save(model, folder / GRAPH_FILE)
     return TypedGraph(
         files=(record(folder, GRAPH_FILE),),
         precision="int8-fp16" if half else "int8",

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from deploykit.values import Observer
+from deploykit.core.values import Observer
 
 Counts: TypeAlias = NDArray[np.int64]
 

@@ -16,8 +16,8 @@ from typing import Final
 
 import onnx_ir as ir
 
-from deploykit.errors import InputError
-from deploykit.values import Edge, Placement
+from deploykit.core.errors import InputError
+from deploykit.core.values import Edge, Placement
 
 LAYERS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators with an INT8 kernel worth having: nearly all multiply-accumulates of a network are theirs."""

@@ -18,10 +18,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from deploykit.errors import InputError, InternalError
-from deploykit.onnxfile import REMEDY
+from deploykit.core.errors import InputError, InternalError
+from deploykit.core.onnx_io import REMEDY
+from deploykit.core.values import Placement
 from deploykit.quantize import constants
-from deploykit.values import Placement
 
 STEPS: Final = 127
 """Codes on either side of zero. −128 is not used for weights, so that a weight and its negative are as precise."""

@@ -10,9 +10,9 @@ from typing import Final
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from deploykit.errors import InputError
+from deploykit.core.errors import InputError
+from deploykit.core.values import Arithmetic, Executed, LayerArithmetic, PrecisionReceipt
 from deploykit.quantize.placement import LAYERS, constant, is_layer
-from deploykit.values import Arithmetic, Executed, LayerArithmetic, PrecisionReceipt
 
 TYPES: Final[dict[ir.DataType, Arithmetic]] = {
     ir.DataType.FLOAT: "fp32",

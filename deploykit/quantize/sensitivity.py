@@ -9,10 +9,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from deploykit.core.values import Calibrated, Sensitivity
 from deploykit.quantize import constants, qdq
 from deploykit.quantize.int8 import thresholds
 from deploykit.quantize.placement import is_layer, place
-from deploykit.values import Calibrated, Sensitivity
 
 WORST = sys.float_info.max
 """In the place of infinity and NaN, which JSON cannot write."""

@@ -9,8 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from deploykit.core.values import Bench, Comparison, Conditions, Interval, LoadGenSummary, Measured, Runtime
 from deploykit.report import terminal
-from deploykit.values import Bench, Comparison, Conditions, Interval, LoadGenSummary, Measured, Runtime
 
 THROUGH: Final[dict[Runtime, str]] = {"python": "Python", "cpp": "the C++ library"}
 

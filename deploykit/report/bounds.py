@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from deploykit.core.values import OutputParity, Parity, Value
 from deploykit.report.words import ABSENT, decibels, percent
-from deploykit.values import OutputParity, Parity, Value
 
 
 class Bound(Value, frozen=True):

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from rich.table import Table
 from rich.text import Text
 
-from deploykit.cache import CacheEntry, CacheInfo, CacheKind, Cleared
+from deploykit.core.cache import CacheEntry, CacheInfo, CacheKind, Cleared
 from deploykit.report import terminal
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from deploykit.values import BatchRange, BuildOptions, ExportOptions, ExportRequest, ImageOverrides, WeightsSource
+from deploykit.core.values import BatchRange, BuildOptions, ExportOptions, ExportRequest, ImageOverrides, WeightsSource
 
 PRECISIONS = {"int8-fp16": ("--int8", "--fp16")}
 

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from deploykit.core.values import ClassChange, Depth, LayerErrors, OutputParity, SampleAccount, StageParity, Stages
 from deploykit.report import terminal
-from deploykit.values import ClassChange, Depth, LayerErrors, OutputParity, SampleAccount, StageParity, Stages
 
 SHOWN: Final = 10
 """Layers; --json has all of them."""

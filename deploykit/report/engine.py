@@ -11,8 +11,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from deploykit.report import beside, terminal
-from deploykit.values import EngineAccount, EngineLayer
+from deploykit.core.values import EngineAccount, EngineLayer
+from deploykit.report import extra_engines, terminal
 
 TELLING: Final = re.compile(
     r"(?:sm\d+|volta|turing|ampere|hopper|[a-z]?cudnn|h\d+cudnn|tilesize[\dx]+|int8x?\d*|(?:(?:tf|bf|f|i)\d+){2})"
@@ -27,7 +27,7 @@ def accounts(found: Sequence[EngineAccount]) -> Group:
     """Each engine of a bundle: what it is and how it was built, and its layers or why they cannot be seen here."""
     parts: list[Text | Table] = []
     for account in found:
-        parts.append(beside.head(account.engine))
+        parts.append(extra_engines.head(account.engine))
         if account.unseen is not None:
             parts.append(terminal.note(account.unseen))
         else:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deploykit.report.reported import Reported, engine_bytes, worst_snr
+from deploykit.core.values import Accuracy, Latency, Parity, Value
+from deploykit.report.bundle_document import Reported, engine_bytes, worst_snr
 from deploykit.report.terminal import size
 from deploykit.report.words import decibels, milliseconds, number, percent
-from deploykit.values import Accuracy, Latency, Parity, Value
 
 
 class KeyFigure(Value, frozen=True):

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from deploykit.core.values import Bench, LayerErrors, SampleAccount, Stages
 from deploykit.report.bench import ENOUGH_FOR_P999
 from deploykit.report.bounds import bounds
+from deploykit.report.bundle_document import Report, Reported, Row, rows, worst_snr
 from deploykit.report.command import command
 from deploykit.report.depth import called
 from deploykit.report.key_figures import key_figures
-from deploykit.report.reported import Report, Reported, Row, rows, worst_snr
+from deploykit.report.not_run import statements
 from deploykit.report.terminal import size
-from deploykit.report.unchecked import statements
 from deploykit.report.words import ABSENT, decibels, milliseconds, number, percent, power, precise, samples
-from deploykit.values import Bench, LayerErrors, SampleAccount, Stages
 
 MARK = "<!-- deploykit report -->"
 

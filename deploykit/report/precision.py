@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Group
 from rich.text import Text
 
-from deploykit.values import Budget, CalibrationReceipt, PrecisionReceipt
+from deploykit.core.values import Budget, CalibrationReceipt, PrecisionReceipt
 
 
 def account(rests_on: CalibrationReceipt | None, cost: Budget | None, ran: PrecisionReceipt) -> Group:

@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from deploykit.core.values.sweeps import CellResult, CellState, SweepResult
 from deploykit.report.terminal import note
-from deploykit.values.sweeps import CellResult, CellState, SweepResult
 
 STYLES: dict[CellState, str] = {
     "passed": "green", "marked": "bold red", "failed": "bold red", "refused": "yellow", "waiting": "none",

@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from deploykit.values import (
+from deploykit.core.values import (
     Accuracy,
     BatchRange,
     CatalogRow,

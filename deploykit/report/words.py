@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from deploykit.core.values import DataRecord, Measure, Preprocessing, TensorSpec
 from deploykit.report.terminal import size
-from deploykit.values import DataRecord, Measure, Preprocessing, TensorSpec
 
 ABSENT: Final = "–"
 

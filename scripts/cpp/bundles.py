@@ -17,12 +17,9 @@ from pathlib import Path
 from typing import Final
 from unittest import mock
 
-from deploykit import pipeline, steps
 from deploykit.backends.choice import AUTO, chosen
-from deploykit.bench.measure import Settings, measure
 from deploykit.cli.progress import TerminalProgress
-from deploykit.export import catalog
-from deploykit.values import (
+from deploykit.core.values import (
     BatchRange,
     CalibrationOptions,
     ExportOptions,
@@ -31,6 +28,9 @@ from deploykit.values import (
     Precision,
     WeightsSource,
 )
+from deploykit.evaluate.latency.measure import Settings, measure
+from deploykit.export.networks import catalog
+from deploykit.workflows import export, stages
 
 PIXELS: Final[dict[str, int]] = {
     "vgg11": 32,
@@ -80,8 +80,8 @@ def exported(folder: Path, network: str) -> list[str]:
     failures = []
     for precision in PRECISIONS:
         destination = folder / f"{network}-{precision}"
-        with mock.patch.object(steps, "measure", functools.partial(measure, settings=ONCE)):
-            outcome = pipeline.export(request(network, precision), destination, True, TerminalProgress())
+        with mock.patch.object(stages, "measure", functools.partial(measure, settings=ONCE)):
+            outcome = export.export(request(network, precision), destination, True, TerminalProgress())
         failures += [f"{destination.name}: {failure}" for failure in outcome.manifest.failures]
         print(f"{destination.name}: {'is up to date' if outcome.up_to_date else 'written'}", flush=True)
     return failures

@@ -24,8 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from deploykit.errors import BackendError
-from deploykit.files import staged
+from deploykit.core.errors import BackendError
+from deploykit.core.files import staged
 
 TOOLS: Final = (
     *("cmake", "ninja-build", "clang", "libclang-rt-dev", "clang-format", "clang-tidy"),

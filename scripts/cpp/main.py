@@ -26,7 +26,7 @@ from cpp.place import Failed, Place  # noqa: E402 - found by the line above
 from cpp.steps import STEPS, Step  # noqa: E402
 from cpp.table import Row, table  # noqa: E402
 
-from deploykit.errors import DeploykitError  # noqa: E402
+from deploykit.core.errors import DeploykitError  # noqa: E402
 
 
 def main() -> int:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from deploykit.backends import backend
-from deploykit.bench.clock import MONOTONIC
-from deploykit.bench.memory import peak_memory_bytes
 from deploykit.bundle import manifest as manifests
 from deploykit.bundle.verify import check_files, golden
+from deploykit.evaluate.latency.clock import MONOTONIC
+from deploykit.evaluate.latency.memory import peak_memory_bytes
 
 
 class Noting:

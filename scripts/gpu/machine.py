@@ -27,7 +27,7 @@ def facts(journal: Journal) -> None:
     known: Row = {"libraries": _versions(), "python": platform.python_version(), "system": platform.platform()}
     why = []
     try:
-        from deploykit.provenance import code_digest, libraries, processor
+        from deploykit.core.provenance import code_digest, libraries, processor
 
         known |= {"libraries": libraries() | known["libraries"], "code_sha256": code_digest(), "processor": processor()}
     except ImportError as error:

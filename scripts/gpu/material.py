@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gpu.journal import Journal
 
 if TYPE_CHECKING:
-    from deploykit.values import ExportRequest
+    from deploykit.core.values import ExportRequest
 
 PRECISIONS: Final = ("fp32", "fp16", "int8")
 
@@ -33,7 +33,7 @@ CALIBRATED_ON: Final = 32
 
 def request(network: str, wanted: Any) -> ExportRequest:
     """What `deploykit export` would be asked for, with random weights; real photographs where scikit-image has them."""
-    from deploykit.values import CalibrationOptions, ExportRequest, WeightsSource
+    from deploykit.core.values import CalibrationOptions, ExportRequest, WeightsSource
 
     data = "photos" if importlib.util.find_spec("skimage") else "synthetic"
     return ExportRequest(
@@ -54,10 +54,10 @@ def make(journal: Journal, network: str, folder: Path) -> None:
     import numpy as np
     import torch
 
-    from deploykit import steps
     from deploykit.backends.choice import reference
-    from deploykit.data import open_data
-    from deploykit.networks.pytorch import TorchNetwork
+    from deploykit.core.calibration.batches import open_data
+    from deploykit.export.networks.torch_network import TorchNetwork
+    from deploykit.workflows import stages
 
     asked, progress = request(network, "fp32"), Silence()
     built = TorchNetwork(asked)
@@ -73,8 +73,8 @@ def make(journal: Journal, network: str, folder: Path) -> None:
         journal.row("note", text=f"parity on {len(inputs)} images of {data.record.name}{real}; weights random")
     start = time.perf_counter()
     with journal.doing("tracing to ONNX"):
-        graph = steps.exported(asked, built, reference(), progress)
-        recorded = steps.answered(built, graph, data, progress)
+        graph = stages.exported(asked, built, reference(), progress)
+        recorded = stages.answered(built, graph, data, progress)
     built.forget()
     for wanted in PRECISIONS:
         act = partial(_type, journal, request(network, wanted), graph, recorded, data, folder, progress, start)
@@ -104,9 +104,9 @@ def _type(
     start: float,
 ) -> None:
     """One graph, and the seconds since `start`; those of FP32 hold the tracing, the others only what was done to it."""
-    from deploykit import precision
     from deploykit.backends import backend
     from deploykit.backends.choice import reference
+    from deploykit.workflows import precision
 
     typed = precision.chosen(asked, graph, answers, data, reference(), backend(asked.target), progress).typed
     made = folder / asked.precision

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from deploykit.values import TensorSpec
+    from deploykit.core.values import TensorSpec
 
 STATEMENT: Final = "pycuda is missing: run with PyTorch's memory and without CUDA graphs, not by deploykit's runner"
 

@@ -25,7 +25,7 @@ from gpu.material import PRECISIONS, place, request
 from gpu.plans import STATEMENT, PlanRunner
 
 if TYPE_CHECKING:
-    from deploykit.values import Engine, Runner, TensorSpec
+    from deploykit.core.values import Engine, Runner, TensorSpec
 
 BATCHES: Final = (1, 8)
 
@@ -77,10 +77,10 @@ def parity(journal: Journal, candidate: Candidate, folder: Path) -> None:
     import msgspec
     import numpy as np
 
-    from deploykit.parity.compare import compare
-    from deploykit.parity.tolerances import for_precision
-    from deploykit.runners import Fitted, Recorded
-    from deploykit.values import Batch, DataRecord
+    from deploykit.backends.adapters import Fitted, Recorded
+    from deploykit.core.values import Batch, DataRecord
+    from deploykit.evaluate.parity.compare import compare
+    from deploykit.evaluate.parity.tolerances import for_precision
 
     inputs, answers = np.load(folder / "inputs.npy"), np.load(folder / "answers.npy")
     record = msgspec.json.decode((folder / "data.json").read_bytes(), type=DataRecord)
@@ -143,7 +143,7 @@ def _image(folder: Path) -> tuple[int, ...]:
 
 def _in_turn(runs: dict[str, Callable[[], object]], patience_s: float) -> dict[str, tuple[int, ...]]:
     """Nanoseconds of each, by name. Rounds are as many as fit the time, after a second of warm-up."""
-    from deploykit.bench.measure import interleave
+    from deploykit.evaluate.latency.measure import interleave
 
     for run in runs.values():
         run()  # the first call allocates, compiles and loads
@@ -161,14 +161,14 @@ def _keep(parts: list[Timing], run: Callable[[], Timing]) -> None:
 
 
 def _spread(nanoseconds: Sequence[int]) -> Timing:
-    from deploykit.bench.statistics import percentile
+    from deploykit.evaluate.latency.statistics import percentile
 
     return {f"p{share}": percentile(nanoseconds, share) / 1e6 for share in (50, 90, 99)}
 
 
 def _beside(durations: dict[str, tuple[int, ...]], name: str, first: str) -> Timing:
     """The median over rounds of the time beside the road's first variant's, with its 95 % bootstrap interval."""
-    from deploykit.bench.statistics import ratio
+    from deploykit.evaluate.latency.statistics import ratio
 
     found = ratio(durations[name], durations[first])
     return {"to": first, "ratio": found.estimate, "low": found.low, "high": found.high}  # type: ignore[dict-item]
@@ -242,9 +242,9 @@ def _inspected(runner: PlanRunner, graph: Path) -> Any:
     """What the backend reads of its own runner, read of this one."""
     import onnx_ir as ir
 
-    from deploykit.backends.layers import layers
     from deploykit.backends.tensorrt import inspector
-    from deploykit.values import Executed
+    from deploykit.backends.weighted_layers import layers
+    from deploykit.core.values import Executed
 
     whole = ir.load(graph).graph
     names = [layer.name or "" for layer in layers(whole)]
@@ -325,7 +325,7 @@ def modules(journal: Journal, road: str, network: str, folder: Path) -> Variants
     """The very module that was exported, with the same weights."""
     import torch
 
-    from deploykit.networks.pytorch import TorchNetwork
+    from deploykit.export.networks.torch_network import TorchNetwork
 
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -351,7 +351,7 @@ class ModuleRunner:
     """A module on a device as a Runner: arrays go in and come out in host memory."""
 
     def __init__(self, module: Any, image: tuple[int, ...], device: str, dtype: Any, layout: Any) -> None:
-        from deploykit.values import TensorSpec
+        from deploykit.core.values import TensorSpec
 
         self.module = module
         self.inputs = (TensorSpec("input", "float32", ("batch", *image), "NCHW"),)

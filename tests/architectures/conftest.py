@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from architectures import CATALOG
-from deploykit.values import Architecture
+from deploykit.core.values import Architecture
+from deploykit.export.architectures import CATALOG
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers share the cores already; threads on top of them only wait for each other

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from architectures import CATALOG
+from deploykit.export.architectures import CATALOG
 
 ORACLES = [name for name in CATALOG if name.startswith(("vgg", "google", "res", "wide", "dense")) and "264" not in name]
 ARGUMENTS = {"googlenet": {"branch3_kernel": 3}}

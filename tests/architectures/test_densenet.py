@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from architectures.densenet import DenseNet
+from deploykit.export.architectures.densenet import DenseNet
 
 SMALL = {"growth_rate": 6, "blocks": (3, 4), "num_classes": 5}
 

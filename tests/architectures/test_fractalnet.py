@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from architectures.fractalnet import FRACTALNET20, Fractal, FractalNet, mean, survivors
+from deploykit.export.architectures.fractalnet import FRACTALNET20, Fractal, FractalNet, mean, survivors
 
 SMALL = {"widths": (4, 6), "total_columns": 3, "num_classes": 5}
 Z = torch.randn(1, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

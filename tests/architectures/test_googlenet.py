@@ -2,7 +2,7 @@ import pytest
 import torch
 import torchvision
 
-from architectures.googlenet import GOOGLENET, TABLE, GoogLeNet
+from deploykit.export.architectures.googlenet import GOOGLENET, TABLE, GoogLeNet
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -12,14 +12,14 @@ import msgspec
 import pytest
 import torch
 
-from architectures import CATALOG
-from architectures.densenet import DenseNet
-from architectures.fractalnet import FractalNet
-from architectures.googlenet import GoogLeNet
-from architectures.nin import NiN
-from architectures.resnet import ResNet
-from architectures.vgg import VGG
-from deploykit.values import CatalogRow
+from deploykit.core.values import CatalogRow
+from deploykit.export.architectures import CATALOG
+from deploykit.export.architectures.densenet import DenseNet
+from deploykit.export.architectures.fractalnet import FractalNet
+from deploykit.export.architectures.googlenet import GoogLeNet
+from deploykit.export.architectures.nin import NiN
+from deploykit.export.architectures.resnet import ResNet
+from deploykit.export.architectures.vgg import VGG
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = msgspec.json.decode((ROOT / "architectures" / "catalog.json").read_bytes(), type=list[CatalogRow])

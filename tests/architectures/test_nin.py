@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from architectures.nin import NiN
+from deploykit.export.architectures.nin import NiN
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from architectures.resnet import ResNet
+from deploykit.export.architectures.resnet import ResNet
 
 BOTTLENECKS = {"depths": (1, 1, 1, 1), "num_classes": 5}
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from architectures.vgg import VGG, A, B, D, E
+from deploykit.export.architectures.vgg import VGG, A, B, D, E
 
 
 @pytest.mark.parametrize(("depths", "layers"), [(A, 11), (B, 13), (D, 16), (E, 19)])

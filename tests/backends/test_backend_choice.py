@@ -3,7 +3,7 @@
 import pytest
 
 from deploykit.backends import choice
-from deploykit.errors import UsageError
+from deploykit.core.errors import UsageError
 
 OFFERED = choice.offered
 """As it is: other tests keep engines that nobody asked for out of their way."""

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from deploykit.backends import BACKENDS, backend, installed
-from deploykit.errors import BackendError, UsageError
+from deploykit.core.errors import BackendError, UsageError
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -10,8 +10,8 @@ import pytest
 
 from deploykit.backends import onnxruntime as subject
 from deploykit.backends.onnxruntime import HALF_ON_CPU, OnnxRuntime, open_graph
-from deploykit.errors import BackendError, InputError
-from deploykit.values import TensorSpec
+from deploykit.core.errors import BackendError, InputError
+from deploykit.core.values import TensorSpec
 
 FLOAT32 = """
 <ir_version: 9, opset_import: ["" : 20]>

@@ -9,7 +9,7 @@ import pytest
 
 from deploykit.backends import onnxruntime_int8 as subject
 from deploykit.backends.onnxruntime import OnnxRuntime, open_graph
-from deploykit.errors import InputError
+from deploykit.core.errors import InputError
 
 NETWORK = """
 <ir_version: 9, opset_import: ["" : 20]>
@@ -129,7 +129,7 @@ def test_a_full_disk_is_explained_and_leaves_nothing(network, tmp_path, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     graph = network()
-    monkeypatch.setattr("deploykit.onnxfile.save", full)
+    monkeypatch.setattr("deploykit.core.onnx_io.save", full)
     with pytest.raises(InputError, match="is full"):
         OnnxRuntime().compile(graph, tmp_path)
     assert list(tmp_path.iterdir()) == [graph]

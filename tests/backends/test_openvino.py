@@ -12,8 +12,8 @@ import pytest
 from deploykit.backends import openvino as subject
 from deploykit.backends.onnxruntime import OnnxRuntime
 from deploykit.backends.openvino import BFLOAT_IS_CUT, HALF_IS_FLOAT, OpenVino
-from deploykit.errors import BackendError, InputError
-from deploykit.values import TensorSpec
+from deploykit.core.errors import BackendError, InputError
+from deploykit.core.values import TensorSpec
 
 DOUBLING = """
 <ir_version: 9, opset_import: ["" : 20]>

@@ -8,7 +8,7 @@ import pytest
 from deploykit.backends import openvino_int8 as subject
 from deploykit.backends.onnxruntime import open_as_written
 from deploykit.backends.openvino import OpenVino
-from deploykit.parity.metrics import snr_db
+from deploykit.evaluate.parity.metrics import snr_db
 
 PAIRS = """
 <ir_version: 9, opset_import: ["" : 20]>

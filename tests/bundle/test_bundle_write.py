@@ -9,8 +9,8 @@ import pytest
 from deploykit.bundle import manifest as manifests
 from deploykit.bundle.verify import check_files
 from deploykit.bundle.write import may_replace, write, write_golden
-from deploykit.errors import InputError
-from deploykit.files import sha256
+from deploykit.core.errors import InputError
+from deploykit.core.files import sha256
 
 
 @pytest.fixture

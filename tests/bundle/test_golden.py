@@ -7,9 +7,9 @@ import pytest
 
 from deploykit.bundle import manifest as manifests
 from deploykit.bundle.verify import golden
-from deploykit.errors import CheckFailed
-from deploykit.networks.pytorch import TorchNetwork
-from deploykit.parity.tolerances import TOLERANCES
+from deploykit.core.errors import CheckFailed
+from deploykit.evaluate.parity.tolerances import TOLERANCES
+from deploykit.export.networks.torch_network import TorchNetwork
 
 
 @pytest.fixture(params=["fp32", "fp16"])

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploykit.bundle import manifest as manifests
-from deploykit.errors import InputError
-from deploykit.values import BatchRange, FileRecord, KeptNode, Latency, Rewrite, TensorSpec, WeightsRecord
+from deploykit.core.errors import InputError
+from deploykit.core.values import BatchRange, FileRecord, KeptNode, Latency, Rewrite, TensorSpec, WeightsRecord
 
 TEXT = st.text(st.characters(codec="utf-8"))
 FIGURE = st.floats(allow_nan=False, allow_infinity=False)

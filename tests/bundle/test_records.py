@@ -6,12 +6,12 @@ import shutil
 import msgspec
 import pytest
 
-from deploykit import files
 from deploykit.bundle import manifest as manifests
 from deploykit.bundle import records, write
 from deploykit.bundle.verify import check_files
-from deploykit.errors import CheckFailed, InputError
-from deploykit.values import Bench, DataRecord, Latency, Measured, Records, SampleAccount, Stages, StartUp
+from deploykit.core import files
+from deploykit.core.errors import CheckFailed, InputError
+from deploykit.core.values import Bench, DataRecord, Latency, Measured, Records, SampleAccount, Stages, StartUp
 
 DATA = DataRecord("photos", "evaluation", 4, True, False, "0" * 64)
 LATENCY = Latency(1, 3, 2, 1.0, 2.0, 2.0, 2.0, 1.5, 0.5, 600.0, True)

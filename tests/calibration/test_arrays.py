@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from calibration import open_set
-from deploykit.errors import InputError
+from deploykit.core.calibration import open_set
+from deploykit.core.errors import InputError
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), dtype=np.uint8)
 PLANES = np.random.default_rng(1).normal(size=(5, 3, 4, 6)).astype(np.float32)

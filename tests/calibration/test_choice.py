@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calibration import LazySet, Undecodable, open_set, record, subset, take
-from calibration.selection import draw
-from deploykit.errors import InputError
-from deploykit.values import Sample
+from deploykit.core.calibration import LazySet, Undecodable, open_set, record, subset, take
+from deploykit.core.calibration.selection import draw
+from deploykit.core.errors import InputError
+from deploykit.core.values import Sample
 
 
 def shade(index):

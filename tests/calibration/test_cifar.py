@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from calibration import common, open_set, split_for, take
-from deploykit.errors import InputError
+from deploykit.core.calibration import common, open_set, split_for, take
+from deploykit.core.errors import InputError
 
 NAMES = "airplane automobile bird cat deer dog frog horse ship truck"
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from calibration import Undecodable, ahead, decode
-from deploykit.errors import InputError
+from deploykit.core.calibration import Undecodable, ahead, decode
+from deploykit.core.errors import InputError
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
 GREYS = COLOURS[..., 0]

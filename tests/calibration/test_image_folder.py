@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from calibration import open_set
-from deploykit.errors import InputError
+from deploykit.core.calibration import open_set
+from deploykit.core.errors import InputError
 
 
 @pytest.fixture

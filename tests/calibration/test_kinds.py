@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calibration import files, open_set, split_for
-from deploykit.errors import InputError
+from deploykit.core.calibration import files, open_set, split_for
+from deploykit.core.errors import InputError
 
 
 @pytest.fixture

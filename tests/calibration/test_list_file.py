@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calibration import open_set
-from deploykit.errors import InputError
+from deploykit.core.calibration import open_set
+from deploykit.core.errors import InputError
 
 
 @pytest.fixture

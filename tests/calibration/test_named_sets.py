@@ -8,11 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 
-import calibration
-from calibration import SETS, crops, open_set, record, split_for
-from calibration.crops import SMALLEST
-from calibration.manifest import read_manifest
-from deploykit.errors import InputError
+from deploykit.core import calibration
+from deploykit.core.calibration import SETS, crops, open_set, record, split_for
+from deploykit.core.calibration.crops import SMALLEST
+from deploykit.core.calibration.manifest import read_manifest
+from deploykit.core.errors import InputError
 
 NAMES = sorted(SETS)
 

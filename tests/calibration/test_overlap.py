@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calibration import common, open_set, take
-from deploykit.values import SampleRecord
+from deploykit.core.calibration import common, open_set, take
+from deploykit.core.values import SampleRecord
 
 A, B, C = (SampleRecord(name, name * 64) for name in "abc")
 

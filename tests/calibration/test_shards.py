@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calibration import Undecodable, open_set
-from deploykit.errors import InputError
+from deploykit.core.calibration import Undecodable, open_set
+from deploykit.core.errors import InputError
 
 
 def png(shade):

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration import LazySet, open_set, record, subset
-from calibration.receipt import examine
-from calibration.selection import draw
-from deploykit.errors import InputError
-from deploykit.values import Sample
+from deploykit.core.calibration import LazySet, open_set, record, subset
+from deploykit.core.calibration.receipt import examine
+from deploykit.core.calibration.selection import draw
+from deploykit.core.errors import InputError
+from deploykit.core.values import Sample
 
 
 def shade(index):

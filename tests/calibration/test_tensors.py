@@ -5,9 +5,9 @@ import zipfile
 import numpy as np
 import pytest
 
-import calibration
-from deploykit.errors import InputError
-from deploykit.values import TensorSpec
+from deploykit.core import calibration
+from deploykit.core.errors import InputError
+from deploykit.core.values import TensorSpec
 
 TOKENS = TensorSpec("tokens", "int64", ("batch", 8), "NC")
 POINTS = TensorSpec("points", "float32", ("batch", 3, 5), "ND")

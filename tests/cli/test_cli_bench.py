@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from deploykit import measuring, native, reporting
-from deploykit.bench import turns
-from deploykit.bench.compare import Compared
-from deploykit.bench.measure import Settings, measure
-from deploykit.bench.native import NativeBench
-from deploykit.bench.statistics import FEWEST_PAIRS
 from deploykit.cli.progress import TerminalProgress
-from deploykit.errors import BackendError
-from deploykit.values import Interval, Latency, StartUp
+from deploykit.core import cpp_programs
+from deploykit.core.errors import BackendError
+from deploykit.core.values import Interval, Latency, StartUp
+from deploykit.evaluate.latency import turns
+from deploykit.evaluate.latency.compare import Compared
+from deploykit.evaluate.latency.cpp_runtime import NativeBench
+from deploykit.evaluate.latency.measure import Settings, measure
+from deploykit.evaluate.latency.statistics import FEWEST_PAIRS
+from deploykit.workflows import benchmark, reporting
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ("p50_ms", "p90_ms", "p95_ms", "p99_ms")
@@ -33,7 +34,7 @@ QUICK = functools.partial(Settings, window_s=0, agreement=1e9)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Warm-up settles at once, on a busy machine too."""
-    monkeypatch.setattr("deploykit.bench.measure.Settings", QUICK)
+    monkeypatch.setattr("deploykit.evaluate.latency.measure.Settings", QUICK)
 
 
 @pytest.fixture
@@ -54,8 +55,8 @@ def built(monkeypatch):
             durations_ns=(1, 2, 3),
         )
 
-    monkeypatch.setattr(native, "build", lambda project, _: Path("/built", project.programs[0]).parent)
-    monkeypatch.setattr(measuring, "measure_native", answer)
+    monkeypatch.setattr(cpp_programs, "build", lambda project, _: Path("/built", project.programs[0]).parent)
+    monkeypatch.setattr(benchmark, "measure_native", answer)
     return calls
 
 
@@ -224,7 +225,7 @@ def slower_second(monkeypatch):
         figures = measure(first, batch, clock, Settings(0, 2, 1e9, 1, 3, 1e-6))
         return Compared(figures, figures, Interval(1.06, 1.055, 1.065), rounds)
 
-    monkeypatch.setattr(measuring, "compare_calls", compared)
+    monkeypatch.setattr(benchmark, "compare_calls", compared)
 
 
 @pytest.mark.usefixtures("slower_second")
@@ -291,9 +292,9 @@ def test_the_cpp_path_gives_bundle_batches_and_floors_to_the_program_and_prints_
 
 def test_a_machine_that_cannot_build_says_what_to_install(cli, fp32_bundle, monkeypatch):
     def build(*_):
-        raise BackendError("CMake is not installed.", native.TOOLS)
+        raise BackendError("CMake is not installed.", cpp_programs.TOOLS)
 
-    monkeypatch.setattr(native, "build", build)
+    monkeypatch.setattr(cpp_programs, "build", build)
     result = cli("bench", fp32_bundle, "--runtime", "cpp")
     assert result.code == 4
     assert "CMake is not installed. On Debian and Ubuntu: apt install cmake" in result.text
@@ -359,7 +360,7 @@ def test_the_shipped_library_is_built_once_and_measures(cli, fp32_bundle, fp16_b
 @pytest.mark.slow
 @pytest.mark.usefixtures("toolchain")
 def test_the_program_answers_requests_one_by_one(fp32_bundle):
-    program = native.build(native.BENCH, TerminalProgress()) / "deploykit-bench"
+    program = cpp_programs.build(cpp_programs.BENCH, TerminalProgress()) / "deploykit-bench"
     words = (program, fp32_bundle, "--serve", "--threads", "1")
     done = subprocess.run(words, input="run\nrun\nmemory\n", capture_output=True, text=True, check=True)
     head, *answers = done.stdout.splitlines()

@@ -8,11 +8,11 @@ import onnx_ir as ir
 import pytest
 from safetensors.torch import save_file
 
-from architectures.nin import NIN_CIFAR10
-from deploykit import steps
-from deploykit.export.weights import load
-from deploykit.parity.tolerances import for_precision
-from deploykit.values import WeightsSource
+from deploykit.core.values import WeightsSource
+from deploykit.evaluate.parity.tolerances import for_precision
+from deploykit.export.architectures.nin import NIN_CIFAR10
+from deploykit.export.networks.weights import load
+from deploykit.workflows import stages
 
 
 def edit(bundle, change):
@@ -415,7 +415,7 @@ def test_parity_fails_where_a_row_fails(cli, fp32_bundle, monkeypatch):
     def bounds(precision, trained):
         return msgspec.structs.replace(for_precision(precision, trained), max_relative=0.0)
 
-    monkeypatch.setattr(steps, "for_precision", bounds)
+    monkeypatch.setattr(stages, "for_precision", bounds)
     result = cli("parity", fp32_bundle)
     assert result.code == 1
     assert "nin_cifar10-fp32 fp32 FAILED" in result.text

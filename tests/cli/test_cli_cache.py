@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from deploykit import cache
+from deploykit.core import cache
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from deploykit import files, pipeline
 from deploykit.backends import choice, installed
 from deploykit.backends.tensorrt.driver import driver
+from deploykit.core import files
+from deploykit.workflows import export
 
 pytestmark = [
     pytest.mark.skipif(not installed("tensorrt-rtx"), reason="TensorRT-RTX builds them: pip install 'deploykit[rtx]'"),
@@ -144,7 +145,7 @@ def test_what_the_compiler_cannot_do_is_refused_and_the_bundle_stays(cli, bundle
 
 
 def test_what_the_compiler_cannot_do_is_refused_before_any_work(cli, small, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "export", None)
+    monkeypatch.setattr(export, "export", None)
     words = ("--target", "tensorrt-rtx", "--compute-capability", "87")
     result = cli(*small, *words, "-o", tmp_path / "bundle")
     assert result.code == 4

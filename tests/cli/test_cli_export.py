@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploykit import steps
 from deploykit.bundle import manifest as manifests
-from deploykit.parity.tolerances import for_precision
+from deploykit.evaluate.parity.tolerances import for_precision
+from deploykit.workflows import stages
 
 
 def test_a_bundle_is_a_manifest_a_graph_golden_vectors_its_report_and_what_it_rests_on(fp16_bundle):
@@ -141,7 +141,7 @@ def no_work(monkeypatch):
     def unexpected(*_):
         raise AssertionError("work was done before the request was refused")
 
-    monkeypatch.setattr(steps, "exported", unexpected)
+    monkeypatch.setattr(stages, "exported", unexpected)
 
 
 @pytest.mark.usefixtures("no_work")
@@ -191,7 +191,7 @@ def strict(forgetful_cache, monkeypatch):
     def bounds(precision, trained):
         return msgspec.structs.replace(for_precision(precision, trained), max_relative=0.0)
 
-    monkeypatch.setattr(steps, "for_precision", bounds)
+    monkeypatch.setattr(stages, "for_precision", bounds)
 
 
 @pytest.mark.usefixtures("strict")

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from deploykit import runtime
+from deploykit.bundle import load
 from deploykit.cli.progress import TerminalProgress
 
 
@@ -27,7 +27,7 @@ def failing(monkeypatch):
         def verify(_):
             raise error
 
-        monkeypatch.setattr(runtime, "verify", verify)
+        monkeypatch.setattr(load, "verify", verify)
 
     return fail
 

@@ -6,8 +6,8 @@ from importlib import metadata
 
 import pytest
 
-from architectures import CATALOG
 from deploykit.cli import VERBS
+from deploykit.export.architectures import CATALOG
 
 HEAVY = {"torch", "torchvision", "onnxruntime", "sklearn", "skimage", "matplotlib"}
 ARRAYS = {"numpy", "onnx", "onnx_ir", "PIL"}
@@ -146,7 +146,7 @@ def test_doctor_as_a_process_prints_one_json_document(process):
 
 
 def test_doctor_fails_where_something_needed_is_broken(cli, monkeypatch):
-    monkeypatch.setattr("deploykit.doctor.CORE", ("torch", "no-such-package"))
+    monkeypatch.setattr("deploykit.workflows.doctor.CORE", ("torch", "no-such-package"))
     result = cli("doctor")
     assert result.code == 4
     assert "not installed → pip install deploykit" in result.text

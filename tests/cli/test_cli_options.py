@@ -4,7 +4,7 @@ import click
 import pytest
 
 from deploykit.cli.options import Batch, Positive, Size, Triple
-from deploykit.values import BatchRange
+from deploykit.core.values import BatchRange
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from deploykit import native
-from deploykit.errors import BackendError
-from deploykit.values import Depth
+from deploykit.core import cpp_programs
+from deploykit.core.errors import BackendError
+from deploykit.core.values import Depth
 
 pytest.importorskip("openvino", reason="INT8 on a CPU is OpenVINO's: pip install 'deploykit[openvino]'")
 
@@ -26,9 +26,9 @@ def no_compiler(monkeypatch):
     """Building the C++ library takes half a minute, and is the concern of tests/test_attribution.py."""
 
     def build(*_):
-        raise BackendError("CMake is not installed.", native.TOOLS)
+        raise BackendError("CMake is not installed.", cpp_programs.TOOLS)
 
-    monkeypatch.setattr(native, "build", build)
+    monkeypatch.setattr(cpp_programs, "build", build)
 
 
 def edit(bundle, change):

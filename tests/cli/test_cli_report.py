@@ -6,9 +6,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from deploykit.report import reported
+from deploykit.report import bundle_document
 
-SCHEMA = Path(reported.__file__).with_name("schema.json")
+SCHEMA = Path(bundle_document.__file__).with_name("schema.json")
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from deploykit.sweep import run
-from deploykit.values.sweeps import Attempt, Cell, CellFigures, CellResult, SweepResult
+from deploykit.core.values.sweeps import Attempt, Cell, CellFigures, CellResult, SweepResult
+from deploykit.workflows.sweep import run
 
 TEXT = """
 [matrix]

@@ -3,7 +3,7 @@
 import pytest
 
 from deploykit.cli import sweep_file
-from deploykit.errors import InputError
+from deploykit.core.errors import InputError
 
 MODEL = '[matrix]\nmodel = ["resnet18"]\n'
 

@@ -14,7 +14,7 @@
 #include "files.hpp"
 #include "npy.hpp"
 
-// images/cases.json has examples. `preprocessing` is written as deploykit.values.Preprocessing is.
+// images/cases.json has examples. `preprocessing` is written as deploykit.core.values.Preprocessing is.
 struct ImageCase {
     deploykit::Preprocessing preprocessing;
     deploykit::DataType type;

@@ -7,8 +7,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
+from deploykit.core.values import Rewrite
 from deploykit.export import contract
-from deploykit.values import Rewrite
 
 FULL_SCALE = 1e-5
 """How far two float32 computations of one function may lie apart, as a share of the largest output: sums of a hundred

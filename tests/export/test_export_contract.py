@@ -3,9 +3,9 @@ import onnx_ir as ir
 import pytest
 from onnx_text import parse, random
 
-from deploykit.errors import InternalError
+from deploykit.core.errors import InternalError
+from deploykit.core.values import BatchRange, TensorSpec
 from deploykit.export import contract
-from deploykit.values import BatchRange, TensorSpec
 
 KEPT = contract.Promise(opset=20, batch=BatchRange(), training_only=("aux",), parameter_bytes=4 * 4 * 3 * 3 * 4)
 W = random(4, 4, 3, 3)

@@ -10,15 +10,15 @@ from onnx_text import FULL_SCALE
 from torch import nn
 
 from deploykit.backends.onnxruntime import open_graph
-from deploykit.errors import InputError
+from deploykit.core.calibration.preprocess import batch as preprocess
+from deploykit.core.errors import InputError
+from deploykit.core.files import damage
+from deploykit.core.values import BatchRange, ExportOptions, ModelSpec, Preprocessing, TensorSpec, WeightsRecord
 from deploykit.export import export as stage
-from deploykit.export import finish
-from deploykit.export.layers import layers
+from deploykit.export import rewrite as finish
+from deploykit.export.layer_rows import layers
 from deploykit.export.passes import fold_scale, names
 from deploykit.export.prepare import served
-from deploykit.files import damage
-from deploykit.preprocess import batch as preprocess
-from deploykit.values import BatchRange, ExportOptions, ModelSpec, Preprocessing, TensorSpec, WeightsRecord
 
 EXPORTERS = ["dynamo", "torchscript"]
 SIZE = 16

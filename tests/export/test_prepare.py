@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from deploykit.core.calibration.preprocess import preprocess
+from deploykit.core.values import ModelSpec, Preprocessing
 from deploykit.export.prepare import Normalize, fold_batchnorm, served
-from deploykit.preprocess import preprocess
-from deploykit.values import ModelSpec, Preprocessing
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from deploykit.errors import InputError
+from deploykit.core.errors import InputError
+from deploykit.core.values import BatchRange
 from deploykit.export.trace import Names, trace
-from deploykit.values import BatchRange
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 NAMES = Names(("input",), ("logits",))

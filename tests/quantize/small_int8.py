@@ -9,9 +9,9 @@ import onnxruntime
 import pytest
 
 from deploykit.backends.onnxruntime import open_graph
+from deploykit.core.values import Calibrated, DataRecord, Observer
 from deploykit.quantize import int8
-from deploykit.quantize.observe import calibrate, expose
-from deploykit.values import Calibrated, DataRecord, Observer
+from deploykit.quantize.calibrate import calibrate, expose
 
 X = np.random.default_rng(99).standard_normal((16, 4, 8, 8)).astype(np.float32)
 """Samples for graphs that read float[N,4,8,8] x."""

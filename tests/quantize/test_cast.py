@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from deploykit.backends.onnxruntime import open_graph
-from deploykit.errors import InputError
-from deploykit.files import damage
+from deploykit.core.errors import InputError
+from deploykit.core.files import damage
+from deploykit.core.values import DataRecord, KeptNode, Range, Ranges, TypedGraph
+from deploykit.quantize.calibrate import expose, observe
 from deploykit.quantize.cast import cast
 from deploykit.quantize.formats import HALF as FLOAT16
-from deploykit.quantize.observe import expose, observe
-from deploykit.values import DataRecord, KeptNode, Range, Ranges, TypedGraph
 
 DATA = DataRecord("toys", "calibration", 2, True, False, "0" * 64)
 HEADER = '<ir_version: 8, opset_import: ["" : 20, "com.microsoft" : 1]>\n'

@@ -8,9 +8,9 @@ import onnx_ir as ir
 import pytest
 
 from deploykit.backends.onnxruntime import open_graph
-from deploykit.errors import InputError
+from deploykit.core.errors import InputError
+from deploykit.core.values import DataRecord, KeptNode, Range, Ranges
 from deploykit.quantize.cast import cast
-from deploykit.values import DataRecord, KeptNode, Range, Ranges
 
 DATA = DataRecord("toys", "calibration", 2, True, False, "0" * 64)
 SEEN = Range(-6, 6)

@@ -3,9 +3,9 @@ import onnx_ir as ir
 import pytest
 from small_int8 import X, calibrated, compute, convolutional, parse, random, snr
 
+from deploykit.core.values import Recipe
 from deploykit.quantize import correction, int8, qdq
 from deploykit.quantize.placement import place
-from deploykit.values import Recipe
 
 POSITIVE = np.abs(X) + 1
 """Samples far from zero mean, as they are behind a ReLU: only these can be shifted."""

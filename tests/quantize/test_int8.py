@@ -7,9 +7,9 @@ import onnx_ir as ir
 import pytest
 from small_int8 import KERNELS, X, calibrated, compute, convolutional, parse, random, require_rtx, snr
 
-from deploykit.errors import InputError
+from deploykit.core.errors import InputError
+from deploykit.core.values import Recipe
 from deploykit.quantize import int8
-from deploykit.values import Recipe
 
 BODY = """[one] a = Conv <pads = [1, 1, 1, 1]> (x, w, b) r = Relu (a) [two] c = Conv (r, w0)
     [add] s = Add (c, x) t = Relu (s) [last] y = Conv (t, w1)"""

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_int8 import KERNELS, convolutional, parse, random
 
-from deploykit.errors import InputError
+from deploykit.core.errors import InputError
 from deploykit.quantize.placement import place
 
 IN = "layer input"

@@ -6,10 +6,10 @@ import onnx_ir as ir
 import pytest
 from small_int8 import KERNELS, calibrated, convolutional, parse, random
 
-from deploykit.errors import InputError
+from deploykit.core.errors import InputError
+from deploykit.core.values import Executed, Recipe
 from deploykit.quantize import int8
 from deploykit.quantize.receipt import int8_share, macs, multiplies, receipt
-from deploykit.values import Executed, Recipe
 
 CATALOG = Path(__file__).resolve().parents[2] / "architectures" / "catalog.json"
 

@@ -9,7 +9,7 @@ from small_int8 import KERNELS, X, compute, convolutional, parse, random, requir
 
 from deploykit.backends.onnxruntime import open_graph
 from deploykit.backends.openvino import OpenVino
-from deploykit.errors import InputError, InternalError
+from deploykit.core.errors import InputError, InternalError
 from deploykit.quantize import qdq
 from deploykit.quantize.placement import place
 

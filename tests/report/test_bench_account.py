@@ -6,8 +6,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from deploykit.report import bench
-from deploykit.values import (
+from deploykit.core.values import (
     Bench,
     Comparison,
     Conditions,
@@ -18,6 +17,7 @@ from deploykit.values import (
     Measured,
     StartUp,
 )
+from deploykit.report import bench
 
 QUIET = Latency(1, 2000, 30, 1.0, 1.1, 1.2, 1.3, 1.05, 0.05, 950.0, settled=True)
 START = StartUp(10, 200, 5)

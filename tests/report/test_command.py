@@ -4,9 +4,7 @@ import shlex
 
 import pytest
 
-from deploykit import pipeline
-from deploykit.report.command import command
-from deploykit.values import (
+from deploykit.core.values import (
     BatchRange,
     BudgetOptions,
     BuildOptions,
@@ -17,6 +15,8 @@ from deploykit.values import (
     InputSpec,
     WeightsSource,
 )
+from deploykit.report.command import command
+from deploykit.workflows import export
 
 RANDOM = WeightsSource("random")
 
@@ -37,7 +37,7 @@ def read(monkeypatch):
     def as_typed(names, *_):
         return choice.Targets(names[0], tuple(names[1:]))
 
-    monkeypatch.setattr(pipeline, "export", asked)
+    monkeypatch.setattr(export, "export", asked)
     monkeypatch.setattr(choice, "targets", as_typed)
 
     def run(line):

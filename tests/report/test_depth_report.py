@@ -3,9 +3,7 @@
 import msgspec
 import pytest
 
-from deploykit.parity.tolerances import for_precision
-from deploykit.report import depth, terminal
-from deploykit.values import (
+from deploykit.core.values import (
     ClassChange,
     DataRecord,
     Depth,
@@ -17,6 +15,8 @@ from deploykit.values import (
     Stages,
     WorstSample,
 )
+from deploykit.evaluate.parity.tolerances import for_precision
+from deploykit.report import depth, terminal
 
 DATA = DataRecord("photos", "evaluation", 16, real=True, labelled=True, sha256="0" * 64)
 FP32, FP16, INT8 = (for_precision(precision, trained=True) for precision in ("fp32", "fp16", "int8"))

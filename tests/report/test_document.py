@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from deploykit.export import catalog
+from deploykit.core.values import BatchRange, Finding
+from deploykit.export.networks import catalog
 from deploykit.report.document import document
-from deploykit.values import BatchRange, Finding
 
 
 def test_it_says_its_version_and_kind():

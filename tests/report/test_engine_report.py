@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
+from deploykit.core.values import EngineLayer
 from deploykit.report import engine, terminal
-from deploykit.values import EngineLayer
 
 TACTIC = (
     "sm80_xmma_fprop_implicit_gemm_interleaved_i8f16_i8i32_f32_nchw_vect_c_32kcrs_vect_c_32_nchw_vect_c_32_"

@@ -7,9 +7,9 @@ import pytest
 from whole import whole
 
 from deploykit.bundle import manifest as manifests
+from deploykit.core.values import Records
+from deploykit.report.bundle_document import Report, reported
 from deploykit.report.html import page as pages
-from deploykit.report.reported import Report, reported
-from deploykit.values import Records
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))
 import chromium

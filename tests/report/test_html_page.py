@@ -12,12 +12,12 @@ import pytest
 from whole import bench, measured, stages, whole
 
 from deploykit.bundle import manifest as manifests
-from deploykit.report import reported as reports
+from deploykit.core.values import Records, Stages
+from deploykit.report import bundle_document as reports
+from deploykit.report.bundle_document import Report, reported
 from deploykit.report.document import document
 from deploykit.report.html import page as pages
-from deploykit.report.reported import Report, reported
-from deploykit.report.unchecked import statements
-from deploykit.values import Records, Stages
+from deploykit.report.not_run import statements
 
 EVIL = """</style></title></svg><script>alert('x')</script>"><img src=x onerror=alert(1)> $a$ & "quoted" 'name'"""
 

@@ -5,10 +5,10 @@ import pytest
 from whole import stages, whole
 
 from deploykit.bundle import manifest as manifests
+from deploykit.core.values import Records
 from deploykit.report import markdown
-from deploykit.report.reported import Report, reported
-from deploykit.report.unchecked import statements
-from deploykit.values import Records
+from deploykit.report.bundle_document import Report, reported
+from deploykit.report.not_run import statements
 
 EVIL = "a|b\n# heading *x* [link](javascript:alert) <script>alert(1)</script> `code`"
 

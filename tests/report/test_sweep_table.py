@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
+from deploykit.core.values.sweeps import Attempt, Cell, CellFigures, CellResult, SweepResult
 from deploykit.report import sweep as text
-from deploykit.values.sweeps import Attempt, Cell, CellFigures, CellResult, SweepResult
 
 LONG = "wide_resnet50_2-int8-fp16-tensorrt-rtx-checkpoints-after-a-long-training.safetensors-batch1-8-32"
 

@@ -4,9 +4,7 @@ import msgspec
 import pytest
 
 from deploykit.bundle import manifest as manifests
-from deploykit.export import catalog
-from deploykit.report import terminal
-from deploykit.values import (
+from deploykit.core.values import (
     Accuracy,
     BatchRange,
     Finding,
@@ -18,6 +16,8 @@ from deploykit.values import (
     TensorSpec,
     WeightsRecord,
 )
+from deploykit.export.networks import catalog
+from deploykit.report import terminal
 
 LATENCY = Latency(
     batch=4,

@@ -6,8 +6,7 @@ import io
 import msgspec
 from PIL import Image
 
-from deploykit.report.reported import reported
-from deploykit.values import (
+from deploykit.core.values import (
     Accuracy,
     Bench,
     Beside,
@@ -35,6 +34,7 @@ from deploykit.values import (
     StartUp,
     WorstSample,
 )
+from deploykit.report.bundle_document import reported
 
 
 def picture():

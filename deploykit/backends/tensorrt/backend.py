@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import msgspec
 import numpy as np
 
-from deploykit import cache
 from deploykit.backends.interface import interface
-from deploykit.backends.layers import layers as multiplying
 from deploykit.backends.tensorrt import inspector
 from deploykit.backends.tensorrt.build import build, refuse_options
 from deploykit.backends.tensorrt.dialect import Dialect
@@ -22,9 +20,11 @@ from deploykit.backends.tensorrt.gate import refuse_foreign, try_in_child
 from deploykit.backends.tensorrt.library import Name, library
 from deploykit.backends.tensorrt.library import version as version_of
 from deploykit.backends.tensorrt.run import TensorRtRunner
-from deploykit.errors import BackendError, CheckFailed, DeploykitError
-from deploykit.files import damage, record
-from deploykit.values import BuildOptions, BuildRecord, Engine, EngineLayer, Executed, Progress
+from deploykit.backends.weighted_layers import layers as multiplying
+from deploykit.core import cache
+from deploykit.core.errors import BackendError, CheckFailed, DeploykitError
+from deploykit.core.files import damage, record
+from deploykit.core.values import BuildOptions, BuildRecord, Engine, EngineLayer, Executed, Progress
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -21,9 +21,9 @@ from deploykit.backends.tensorrt.building import Building, Config, Shape
 from deploykit.backends.tensorrt.dialect import Dialect, sizes
 from deploykit.backends.tensorrt.monitor import Phases, monitor
 from deploykit.backends.tensorrt.network import parse
-from deploykit.errors import BackendError, DeploykitError, InputError
-from deploykit.files import replace_file
-from deploykit.values import BatchRange, BuildOptions, Precision, Progress
+from deploykit.core.errors import BackendError, DeploykitError, InputError
+from deploykit.core.files import replace_file
+from deploykit.core.values import BatchRange, BuildOptions, Precision, Progress
 
 if TYPE_CHECKING:
     import onnx_ir as ir

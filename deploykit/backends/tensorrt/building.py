@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from deploykit.backends.tensorrt.dialect import Dialect, dims, perhaps
-from deploykit.errors import BackendError, UsageError
-from deploykit.values import BatchRange, BuildOptions, Precision
+from deploykit.core.errors import BackendError, UsageError
+from deploykit.core.values import BatchRange, BuildOptions, Precision
 
 if TYPE_CHECKING:
     import tensorrt

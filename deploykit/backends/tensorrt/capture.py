@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from deploykit.errors import BackendError
+from deploykit.core.errors import BackendError
 
 
 class CaptureRefused(Exception):

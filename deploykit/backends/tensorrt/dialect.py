@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from deploykit.backends.tensorrt.log import log_of
-from deploykit.errors import BackendError
+from deploykit.core.errors import BackendError
 
 if TYPE_CHECKING:
     import tensorrt

@@ -21,9 +21,9 @@ from deploykit.backends.tensorrt.driver import Gpu, driver
 from deploykit.backends.tensorrt.library import Name, library
 from deploykit.backends.tensorrt.library import version as version_of
 from deploykit.backends.tensorrt.running import Running
-from deploykit.errors import BackendError, DeploykitError, InputError
-from deploykit.files import sha256
-from deploykit.values import BuildRecord, Engine
+from deploykit.core.errors import BackendError, DeploykitError, InputError
+from deploykit.core.files import sha256
+from deploykit.core.values import BuildRecord, Engine
 
 TIMEOUT_S: Final = 120.0
 

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from deploykit.errors import BackendError
-from deploykit.values import Arithmetic, EngineLayer
+from deploykit.core.errors import BackendError
+from deploykit.core.values import Arithmetic, EngineLayer
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -8,7 +8,7 @@ import sys
 from importlib import metadata
 from typing import Any, Final, Literal, NamedTuple
 
-from deploykit.errors import BackendError
+from deploykit.core.errors import BackendError
 
 Name = Literal["tensorrt", "tensorrt-rtx"]
 

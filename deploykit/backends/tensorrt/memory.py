@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from deploykit.backends.tensorrt.driver import driver
-from deploykit.errors import BackendError, InputError
-from deploykit.values import TensorSpec
+from deploykit.core.errors import BackendError, InputError
+from deploykit.core.values import TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from deploykit.values import Progress
+from deploykit.core.values import Progress
 
 
 class Phases:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from deploykit.backends.tensorrt.building import Building
 from deploykit.backends.tensorrt.dialect import Dialect
 from deploykit.backends.tensorrt.log import plain
-from deploykit.errors import InputError
+from deploykit.core.errors import InputError
 
 if TYPE_CHECKING:
     import onnx_ir as ir

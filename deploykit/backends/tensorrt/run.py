@@ -22,9 +22,9 @@ from deploykit.backends.tensorrt.capture import Capture, CaptureRefused, capture
 from deploykit.backends.tensorrt.dialect import Dialect
 from deploykit.backends.tensorrt.memory import Block, Buffer, DeviceArray, aligned, device_array, on_gpu, wait_for
 from deploykit.backends.tensorrt.running import Running
-from deploykit.errors import BackendError, InputError
-from deploykit.files import replace_file
-from deploykit.values import Arrays, BatchRange, GpuTimes, TensorSpec
+from deploykit.core.errors import BackendError, InputError
+from deploykit.core.files import replace_file
+from deploykit.core.values import Arrays, BatchRange, GpuTimes, TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

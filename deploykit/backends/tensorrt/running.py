@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from deploykit.backends.tensorrt.dialect import Dialect, perhaps, sizes
-from deploykit.errors import BackendError
-from deploykit.values import BatchRange, DType
+from deploykit.core.errors import BackendError
+from deploykit.core.values import BatchRange, DType
 
 if TYPE_CHECKING:
     import tensorrt

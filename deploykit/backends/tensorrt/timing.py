@@ -12,9 +12,9 @@ from pathlib import Path
 
 import filelock
 
-from deploykit import cache
 from deploykit.backends.tensorrt.building import Config
-from deploykit.files import explained, replace_file
+from deploykit.core import cache
+from deploykit.core.files import explained, replace_file
 
 
 def file(gpu: str, version: str) -> Path:

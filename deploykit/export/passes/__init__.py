@@ -12,6 +12,7 @@ from typing import Final
 
 import onnx_ir as ir
 
+from deploykit.core.values import Rewrite
 from deploykit.export.passes import (
     canonical_cast,
     canonical_flatten,
@@ -27,7 +28,6 @@ from deploykit.export.passes import (
     infer_shapes,
     names,
 )
-from deploykit.values import Rewrite
 
 PASSES: Final[tuple[Callable[[ir.Model], Rewrite], ...]] = (
     names.apply,  # first, so that every refusal below names the user's module

@@ -12,8 +12,8 @@ import math
 
 import onnx_ir as ir
 
-from deploykit.export.passes.surgery import bypass, insert_before
-from deploykit.values import Rewrite
+from deploykit.core.values import Rewrite
+from deploykit.export.passes.graph_edit import bypass, insert_before
 
 
 def apply(model: ir.Model) -> Rewrite:

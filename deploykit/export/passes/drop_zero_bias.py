@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from deploykit.export.passes.surgery import constant
-from deploykit.values import Rewrite
+from deploykit.core.values import Rewrite
+from deploykit.export.passes.graph_edit import constant
 
 
 def apply(model: ir.Model) -> Rewrite:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from deploykit.export.passes.surgery import bypass, constant, private, read_only_here, set_weight
-from deploykit.values import Rewrite
+from deploykit.core.values import Rewrite
+from deploykit.export.passes.graph_edit import bypass, constant, private, read_only_here, set_weight
 
 
 def apply(model: ir.Model) -> Rewrite:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from deploykit.values import Rewrite
+from deploykit.core.values import Rewrite
 
 
 def apply(model: ir.Model) -> Rewrite:

@@ -15,7 +15,7 @@ from collections import Counter
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from deploykit.values import Rewrite
+from deploykit.core.values import Rewrite
 
 WRAPPER = "network"
 """The attribute under which the served wrapper holds the user's module; names drop it."""

@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from markupsafe import Markup
 
-from deploykit.report.bench import ENOUGH_FOR_P999
-from deploykit.report.depth import called
-from deploykit.report.html.svg import BLUE, GREEN, GREY, INK, LINE, MUTED, ORANGE, PAPER, PURPLE, drawing, plain
-from deploykit.report.reported import Row, worst_snr
-from deploykit.report.words import decibels, milliseconds, percent, power, precise
-from deploykit.values import (
+from deploykit.core.values import (
     Arithmetic,
     Bench,
     Budget,
@@ -25,6 +20,11 @@ from deploykit.values import (
     PrecisionReceipt,
     Stages,
 )
+from deploykit.report.bench import ENOUGH_FOR_P999
+from deploykit.report.bundle_document import Row, worst_snr
+from deploykit.report.depth import called
+from deploykit.report.html.svg import BLUE, GREEN, GREY, INK, LINE, MUTED, ORANGE, PAPER, PURPLE, drawing, plain
+from deploykit.report.words import decibels, milliseconds, percent, power, precise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

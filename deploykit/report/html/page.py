@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from markupsafe import Markup
 
+from deploykit.core.values import CLASSES, Bench, Measured
 from deploykit.report.bench import ENOUGH_FOR_P999
-from deploykit.report.beside import built
 from deploykit.report.bounds import bounds
+from deploykit.report.bundle_document import Report, Reported, rows, worst_snr
 from deploykit.report.command import command
 from deploykit.report.depth import called, unseen
+from deploykit.report.extra_engines import built
 from deploykit.report.html import figures
 from deploykit.report.key_figures import key_figures
-from deploykit.report.reported import Report, Reported, rows, worst_snr
-from deploykit.report.unchecked import statements
+from deploykit.report.not_run import statements
 from deploykit.report.words import ABSENT, WORDS, number
-from deploykit.values import CLASSES, Bench, Measured
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -16,8 +16,8 @@ from deploykit.backends.tensorrt.dialect import Dialect
 from deploykit.backends.tensorrt.driver import Gpu
 from deploykit.backends.tensorrt.library import library
 from deploykit.backends.tensorrt.monitor import Phases
-from deploykit.errors import BackendError, DeploykitError, InputError
-from deploykit.values import BatchRange, BuildOptions
+from deploykit.core.errors import BackendError, DeploykitError, InputError
+from deploykit.core.values import BatchRange, BuildOptions
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>'
 FP32 = f"""{HEAD} g (float[N,4,8,8] x) => (float[N,8,8,8] y) <float[8,4,3,3] weight>

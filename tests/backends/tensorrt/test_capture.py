@@ -11,7 +11,7 @@ from cuda_doubles import Gpu, Stream
 
 from deploykit.backends.tensorrt.capture import CaptureRefused, capture
 from deploykit.backends.tensorrt.driver import driver
-from deploykit.errors import BackendError
+from deploykit.core.errors import BackendError
 
 
 @pytest.fixture

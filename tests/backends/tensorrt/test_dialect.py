@@ -13,8 +13,8 @@ from deploykit.backends.tensorrt.dialect import Dialect
 from deploykit.backends.tensorrt.driver import Gpu
 from deploykit.backends.tensorrt.log import plain
 from deploykit.backends.tensorrt.running import EngineTensor, Running
-from deploykit.errors import BackendError, DeploykitError, UsageError
-from deploykit.values import BatchRange, BuildOptions
+from deploykit.core.errors import BackendError, DeploykitError, UsageError
+from deploykit.core.values import BatchRange, BuildOptions
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>'
 FP32 = f"{HEAD} g (float[N,4,8,8] x) => (float[N,4,8,8] y) <float[4,4,1,1] weight> {{ [conv] y = Conv (x, weight) }}"

@@ -13,8 +13,8 @@ from deploykit.backends import installed
 from deploykit.backends.tensorrt import gate as subject
 from deploykit.backends.tensorrt.driver import Driver, driver
 from deploykit.backends.tensorrt.gate import refuse_foreign, try_in_child
-from deploykit.errors import BackendError, InputError
-from deploykit.values import BuildOptions, BuildRecord, Engine, FileRecord, TensorSpec
+from deploykit.core.errors import BackendError, InputError
+from deploykit.core.values import BuildOptions, BuildRecord, Engine, FileRecord, TensorSpec
 
 HERE = "Linux aarch64"
 

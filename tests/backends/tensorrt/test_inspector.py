@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from deploykit.backends.tensorrt import inspector
-from deploykit.errors import BackendError
+from deploykit.core.errors import BackendError
 from deploykit.export.passes import names
 
 INSPECTIONS = Path(__file__).parent / "inspections"

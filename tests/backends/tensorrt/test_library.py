@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploykit.backends.tensorrt.library import PACKAGES, Name, library, version
-from deploykit.errors import BackendError
+from deploykit.core.errors import BackendError
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from cuda_doubles import Gpu, described, pushed
 from deploykit.backends.tensorrt import memory as subject
 from deploykit.backends.tensorrt.driver import Driver
 from deploykit.backends.tensorrt.memory import Block, Buffer, DeviceArray, aligned, device_array, on_gpu, wait_for
-from deploykit.errors import BackendError, InputError
-from deploykit.values import TensorSpec
+from deploykit.core.errors import BackendError, InputError
+from deploykit.core.values import TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # a failed finalizer
 

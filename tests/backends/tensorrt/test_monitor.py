@@ -11,7 +11,7 @@ from deploykit.backends.tensorrt.build import build
 from deploykit.backends.tensorrt.dialect import Dialect
 from deploykit.backends.tensorrt.library import library
 from deploykit.backends.tensorrt.monitor import Phases
-from deploykit.values import BatchRange, BuildOptions
+from deploykit.core.values import BatchRange, BuildOptions
 
 
 class Recording:

@@ -12,7 +12,7 @@ from deploykit.backends.tensorrt.building import Building
 from deploykit.backends.tensorrt.dialect import Dialect
 from deploykit.backends.tensorrt.library import library
 from deploykit.backends.tensorrt.network import parse
-from deploykit.errors import InputError
+from deploykit.core.errors import InputError
 from deploykit.export.passes import names
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>'

@@ -21,8 +21,8 @@ from deploykit.backends.tensorrt.dialect import Dialect
 from deploykit.backends.tensorrt.driver import driver
 from deploykit.backends.tensorrt.run import TensorRtRunner, _misfit
 from deploykit.backends.tensorrt.running import Running
-from deploykit.errors import BackendError, InputError
-from deploykit.values import BatchRange, BuildOptions, TensorSpec, TimedRunner
+from deploykit.core.errors import BackendError, InputError
+from deploykit.core.values import BatchRange, BuildOptions, TensorSpec, TimedRunner
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # a failed finalizer
 

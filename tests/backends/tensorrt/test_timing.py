@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from doubles import VERSIONS, Double
 
-from deploykit import cache
 from deploykit.backends.tensorrt import timing
 from deploykit.backends.tensorrt.building import Building, Config
 from deploykit.backends.tensorrt.dialect import Dialect
-from deploykit.errors import InputError
+from deploykit.core import cache
+from deploykit.core.errors import InputError
 
 
 @pytest.fixture(params=VERSIONS)

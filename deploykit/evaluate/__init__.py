@@ -1,0 +1,1 @@
+"""Does it still compute the same, and how fast: parity and latency."""

@@ -1,0 +1,31 @@
+"""Eager PyTorch as a Runner: the oracle that every other runner is compared with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from deploykit.core.values import Arrays, TensorSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class EagerRunner:
+    """A module in eval mode, FP32, on the CPU, with the interface of the graph that was exported from it."""
+
+    def __init__(self, module: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+        self._module = module.eval()
+        self.inputs = inputs
+        self.outputs = outputs
+
+    def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
+        """Outputs by name; the arrays are copied, since PyTorch wants memory that it may write to."""
+        tensors = [torch.from_numpy(np.array(arrays[spec.name])) for spec in self.inputs]
+        with torch.inference_mode():
+            outputs = self._module(*tensors)
+        listed = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+        return {spec.name: tensor.numpy() for spec, tensor in zip(self.outputs, listed, strict=True)}

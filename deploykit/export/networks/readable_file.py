@@ -1,0 +1,19 @@
+"""A file that a user names: there, a file, and readable."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from deploykit.core.errors import InputError
+
+
+def require_readable(text: str) -> None:
+    """InputError where no such file can be read."""
+    path = Path(text)
+    if path.is_dir():
+        raise InputError(f"{text!r} is a folder.", f"Give the path of a {path.suffix.lower()} file.")
+    if not path.is_file():
+        raise InputError(f"there is no file {text!r}.", f"Give the path of a {path.suffix.lower()} file.")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{text!r} may not be read.", "Grant read permission on the file.")

@@ -1,0 +1,1 @@
+"""Engines from another machine, reached through ssh."""

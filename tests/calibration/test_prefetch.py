@@ -1,0 +1,92 @@
+"""Threads ahead of the reader: order, bounds, and how work ends early."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, islice
+
+import pytest
+
+from deploykit.core.calibration.prefetch import ahead, limit
+
+
+def test_results_come_in_the_items_order():
+    first_may_end = threading.Event()
+
+    def slow_at_first(index):
+        if index == 0:
+            first_may_end.wait(10)
+        if index == 1:
+            first_may_end.set()
+        return index * 10
+
+    assert list(ahead(slow_at_first, range(50))) == [index * 10 for index in range(50)]
+
+
+def test_several_samples_are_worked_on_at_once(monkeypatch):
+    monkeypatch.setattr("calibration.lookahead.workers", lambda: 3)
+    together = threading.Barrier(3, timeout=10)
+    assert len(list(ahead(lambda _: together.wait(), range(3)))) == 3
+
+
+def test_no_item_is_taken_before_the_first_result_is_asked_for():
+    items = iter(range(5))
+    ahead(str, items)
+    assert next(items) == 0
+
+
+def test_an_endless_source_is_read_a_few_items_ahead():
+    taken = count()
+    stream = ahead(str, taken)
+    assert list(islice(stream, 100)) == [str(index) for index in range(100)]
+    assert next(taken) <= 100 + limit()
+    stream.close()
+
+
+def test_an_exception_is_raised_in_its_items_place():
+    def refuse_the_third(index):
+        if index == 3:
+            raise ValueError("the third")
+        return index
+
+    got = []
+    with pytest.raises(ValueError, match="the third"):
+        got.extend(ahead(refuse_the_third, range(20)))
+    stream = ahead(refuse_the_third, range(20))
+    assert [next(stream), next(stream), next(stream)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, GeneratorExit])
+def test_what_has_not_begun_is_dropped_when_the_reader_is_interrupted(interruption, monkeypatch):
+    begun, go_on = [], threading.Event()
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            go_on.set()  # only now may the second item end, so that a third would show
+            super().shutdown(wait=wait)
+
+    def work(index):
+        begun.append(index)
+        if index == 1:
+            go_on.wait(10)
+
+    monkeypatch.setattr("calibration.lookahead.workers", lambda: 1)
+    monkeypatch.setattr("calibration.lookahead.ThreadPoolExecutor", Pool)
+    stream = ahead(work, range(20))
+    next(stream)
+    if interruption is GeneratorExit:
+        stream.close()
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            stream.throw(KeyboardInterrupt)
+    assert set(begun) <= {0, 1}
+
+
+def test_no_thread_is_left_behind():
+    before = threading.active_count()
+    list(ahead(str, range(20)))
+    assert threading.active_count() == before
+
+
+def test_nothing_gives_nothing():
+    assert list(ahead(str, [])) == []

@@ -1,0 +1,367 @@
+import errno
+import hashlib
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploykit.core.errors import InputError
+from deploykit.core.files import damage, record, replace_file, sha256, staged
+from deploykit.core.values import FileRecord
+
+
+def write(folder: Path, text: str = "new") -> None:
+    (folder / "inner").mkdir(parents=True, exist_ok=True)
+    (folder / "inner" / "file").write_text(text)
+
+
+def content(folder: Path) -> str:
+    return (folder / "inner" / "file").read_text()
+
+
+@pytest.fixture
+def destination(tmp_path):
+    return tmp_path / "there"
+
+
+@pytest.fixture
+def old(destination):
+    """A folder that stands at the destination already."""
+    write(destination, "old")
+    (destination / "only in the old one").touch()
+    return destination
+
+
+def only(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ── A folder appears whole ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_was_written_is_there_when_the_block_ends(destination):
+    with staged(destination) as folder:
+        write(folder)
+        assert not destination.exists()
+    assert content(destination) == "new"
+    assert only(destination.parent) == ["there"]
+
+
+def test_folders_on_the_way_are_made(tmp_path):
+    with staged(tmp_path / "a" / "b" / "c") as folder:
+        write(folder)
+    assert content(tmp_path / "a" / "b" / "c") == "new"
+
+
+def test_an_old_folder_is_replaced_whole(old):
+    with staged(old) as folder:
+        write(folder)
+        assert content(old) == "old"
+    assert only(old) == ["inner"]
+    assert only(old.parent) == ["there"]
+
+
+def test_it_can_be_read_by_whom_the_umask_lets(destination):
+    before = os.umask(0o027)
+    try:
+        with staged(destination) as folder:
+            write(folder)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(destination.stat().st_mode) == 0o750
+
+
+def test_a_name_that_looks_like_a_pattern_is_only_a_name(tmp_path, dead):
+    write(tmp_path / f".model[0]*.partial-{dead}-abc")
+    with staged(tmp_path / "model[0]*") as folder:
+        write(folder)
+    assert only(tmp_path) == ["model[0]*"]
+
+
+# ── Or not at all ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Mishap(Exception):
+    pass
+
+
+def fail(folder: Path) -> None:
+    write(folder)
+    raise Mishap
+
+
+def test_an_exception_leaves_nothing(destination):
+    with pytest.raises(Mishap), staged(destination) as folder:
+        fail(folder)
+    assert only(destination.parent) == []
+
+
+def test_an_exception_keeps_the_old_folder(old):
+    with pytest.raises(Mishap), staged(old) as folder:
+        fail(folder)
+    assert content(old) == "old"
+    assert only(old.parent) == ["there"]
+
+
+def test_an_interruption_leaves_nothing(destination):
+    with pytest.raises(KeyboardInterrupt), staged(destination):
+        raise KeyboardInterrupt
+    assert only(destination.parent) == []
+
+
+def test_the_old_folder_comes_back_if_the_new_one_cannot_take_its_place(old, monkeypatch):
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if target == old and not path.name.endswith("-old"):
+            raise OSError(errno.EACCES, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(InputError, match="there cannot be written: Permission denied"), staged(old) as folder:
+        write(folder)
+    assert content(old) == "old"
+    assert only(old.parent) == ["there"]
+
+
+# ── What killed processes leave behind ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def dead() -> int:
+    """The number of a process that has ended."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid
+
+
+def test_a_partial_folder_of_a_dead_process_is_swept(destination, dead):
+    write(destination.with_name(f".there.partial-{dead}-abc"))
+    with staged(destination) as folder:
+        write(folder)
+    assert only(destination.parent) == ["there"]
+
+
+def test_a_partial_folder_of_a_living_process_is_kept(destination):
+    living = destination.with_name(f".there.partial-{os.getppid()}-abc")
+    write(living, "theirs")
+    with staged(destination) as folder:
+        write(folder)
+    assert content(living) == "theirs"
+
+
+def test_a_partial_folder_of_another_destination_is_kept(destination, dead):
+    other = destination.with_name(f".elsewhere.partial-{dead}-abc")
+    write(other)
+    with staged(destination) as folder:
+        write(folder)
+    assert other.exists()
+
+
+def test_what_a_dead_process_had_put_aside_goes_once_it_is_replaced(old, dead):
+    aside = old.with_name(f".there.partial-{dead}-old")
+    write(aside, "older")
+    with pytest.raises(Mishap), staged(old) as folder:
+        fail(folder)
+    assert only(old.parent) == ["there"]
+    assert content(old) == "old"
+
+
+def test_what_a_dead_process_had_put_aside_comes_back_if_nothing_replaced_it(destination, dead):
+    write(destination.with_name(f".there.partial-{dead}-old"), "old")
+    write(destination.with_name(f".there.partial-{dead}-abc"), "unfinished")
+    with pytest.raises(Mishap), staged(destination) as folder:
+        fail(folder)
+    assert only(destination.parent) == ["there"]
+    assert content(destination) == "old"
+
+
+def test_a_killed_process_leaves_the_old_folder_and_the_next_one_tidies_up(old):
+    program = f"""
+import os, signal
+from pathlib import Path
+from deploykit.files import staged
+with staged(Path({str(old)!r})) as folder:
+    (folder / "half").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGKILL
+    assert content(old) == "old"
+    assert len(only(old.parent)) == 2
+    with staged(old) as folder:
+        write(folder)
+    assert only(old.parent) == ["there"]
+
+
+# ── A file too ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("content", [b"new", bytearray(b"new"), memoryview(b"new")])
+def test_a_file_is_replaced_whole_by_anything_with_a_buffer(tmp_path, content):
+    (tmp_path / "file").write_bytes(b"something old and longer")
+    replace_file(tmp_path / "file", content, "")
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert only(tmp_path) == ["file"]
+
+
+def test_who_reads_the_old_file_goes_on_reading_it(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    with (tmp_path / "file").open("rb") as reader:
+        replace_file(tmp_path / "file", b"new", "")
+        assert reader.read() == b"old"
+
+
+def test_a_file_can_be_read_by_whom_the_umask_lets(tmp_path):
+    before = os.umask(0o027)
+    try:
+        replace_file(tmp_path / "file", b"new", "")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypatch, number):
+    def refuse(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "file").write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(InputError) as caught:
+        replace_file(tmp_path / "file", b"new", "Buy a disk.")
+    assert str(tmp_path / "file") in caught.value.what
+    assert caught.value.remedy == "Buy a disk."
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert only(tmp_path) == ["file"]
+
+
+def test_an_interruption_while_writing_a_file_leaves_the_old_one(tmp_path, monkeypatch):
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "file").write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        replace_file(tmp_path / "file", b"new", "")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert only(tmp_path) == ["file"]
+
+
+def test_a_file_in_a_folder_that_is_not_there_is_explained(tmp_path):
+    with pytest.raises(InputError, match="absent/file cannot be written: No such file or directory"):
+        replace_file(tmp_path / "absent" / "file", b"new", "")
+
+
+# ── Disks and permissions ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fills_while_writing_is_explained(old, number):
+    with pytest.raises(InputError) as caught, staged(old, "Buy a disk."):
+        raise OSError(number, os.strerror(number))
+    assert caught.value.what == f"The disk that holds {old} is full."
+    assert caught.value.remedy == "Buy a disk."
+    assert content(old) == "old"
+    assert only(old.parent) == ["there"]
+
+
+def test_a_disk_that_turns_out_full_at_the_end_is_explained(old, monkeypatch):
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="is full"), staged(old) as folder:
+        write(folder)
+    assert content(old) == "old"
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_a_parent_that_cannot_be_written_is_explained(destination, monkeypatch, number):
+    def refuse(**_: object) -> str:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(InputError) as caught, staged(destination):
+        pytest.fail("the block is not entered")
+    assert str(destination) in caught.value.what
+    assert "-o" in caught.value.remedy
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_a_read_only_parent_is_explained(tmp_path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(InputError, match="cannot be written: Permission denied"), staged(tmp_path / "there"):
+        pytest.fail("the block is not entered")
+
+
+def test_a_parent_that_is_a_file_is_explained(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="there cannot be written"), staged(tmp_path / "file" / "there"):
+        pytest.fail("the block is not entered")
+
+
+def test_an_error_that_is_not_the_disks_is_passed_on(destination):
+    with pytest.raises(FileNotFoundError), staged(destination) as folder:
+        (folder / "missing").read_text()
+
+
+# ── Digests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(st.binary(max_size=4096))
+def test_a_digest_is_that_of_the_bytes(data):
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        assert sha256(Path(file.name)) == hashlib.sha256(data).hexdigest()
+
+
+def test_large_files_are_read_in_pieces(tmp_path):
+    data = os.urandom(3 * 2**20 + 1)
+    (tmp_path / "large").write_bytes(data)
+    assert sha256(tmp_path / "large") == hashlib.sha256(data).hexdigest()
+
+
+def test_a_record_is_relative_to_its_folder(tmp_path):
+    write(tmp_path, "abc")
+    assert record(tmp_path, "inner/file") == FileRecord("inner/file", hashlib.sha256(b"abc").hexdigest(), 3)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A folder, and the record of a file in it."""
+    (tmp_path / "file").write_bytes(b"abc")
+    return tmp_path, record(tmp_path, "file")
+
+
+def test_a_file_as_it_was_is_undamaged(kept):
+    assert damage(*kept) is None
+
+
+def test_a_missing_file_is_found(kept):
+    (kept[0] / "file").unlink()
+    assert damage(*kept) == "file is missing"
+
+
+def test_a_folder_in_its_place_is_no_file(kept):
+    (kept[0] / "file").unlink()
+    (kept[0] / "file").mkdir()
+    assert damage(*kept) == "file is missing"
+
+
+@pytest.mark.parametrize("data", [b"", b"ab", b"abcd"])
+def test_a_resized_file_is_found(kept, data):
+    (kept[0] / "file").write_bytes(data)
+    assert damage(*kept) == f"file has {len(data)} bytes instead of 3"
+
+
+def test_a_flipped_bit_is_found(kept):
+    (kept[0] / "file").write_bytes(b"abb")
+    assert damage(*kept) == "file differs from its recorded SHA-256"

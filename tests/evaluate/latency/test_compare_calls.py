@@ -1,0 +1,153 @@
+"""Two candidates in turn, by a clock that the tests turn."""
+
+from collections.abc import Callable, Iterator
+from itertools import chain, cycle, repeat
+
+import numpy as np
+import pytest
+
+from deploykit.evaluate.latency.compare import compare
+from deploykit.evaluate.latency.measure import Settings
+from deploykit.evaluate.latency.turns import in_turn
+
+MS = 1_000_000
+
+
+class FakeClock:
+    """Stands still except while a candidate runs, or all pause."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> int:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += round(seconds * 1e9)
+
+    def call(self, durations_ms: Iterator[float]) -> Callable[[], None]:
+        def run() -> None:
+            self.now += round(next(durations_ms) * MS)
+
+        return run
+
+    def compare(self, first, second, rounds=None, batch=1, settings=Settings()):  # noqa: B008 - a frozen value
+        return compare(self.call(first), self.call(second), batch, rounds, self, settings, self.sleep)
+
+
+# ── Turns ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_block_is_counted_for_a_while_and_holds_a_call() -> None:
+    clock = FakeClock()
+    blocks = in_turn({"a": clock.call(repeat(10)), "b": clock.call(repeat(700))}, 3, clock, clock.sleep)
+    assert blocks == {"a": ((10 * MS,) * 20,) * 3, "b": ((700 * MS,),) * 3}
+
+
+def test_threads_that_spin_behind_a_call_slow_nobody_else() -> None:
+    """As ONNX Runtime's: for 70 ms behind a call of `a`, `b` takes twice as long."""
+    clock = FakeClock()
+    last = -1000 * MS
+
+    def a() -> None:
+        nonlocal last
+        clock.now += 10 * MS
+        last = clock.now
+
+    def b() -> None:
+        clock.now += 10 * MS if clock.now - last < 70 * MS else 5 * MS
+
+    blocks = in_turn({"a": a, "b": b}, 8, clock, clock.sleep)
+    assert {duration for block in blocks["b"] for duration in block} == {5 * MS}
+
+
+def test_calls_that_wake_threads_and_fill_caches_again_do_not_count() -> None:
+    clock = FakeClock()
+    rested = 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal rested
+        clock.sleep(seconds)
+        rested = 2
+
+    def run() -> None:
+        nonlocal rested
+        clock.now += 30 * MS if rested else 10 * MS
+        rested = max(rested - 1, 0)
+
+    (block,) = in_turn({"a": run}, 1, clock, sleep)["a"]
+    assert set(block) == {10 * MS}
+
+
+def test_the_candidates_take_turns_in_going_first() -> None:
+    clock = FakeClock()
+    began: list[str] = []
+
+    def candidate(name: str) -> Callable[[], None]:
+        def run() -> None:
+            if began[-1:] != [name]:
+                began.append(name)
+            clock.now += 500 * MS
+
+        return run
+
+    in_turn({name: candidate(name) for name in "abc"}, 6, clock, clock.sleep)
+    assert "".join(began) == "abcbabcacbcabac"  # abc cba bca acb cab bac, neighbours that are alike as one
+
+
+# ── The ratio ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_ratio_is_the_seconds_time_over_the_firsts() -> None:
+    found = FakeClock().compare(repeat(10), repeat(11), rounds=8)
+    assert (found.ratio.low, found.ratio.estimate, found.ratio.high) == pytest.approx((1.1, 1.1, 1.1))
+    assert found.rounds == 8
+    assert found.first.durations_ns == (10 * MS,) * 160
+    assert found.second.durations_ns == (11 * MS,) * 152
+
+
+def test_each_sides_throughput_is_of_its_own_time() -> None:
+    found = FakeClock().compare(repeat(10), repeat(40), rounds=6, batch=4)
+    assert found.first.latency.throughput_per_s == pytest.approx(400)
+    assert found.second.latency.throughput_per_s == pytest.approx(100)
+
+
+def test_each_side_is_warm_before_it_counts() -> None:
+    cooling = chain((10 + 40 * 0.97**call for call in range(300)), repeat(10))
+    found = FakeClock().compare(repeat(10), cooling, rounds=6)
+    assert found.second.latency.settled
+    assert found.second.latency.warmup_iterations > 30 == found.first.latency.warmup_iterations
+    assert found.ratio.high < 1.1
+
+
+@pytest.mark.parametrize(
+    ("ms", "settings", "rounds"),
+    [
+        (10, Settings(), 10),  # of 0.84 s each: more than 2 s, but the fewest
+        (10, Settings(seconds_at_least=20), 24),
+        (600, Settings(), 7),  # of 4 s each, as many as 30 s hold
+        (10_000, Settings(), 6),  # an interval needs so many
+    ],
+)
+def test_without_a_number_of_rounds_they_fill_the_time(ms: float, settings: Settings, rounds: int) -> None:
+    assert FakeClock().compare(repeat(ms), repeat(ms), settings=settings).rounds == rounds
+
+
+def test_what_slows_the_machine_slows_both_and_changes_no_ratio() -> None:
+    clock = FakeClock()
+
+    def drifting(ms: float, seed: int) -> Iterator[float]:
+        chance = np.random.default_rng(seed)
+        while True:
+            yield ms * (1 + clock.now / 20e9) * chance.lognormal(0, 0.05)
+
+    found = clock.compare(drifting(10, 1), drifting(12, 2), rounds=40)
+    assert found.first.latency.variation > 0.1
+    assert found.ratio.low < 1.2 < found.ratio.high
+    assert found.ratio.high - found.ratio.low < 0.06
+
+
+def test_two_of_a_kind_differ_by_no_more_than_the_interval() -> None:
+    chance = np.random.default_rng(3)
+    found = FakeClock().compare(*(cycle(10 * chance.lognormal(0, 0.1, 977)) for _ in range(2)), rounds=40)
+    assert found.ratio.low < 1 < found.ratio.high

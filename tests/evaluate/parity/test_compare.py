@@ -1,0 +1,270 @@
+"""The verdict: what passes, what fails and in which words, and what is no comparison at all."""
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from deploykit.core.errors import InputError, InternalError
+from deploykit.core.values import Arrays, Batch, DataRecord, Head, Parity, TensorSpec
+from deploykit.evaluate.parity.compare import compare
+from deploykit.evaluate.parity.tolerances import for_precision
+
+Array = NDArray[Any]
+SAMPLES, CLASSES = 24, 10
+
+
+class Given:
+    """A runner that computes what it was given, and says that it has the outputs it was given."""
+
+    inputs = (TensorSpec("input", "float32", ("batch", CLASSES), "NC"),)
+
+    def __init__(self, functions: Mapping[str, Callable[[Array], Array]]) -> None:
+        self.functions = functions
+        self.outputs = tuple(TensorSpec(name, "float32", ("batch", CLASSES), "NC") for name in functions)
+
+    def run(self, arrays: Arrays) -> dict[str, Array]:
+        return {name: function(arrays["input"]) for name, function in self.functions.items()}
+
+
+def logits(function: Callable[[Array], Array]) -> Given:
+    return Given({"logits": function})
+
+
+def same(values: Array) -> Array:
+    return values
+
+
+def samples(count: int = SAMPLES) -> Array:
+    return np.random.default_rng(0).standard_normal((count, CLASSES)).astype(np.float32)
+
+
+def judge(
+    candidate: Given,
+    oracle: Given | None = None,
+    inputs: Array | None = None,
+    labels: tuple[int | None, ...] | None = None,
+    trained: bool = True,
+    real: bool = True,
+    head: Head = "logits",
+    size: int = 7,
+    statements: tuple[str, ...] = (),
+) -> Parity:
+    inputs = samples() if inputs is None else inputs
+    labels = (None,) * len(inputs) if labels is None else labels
+    batches = [
+        Batch({"input": inputs[start : start + size]}, labels[start : start + size])
+        for start in range(0, len(inputs), size)
+    ]
+    data = DataRecord("digits", "evaluation", len(inputs), real, labels[:1] != (None,), "0" * 64)
+    tolerance = for_precision("fp16", trained)
+    return compare(oracle or logits(same), candidate, batches, tolerance, data, head, statements)
+
+
+def test_the_same_function_passes_without_a_failure() -> None:
+    parity = judge(logits(same))
+    assert parity.passed
+    assert parity.failures == ()
+    [output] = parity.outputs
+    assert output.name == "logits"
+    assert (output.max_abs, output.snr_db, output.cosine) == (0.0, None, pytest.approx(1))
+    assert (output.top1_agreement, output.top5_overlap, output.kl) == (1.0, 1.0, 0.0)
+    assert parity.statements == ()
+
+
+def test_the_batch_size_changes_nothing() -> None:
+    def rounded(values: Array) -> Array:
+        return values.astype(np.float16)
+
+    assert judge(logits(rounded), size=1) == judge(logits(rounded), size=SAMPLES)
+
+
+def test_outputs_in_a_buffer_that_is_used_again_are_kept() -> None:
+    buffer = np.empty((7, CLASSES), np.float32)
+
+    def overwrite(values: Array) -> Array:
+        buffer[: len(values)] = values
+        return buffer[: len(values)]
+
+    assert judge(logits(overwrite), oracle=logits(overwrite)).outputs[0].max_abs == 0.0
+    assert judge(logits(overwrite)).passed
+
+
+def test_every_broken_bound_is_one_sentence_with_value_and_bound() -> None:
+    parity = judge(logits(lambda values: values[:, ::-1]))
+    assert not parity.passed
+    assert [failure.split(" of ")[0].split(" is ")[0] for failure in parity.failures] == [
+        "output 'logits': the largest difference",
+        "output 'logits': the worst sample's cosine",
+        "output 'logits': the signal-to-noise ratio",
+        "output 'logits': the best class",
+    ]
+    assert all("fp16 bound of" in failure for failure in parity.failures)
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_nan_is_said_once_and_where(poison: float) -> None:
+    inputs = samples()
+
+    def poisoned(values: Array) -> Array:
+        values = values.copy()
+        values[(values == inputs[17]).all(axis=1), 3] = poison
+        return values
+
+    parity = judge(logits(poisoned), inputs=inputs)
+    assert not parity.passed
+    assert parity.failures == (
+        "output 'logits': the candidate gives NaN or infinity (1 of 24 samples, the first is number 17 counted from 0)",
+    )
+
+
+def test_a_record_of_nan_can_be_written_and_read() -> None:
+    parity = judge(logits(lambda values: values * np.float32(math.nan)))
+    assert parity.outputs[0].max_abs == sys.float_info.max
+    assert parity.outputs[0].snr_db == -sys.float_info.max
+    assert msgspec.json.decode(msgspec.json.encode(parity), type=Parity) == parity
+
+
+def test_a_network_that_gives_nan_itself_is_bad_input() -> None:
+    with pytest.raises(InputError, match="network itself gives NaN or infinity in output 'logits'"):
+        judge(logits(same), oracle=logits(lambda values: values * np.float32(math.nan)))
+
+
+def test_an_output_too_few_or_too_many_fails() -> None:
+    two = Given({"logits": same, "embedding": same})
+    missing = judge(logits(same), oracle=two)
+    assert missing.failures == ("output 'embedding' is missing; the candidate gives logits",)
+    assert [output.name for output in missing.outputs] == ["logits"]
+    extra = judge(two)
+    assert extra.failures == ("output 'embedding' is one that the oracle does not have",)
+
+
+def test_another_shape_fails_and_is_not_measured() -> None:
+    parity = judge(logits(lambda values: values[:, :5]))
+    assert parity.failures == ("output 'logits' has the shape N×5 where the oracle gives N×10",)
+    assert parity.outputs == ()
+    assert parity.accuracy is None
+
+
+def test_each_output_is_judged() -> None:
+    oracle = Given({"logits": same, "scores": same})
+    parity = judge(Given({"logits": same, "scores": np.negative}), oracle=oracle)
+    assert [output.name for output in parity.outputs] == ["logits", "scores"]
+    assert all(failure.startswith("output 'scores'") for failure in parity.failures)
+    assert parity.failures
+
+
+def test_labels_give_the_accuracy_of_both() -> None:
+    inputs = samples()
+    best = inputs.argmax(axis=1)
+    labels = tuple(int(label) for label in best[:20]) + (None,) * 4
+
+    def spoilt(values: Array) -> Array:
+        values = values.copy()
+        values[(values == inputs[0]).all(axis=1)] *= -1
+        return values
+
+    accuracy = judge(logits(spoilt), inputs=inputs, labels=labels).accuracy
+    assert accuracy is not None
+    assert (accuracy.reference, accuracy.candidate, accuracy.count) == (1.0, 0.95, 20)
+    assert accuracy.drop == pytest.approx(0.05)
+
+
+def test_labels_that_the_network_has_no_class_for_are_refused() -> None:
+    with pytest.raises(InputError, match=r"labels from 3 to 10, the network 10 classes"):
+        judge(logits(same), labels=(3,) * 23 + (10,))
+
+
+def test_an_embedding_has_no_classes() -> None:
+    parity = judge(logits(same), head="embedding", labels=(1,) * SAMPLES, trained=False)
+    [output] = parity.outputs
+    assert (output.kl, output.top1_agreement, output.top5_overlap) == (None, None, None)
+    assert parity.accuracy is None
+    assert parity.statements == ()
+
+
+def test_probabilities_are_not_put_through_softmax_again() -> None:
+    inputs = np.abs(samples()) + 0.1
+    inputs /= inputs.sum(axis=1, keepdims=True)
+    other = np.roll(inputs, 1, axis=1)
+    swapped = logits(lambda values: np.roll(values, 1, axis=1))
+    kl = judge(swapped, inputs=inputs, head="probabilities").outputs[0].kl
+    assert kl == pytest.approx(float((inputs * np.log(inputs / other)).sum(axis=1).mean()), rel=1e-5)
+
+
+def flipped(inputs: Array, count: int) -> Given:
+    """Changes the best class of the first `count` samples, and nothing else that a bound would see."""
+
+    def run(values: Array) -> Array:
+        values = values.copy()
+        for index in range(count):
+            row = (values == inputs[index]).all(axis=1)
+            values[row, 1] += np.float32(2e-3)
+        return values
+
+    return logits(run)
+
+
+def near_ties(count: int) -> Array:
+    inputs = samples(count)
+    inputs[:, 0] = 4.0
+    inputs[:, 1] = 4.0 - 1e-3
+    return inputs
+
+
+@pytest.mark.parametrize(("count", "allowed"), [(16, 1), (99, 1), (300, 3)])
+def test_one_near_tie_may_differ_and_no_more_than_the_share(count: int, allowed: int) -> None:
+    inputs = near_ties(count)
+    assert judge(flipped(inputs, allowed), inputs=inputs).passed
+    parity = judge(flipped(inputs, allowed + 1), inputs=inputs)
+    [failure] = parity.failures
+    assert f"of {count} samples, below the fp16 bound of 99.00%" in failure
+
+
+def test_near_ties_of_untrained_weights_are_not_judged_and_it_is_said() -> None:
+    inputs = near_ties(16)
+    parity = judge(flipped(inputs, 16), inputs=inputs, trained=False)
+    assert parity.passed
+    assert parity.outputs[0].top1_agreement == 0.0
+    assert any("top-1 agreement is not judged" in statement for statement in parity.statements)
+
+
+def test_the_callers_statements_come_first_and_synthetic_inputs_are_said() -> None:
+    parity = judge(logits(same), real=False, statements=("computed in FP32",))
+    assert parity.statements == (
+        "computed in FP32",
+        "the inputs are synthetic (digits): nothing is said about accuracy",
+    )
+
+
+def test_an_output_that_hardly_depends_on_the_input_is_said() -> None:
+    def bias(values: Array) -> Array:
+        return np.arange(CLASSES, dtype=np.float32) + np.float32(1e-6) * values
+
+    parity = judge(logits(bias), oracle=logits(bias))
+    assert parity.passed
+    assert "a candidate that ignores its input would have passed too" in parity.statements[-1]
+
+
+def test_no_sample_is_refused() -> None:
+    with pytest.raises(InputError, match="no sample"):
+        judge(logits(same), inputs=samples(0))
+
+
+def test_promises_of_runners_and_callers_are_checked() -> None:
+    batch = [Batch({"input": samples(4)}, (None,) * 4)]
+    data = DataRecord("digits", "evaluation", 5, True, False, "0" * 64)
+    tolerance = for_precision("fp32", trained=True)
+    with pytest.raises(InternalError, match="5 samples of digits were announced and 4 came"):
+        compare(logits(same), logits(same), batch, tolerance, data, "logits")
+    with pytest.raises(InternalError, match="the candidate gave 'logits' the shape"):
+        compare(logits(same), logits(lambda values: values[:2]), batch, tolerance, data, "logits")
+    forgetful = logits(same)
+    forgetful.functions = {}
+    with pytest.raises(InternalError, match="the oracle declares the outputs"):
+        compare(forgetful, logits(same), batch, tolerance, data, "logits")

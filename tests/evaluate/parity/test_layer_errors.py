@@ -1,0 +1,169 @@
+"""Which tensors survive fusion, and what each layer adds, on graphs small enough to see through."""
+
+import sys
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from deploykit.backends.onnxruntime import open_graph
+from deploykit.backends.weighted_layers import layers
+from deploykit.evaluate.parity.layer_errors import cut, given, points, powers, ranked
+from deploykit.export.layer_rows import layers as rows
+from deploykit.quantize.calibrate import expose
+
+X = np.random.default_rng(9).standard_normal((8, 4, 6, 6)).astype(np.float32)
+
+
+def model(body, **weights):
+    """Nodes from float[N,4,6,6] x to y, with 1×1 kernels w0 to w3 that keep four channels."""
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 20]> g (float[N,4,6,6] x) => (float[N,A,B,C] y) {{ {body} }}'
+    )
+    kernels = {f"w{i}": np.random.default_rng(i).standard_normal((4, 4, 1, 1)).astype(np.float32) for i in range(4)}
+    used = {name: array for name, array in {**kernels, **weights}.items() if name in body}
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in used.items())
+    return ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True))
+
+
+def surviving(body):
+    """Tensor to layer."""
+    graph = model(body).graph
+    return {point.tensor: point.node for point in points(graph, {node.name for node in layers(graph)})}
+
+
+def test_a_layer_is_seen_behind_its_activation():
+    assert surviving("[a] t = Conv (x, w0) [r] u = Relu (t) [b] y = Conv (u, w1)") == {"u": "a", "y": "b"}
+
+
+def test_a_layer_is_seen_behind_the_pooling_that_follows_it_alone():
+    body = "[a] t = Conv (x, w0) [r] u = Relu (t) [p] v = MaxPool <kernel_shape=[2, 2]> (u) [b] y = Conv (v, w1)"
+    assert surviving(body) == {"v": "a", "y": "b"}
+
+
+def test_a_tensor_with_several_readers_is_there_whoever_they_are():
+    body = "[a] t = Conv (x, w0) [r] u = Relu (t) [s] v = Sigmoid (t) [m] y = Mul (u, v)"
+    assert surviving(body) == {"t": "a", "v": "s", "y": "m"}
+
+
+def test_a_residual_sum_ends_the_deeper_branch_and_reads_the_other():
+    body = """[a] s = Conv (x, w0) [b] t = Conv (x, w1) [r] u = Relu (t) [c] v = Conv (u, w2)
+              [add] z = Add (v, s) [end] y = Relu (z)"""
+    assert surviving(body) == {"s": "a", "u": "b", "y": "c"}
+
+
+def test_which_branch_is_deeper_does_not_depend_on_the_order_of_the_sum():
+    body = """[a] s = Conv (x, w0) [b] t = Conv (x, w1) [r] u = Relu (t) [c] v = Conv (u, w2)
+              [add] z = Add (s, v) [end] y = Relu (z)"""
+    assert surviving(body) == {"s": "a", "u": "b", "y": "c"}
+
+
+def test_a_concat_ends_no_kernel_so_that_each_branch_is_seen():
+    body = """[a] s = Conv (x, w0) [b] t = Conv (x, w1) [q] u = Relu (t)
+              [cat] y = Concat <axis=1> (s, u)"""
+    assert surviving(body) == {"s": "a", "u": "b", "y": "cat"}
+
+
+def test_a_constant_is_no_branch():
+    assert surviving("[a] t = Conv (x, w0) [m] u = Mul (t, w1) [b] y = Conv (u, w2)") == {"u": "a", "y": "b"}
+
+
+def test_what_nobody_reads_is_not_there():
+    assert surviving("[a] y = Conv (x, w0) [b] t = Conv (x, w1)") == {"y": "a"}
+
+
+# ── What each adds ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+CHAIN = """[a] t = Conv (x, w0) [ra] u = Relu (t) [b] v = Conv (u, w1) [rb] w = Relu (v)
+           [c] s = Conv (w, w2) [rc] r = Relu (s) [d] y = Conv (r, w3)"""
+
+
+@pytest.fixture
+def errors(tmp_path):
+    """Errors by layer, of a graph whose kernels are others in the typed one."""
+
+    def find(body, names, **typed):
+        for name, made in {"exported": model(body), "typed": model(body, **typed)}.items():
+            ir.save(made, tmp_path / f"{name}.onnx")
+        source = tmp_path / "exported.onnx"
+        graph = ir.load(source).graph
+        where = points(graph, {node.name for node in layers(graph)})
+        tensors = [point.tensor for point in where]
+        for name in ("exported", "typed"):
+            expose(tmp_path / f"{name}.onnx", tmp_path / f"{name}-exposed.onnx", tensors)
+        cut(source, tmp_path / "pieces.onnx", tensors)
+        exported, candidate = (
+            open_graph(tmp_path / f"{name}-exposed.onnx").run({"x": X}) for name in ("exported", "typed")
+        )
+        pieces = open_graph(tmp_path / "pieces.onnx")
+        inputs = {
+            spec.name: X if spec.name == "x" else candidate[spec.name.removesuffix("/given")] for spec in pieces.inputs
+        }
+        found = ranked(
+            where, powers([(exported, candidate, pieces.run(inputs))]), {row.name: row for row in rows(source)}
+        )
+        assert {error.node for error in found} == set(names)
+        return found
+
+    return find
+
+
+def off(name, share):
+    """A kernel that is off by this share of it, in a random direction."""
+    kernel = np.random.default_rng(int(name[1:])).standard_normal((4, 4, 1, 1)).astype(np.float32)
+    return (kernel + share * np.random.default_rng(7).standard_normal(kernel.shape)).astype(np.float32)
+
+
+def test_of_one_noisy_layer_that_layer_is_named_and_the_others_add_nothing(errors):
+    first, *others = errors(CHAIN, "abcd", w1=off("w1", 0.1))
+    assert (first.node, first.op_type, first.tensor) == ("b", "Conv", "w")
+    assert first.added > 1e-3
+    assert max(error.added for error in others) < 1e-12
+
+
+def test_noise_that_came_in_shows_in_the_snr_of_all_that_follow(errors):
+    snr = {error.node: error.snr_db for error in errors(CHAIN, "abcd", w1=off("w1", 0.1))}
+    assert snr["a"] is None  # the same kernel of the same library
+    assert max(snr["b"], snr["c"], snr["d"]) < 40
+
+
+def test_what_the_first_noisy_layer_adds_is_the_noise_of_its_tensor(errors):
+    worst = errors(CHAIN, "abcd", w0=off("w0", 0.1))[0]
+    assert worst.node == "a"
+    assert -10 * np.log10(worst.added) == pytest.approx(worst.snr_db, abs=1e-3)
+
+
+def test_two_noisy_layers_are_ranked_by_what_each_adds(errors):
+    found = errors(CHAIN, "abcd", w1=off("w1", 0.02), w3=off("w3", 0.2))
+    assert [error.node for error in found[:2]] == ["d", "b"]
+
+
+def test_a_layer_is_charged_for_its_own_noise_though_it_averages_away_what_came_in(errors):
+    """Beside the SNR of its input, that of its output would look better, and the layer innocent."""
+    body = """[a] t = Conv (x, w0) [ra] u = Relu (t) [b] v = Conv (u, w1)
+              [p] y = GlobalAveragePool (v)"""
+    found = {error.node: error for error in errors(body, "ab", w0=off("w0", 0.3), w1=off("w1", 0.05))}
+    assert found["b"].added > 1e-5
+
+
+def test_a_tensor_that_is_no_number_is_as_bad_as_can_be_written(errors):
+    found = errors(CHAIN, "abcd", w1=np.full((4, 4, 1, 1), np.nan, np.float32))
+    worst = next(error for error in found if error.node == "b")
+    assert worst.added == sys.float_info.max
+    assert worst.snr_db < -3000
+
+
+def test_equal_graphs_add_nothing_but_another_order_of_sums(errors):
+    assert max(error.added for error in errors(CHAIN, "abcd")) < 1e-12
+
+
+def test_pieces_read_what_they_are_given(tmp_path):
+    ir.save(model("[a] t = Conv (x, w0) [r] u = Relu (t) [b] y = Conv (u, w1)"), tmp_path / "whole.onnx")
+    cut(tmp_path / "whole.onnx", tmp_path / "pieces.onnx", ["u", "y"])
+    pieces = open_graph(tmp_path / "pieces.onnx")
+    assert {spec.name for spec in pieces.inputs} == {"x", given("u")}
+    assert {spec.name for spec in pieces.outputs} == {"u", "y"}
+    zeros = pieces.run({"x": X, given("u"): np.zeros_like(X)})
+    assert not zeros["y"].any()
+    assert zeros["u"].any()

@@ -1,0 +1,132 @@
+import math
+
+import pytest
+import torch
+
+from deploykit.core.errors import InputError
+from deploykit.core.values import WeightsSource
+from deploykit.export.networks import sources
+from deploykit.export.networks.weights import load
+
+timm = pytest.importorskip("timm", reason="timm is an extra")
+
+RANDOM = WeightsSource("random")
+SMALL = "timm:test_resnet.r160_in1k"
+
+
+def test_it_computes_what_timms_own_does(tmp_path):
+    own = timm.create_model("test_resnet").eval()
+    torch.save(own.state_dict(), tmp_path / "own.pth")
+    module = load(sources.find(SMALL), {}, WeightsSource("file", path=str(tmp_path / "own.pth"))).module
+    pixels = torch.randn(2, 3, 160, 160)
+    with torch.no_grad():
+        assert torch.allclose(module(pixels), own(pixels), atol=1e-5)
+
+
+def test_a_name_without_a_tag_has_the_default_ones_configuration():
+    assert sources.find("timm:test_resnet").pretrained.enum == SMALL
+
+
+def test_an_unknown_tag_is_told_the_others():
+    with pytest.raises(InputError, match="no weights 'nothing' of test_resnet; it has r160_in1k"):
+        sources.find("timm:test_resnet.nothing")
+
+
+def test_attention_is_of_plain_products():
+    module = load(sources.find("timm:test_vit"), {}, RANDOM).module
+    assert not module.blocks[0].attn.fused_attn
+
+
+# ── What images become ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_preprocessing_is_that_of_its_configuration():
+    spec = sources.find(SMALL).preprocessing
+    assert (spec.resize, spec.height, spec.width) == (math.floor(160 / 0.95), 160, 160)
+    assert spec.mean == spec.std == (0.5, 0.5, 0.5)
+
+
+def test_images_are_resized_to_what_timm_itself_resizes_them_to():
+    own = timm.data.create_transform(
+        **timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg("resnet18.a1_in1k").to_dict())
+    )
+    assert sources.find("timm:resnet18.a1_in1k").preprocessing.resize == own.transforms[0].size
+
+
+def test_another_interpolation_than_ours_is_noted():
+    assert any("bicubic" in note for note in sources.find("timm:resnet18.a1_in1k").notes)
+
+
+def test_a_network_without_classes_says_so():
+    assert any("features" in note for note in sources.find("timm:vit_small_patch14_dinov2.lvd142m").notes)
+
+
+def test_a_licence_that_forbids_something_is_told():
+    assert any("cc-by-nc-4.0" in note for note in sources.find("timm:convnextv2_atto.fcmae_ft_in1k").notes)
+
+
+# ── Arguments and heads ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_arguments_take_the_class_types():
+    architecture = sources.find("timm:test_vit")
+    found = sources.arguments(architecture, ["num_classes=7", "qkv_bias=false", "drop_rate=0.5", "img_size=64"])
+    assert found == {"num_classes": 7, "qkv_bias": False, "drop_rate": 0.5, "img_size": 64}
+
+
+def test_what_a_class_hands_on_to_its_base_can_be_told():
+    assert sources.arguments(sources.find("timm:levit_128s"), ["num_classes=7"]) == {"num_classes": 7}
+
+
+def test_the_classes_of_a_checkpoint_are_found_out(tmp_path):
+    torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), tmp_path / "own.pth")
+    found = load(sources.find(SMALL), {}, WeightsSource("file", path=str(tmp_path / "own.pth")))
+    assert found.arguments["num_classes"] == 7
+
+
+def test_the_classifier_is_what_the_configuration_says():
+    assert sources.find(SMALL).classifier == "fc"
+
+
+def test_a_distilled_network_has_no_one_classifier():
+    assert sources.find("timm:deit_tiny_distilled_patch16_224").classifier == ""
+
+
+# ── Released weights ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_released_weights_come_from_timms_hub(monkeypatch, tmp_path):
+    """The hub is played by a folder that holds what it would have sent."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(3)
+    own = timm.create_model("test_resnet").eval()
+    file = tmp_path / "model.safetensors"
+    save_file(own.state_dict(), file)
+    monkeypatch.setattr(timm.models._hub, "hf_hub_download", lambda *_, **__: str(file))
+    found = load(sources.find(SMALL), {}, WeightsSource("imagenet"))
+    assert found.record.source == SMALL
+    assert found.record.trained
+    assert all(torch.equal(each, found.module.state_dict()[name]) for name, each in own.state_dict().items())
+
+
+def test_without_a_network_the_reason_and_the_place_are_told(monkeypatch):
+    def unreachable(*_, **__):
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(timm.models._hub, "hf_hub_download", unreachable)
+    with pytest.raises(InputError) as caught:
+        load(sources.find(SMALL), {}, WeightsSource("imagenet"))
+    assert (
+        "test_resnet.r160_in1k could not be fetched from huggingface.co/timm/test_resnet.r160_in1k" in caught.value.what
+    )
+    assert "Name or service not known" in caught.value.what
+    assert "--weights PATH" in caught.value.remedy
+
+
+def test_released_weights_name_their_classes():
+    assert sources.classes("timm:resnet18.a1_in1k")[0].startswith("tench")
+
+
+def test_weights_for_classes_that_timm_does_not_name_have_no_names():
+    assert sources.classes("timm:vit_small_patch14_dinov2.lvd142m") == ()

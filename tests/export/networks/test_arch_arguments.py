@@ -1,0 +1,158 @@
+import subprocess
+import sys
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploykit.core.errors import InputError, UsageError
+from deploykit.core.values import Architecture, Preprocessing
+from deploykit.export.architectures import CATALOG
+from deploykit.export.networks import catalog
+
+
+class Network:
+    def __init__(
+        self,
+        depths: tuple[int, ...] = (1, 2),
+        width: int = 4,
+        dropout: float = 0.5,
+        batch_norm: bool = False,
+        stem: Literal["none", "resnet34"] = "none",
+        kernel: Literal[3, 5] = 3,
+        note: str = "",
+    ) -> None: ...
+
+
+def function(width: int = 4) -> object:
+    return width
+
+
+def architecture(build=Network) -> Architecture:
+    return Architecture("toy", "Toy", "nowhere", build, {}, Preprocessing(8, 8, 8), "fc")
+
+
+# ── Values take the constructor's types ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("depths=3,4,6,3", {"depths": (3, 4, 6, 3)}),
+        ("depths=3", {"depths": (3,)}),
+        ("width=64", {"width": 64}),
+        ("width=-1", {"width": -1}),
+        ("dropout=0.25", {"dropout": 0.25}),
+        ("dropout=1e-3", {"dropout": 0.001}),
+        ("dropout=0", {"dropout": 0.0}),
+        ("batch_norm=true", {"batch_norm": True}),
+        ("batch_norm=False", {"batch_norm": False}),
+        ("stem=resnet34", {"stem": "resnet34"}),
+        ("kernel=5", {"kernel": 5}),
+        ("note=a=b", {"note": "a=b"}),
+        ("note=", {"note": ""}),
+    ],
+)
+def test_a_value_takes_the_constructors_type(text, parsed):
+    found = catalog.arguments(architecture(), [text])
+    assert found == parsed
+    assert [type(value) for value in found.values()] == [type(value) for value in parsed.values()]
+
+
+def test_several_arguments_are_taken_together():
+    assert catalog.arguments(architecture(), ["width=8", "kernel=5"]) == {"width": 8, "kernel": 5}
+
+
+def test_no_argument_is_no_change():
+    assert catalog.arguments(architecture(), []) == {}
+
+
+def test_a_function_builds_as_well_as_a_class():
+    assert catalog.arguments(architecture(function), ["width=8"]) == {"width": 8}
+
+
+@given(
+    width=st.integers(-(10**9), 10**9), dropout=st.floats(allow_nan=False), depths=st.lists(st.integers(), min_size=1)
+)
+def test_what_python_prints_is_read_back(width, dropout, depths):
+    texts = [f"width={width}", f"dropout={dropout!r}", f"depths={','.join(map(str, depths))}"]
+    expected = {"width": width, "dropout": dropout, "depths": tuple(depths)}
+    assert catalog.arguments(architecture(), texts) == expected
+
+
+# ── What is refused ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("depths=3,four", "integers with commas between"),
+        ("depths=", "integers with commas between"),
+        ("depths=3,,4", "integers with commas between"),
+        ("width=1.5", "an integer"),
+        ("width=", "an integer"),
+        ("dropout=half", "a number"),
+        ("batch_norm=1", "true or false"),
+        ("batch_norm=yes", "true or false"),
+        ("stem=resnet50", "one of none, resnet34"),
+        ("kernel=4", "one of 3, 5"),
+    ],
+)
+def test_a_value_of_another_type_is_told_what_is_expected(text, expected):
+    key, _, value = text.partition("=")
+    with pytest.raises(UsageError) as caught:
+        catalog.arguments(architecture(), [text])
+    assert caught.value.what == f"--arch {text}: {value!r} is not {expected}."
+    assert key in str(caught.value)
+
+
+def test_an_unknown_key_is_told_the_nearest():
+    with pytest.raises(UsageError, match="unknown argument of toy 'widht'; did you mean width"):
+        catalog.arguments(architecture(), ["widht=8"])
+
+
+def test_a_key_unlike_any_other_is_told_them_all():
+    with pytest.raises(UsageError, match="choose from batch_norm, depths, dropout, kernel, note, stem, width"):
+        catalog.arguments(architecture(), ["qqq=8"])
+
+
+def test_what_is_no_pair_is_told_the_keys_and_their_types():
+    with pytest.raises(UsageError, match="'width' is not KEY=VALUE") as caught:
+        catalog.arguments(architecture(), ["width"])
+    assert "width=an integer" in caught.value.remedy
+    assert "stem=one of none, resnet34" in caught.value.remedy
+
+
+# ── The catalog itself ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_known_network_is_known():
+    catalog.known("resnet50")
+
+
+def test_a_misspelt_network_is_told_the_nearest():
+    with pytest.raises(InputError, match="unknown model 'resnt50'; did you mean resnet50"):
+        catalog.known("resnt50")
+
+
+def test_find_refuses_what_is_unknown():
+    with pytest.raises(InputError, match="unknown model 'nothing'"):
+        catalog.find("nothing")
+
+
+def test_find_gives_the_network_of_that_name():
+    assert catalog.find("vgg11").name == "vgg11"
+
+
+def test_there_is_one_row_per_network():
+    assert [row.name for row in catalog.rows()] == list(CATALOG)
+
+
+def test_listing_and_checking_a_name_import_no_heavy_library():
+    program = (
+        "import sys; from deploykit.export import catalog; catalog.rows(); catalog.known('vgg11');"
+        "print(*sorted({'torch', 'torchvision', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == []

@@ -1,0 +1,146 @@
+"""PyTorch networks that take no image, and torch.export programs, from the command line to a bundle."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from deploykit.bundle import load
+from deploykit.bundle import manifest as manifests
+
+CODE = """
+import torch
+from torch import nn
+
+class Ranker(nn.Module):
+    '''Words and a few numbers; a score and what it was made from.'''
+
+    def __init__(self, width: int = 8):
+        super().__init__()
+        self.words = nn.Embedding(50, width)
+        self.numbers = nn.Linear(3, width)
+        self.score = nn.Linear(width, 4)
+
+    def forward(self, words, numbers):
+        hidden = self.words(words).mean(1) + self.numbers(numbers)
+        return {"score": self.score(torch.relu(hidden)), "hidden": hidden}
+"""
+RANKER = ("users_ranker:Ranker", "--input", "words=6:int64", "--input", "numbers=3:float32")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with the user's code and samples, and deploykit started in it."""
+    (tmp_path / "users_ranker.py").write_text(CODE)
+    random = np.random.default_rng(0)
+    words, numbers = random.integers(0, 50, (40, 6)), random.standard_normal((40, 3)).astype(np.float32)
+    np.savez(tmp_path / "samples.npz", words=words, numbers=numbers)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("users_ranker", None)
+
+
+@pytest.fixture
+def take(quick_latency, here, cli):  # noqa: ARG001
+    def export(*words):
+        result = cli("export", *words, "--target", "onnxruntime", "--samples", "4", "-o", "out")
+        assert result.code == 0, result.text
+        return manifests.read(here / "out")
+
+    return export
+
+
+def test_an_output_that_is_an_input_is_refused_by_name(here, cli):
+    code = CODE.replace('"hidden": hidden}', '"asked": words}')
+    (here / "users_ranker.py").write_text(code)
+    result = cli("export", *RANKER, "--data", "samples.npz", "--target", "onnxruntime", "-o", "out")
+    assert result.code == 3
+    assert "The output 'asked' of users_ranker:Ranker is one of its inputs, unchanged." in result.text
+
+
+def test_several_inputs_come_in_the_order_of_the_arguments(take, here):
+    manifest = take(*RANKER, "--data", "samples.npz")
+    assert [(spec.name, spec.dtype, spec.shape) for spec in manifest.inputs] == [
+        ("words", "int64", ("batch", 6)),
+        ("numbers", "float32", ("batch", 3)),
+    ]
+    assert load.verify(here / "out").parity.passed
+
+
+def test_outputs_have_the_names_that_forward_gives_them(take):
+    manifest = take(*RANKER, "--data", "samples.npz", "--fp16")
+    assert [spec.name for spec in manifest.outputs] == ["score", "hidden"]
+
+
+def test_integers_are_not_drawn_by_chance(here, cli):  # noqa: ARG001
+    result = cli("export", *RANKER)
+    assert result.code == 3
+    assert "'words' is of integers" in result.text
+
+
+def test_a_network_that_says_nothing_is_asked_what_it_takes(here, cli):  # noqa: ARG001
+    result = cli("export", "users_ranker:Ranker")
+    assert result.code == 2
+    assert "does not say what it takes" in result.text
+    assert "--input NAME=SHAPE:DTYPE" in result.text
+
+
+def test_inputs_that_forward_does_not_take_are_refused(here, cli):  # noqa: ARG001
+    result = cli("export", "users_ranker:Ranker", "--input", "words=6:int64", "--data", "samples.npz")
+    assert result.code == 3
+    assert "cannot take inputs of 6" in result.text
+
+
+@pytest.mark.parametrize("text", ["words", "words=6", "words=6:int65", "=6:int64", "words=0:int64", "words=6xN:int64"])
+def test_an_input_is_a_name_a_shape_and_a_type(cli, text):
+    result = cli("export", "nin_cifar10", "--input", text)
+    assert result.code == 2
+
+
+class Small(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+
+
+@pytest.fixture
+def program(here):
+    """A torch.export program with a free batch."""
+    torch.manual_seed(0)
+    batch = ({0: torch.export.Dim("batch", min=1, max=64)},)
+    made = torch.export.export(Small().eval(), (torch.randn(2, 3, 16, 16),), dynamic_shapes=batch)
+    torch.export.save(made, here / "small.pt2")
+    return "small.pt2"
+
+
+def test_a_program_brings_its_weights(take, program):
+    manifest = take(program)
+    assert manifest.weights.trained
+    assert manifest.parity.passed
+
+
+def test_a_program_that_takes_images_is_told_how(take, program):
+    manifest = take(program, "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5")
+    assert (manifest.model.preprocessing.height, manifest.model.preprocessing.width) == (16, 16)
+    assert manifest.parity.data.name == "photos"
+
+
+def test_a_file_that_is_no_program_is_refused(here, cli):
+    (here / "net.pt2").write_bytes(b"no program")
+    result = cli("export", "net.pt2")
+    assert result.code == 3
+    assert "cannot be read as a torch.export program" in result.text
+
+
+def test_a_network_of_tensors_and_of_images_at_once_is_refused(cli, here):  # noqa: ARG001
+    result = cli("export", *RANKER, "--mean", "0.5,0.5,0.5")
+    assert result.code == 2
+    assert "Give one or the other." in result.text
+
+
+def test_a_checkpoint_that_is_called_a_program_is_named(cli, here):
+    torch.save({"w": torch.zeros(1)}, here / "net.pt2")
+    result = cli("export", "net.pt2")
+    assert result.code == 3
+    assert "it is what torch.save writes, such as a checkpoint" in result.text

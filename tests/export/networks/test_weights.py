@@ -1,0 +1,678 @@
+"""Weights from every source, on a two-layer network; and on real ones where their names matter."""
+
+import argparse
+import hashlib
+import importlib
+import io
+import os
+import pickle
+import re
+import urllib.error
+from http.client import IncompleteRead
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+import torchvision
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from deploykit.core.errors import InputError
+from deploykit.core.values import Architecture, InferredArgument, Preprocessing, Pretrained, WeightsSource
+from deploykit.export.architectures.densenet import DENSENET121
+from deploykit.export.architectures.googlenet import GOOGLENET
+from deploykit.export.architectures.resnet import RESNET18
+from deploykit.export.networks import weights
+from deploykit.export.networks.weights import load
+from deploykit.export.networks.weights_source import identity, parse_weights
+
+
+class Net(nn.Module):
+    """A convolution, a BatchNorm and a classifier; `aux` runs in training only."""
+
+    def __init__(self, width: int = 4, num_classes: int = 3, gain: float = 1.0) -> None:
+        super().__init__()
+        if width > 64:
+            raise ValueError(f"Net: width is at most 64, not {width}")
+        self.conv = nn.Conv2d(3, width, 3)
+        self.bn = nn.BatchNorm2d(width, momentum=0.25)
+        self.aux = nn.Linear(width, num_classes)
+        self.fc = nn.Linear(width, num_classes)
+        self.gain = gain
+
+    def forward(self, x):
+        return self.fc(self.bn(self.conv(x)).relu().mean((2, 3))) * self.gain
+
+
+NET = Architecture(
+    name="net",
+    family="Net",
+    paper="none",
+    build=Net,
+    arguments={"width": 4, "num_classes": 3},
+    preprocessing=Preprocessing(resize=16, height=16, width=16),
+    classifier="fc",
+    training_only=("aux",),
+    inferred=(InferredArgument("num_classes", "fc.weight"), InferredArgument("width", "conv.weight")),
+)
+RANDOM = WeightsSource("random")
+PHOTOGRAPH = Preprocessing(resize=224, height=224, width=224)
+
+
+def trained(**arguments):
+    """A network whose every parameter differs from what any initialization gives."""
+    with torch.random.fork_rng():
+        torch.manual_seed(99)
+        net = Net(**arguments)
+        for value in net.state_dict().values():
+            if value.is_floating_point():
+                value.copy_(torch.rand_like(value))
+    return net.eval()
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Save something as a checkpoint and give the source that leads to it."""
+
+    def store(content, name="net.pth"):
+        path = tmp_path / name
+        if path.suffix == ".safetensors":
+            save_file(content, path)
+        else:
+            torch.save(content, path)
+        return WeightsSource("file", path=str(path))
+
+    return store
+
+
+def assert_holds(loaded, net):
+    state = loaded.module.state_dict()
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(state[name], tensor), name
+
+
+def without(state, *prefixes):
+    return {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
+
+
+def prefixed(state, prefix):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+# ── Which weights are meant ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("random", WeightsSource("random", seed=7)),
+        ("imagenet", WeightsSource("imagenet")),
+        ("./random", WeightsSource("file", path="./random")),
+        ("a/b.pth", WeightsSource("file", path="a/b.pth")),
+    ],
+)
+def test_text_says_which_weights(text, source):
+    assert parse_weights(text, seed=7) == source
+
+
+def test_random_weights_are_identified_by_their_seed():
+    assert identity(WeightsSource("random", seed=3)) == "random:3"
+
+
+def test_a_file_is_identified_by_its_content(stored):
+    source = stored(trained().state_dict())
+    assert identity(source) == hashlib.sha256(Path(source.path).read_bytes()).hexdigest()
+
+
+def test_identifying_weights_needs_no_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, deploykit.export.networks.weights_source; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("use", [identity, lambda source: load(NET, {}, source)])
+def test_weights_that_are_not_there_are_answered_with_what_can_be_given(use, tmp_path):
+    with pytest.raises(InputError, match=r"no weights .*imagnet'.*random, imagenet, or a file"):
+        use(WeightsSource("file", path=str(tmp_path / "imagnet")))
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(InputError, match="are a folder"):
+        load(NET, {}, WeightsSource("file", path=str(tmp_path)))
+
+
+def test_a_file_that_does_not_end_like_a_checkpoint_is_refused(tmp_path):
+    (tmp_path / "net.onnx").write_bytes(b"")
+    with pytest.raises(InputError, match=r"does not end like a checkpoint.*\.safetensors"):
+        load(NET, {}, WeightsSource("file", path=str(tmp_path / "net.onnx")))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_weights_that_may_not_be_read_are_refused(stored):
+    source = stored(trained().state_dict())
+    Path(source.path).chmod(0)
+    with pytest.raises(InputError, match="may not be read"):
+        load(NET, {}, source)
+
+
+# ── Random ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_seed_gives_the_same_network_again():
+    first, second = load(NET, {}, RANDOM), load(NET, {}, RANDOM)
+    assert_holds(first, second.module)
+    assert first.record == second.record
+
+
+def test_another_seed_gives_another_network():
+    assert load(NET, {}, RANDOM).record.sha256 != load(NET, {}, WeightsSource("random", seed=1)).record.sha256
+
+
+def test_random_weights_say_that_they_are():
+    record = load(NET, {}, WeightsSource("random", seed=5)).record
+    assert (record.source, record.trained) == ("random, seed 5", False)
+
+
+def test_the_callers_random_state_is_left_alone():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    load(NET, {}, RANDOM)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_batch_norm_is_settled_on_what_reaches_it():
+    module = load(NET, {"width": 32}, RANDOM).module
+    torch.manual_seed(0)
+    seen = module.bn(module.conv(weights._noise(64, 64))).detach()
+    # Other noise than the one it was settled on, so that the statistics agree only roughly.
+    assert seen.mean((0, 2, 3)).abs().max() < 0.5
+    assert seen.std((0, 2, 3)).log2().abs().max() < 1
+
+
+@pytest.fixture
+def threads():
+    """To set PyTorch's number of threads, for this test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_random_weights_do_not_depend_on_the_number_of_cores(threads):
+    threads(1)
+    alone = load(RESNET18, {}, RANDOM).record.sha256
+    threads(2)
+    assert load(RESNET18, {}, RANDOM).record.sha256 == alone
+    assert torch.get_num_threads() == 2
+
+
+def test_batch_norm_behind_a_global_pool_is_settled_on_many_images():
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 256, 3)
+            self.bn = nn.BatchNorm2d(256)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.bn(self.conv(images).mean((2, 3), keepdim=True)).flatten(1)
+
+    pooled = Architecture("pooled", "Pooled", "none", Pooled, {}, PHOTOGRAPH, "bn")
+    gains = load(pooled, {}, RANDOM).module.bn.running_var.rsqrt()
+    assert gains.max() / gains.median() < 20  # of two images, the worst channel's is hundreds of times the median
+
+
+def test_batch_norm_is_left_as_if_no_training_had_begun():
+    bn = load(NET, {}, RANDOM).module.bn
+    assert (bn.momentum, int(bn.num_batches_tracked), bn.training) == (0.25, 0, False)
+
+
+def test_a_network_without_batch_norm_needs_no_settling():
+    plain = msgspec.structs.replace(NET, build=lambda: nn.Linear(2, 2), arguments={}, training_only=(), inferred=())
+    assert load(plain, {}, RANDOM).module.weight.shape == (2, 2)
+
+
+@pytest.mark.parametrize("model", ["resnet:RESNET50", "densenet:DENSENET121", "fractalnet:FRACTALNET40"])
+def test_activations_of_deep_random_networks_stay_far_inside_fp16(model):
+    module, attribute = model.split(":")
+    architecture = getattr(importlib.import_module(f"architectures.{module}"), attribute)
+    network = load(architecture, {}, RANDOM).module
+    largest = []
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)):
+            layer.register_forward_hook(lambda *call: largest.append(call[-1].abs().max().item()))
+    with torch.no_grad():
+        network(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    assert 0.1 < max(largest) < 6550  # a tenth of FP16's largest number
+
+
+# ── Modules, arguments, records ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".PTH"])
+def test_a_state_dict_is_loaded_from(stored, suffix):
+    assert_holds(load(NET, {}, stored(trained().state_dict(), f"net{suffix}")), trained())
+
+
+def test_a_file_of_before_torch_1_6_is_loaded(tmp_path):
+    torch.save(trained().state_dict(), tmp_path / "net.pth", _use_new_zipfile_serialization=False)
+    assert_holds(load(NET, {}, WeightsSource("file", path=str(tmp_path / "net.pth"))), trained())
+
+
+def test_the_module_is_ready_to_be_judged(stored):
+    module = load(NET, {}, stored(trained().state_dict())).module
+    assert not any(part.training for part in module.modules())
+    assert {(tensor.dtype, tensor.device.type) for tensor in module.parameters()} == {(torch.float32, "cpu")}
+
+
+def test_the_file_may_go_once_it_is_loaded(stored):
+    source = stored(trained().state_dict())
+    loaded = load(NET, {}, source)
+    Path(source.path).write_bytes(b"\0" * Path(source.path).stat().st_size)
+    assert_holds(loaded, trained())
+
+
+def test_a_file_is_recorded_by_its_name_and_not_by_where_it_lies(stored):
+    record = load(NET, {}, stored(trained().state_dict())).record
+    assert (record.source, record.trained) == ("net.pth", True)
+
+
+def test_the_digest_is_that_of_the_weights_and_not_of_the_file(stored):
+    state = trained().state_dict()
+    files = [stored(state), stored({"model": state}, "other.pt"), stored(state, "net.safetensors")]
+    assert len({load(NET, {}, source).record.sha256 for source in files}) == 1
+
+
+def test_the_digest_changes_with_any_weight(stored):
+    state = trained().state_dict()
+    first = load(NET, {}, stored(state)).record.sha256
+    state["conv.bias"][0] += 1
+    assert load(NET, {}, stored(state)).record.sha256 != first
+
+
+def test_the_digest_leaves_out_what_only_training_runs(stored):
+    state = trained().state_dict()
+    first = load(NET, {}, stored(state)).record.sha256
+    state["aux.bias"][0] += 1
+    assert load(NET, {}, stored(state)).record.sha256 == first
+
+
+def test_sizes_are_taken_from_the_checkpoint(stored):
+    loaded = load(NET, {}, stored(trained(width=5, num_classes=10).state_dict()))
+    assert loaded.arguments == {"width": 5, "num_classes": 10}
+    assert_holds(loaded, trained(width=5, num_classes=10))
+
+
+def test_an_explicit_argument_wins_over_the_architectures():
+    loaded = load(NET, {"num_classes": 7, "gain": 2.0}, RANDOM)
+    assert loaded.arguments == {"width": 4, "num_classes": 7, "gain": 2.0}
+    assert loaded.module.fc.out_features == 7
+
+
+def test_an_explicit_argument_may_agree_with_the_checkpoint(stored):
+    source = stored(trained(num_classes=10).state_dict())
+    assert load(NET, {"num_classes": 10}, source).module.fc.out_features == 10
+
+
+def test_an_explicit_argument_that_contradicts_the_checkpoint_is_refused_with_both_values(stored):
+    source = stored(trained(num_classes=10).state_dict())
+    with pytest.raises(InputError, match=r"num_classes=7 was asked for, but net\.pth holds .* num_classes=10"):
+        load(NET, {"num_classes": 7}, source)
+
+
+def test_an_argument_that_the_network_does_not_take_is_answered_with_the_near_ones():
+    with pytest.raises(InputError, match="unknown argument of net 'num_clases'; did you mean num_classes"):
+        load(NET, {"num_clases": 7}, RANDOM)
+
+
+def test_what_the_constructor_refuses_is_refused_in_its_words():
+    with pytest.raises(InputError, match="width is at most 64, not 65"):
+        load(NET, {"width": 65}, RANDOM)
+
+
+# ── State dicts as people save them ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+def test_a_state_dict_may_lie_under(stored, key):
+    assert_holds(load(NET, {}, stored({"epoch": 3, key: trained().state_dict(), "optimizer": {}})), trained())
+
+
+def test_the_averaged_copy_is_not_taken(stored):
+    state = trained().state_dict()
+    average = {name: tensor + 1 for name, tensor in state.items()}
+    assert_holds(load(NET, {}, stored({"model_ema": average, "model": state})), trained())
+
+
+def test_a_training_scripts_arguments_and_accuracy_may_lie_beside(stored):
+    content = {"model": trained().state_dict(), "args": argparse.Namespace(lr=0.1), "best": np.float64(0.9)}
+    assert_holds(load(NET, {}, stored(content)), trained())
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "backbone.", "model.", "net.", "_orig_mod.", "module.backbone.", "_orig_mod.module.model."]
+)
+def test_a_prefix_that_every_name_carries_is_taken_off(stored, prefix):
+    loaded = load(NET, {}, stored(prefixed(trained(num_classes=10).state_dict(), prefix)))
+    assert_holds(loaded, trained(num_classes=10))
+
+
+def test_a_counter_beside_the_prefixed_names_is_no_parameter(stored):
+    state = prefixed(trained().state_dict(), "module.") | {"n_averaged": torch.tensor(5)}
+    assert_holds(load(NET, {}, stored(state)), trained())
+
+
+def test_a_head_named_apart_from_the_backbone_is_not_guessed(stored):
+    state = prefixed(without(trained().state_dict(), "fc."), "backbone.") | {"head.weight": torch.zeros(3, 4)}
+    with pytest.raises(InputError, match=r"missing: conv\.weight.*unexpected: backbone\.conv\.weight"):
+        load(NET, {}, stored(state))
+
+
+def test_a_prefix_that_is_the_networks_own_is_kept(stored):
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = Net()
+
+    own = msgspec.structs.replace(
+        NET, build=Wrapped, arguments={}, classifier="model.fc", training_only=("model.aux",), inferred=()
+    )
+    loaded = load(own, {}, stored(prefixed(trained().state_dict(), "model.")))
+    assert torch.equal(loaded.module.model.fc.weight, trained().fc.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_point_types_become_float32(stored, dtype):
+    net = trained().to(dtype)
+    assert_holds(load(NET, {}, stored(net.state_dict())), net.float())
+
+
+def test_what_only_training_runs_may_be_missing(stored):
+    loaded = load(NET, {}, stored(without(trained().state_dict(), "aux.")))
+    assert torch.equal(loaded.module.fc.weight, trained().fc.weight)
+
+
+def test_what_only_training_runs_may_have_another_shape(stored):
+    state = trained().state_dict() | {"aux.weight": torch.zeros(1000, 4), "aux.conv.weight": torch.zeros(1)}
+    loaded = load(NET, {}, stored(state))
+    assert torch.equal(loaded.module.fc.weight, trained().fc.weight)
+
+
+def test_batch_norms_counter_may_be_missing(stored):
+    loaded = load(NET, {}, stored(without(trained().state_dict(), "bn.num_batches")))
+    assert torch.equal(loaded.module.bn.running_var, trained().bn.running_var)
+
+
+# ── Checkpoints that are refused ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_kind_of_misfit_is_listed_by_name(stored):
+    state = without(trained().state_dict(), "bn.weight")
+    state |= {"fc.bias": torch.zeros(4), "extra": torch.zeros(1), "bn.bias": torch.zeros(4, dtype=torch.int64)}
+    with pytest.raises(InputError) as raised:
+        load(NET, {}, stored(state))
+    assert raised.value.what == (
+        "net.pth does not fit the network: missing: bn.weight; unexpected: extra; "
+        "of another shape: fc.bias (4, not 3); of another type: bn.bias (torch.int64)."
+    )
+
+
+def test_a_long_list_of_misfits_is_cut_and_counted(stored):
+    state = trained().state_dict() | {f"extra{number:02}": torch.zeros(1) for number in range(40)}
+    with pytest.raises(InputError, match=r"unexpected: extra00, .*extra05 and 34 more\."):
+        load(NET, {}, stored(state))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers_are_refused_by_name(stored, value):
+    state = trained().state_dict()
+    state["fc.weight"][1, 2] = value
+    with pytest.raises(InputError, match=r"NaN or infinite values in .*fc\.weight"):
+        load(NET, {}, stored(state))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"epoch": 3, "optimizer": {}}, {}, [torch.zeros(1)], torch.zeros(1), {"model": {"fc": 1}}, {1: torch.zeros(1)}],
+)
+def test_a_file_without_a_state_dict_is_refused(stored, content):
+    with pytest.raises(InputError, match="holds no state dict"):
+        load(NET, {}, stored(content))
+
+
+def test_a_file_that_holds_itself_is_refused(stored):
+    content = {}
+    content["model"] = content
+    with pytest.raises(InputError, match="holds no state dict"):
+        load(NET, {}, stored(content))
+
+
+class Trap:
+    """Leaves a file behind if it is ever unpickled as pickle would."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+def as_zip(trap):
+    buffer = io.BytesIO()
+    torch.save({"model": trained().state_dict(), "trap": trap}, buffer)
+    return buffer.getvalue()
+
+
+def as_legacy(trap):
+    buffer = io.BytesIO()
+    torch.save({"model": trained().state_dict(), "trap": trap}, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".ckpt", ".bin"])
+@pytest.mark.parametrize("form", [as_zip, as_legacy, pickle.dumps, lambda trap: pickle.dumps(trap, protocol=2)])
+def test_code_in_a_checkpoint_is_refused_and_never_runs(tmp_path, form, suffix):
+    sprung = tmp_path / "sprung"
+    content = form(Trap(sprung))
+    pickle.loads(pickle.dumps(Trap(sprung)))
+    assert sprung.exists(), "the trap does not work, so that the test would prove nothing"
+    sprung.unlink()
+
+    path = tmp_path / f"net{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"refused without running any.*torch\.save\(model\.state_dict\(\)"):
+        load(NET, {}, WeightsSource("file", path=str(path)))
+    assert not sprung.exists()
+
+
+def test_a_whole_pickled_module_is_refused_by_its_class(stored):
+    with pytest.raises(InputError, match=r"refers to \S*Net: it holds code"):
+        load(NET, {}, stored(trained()))
+
+
+def test_a_torchscript_program_is_refused_without_a_warning(tmp_path, recwarn):
+    torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).save(str(tmp_path / "net.pt"))
+    recwarn.clear()
+    with pytest.raises(InputError, match="is a TorchScript program"):
+        load(NET, {}, WeightsSource("file", path=str(tmp_path / "net.pt")))
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"hello world", b"\x89PNG\r\n\x1a\n" + bytes(60), b"PK\x03\x04" + bytes(60)])
+def test_a_file_that_is_no_checkpoint_is_refused_by_name(tmp_path, suffix, content):
+    path = tmp_path / f"net{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"net\.\w+' is no checkpoint, or a damaged one: "):
+        load(NET, {}, WeightsSource("file", path=str(path)))
+
+
+def test_an_empty_file_is_said_to_be_empty(tmp_path):
+    (tmp_path / "net.pth").touch()
+    with pytest.raises(InputError, match="it is empty"):
+        load(NET, {}, WeightsSource("file", path=str(tmp_path / "net.pth")))
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
+def test_half_a_checkpoint_is_refused_by_name(stored, name):
+    source = stored(trained().state_dict(), name)
+    path = Path(source.path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match="is no checkpoint, or a damaged one"):
+        load(NET, {}, source)
+
+
+@pytest.mark.parametrize("form", [as_zip, as_legacy])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(edits=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8))
+def test_damage_is_explained_or_harmless(tmp_path, form, edits):
+    content = bytearray(form(1.0))
+    for position, value in edits:
+        content[position % len(content)] = value
+    path = tmp_path / "net.pth"
+    path.write_bytes(content)
+    try:
+        loaded = load(NET, {}, WeightsSource("file", path=str(path)))
+    except InputError:
+        return
+    assert loaded.module.conv.weight.shape[1:] == (3, 3, 3)
+
+
+# ── Released weights ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def release(tmp_path, monkeypatch):
+    """Have torchvision release a state dict for `NET`; `cached` puts it where torch hub would download it to."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+
+    def publish(state, cached=True, **pretrained):
+        torch.save(state, tmp_path / "release")
+        content = (tmp_path / "release").read_bytes()
+        file = folder / f"net-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+        if cached:
+            file.write_bytes(content)
+        enum = SimpleNamespace(url=f"https://example.invalid/models/{file.name}")
+        monkeypatch.setattr(torchvision.models, "get_weight", {"Net_Weights.V1": enum}.__getitem__)
+        released = Pretrained("Net_Weights.V1", Preprocessing(resize=20, height=18, width=18), **pretrained)
+        return msgspec.structs.replace(NET, pretrained=released), file
+
+    return publish
+
+
+IMAGENET = WeightsSource("imagenet")
+
+
+def test_released_weights_bring_their_arguments_and_preprocessing(release):
+    architecture, _ = release(trained().state_dict(), arguments={"gain": 2.0})
+    loaded = load(architecture, {}, IMAGENET)
+    assert_holds(loaded, trained())
+    assert loaded.arguments["gain"] == loaded.module.gain == 2.0
+    assert loaded.preprocessing == architecture.pretrained.preprocessing
+    assert (loaded.record.source, loaded.record.trained) == ("Net_Weights.V1", True)
+
+
+def test_an_argument_that_the_release_was_not_trained_with_is_refused(release):
+    architecture, _ = release(trained().state_dict(), arguments={"gain": 2.0})
+    with pytest.raises(InputError, match=r"gain=3\.0 was asked for, but Net_Weights\.V1 was trained with 2\.0"):
+        load(architecture, {"gain": 3.0}, IMAGENET)
+
+
+def test_a_head_of_another_size_than_the_releases_is_refused(release):
+    architecture, _ = release(trained().state_dict())
+    with pytest.raises(InputError, match=r"num_classes=10 was asked for, but Net_Weights\.V1 holds .*num_classes=3"):
+        load(architecture, {"num_classes": 10}, IMAGENET)
+
+
+def test_a_network_without_a_release_says_so():
+    with pytest.raises(InputError, match="no ImageNet weights were ever released for net"):
+        load(NET, {}, IMAGENET)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [urllib.error.URLError("no route"), TimeoutError("timed out"), OSError("disk full"), IncompleteRead(b"", 9)],
+)
+def test_without_a_network_one_is_told_what_to_put_where(release, monkeypatch, error):
+    architecture, file = release(trained().state_dict(), cached=False)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    with pytest.raises(InputError) as raised:
+        load(architecture, {}, IMAGENET)
+    assert f"{file.name} could not be downloaded from https://example.invalid/models/{file.name}" in raised.value.what
+    assert str(file.parent) in raised.value.remedy
+
+
+def test_a_download_goes_to_torch_hubs_cache(release, monkeypatch, tmp_path, capsys):
+    architecture, file = release(trained().state_dict(), cached=False)
+    monkeypatch.setattr(
+        torch.hub,
+        "download_url_to_file",
+        lambda _, to, **__: Path(to).write_bytes((tmp_path / "release").read_bytes()),
+    )
+    assert_holds(load(architecture, {}, IMAGENET), trained())
+    assert file.is_file()
+    assert capsys.readouterr().out == ""  # standard output is the command's result
+
+
+def test_a_cached_file_that_is_not_the_released_one_is_refused(release):
+    architecture, file = release(trained().state_dict())
+    file.write_bytes(file.read_bytes() + b"!")
+    with pytest.raises(InputError, match=r"is not the file that was released.*Delete it"):
+        load(architecture, {}, IMAGENET)
+
+
+def test_code_in_a_release_is_refused_and_never_runs(release, tmp_path):
+    sprung = tmp_path / "sprung"
+    architecture, _ = release({"model": trained().state_dict(), "trap": Trap(sprung)})
+    with pytest.raises(InputError, match="refused without running any"):
+        load(architecture, {}, IMAGENET)
+    assert not sprung.exists()
+
+
+# ── The catalog's networks ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_densenets_old_names_are_understood(stored):
+    oracle = torchvision.models.densenet121(num_classes=5).eval()
+    released = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", name): tensor
+        for name, tensor in oracle.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    assert "features.denseblock1.denselayer1.norm.1.weight" in released
+    loaded = load(DENSENET121, {}, stored(released))
+    assert loaded.arguments["num_classes"] == 5
+    assert torch.equal(loaded.module.classifier.weight, oracle.classifier.weight)
+
+
+@pytest.mark.parametrize("aux", [True, False])
+def test_googlenet_is_loaded_with_and_without_its_auxiliary_heads(stored, aux):
+    oracle = torchvision.models.googlenet(num_classes=5, aux_logits=aux, init_weights=False).eval()
+    loaded = load(GOOGLENET, {}, stored(oracle.state_dict()))
+    assert (loaded.arguments["num_classes"], loaded.arguments["branch3_kernel"]) == (5, 3)
+    assert torch.equal(loaded.module.fc.weight, oracle.fc.weight)
+
+
+def test_a_fine_tuned_backbone_with_its_head_is_loaded(stored):
+    oracle = torchvision.models.resnet18(num_classes=10).half()
+    checkpoint = {"epoch": 9, "state_dict": prefixed(oracle.state_dict(), "module.backbone.")}
+    loaded = load(RESNET18, {}, stored(checkpoint, "fine-tuned.ckpt"))
+    assert loaded.arguments["num_classes"] == 10
+    assert torch.equal(loaded.module.fc.weight, oracle.fc.weight.float())
+
+
+@pytest.mark.skipif(os.environ.get("DEPLOYKIT_NETWORK") != "1", reason="downloads 45 MB; DEPLOYKIT_NETWORK=1 runs it")
+def test_the_released_resnet18_is_loaded():
+    assert load(RESNET18, {}, IMAGENET).record.trained

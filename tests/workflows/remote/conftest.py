@@ -1,0 +1,214 @@
+"""A device that is this very machine: an ssh server of the tests' own, on a port of loopback, with keys of its own.
+
+Neither the user's ~/.ssh nor the machine's own server is touched: an `ssh` first on PATH reads another configuration.
+"""
+
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+MISSING = [name for name in ("ssh", "ssh-keygen", "rsync") if shutil.which(name) is None] + (
+    ["sshd"] if not SSHD else []
+)
+ROOT = Path(__file__).resolve().parents[3]
+
+SERVER = """
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/host
+AuthorizedKeysFile {folder}/authorized
+PidFile none
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+MaxStartups 100
+"""
+
+CLIENT = """
+Host stranger
+    UserKnownHostsFile /dev/null
+Host replaced
+    UserKnownHostsFile {folder}/known-before
+Host locked
+    IdentityFile {folder}/locked
+Host away
+    Port {closed}
+Host nowhere
+    HostName nowhere.invalid
+Host *
+    HostName 127.0.0.1
+    Port {port}
+    UserKnownHostsFile {folder}/known
+    GlobalKnownHostsFile /dev/null
+    IdentityFile {folder}/%n
+    IdentitiesOnly yes
+    IdentityAgent none
+"""
+
+QUICK = """
+import functools
+import sys
+sys.path[0] = {root!r}
+if "compile" in sys.argv:
+    from deploykit import bundles
+    from deploykit.bench.measure import Settings, measure
+    few = Settings(window_s=0, agreement=1e9, iterations_at_least=3, seconds_at_least=0.001)
+    bundles.measure = functools.partial(measure, settings=few)
+from deploykit.cli import main
+sys.argv[0] = "deploykit"
+main()
+"""
+"""deploykit from this checkout, which measures a few calls only."""
+
+
+class Device(NamedTuple):
+    """The server, and a deploykit in a folder with a blank in its name."""
+
+    server: subprocess.Popen
+    folder: Path
+    program: Path
+
+    @property
+    def command(self):
+        """For --remote-command."""
+        return shlex.quote(str(self.program))
+
+    def script(self, name, text):
+        """Another program there; `$REAL` is deploykit. For --remote-command too."""
+        path = self.folder / name
+        path.write_text(f"#!/bin/sh\nREAL={shlex.quote(str(self.program))}\n{text}\n")
+        path.chmod(0o755)
+        return shlex.quote(str(path))
+
+    def drop(self):
+        """Every connection, as if the network were gone."""
+        for pid in reversed(descendants(self.server.pid)):
+            if (Path("/proc") / str(pid) / "comm").read_text().startswith("sshd"):
+                os.kill(pid, signal.SIGKILL)
+
+
+def descendants(pid):
+    """Processes that a process started, and theirs; parents before children."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(entry.parent.name)] = int(entry.read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has ended
+            continue
+    found = [pid]
+    for each in found:
+        found += [child for child, parent in parents.items() if parent == each]
+    return found[1:]
+
+
+def key(path):
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    return path.with_suffix(".pub").read_text().strip()
+
+
+def port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def listening(number):
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", number)) == 0
+
+
+@pytest.fixture(scope="session")
+def device(tmp_path_factory):
+    """Where `--on jetson` leads, from every deploykit that a test starts."""
+    if MISSING:
+        pytest.skip(f"{', '.join(MISSING)} is not installed: apt install openssh-server openssh-client rsync")
+    folder = tmp_path_factory.mktemp("device")
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # where a server that is started by root ends without it
+    number, closed, host = port(), port(), key(folder / "host")
+    bare = folder / "bare-bin"
+    bare.mkdir()
+    for name in ("sh", "mktemp", "rm", "mkdir", "tar", "cat", "sleep", "env"):
+        (bare / name).symlink_to(shutil.which(name))
+    commands = {
+        "jetson": "",
+        "bare": f'command="PATH={bare} exec sh -c \\"$SSH_ORIGINAL_COMMAND\\"" ',
+        "chatty": 'command="echo Welcome, stranger; exec sh -c \\"$SSH_ORIGINAL_COMMAND\\"" ',
+        "mute": 'command="echo only files here >&2; exit 1" ',
+    }
+    (folder / "authorized").write_text("".join(f"{said}{key(folder / name)}\n" for name, said in commands.items()))
+    key(folder / "locked")
+    (folder / "known").write_text(f"[127.0.0.1]:{number} {host}\n")
+    (folder / "known-before").write_text(f"[127.0.0.1]:{number} {key(folder / 'host-before')}\n")
+    (folder / "sshd_config").write_text(SERVER.format(port=number, folder=folder))
+    (folder / "ssh_config").write_text(CLIENT.format(port=number, folder=folder, closed=closed))
+    (folder / "bin").mkdir()
+    ssh = folder / "bin" / "ssh"
+    ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder / "ssh_config"} "$@"\n')
+    ssh.chmod(0o755)
+    program = folder / "my tools" / "deploykit"
+    program.parent.mkdir()
+    (folder / "quick.py").write_text(QUICK.format(root=str(ROOT)))
+    program.write_text(
+        f"#!/bin/sh\nDEPLOYKIT_CACHE_DIR={folder / 'cache'}\nexport DEPLOYKIT_CACHE_DIR\n"
+        f'exec {sys.executable} {folder / "quick.py"} "$@"\n'
+    )
+    program.chmod(0o755)
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"], stderr=log) as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("PATH", f"{ssh.parent}:{os.environ['PATH']}")
+        found = Device(server, folder, program)
+        try:
+            while not listening(number):
+                assert server.poll() is None, (folder / "log").read_text()
+                time.sleep(0.05)
+            yield found
+        finally:
+            found.drop()
+            server.terminate()
+
+
+@pytest.fixture
+def ground(tmp_path):
+    """Where work is done there; empty whenever nothing is."""
+    folder = tmp_path / "work there"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def on(cli, bundle, device, ground):
+    """`deploykit compile BUNDLE --on HOST …`"""
+
+    def call(host, *words, target="openvino", command=None):
+        there = ("--remote-command", command or device.command, "--remote-folder", ground)
+        return cli("compile", bundle, "--target", target, "--on", host, *there, *words)
+
+    return call
+
+
+@pytest.fixture
+def eventually():
+    """Wait until something holds, as long as a busy machine may take."""
+
+    def wait(holds):
+        end = time.monotonic() + 120
+        while not holds():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    return wait

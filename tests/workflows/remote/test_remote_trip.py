@@ -1,0 +1,139 @@
+"""A bundle goes to a device and comes back with engines: everything real, the device reached over loopback."""
+
+import contextlib
+import io
+import platform
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import msgspec
+import pytest
+
+from deploykit.backends import installed
+from deploykit.bundle import manifest as manifests
+from deploykit.cli.build_options import build, build_options
+from deploykit.core.values import BuildOptions, Manifest
+from deploykit.workflows.remote.build import spoken
+
+openvino = pytest.mark.skipif(not installed("openvino"), reason="pip install 'deploykit[openvino]'")
+rtx = pytest.mark.skipif(not installed("tensorrt-rtx"), reason="pip install 'deploykit[rtx]'")
+
+
+class Trip(NamedTuple):
+    """One that ended well."""
+
+    printed: str
+    before: Manifest
+    files: dict[str, bytes]
+    bundle: Path
+    ground: Path
+
+    @property
+    def after(self):
+        return manifests.read(self.bundle)
+
+
+@pytest.fixture(scope="module")
+def trip(device, fp32_bundle, tmp_path_factory):
+    from deploykit.cli import run
+
+    folder = tmp_path_factory.mktemp("trip")
+    bundle, ground = Path(shutil.copytree(fp32_bundle, folder / "-a bundle")), folder / "work there"
+    ground.mkdir()
+    before = manifests.read(bundle)
+    files = {path: (bundle / path).read_bytes() for path in before.files if path != "report.html"}
+    there = ("--on", "jetson", "--remote-command", device.command, "--remote-folder", str(ground))
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert run(["compile", "--target", "openvino", *there, "--", str(bundle)]) == 0
+    return Trip(" ".join(out.getvalue().split()), before, files, bundle, ground)
+
+
+@openvino
+def test_an_engine_is_judged_and_measured_there_and_packed_here(trip):
+    (beside,) = trip.after.beside
+    assert (beside.engine.backend, beside.unchecked) == ("openvino", None)
+    assert beside.parity.passed
+    assert beside.receipt.layers
+    assert beside.latency.iterations >= 3
+
+
+@openvino
+def test_the_record_names_the_machine(trip):
+    (beside,) = trip.after.beside
+    assert beside.provenance.host == platform.node()
+    assert beside.provenance.created > trip.before.provenance.created
+    assert f"on {platform.node()}: Linux {platform.release()}" in trip.printed
+    assert f"on {platform.node()}: Linux {platform.release()}" in (trip.bundle / "report.html").read_text()
+
+
+@openvino
+def test_verdict_and_latency_are_printed(trip):
+    assert "PASSED fp32" in trip.printed
+    assert re.search(r"latency at batch 1: p50 [\d.]+ ms", trip.printed)
+
+
+@openvino
+def test_everything_else_in_the_bundle_stays_as_it_was(trip):
+    assert {path: (trip.bundle / path).read_bytes() for path in trip.files} == trip.files
+    assert msgspec.structs.replace(trip.after, beside=(), files=trip.before.files) == trip.before
+
+
+@openvino
+def test_the_bundle_is_whole(trip, cli):
+    assert cli("verify", "--", trip.bundle).code == 0
+
+
+@openvino
+def test_nothing_is_left_there(trip):
+    assert list(trip.ground.iterdir()) == []
+
+
+@rtx
+@openvino
+def test_several_engines_come_from_one_trip(on, bundle, cli):
+    result = on("jetson", "--target", "tensorrt-rtx", "--json")
+    assert result.code == 0, result.err
+    assert [beside["engine"]["backend"] for beside in result.content["beside"]] == ["openvino", "tensorrt-rtx"]
+    assert cli("verify", bundle).code == 0
+
+
+@rtx
+def test_a_machine_without_rsync_gets_the_bundle_too(on, bundle, cli):
+    result = on("bare", "--compute-capability", "89", target="tensorrt-rtx")
+    assert result.code == 0, result.err
+    (engine,) = bundle.rglob("engine.plan")
+    assert engine.parent.name.endswith("-sm89")
+    assert cli("verify", bundle).code == 0
+
+
+@rtx
+def test_what_was_added_here_meanwhile_is_kept(on, bundle, device, program):
+    here = shlex.join(program("compile", bundle, "--target", "tensorrt-rtx"))
+    meanwhile = device.script("meanwhile", f'[ "$1" = compile ] && {here} >/dev/null\nexec "$REAL" "$@"')
+    result = on("jetson", "--compute-capability", "89", target="tensorrt-rtx", command=meanwhile)
+    assert result.code == 0, result.err
+    assert sorted(path.parent.name.rpartition("-")[2] for path in bundle.rglob("engine.plan")) == ["portable", "sm89"]
+
+
+@click.command()
+@build_options
+def heard(**said):
+    return build(said)
+
+
+def test_options_are_spoken_there_as_they_were_typed_here():
+    everything = BuildOptions(
+        compute_capabilities=(86, 120), workspace_mib=64, optimization_level=0, version_compatible=True,
+        hardware_compatible=True, strip_weights=True, refittable=True, dla_core=1,
+    )  # fmt: skip
+    assert heard.main(list(spoken(everything)), standalone_mode=False) == everything
+
+
+def test_every_option_but_the_bundles_own_batch_is_spoken():
+    default, told = BuildOptions(), {option.name for option in heard.params}
+    assert len(told) == len(msgspec.structs.fields(default)) - 1
+    assert list(spoken(default)) == []

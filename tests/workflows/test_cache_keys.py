@@ -1,0 +1,166 @@
+"""Keys: all that determines a result changes them, and nothing else does."""
+
+import shutil
+
+import msgspec
+import pytest
+
+from deploykit.core.errors import InputError
+from deploykit.core.values import (
+    BatchRange,
+    BudgetOptions,
+    BuildOptions,
+    CalibrationOptions,
+    ExportOptions,
+    ExportRequest,
+    ImageOverrides,
+    InputSpec,
+    WeightsSource,
+)
+from deploykit.workflows import cache_keys
+
+REQUEST = ExportRequest("nin_cifar10", "fp32", WeightsSource("random"), data="synthetic", samples=4)
+
+EVERYWHERE = {
+    "model": "nin_imagenet",
+    "weights": WeightsSource("random", seed=1),
+    "arguments": ("num_classes=5",),
+    "head": "probabilities",
+    "preprocess": "graph",
+    "image": ImageOverrides(64, 64),
+    "inputs": (InputSpec("x", (3,), "float32"),),
+    "options": ExportOptions(opset=17),
+}
+JUDGING = {
+    "precision": "fp16",
+    "data": "photos",
+    "samples": 8,
+    "target": "tensorrt",
+    "beside": ("tensorrt-rtx",),
+    "offered": ("tensorrt-rtx",),
+    "build": BuildOptions(workspace_mib=64),
+    "io": "fp16",
+    "calibration": CalibrationOptions("photos"),
+    "budget": BudgetOptions(max_drop=0.5),
+}
+
+
+def other(**changes):
+    if {"calibration", "budget"} & changes.keys():
+        changes = {"precision": "int8", "calibration": CalibrationOptions("synthetic"), **changes}
+    return msgspec.structs.replace(REQUEST, **changes)
+
+
+def test_every_field_of_a_request_is_looked_at():
+    assert {*EVERYWHERE, *JUDGING} == set(ExportRequest.__struct_fields__)
+
+
+@pytest.mark.parametrize(("field", "value"), {**EVERYWHERE, **JUDGING}.items())
+def test_a_bundle_depends_on_every_word(field, value):
+    assert cache_keys.bundle(other(**{field: value})) != cache_keys.bundle(REQUEST)
+
+
+@pytest.mark.parametrize(("field", "value"), EVERYWHERE.items())
+def test_a_graph_depends_on_what_is_exported(field, value):
+    assert cache_keys.graph(other(**{field: value})) != cache_keys.graph(REQUEST)
+
+
+@pytest.mark.parametrize(("field", "value"), JUDGING.items())
+def test_a_graph_does_not_depend_on_what_is_done_with_it(field, value):
+    assert cache_keys.graph(other(**{field: value})) == cache_keys.graph(REQUEST)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ExportOptions(batch=BatchRange(1, 1, 1)),
+        ExportOptions(batch=BatchRange(1, 4, 32)),
+        ExportOptions(exporter="torchscript"),
+    ],
+)
+def test_every_option_counts(options):
+    assert cache_keys.graph(other(options=options)) != cache_keys.graph(REQUEST)
+
+
+@pytest.mark.parametrize("key", [cache_keys.bundle, cache_keys.graph])
+def test_equal_requests_have_equal_keys(key):
+    assert key(msgspec.convert(msgspec.to_builtins(REQUEST), ExportRequest)) == key(REQUEST)
+
+
+@pytest.mark.parametrize("key", [cache_keys.bundle, cache_keys.graph])
+@pytest.mark.parametrize("part", ["code_digest", "libraries"])
+def test_other_code_and_other_libraries_make_other_results(monkeypatch, key, part):
+    before = key(REQUEST)
+    monkeypatch.setattr(cache_keys, part, lambda: "another")
+    assert key(REQUEST) != before
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"one")
+    return path
+
+
+def of_file(path):
+    return other(weights=WeightsSource("file", path=str(path)))
+
+
+@pytest.mark.parametrize("key", [cache_keys.bundle, cache_keys.graph])
+def test_a_checkpoint_counts_by_its_content(key, checkpoint):
+    before = key(of_file(checkpoint))
+    checkpoint.write_bytes(b"two")
+    assert key(of_file(checkpoint)) != before
+
+
+@pytest.mark.parametrize("key", [cache_keys.bundle, cache_keys.graph])
+def test_a_checkpoint_that_was_moved_is_the_same(key, checkpoint, tmp_path):
+    moved = shutil.copy(checkpoint, tmp_path / "moved.pt")
+    assert key(of_file(moved)) == key(of_file(checkpoint))
+
+
+def test_a_checkpoint_that_is_not_there_is_bad_input(tmp_path):
+    with pytest.raises(InputError, match="there are no weights"):
+        cache_keys.bundle(of_file(tmp_path / "nowhere.pth"))
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    (folder / "cat").mkdir(parents=True)
+    (folder / "cat" / "1.png").write_bytes(b"one")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "cat" / "1.png").write_bytes(b"another"),
+        lambda folder: (folder / "cat" / "1.png").rename(folder / "cat" / "2.png"),
+        lambda folder: (folder / "cat" / "1.png").unlink(),
+        lambda folder: (folder / "2.png").write_bytes(b"two"),
+    ],
+    ids=["changed", "renamed", "removed", "added"],
+)
+def test_a_folder_of_images_counts_by_its_files(images, change):
+    request = other(data=str(images))
+    bundle, graph = cache_keys.bundle(request), cache_keys.graph(request)
+    change(images)
+    assert cache_keys.bundle(request) != bundle
+    assert cache_keys.graph(request) == graph
+
+
+@pytest.mark.parametrize("name", ["synthetic", "nowhere"])
+def test_a_named_set_is_its_name_and_so_is_what_is_not_there(name):
+    assert cache_keys.data(name) == name
+
+
+def test_a_named_set_is_never_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert cache_keys.data("photos") == "photos"
+    assert cache_keys.data("./photos") != "./photos"
+
+
+def test_released_weights_are_not_random_ones():
+    assert cache_keys.graph(other(weights=WeightsSource("imagenet"))) != cache_keys.graph(REQUEST)

@@ -1,0 +1,328 @@
+"""The story: its order, what is done once only, and what every stage refuses."""
+
+import contextlib
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from deploykit.bundle import load
+from deploykit.bundle import manifest as manifests
+from deploykit.core.errors import CheckFailed, InputError, UsageError
+from deploykit.core.values import BatchRange, ExportOptions, ExportRequest, TensorSpec, WeightsSource
+from deploykit.evaluate.parity.tolerances import for_precision
+from deploykit.workflows import export as pipeline
+from deploykit.workflows import stages
+
+OPTIONS = ExportOptions(batch=BatchRange(1, 2, 4))
+FP32 = ExportRequest("nin_cifar10", "fp32", WeightsSource("random"), options=OPTIONS, data="synthetic", samples=4)
+FP16 = msgspec.structs.replace(FP32, precision="fp16")
+
+
+class Told:
+    """Progress that is remembered."""
+
+    def __init__(self):
+        self.titles = []
+        self.notes = []
+        self.units = {}
+
+    @contextlib.contextmanager
+    def step(self, title, total=None):
+        self.titles.append(title)
+        self.units[title] = [0, total]
+
+        def advance():
+            self.units[title][0] += 1
+
+        yield advance
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+@pytest.fixture
+def told():
+    return Told()
+
+
+@pytest.fixture
+def export(small, told):  # noqa: ARG001 - `small` makes measuring quick
+    def run(request, folder, force=False):
+        return pipeline.export(request, Path(folder), force, told)
+
+    return run
+
+
+TRACED = ["making an ONNX graph of nin_cifar10", "running it at batch 1, 2, 4"]
+JUDGED = [
+    "asking eager PyTorch about synthetic",
+    "checking values on synthetic",
+    "typing the graph fp16",
+    "compiling for onnxruntime",
+    "comparing fp32 with eager PyTorch on synthetic",
+    "compiling for onnxruntime",
+    "comparing fp16 with eager PyTorch on synthetic",
+    "asking onnxruntime what it computes in",
+    "measuring latency",
+    "writing the bundle",
+]
+
+
+# ── Order, and what is done once ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_story_is_told_in_order(export, told, forgetful_cache, traced_before, tmp_path):
+    forgetful_cache("graph", "answers", "ranges", "typed", "engine", "verdict", "receipt", "latency")
+    traced_before()
+    outcome = export(FP16, tmp_path / "bundle")
+    assert not outcome.up_to_date
+    assert outcome.manifest.parity.passed
+    assert told.titles == TRACED + JUDGED
+
+
+def test_every_step_that_counts_counts_to_its_end(export, told, forgetful_cache, traced_before, tmp_path):
+    forgetful_cache("graph", "answers", "ranges", "typed", "engine", "verdict", "receipt", "latency")
+    traced_before()
+    export(FP16, tmp_path / "bundle")
+    counted = {title: (done, total) for title, (done, total) in told.units.items() if total is not None}
+    assert len(counted) == 6
+    assert all(done == total > 0 for done, total in counted.values())
+
+
+def test_what_was_done_before_is_only_packed(export, told, fp16_bundle, tmp_path):
+    outcome = export(FP16, tmp_path / "bundle")
+    assert told.titles == ["writing the bundle"]
+    made, before = ({**each.files, "report.html": None} for each in (outcome.manifest, manifests.read(fp16_bundle)))
+    assert made == before  # a report says when its bundle was written
+
+
+@pytest.mark.usefixtures("fp32_bundle")
+def test_other_samples_need_no_other_graph(export, told, tmp_path):
+    export(msgspec.structs.replace(FP32, samples=12), tmp_path / "bundle")
+    assert set(told.titles).isdisjoint(TRACED)
+    assert "comparing fp32 with eager PyTorch on synthetic" in told.titles
+
+
+def test_a_bundle_that_is_there_is_not_even_packed(export, told, bundle):
+    outcome = export(FP32, bundle)
+    assert (outcome.up_to_date, outcome.folder, told.titles) == (True, bundle, [])
+    assert outcome.manifest == manifests.read(bundle)
+
+
+def test_a_fallback_to_the_other_exporter_is_told_and_recorded(export, told, forgetful_cache, traced_before, tmp_path):
+    forgetful_cache("graph")
+    traced_before(fallback="data-dependent code")
+    outcome = export(FP32, tmp_path / "bundle")
+    assert any("data-dependent code" in note for note in told.notes)
+    assert (outcome.manifest.graph.exporter, outcome.manifest.graph.fallback) == ("torchscript", "data-dependent code")
+
+
+def test_other_images_in_the_same_folder_are_another_request(export, tmp_path):
+    (tmp_path / "images").mkdir()
+    request = msgspec.structs.replace(FP32, data=str(tmp_path / "images"))
+
+    def fill(seed):
+        rng = np.random.default_rng(seed)
+        for index in range(4):
+            pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
+
+    fill(seed=0)
+    export(request, tmp_path / "bundle")
+    fill(seed=1)
+    assert not export(request, tmp_path / "bundle", force=True).up_to_date
+
+
+def test_a_folder_that_serves_for_both_purposes_is_said(export, tmp_path):
+    (tmp_path / "images").mkdir()
+    for index in range(4):
+        pixels = np.random.default_rng(index).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
+    parity = export(msgspec.structs.replace(FP16, data=str(tmp_path / "images")), tmp_path / "bundle").manifest.parity
+    assert "values were checked on 4 of the samples that parity is judged on" in parity.statements
+
+
+# ── Refusals ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_unknown_network_is_refused_before_anything(export, told, tmp_path):
+    with pytest.raises(InputError, match="did you mean resnet50"):
+        export(msgspec.structs.replace(FP32, model="resnt50"), tmp_path / "bundle")
+    assert told.titles == []
+
+
+def test_a_folder_that_is_taken_is_refused_before_any_work(export, told, tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(InputError, match="exists and is not a bundle"):
+        export(msgspec.structs.replace(FP32, samples=8), tmp_path)
+    assert told.titles == []
+
+
+def test_an_opset_that_the_backend_does_not_take_is_refused_before_any_work(export, told, tmp_path):
+    options = msgspec.structs.replace(OPTIONS, opset=99)
+    with pytest.raises(UsageError, match="does not take opset 99"):
+        export(msgspec.structs.replace(FP32, options=options), tmp_path / "bundle")
+    assert told.titles == []
+
+
+def test_an_error_of_the_graph_fails_fp16_too_though_its_bounds_would_let_it_pass(
+    export, forgetful_cache, monkeypatch, tmp_path
+):
+    forgetful_cache("verdict")
+
+    def bounds(precision, trained):
+        tolerance = for_precision(precision, trained)
+        return msgspec.structs.replace(tolerance, max_relative=0.0) if precision == "fp32" else tolerance
+
+    monkeypatch.setattr(stages, "for_precision", bounds)
+    parity = export(FP16, tmp_path / "bundle").manifest.parity
+    assert not parity.passed
+    assert parity.failures[0].startswith("before typing, at fp32: output 'logits': the largest difference is")
+
+
+# ── The matrix ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.usefixtures("fp32_bundle", "fp16_bundle")
+def test_a_matrix_is_a_row_per_request_as_it_becomes_known(told):
+    rows = pipeline.matrix([FP32, FP16], told)
+    first = next(rows)
+    assert (first.model, first.precision, first.backend, first.parity.passed) == (
+        *("nin_cifar10", "fp32", "onnxruntime"),
+        True,
+    )
+    [second] = rows
+    assert second.precision == "fp16"
+
+
+def test_a_matrix_refuses_an_unknown_network_before_the_first_row(told):
+    with pytest.raises(InputError, match="unknown model"):
+        next(pipeline.matrix([FP32, msgspec.structs.replace(FP32, model="resnt50")], told))
+    assert told.titles == []
+
+
+def test_a_matrix_builds_another_network_for_other_weights(told, small):  # noqa: ARG001 - it makes measuring quick
+    other = msgspec.structs.replace(FP32, weights=WeightsSource("random", seed=1))
+    first, second = pipeline.matrix([FP32, other], told)
+    assert "the weights are random, seed 0" in first.parity.statements[0]
+    assert "the weights are random, seed 1" in second.parity.statements[0]
+
+
+# ── What a bundle answers ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_graph_that_normalises_and_a_static_batch_predict_the_same(export, fp32_bundle, photograph, tmp_path):
+    batch = msgspec.structs.replace(OPTIONS, batch=BatchRange(3, 3, 3))
+    export(msgspec.structs.replace(FP32, preprocess="graph", options=batch), tmp_path / "bundle")
+    [expected] = load.predict(fp32_bundle, [photograph], 10)
+    [predicted] = load.predict(tmp_path / "bundle", [photograph], 10)
+    assert predicted.classes == expected.classes
+    assert predicted.scores == pytest.approx(expected.scores, rel=1e-4)
+
+
+def test_probabilities_are_not_softened_twice(export, fp32_bundle, photograph, tmp_path):
+    export(msgspec.structs.replace(FP32, head="probabilities"), tmp_path / "bundle")
+    [expected] = load.predict(fp32_bundle, [photograph], 10)
+    [predicted] = load.predict(tmp_path / "bundle", [photograph], 10)
+    assert predicted.scores == pytest.approx(expected.scores, rel=1e-4)
+
+
+def test_a_class_that_has_no_name_is_a_number(bundle, photograph):
+    [predicted] = load.predict(bundle, [photograph], 2)
+    assert predicted.labels == tuple(f"class {index}" for index in predicted.classes)
+
+
+def test_a_self_test_does_not_need_the_data(bundle, monkeypatch):
+    monkeypatch.setattr("deploykit.core.calibration.batches.open_data", None)
+    assert load.verify(bundle).parity.passed
+
+
+def test_a_self_test_says_that_weights_are_untrained(bundle):
+    assert "the network is untrained" in load.verify(bundle).parity.statements[0]
+
+
+# ── Acceptance: does a row's answer depend on how many rows there are? ──────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("batch", "sizes"),
+    [((1, 8, 32), (1, 2, 32)), ((1, 1, 1), (1,)), ((8, 8, 8), (8,)), ((4, 8, 16), (4, 16)), ((1, 2, 2), (1, 2))],
+)
+def test_a_graph_is_tried_at_both_ends_and_at_two(batch, sizes):
+    assert stages.acceptance(BatchRange(*batch)) == sizes
+
+
+@pytest.mark.parametrize(("batch", "count"), [((1, 8, 32), 2), ((1, 1, 1), 1), ((8, 8, 8), 8), ((4, 8, 16), 4)])
+def test_golden_vectors_are_two_where_the_batch_allows(batch, count):
+    assert stages.golden_count(BatchRange(*batch)) == count
+
+
+class Runner:
+    """A graph that computes `function`."""
+
+    outputs = ()
+
+    def __init__(self, function, dtype="float32"):
+        self.function = function
+        self.inputs = (TensorSpec("input", dtype, ("batch", 3, 4, 4), "NCHW"),)
+        self.seen = []
+
+    def run(self, arrays):
+        self.seen.append(arrays["input"])
+        return {"logits": self.function(arrays["input"])}
+
+
+def flat(array):
+    return array.reshape(len(array), -1).astype(np.float32)
+
+
+def nothing():
+    pass
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_a_graph_whose_rows_are_strangers_is_accepted(dtype):
+    runner = Runner(flat, dtype)
+    stages.accept(runner, (1, 2, 5), nothing)
+    assert [len(array) for array in runner.seen] == [1, 2, 5]
+    assert {array.dtype.name for array in runner.seen} == {dtype}
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda array: flat(array)[:1], "At batch 2 the graph answers 1 rows"),
+        (lambda array: flat(array) / len(array), "At batch 2 the graph answers row 0 otherwise than at batch 1"),
+        (lambda array: flat(array[::-1]), "At batch 2 the graph answers row 0 otherwise than at batch 1"),
+    ],
+    ids=["a batch that was baked in", "a mean over the batch", "rows mixed up"],
+)
+def test_a_graph_whose_rows_know_of_each_other_is_refused(function, message):
+    with pytest.raises(CheckFailed, match=message):
+        stages.accept(Runner(function), (1, 2, 5), nothing)
+
+
+def test_rounding_that_differs_with_the_batch_is_no_reason_to_refuse():
+    stages.accept(Runner(lambda array: flat(array) * (1 + 1e-6 * len(array))), (1, 2, 5), nothing)
+
+
+# ── Labels ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_classes_are_named_where_the_data_has_as_many(export, tmp_path):
+    outcome = export(msgspec.structs.replace(FP32, data="digits"), tmp_path / "bundle")
+    assert outcome.manifest.labels == "labels.txt"
+    assert (tmp_path / "bundle" / "labels.txt").read_text() == "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n"
+    assert outcome.manifest.parity.accuracy.count == 4
+
+
+def test_classes_of_data_that_has_others_are_not_the_networks(export, tmp_path):
+    images = tmp_path / "pets"
+    for name in ("cat/1", "cat/2", "dog/1", "dog/2"):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (len(name), 99, 7)).save(images / f"{name}.png")
+    outcome = export(msgspec.structs.replace(FP32, data=str(images)), tmp_path / "bundle")
+    assert outcome.manifest.labels is None

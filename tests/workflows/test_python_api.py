@@ -1,0 +1,510 @@
+"""deploykit as a Python package: what it offers, what its functions ask for, and what a loaded bundle answers."""
+
+import ast
+import logging
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+import deploykit
+from deploykit.bundle import manifest as manifests
+from deploykit.bundle.verify import golden
+from deploykit.core.calibration import preprocess
+from deploykit.core.values import BatchRange, BudgetOptions, BuildOptions, CalibrationOptions, ImageOverrides
+
+ROOT = Path(__file__).resolve().parents[2]
+GUIDE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+
+
+# ── The package ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_importing_it_imports_nothing_else():
+    program = "import sys; before = set(sys.modules); import deploykit; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {name.partition(".")[0] for name in done.stdout.split()} <= {"deploykit", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("name", deploykit.__all__)
+def test_every_public_name_is_there_and_says_what_it_is(name):
+    assert getattr(deploykit, name).__doc__
+    assert name in dir(deploykit)
+
+
+def test_type_checkers_see_the_names_that_are_there():
+    """They do not run `__getattr__`, but read what stands under TYPE_CHECKING."""
+    tree = ast.parse((ROOT / "deploykit" / "__init__.py").read_text(encoding="utf-8"))
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {(node.module, each.name) for node in block.body if isinstance(node, ast.ImportFrom) for each in node.names}
+    assert {name for _, name in seen} == set(deploykit.__all__)
+    for module, name in seen:
+        assert getattr(deploykit, name) is getattr(sys.modules[module], name)
+
+
+def test_a_name_that_is_not_there_is_no_attribute():
+    with pytest.raises(AttributeError, match="module 'deploykit' has no attribute 'exprot'"):
+        _ = deploykit.exprot
+
+
+def test_it_knows_its_version():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", deploykit.__version__)
+
+
+def test_every_function_of_the_guides_table_is_there_and_every_other_is_in_it():
+    named = set(re.findall(r"`(\w+)\(", GUIDE))
+    functions = {name for name in deploykit.__all__ if name.islower()}
+    assert functions <= named
+    assert all(hasattr(deploykit, name) for name in named & set(re.findall(r"^\| `(\w+)\(", GUIDE, re.MULTILINE)))
+
+
+# ── Requests ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+CALIBRATED = ("--calibration", "digits", "--calibration-size", "64", "--observer", "minmax")
+SAME = {
+    "a name alone": ((), {}),
+    "a precision": (("--bf16", "--opset", "22"), {"precision": "bf16", "opset": 22}),
+    "int8": (
+        ("--int8", "--fp16", *CALIBRATED, "--min-snr", "20"),
+        {
+            "precision": "int8-fp16",
+            "calibration": CalibrationOptions("digits", 64, "minmax"),
+            "budget": BudgetOptions(min_snr_db=20.0),
+        },
+    ),
+    "a calibration set": (("--int8", "--calibration", "photos"), {"precision": "int8", "calibration": "photos"}),
+    "weights": (("--seed", "7"), {"seed": 7}),
+    "a checkpoint": (("--weights", "net.pth"), {"weights": "net.pth"}),
+    "arguments": (("--arch", "num_classes=7"), {"arguments": {"num_classes": 7}}),
+    "an image": (
+        ("--input-size", "40x50", "--mean", "0.5,0.5,0.5", "--preprocess", "graph"),
+        {"image": ImageOverrides(height=40, width=50, mean=(0.5, 0.5, 0.5)), "preprocess": "graph"},
+    ),
+    "a batch": (("--batch", "1:2:4", "--samples", "5"), {"batch": BatchRange(1, 2, 4), "samples": 5}),
+    "a target": (("--target", "openvino", "--target", "onnxruntime"), {"target": ("openvino", "onnxruntime")}),
+    "a head": (("--head", "probabilities", "--fp16", "--io", "fp16"),
+               {"head": "probabilities", "precision": "fp16", "io": "fp16"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "said"), SAME.values(), ids=SAME)
+def test_a_request_is_that_of_the_command_line(cli, monkeypatch, words, said):
+    asked = []
+
+    def export(request, *_):
+        asked.append(request)
+        raise deploykit.CheckFailed("seen enough.", "")
+
+    monkeypatch.setattr("deploykit.workflows.export.export", export)
+    assert cli("export", "nin_cifar10", *words).code == 1
+    assert [deploykit.export_request("nin_cifar10", **said)] == asked
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"precision": "fp8"}, "unknown precision 'fp8'"),
+        ({"precision": "int8"}, "calibration belongs to INT8"),
+        ({"calibration": "photos"}, "calibration belongs to INT8"),
+        ({"budget": BudgetOptions(1.0)}, "a budget is for INT8"),
+        ({"head": "tail"}, "Invalid enum value 'tail'"),
+        ({"samples": "many"}, "Expected `int`, got `str`"),
+        ({"samples": 0}, "cannot be judged on 0 samples"),
+        ({"io": "fp16"}, "are for graphs typed FP16"),
+        ({"target": "onnxrunt"}, "did you mean onnxruntime?"),
+    ],
+)
+def test_words_that_cannot_be_asked_for_are_refused(said, message):
+    with pytest.raises(deploykit.UsageError, match=re.escape(message)):
+        deploykit.export_request("nin_cifar10", **said)
+
+
+def test_a_request_for_a_network_that_does_not_exist_is_refused_before_any_work(tmp_path):
+    with pytest.raises(deploykit.InputError, match="did you mean resnet18"):
+        deploykit.export_bundle("resnt18", tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ── Progress, and what is missing ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_progress_is_logged_and_said_to_nobody_who_does_not_listen(caplog, capfd, forgetful_cache, tmp_path):
+    forgetful_cache("latency")
+    request = deploykit.export_request("nin_cifar10", data="synthetic", samples=4, batch=BatchRange(1, 2, 4))
+    with caplog.at_level(logging.INFO, "deploykit"):
+        deploykit.export_bundle(request, tmp_path / "bundle")
+    assert "measuring latency" in [record.message for record in caplog.records if record.name == "deploykit"]
+    assert capfd.readouterr().out == ""
+
+
+def test_notes_are_warnings(caplog):
+    from deploykit.core.progress import LoggedProgress
+
+    LoggedProgress().note("The TorchScript exporter was used.")
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", "The TorchScript exporter was used.")
+    ]
+
+
+@pytest.mark.parametrize(("module", "extra"), [("torch", "export"), ("onnx_ir", "compile"), ("matplotlib", "compile")])
+def test_what_is_missing_is_named_with_the_command(module, extra):
+    from deploykit.core.extras import explained
+
+    with pytest.raises(deploykit.BackendError, match=re.escape(f"pip install 'deploykit[{extra}]'")), explained():
+        raise ModuleNotFoundError(name=f"{module}.inner")
+
+
+def test_a_module_of_the_users_own_that_is_missing_is_not_explained_away():
+    from deploykit.core.extras import explained
+
+    with pytest.raises(ModuleNotFoundError), explained():
+        raise ModuleNotFoundError(name="torch_of_mine")
+
+
+def test_the_command_line_ends_with_4_where_something_is_missing(cli, fp32_bundle, monkeypatch):
+    def report(_):
+        raise ModuleNotFoundError(name="jinja2")
+
+    monkeypatch.setattr("deploykit.workflows.reporting.report", report)
+    result = cli("report", fp32_bundle)
+    assert result.code == 4
+    assert "This needs Jinja, which is not installed. pip install 'deploykit[compile]'" in result.text
+
+
+def test_nothing_is_built_for_a_report_that_cannot_be_drawn(cli, bundle, monkeypatch, snapshot):
+    before = snapshot(bundle)
+    monkeypatch.setattr("deploykit.backends.openvino.OpenVino.compile", None)  # it would fail otherwise than this
+    monkeypatch.setattr("deploykit.core.extras.importlib.util.find_spec", lambda _: None)
+    result = cli("compile", bundle, "--target", "openvino")
+    assert result.code == 4
+    assert "which is not installed" in result.text
+    assert snapshot(bundle) == before
+
+
+# ── A loaded bundle ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def pixels():
+    def make(seed=0, size=(60, 80)):
+        return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def loaded(fp32_bundle):
+    return deploykit.load(fp32_bundle)
+
+
+def test_it_is_a_runner_that_knows_what_it_takes_and_gives(loaded, fp32_bundle):
+    manifest = manifests.read(fp32_bundle)
+    assert (loaded.inputs, loaded.outputs) == (manifest.inputs, manifest.outputs)
+    assert (loaded.manifest, loaded.engine, loaded.batch) == (manifest, manifest.engine, BatchRange(1, 2, 4))
+    assert loaded.labels == loaded.passed_over == ()
+
+
+@pytest.mark.parametrize("name", ["fp32_bundle", "fp16_bundle", "int8_bundle"])
+def test_golden_inputs_get_golden_outputs(request, name):
+    folder = request.getfixturevalue(name)
+    bundle = deploykit.load(str(folder))
+    inputs, outputs = golden(folder, bundle.manifest)
+    answers = bundle.run(inputs)
+    bound = bundle.manifest.parity.tolerance.max_relative
+    for name, expected in outputs.items():
+        assert np.abs(answers[name] - expected).max() <= bound * np.abs(expected).max()
+    assert bundle.self_test().passed
+
+
+def test_threads_may_share_it(loaded, fp32_bundle):
+    inputs, _ = golden(fp32_bundle, loaded.manifest)
+    [expected] = loaded.run(inputs).values()
+    with ThreadPoolExecutor(4) as pool:
+        for answers in pool.map(lambda _: loaded.run(inputs), range(16)):
+            np.testing.assert_allclose(answers["logits"], expected, rtol=1e-5, atol=1e-5)
+
+
+FITTING = np.zeros((2, 3, 32, 32), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({}, "the input 'input' is missing"),
+        ({"input": FITTING, "image": FITTING}, "the bundle has no input 'image'"),
+        ({"input": FITTING.astype(np.float64)}, "input is float64"),
+        ({"input": FITTING.tolist()}, "input is of type list, and no array"),
+        ({"input": FITTING[0]}, "input is 3×32×32"),
+        ({"input": FITTING[..., :31]}, "input is 2×3×32×31"),
+        ({"input": np.zeros((), np.float32)}, "input is a single number"),
+        ({"input": FITTING[:0]}, "a call takes 1 to 4 rows, not 0"),
+        ({"input": np.concatenate([FITTING] * 3)}, "a call takes 1 to 4 rows, not 6"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_and_never_converted(loaded, arrays, message):
+    with pytest.raises(deploykit.InputError, match=f"^{message}. It takes input: float32, batch×3×32×32"):
+        loaded.run(arrays)
+
+
+def test_images_become_what_the_manifest_says(loaded, pixels, tmp_path):
+    image = pixels()
+    Image.fromarray(image).save(tmp_path / "one.png")
+    encoded = (tmp_path / "one.png").read_bytes()
+    made = loaded.preprocess([image, tmp_path / "one.png", str(tmp_path / "one.png"), encoded])
+    expected = preprocess.preprocess(image, loaded.manifest.model.preprocessing)
+    np.testing.assert_array_equal(made["input"], np.stack([expected] * 4))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (b"junk", "'image 1' cannot be decoded"),
+        ("nowhere.png", "there is no file 'nowhere.png'"),
+        (7, "image 1 is of type int"),
+        (np.zeros((4, 4), np.uint8), "an image is H×W×3, uint8"),
+        (np.zeros((4, 4, 3), np.int64), "an image is H×W×3, uint8"),
+    ],
+    ids=["junk", "no file", "a number", "grey", "another type"],
+)
+def test_what_is_no_image_is_refused(loaded, pixels, image, message):
+    with pytest.raises(deploykit.InputError, match=message):
+        loaded.preprocess([pixels(), image])
+
+
+def test_no_image_at_all_is_refused(loaded):
+    with pytest.raises(deploykit.InputError, match="without images"):
+        loaded.preprocess([])
+
+
+def test_more_images_than_a_batch_holds_are_answered_as_one_by_one(loaded, pixels):
+    images = [pixels(seed) for seed in range(6)]
+    found = loaded.predict(images, best=2)
+    assert [each.image for each in found] == [f"image {number}" for number in range(6)]
+    for one, image in zip(found, images, strict=True):
+        [alone] = loaded.predict([image], best=2)
+        assert one.classes == alone.classes
+        assert one.scores == pytest.approx(alone.scores, rel=1e-4)
+
+
+def test_a_path_keeps_its_name(loaded, photograph):
+    assert deploykit.predict(loaded.folder, [photograph])[0].image == str(photograph)
+    assert loaded.predict([], 1) == ()
+
+
+def test_a_runner_of_float16_takes_float32_too(cli, small, tmp_path):
+    assert cli(*small, "--fp16", "--io", "fp16", "-o", tmp_path / "b").code == 0
+    bundle = deploykit.load(tmp_path / "b")
+    inputs, _ = golden(tmp_path / "b", bundle.manifest)
+    half = {name: array.astype(np.float16) for name, array in inputs.items()}
+    assert bundle.inputs[0].dtype == "float16"
+    np.testing.assert_array_equal(bundle.run(inputs)["logits"], bundle.run(half)["logits"])
+
+
+# ── Which engine ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def edited(bundle, **changes):
+    manifest = msgspec.structs.replace(manifests.read(bundle), **changes)
+    (bundle / "manifest.json").write_bytes(manifests.encode(manifest))
+    return manifest
+
+
+def of_tensorrt(bundle):
+    """The same engine, said to be TensorRT's."""
+    return msgspec.structs.replace(manifests.read(bundle).engine, backend="tensorrt")
+
+
+def test_an_engine_that_cannot_run_here_is_passed_over_and_why_is_said(bundle, monkeypatch):
+    from deploykit.core.values import Beside
+
+    monkeypatch.setattr("deploykit.backends.installed", lambda name: name != "tensorrt")
+    other = Beside(manifests.read(bundle).engine, "not run")
+    edited(bundle, engine=of_tensorrt(bundle), beside=(other,))
+    loaded = deploykit.load(bundle)
+    assert loaded.engine.backend == "onnxruntime"
+    [reason] = loaded.passed_over
+    assert reason.startswith("The backend tensorrt needs tensorrt, which is not installed.")
+
+
+def test_where_none_can_run_the_way_out_is_named(bundle, monkeypatch):
+    monkeypatch.setattr("deploykit.backends.installed", lambda name: name != "tensorrt")
+    edited(bundle, engine=of_tensorrt(bundle))
+    with pytest.raises(deploykit.BackendError, match=r"\[gpu\]', or in Python load it with backend='onnxruntime'"):
+        deploykit.load(bundle)
+
+
+def test_the_graph_runs_in_another_library_that_is_asked_for(int8_bundle):
+    judged = manifests.read(int8_bundle).engine.backend
+    other = "onnxruntime" if judged == "openvino" else "openvino"
+    loaded = deploykit.load(int8_bundle, other)
+    assert loaded.engine.backend == other
+    assert f"judged by {judged}, not by {other}" in loaded.engine.statements[0]
+    assert loaded.self_test().passed
+
+
+def test_a_library_that_does_not_exist_is_refused(fp32_bundle):
+    with pytest.raises(deploykit.UsageError, match=r"did you mean onnxruntime\?"):
+        deploykit.load(fp32_bundle, "onnxrunt")
+
+
+def test_an_engine_that_nobody_built_is_refused_with_the_command_that_builds_it(fp32_bundle, monkeypatch):
+    monkeypatch.setattr("deploykit.bundle.load.find_backend", lambda _: None)  # as if it were installed
+    with pytest.raises(
+        deploykit.BackendError, match=r"no engine of tensorrt. Build it here: deploykit compile [^ ]+ --t"
+    ):
+        deploykit.load(fp32_bundle, "tensorrt")
+
+
+def test_a_newer_library_takes_the_graph_as_it_is(fp32_bundle, monkeypatch, snapshot):
+    from deploykit.backends.onnxruntime import OnnxRuntime
+
+    before = snapshot(fp32_bundle)
+    monkeypatch.setattr(OnnxRuntime, "version", "9.9")
+    loaded = deploykit.load(fp32_bundle)
+    assert loaded.engine.version == "9.9"
+    assert loaded.self_test().passed
+    assert snapshot(fp32_bundle) == before
+
+
+def test_a_damaged_bundle_is_refused(bundle):
+    with (bundle / "model.onnx").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(deploykit.CheckFailed, match=r"model\.onnx"):
+        deploykit.load(bundle)
+
+
+def test_what_is_no_bundle_is_refused(tmp_path):
+    with pytest.raises(deploykit.InputError, match="is not a bundle"):
+        deploykit.load(tmp_path)
+
+
+def test_verifying_gives_the_verdict_of_this_machine(fp32_bundle):
+    manifest = deploykit.verify(fp32_bundle)
+    assert manifest.parity.passed
+    assert manifest.parity.data.count == manifest.golden.count
+
+
+# ── Modules in hand, reports ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def module():
+    import torch
+    from torch import nn
+
+    class Sums(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+            self.noise = nn.Dropout()
+
+        def forward(self, left, right):
+            return self.noise(self.layer(left)) + right
+
+    torch.manual_seed(0)
+    return Sums()
+
+
+def test_a_module_in_hand_becomes_a_file_that_can_be_asked_for(module, tmp_path):
+    import torch
+
+    path = deploykit.write_program(module, tmp_path / "sums.pt2", right=(3,), left=(4,))
+    assert path == str(tmp_path / "sums.pt2")
+    assert module.training
+    again = torch.export.load(path).module()
+    left, right = torch.ones(5, 4), torch.ones(5, 3)
+    torch.testing.assert_close(again(left, right), module.eval()(left, right))
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "error", "message"),
+    [
+        ("sums.pt2", {}, deploykit.UsageError, "no input was named"),
+        ("sums.pt2", {"left": (4,)}, deploykit.UsageError, "missing a required argument: 'right'"),
+        ("sums.pt2", {"left": (4,), "middle": (3,)}, deploykit.UsageError, "Sums cannot be called so"),
+        ("sums.onnx", {"left": (4,), "right": (3,)}, deploykit.UsageError, "does not end in .pt2"),
+        ("sums.pt2", {"left": (9,), "right": (3,)}, deploykit.InputError, "torch.export cannot trace Sums"),
+        ("no/sums.pt2", {"left": (4,), "right": (3,)}, deploykit.InputError, "cannot be written"),
+    ],
+)
+def test_a_module_that_cannot_be_written_is_refused_with_the_reason(module, tmp_path, name, shapes, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        deploykit.write_program(module, tmp_path / name, **shapes)
+    assert list(tmp_path.iterdir()) == []
+    assert module.training
+
+
+@pytest.mark.parametrize(
+    ("name", "mark"), [("r.html", "<!doctype html>"), ("r.md", "# "), ("r.json", '"kind": "report"')]
+)
+def test_a_report_is_what_its_ending_says(fp32_bundle, tmp_path, name, mark):
+    deploykit.write_report(fp32_bundle, tmp_path / name)
+    assert mark in (tmp_path / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("bundles", "name", "message"), [(["."], "r.pdf", "Reports end in .html, .md, .json"), ([], "r.md", "no bundle")]
+)
+def test_a_report_that_cannot_be_is_refused(tmp_path, bundles, name, message):
+    with pytest.raises(deploykit.UsageError, match=re.escape(message)):
+        deploykit.write_report(bundles, tmp_path / name)
+
+
+def test_an_engine_more_is_built_and_judged(bundle):
+    beside = deploykit.compile_engine(bundle, "openvino", BuildOptions())
+    assert beside.failures == ()
+    assert deploykit.load(bundle, "openvino").engine.statements == beside.engine.statements
+    assert deploykit.read_manifest(bundle).beside == (beside,)
+
+
+def test_a_graph_is_shown_node_by_node(fp32_bundle):
+    rows = deploykit.inspect_graph(fp32_bundle)
+    assert rows == deploykit.inspect_graph(str(fp32_bundle / "model.onnx"))
+    assert "Conv" in {row.op_type for row in rows}
+    assert deploykit.inspect_engines(fp32_bundle) == ()
+
+
+# ── The guide ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.slow
+def test_the_guide_works_as_printed(int8_bundle, photograph, tmp_path, monkeypatch, capsys, quick_latency):  # noqa: ARG001
+    """With a smaller network, so that it takes less time."""
+    shutil.copytree(int8_bundle, tmp_path / "build" / "nin_cifar10-int8")
+    Image.open(photograph).save(tmp_path / "cat.jpg")
+    (tmp_path / "dog.jpg").write_bytes((tmp_path / "cat.jpg").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, object] = {}
+    blocks = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    assert len(blocks) == 6
+    for block in blocks:
+        exec(compile(block.replace("resnet18", "nin_cifar10"), "docs/python.md", "exec"), space)
+    said = capsys.readouterr().out
+    assert re.search(r"^cat.jpg \[\('class \d+', 0\.\d+\)", said, re.MULTILINE)
+    assert space["outputs"]["logits"].shape[0] == 2
+    assert space["parity"].passed
+    assert space["manifest"].parity.passed
+    assert [each.latency.batch for each in space["bench"].measured] == [1, 4]
+    assert (tmp_path / "build" / "report.html").is_file()
+
+
+def test_one_array_in_the_place_of_arrays_by_name_is_refused(fp32_bundle):
+    with pytest.raises(deploykit.InputError, match="inputs are of type ndarray, and no dictionary of arrays by name"):
+        deploykit.load(fp32_bundle).run(np.zeros((1, 3, 32, 32), np.float32))
+
+
+def test_one_image_in_the_place_of_several_is_refused(fp32_bundle):
+    with pytest.raises(deploykit.InputError, match="Give a list"):
+        deploykit.load(fp32_bundle).predict("cat.jpg")
+
+
+def test_no_class_at_all_cannot_be_asked_for(fp32_bundle):
+    with pytest.raises(deploykit.UsageError, match="the best 0 classes"):
+        deploykit.load(fp32_bundle).predict([np.zeros((32, 32, 3), np.uint8)], best=0)

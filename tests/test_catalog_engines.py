@@ -60,9 +60,9 @@ def own_cache(monkeypatch, tmp_path):
 @pytest.mark.parametrize("model", ONE_OF_EACH)
 def test_tensorrt_rtx_builds_every_kind_of_network_at_every_precision(model, tmp_path):
     request = ExportRequest(model, "fp32", WeightsSource("random"), options=OPTIONS)
-    graph = stages.exported(request, TorchNetwork(request), reference(), Quiet())
+    graph = stages.export_graph(request, TorchNetwork(request), reference(), Quiet())
     few = open_data("photos", "calibration", 4, BATCH)
-    half = precision.typed(msgspec.structs.replace(request, precision="fp16"), graph, few, reference(), Quiet()).typed
+    half = precision.cast_graph(msgspec.structs.replace(request, precision="fp16"), graph, few, reference(), Quiet()).typed
     judged_on = open_data("photos", "evaluation", 4, BATCH)
     calibrated, _ = precision.calibrated_on(request, FEW, graph, judged_on, reference(), Quiet())
     integers = tmp_path / "int8"

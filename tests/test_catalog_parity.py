@@ -88,7 +88,7 @@ def test_a_network_of_every_kind_agrees_in_int8_and_computes_in_it(model):
 def test_the_graph_holds_the_parameters_that_eval_mode_reads_and_not_a_byte_more(model, arguments):
     asked = request(model, arguments=arguments)
     network = TorchNetwork(asked)
-    graph = stages.exported(asked, network, backend("onnxruntime"), Quiet())
+    graph = stages.export_graph(asked, network, backend("onnxruntime"), Quiet())
     folded = fold_batchnorm(network.served)
     unused = unread_columns(network)
     assert graph.exported.initializer_bytes == eval_bytes(folded, (*network.architecture.training_only, *unused))
@@ -98,7 +98,7 @@ def test_the_graph_holds_the_parameters_that_eval_mode_reads_and_not_a_byte_more
 @pytest.mark.parametrize("model", ["googlenet", "fractalnet20"])
 def test_no_trace_of_auxiliary_heads_or_drop_path_is_left(model):
     asked = request(model)
-    graph = stages.exported(asked, TorchNetwork(asked), backend("onnxruntime"), Quiet())
+    graph = stages.export_graph(asked, TorchNetwork(asked), backend("onnxruntime"), Quiet())
     nodes = list(ir.load(graph.folder / graph.exported.files[0].path).graph)
     assert not [node.name for node in nodes if node.name.startswith("aux")]
     assert {node.op_type for node in nodes} <= OPERATORS

@@ -98,7 +98,7 @@ def _in_depth(
     found = []
     with progress.step("parity in depth", len(folders)) as advance:
         for folder in folders:
-            subject = diagnose.Subject(folder, data, samples, weights, progress)
+            subject = diagnose.DiagnosedBundle(folder, data, samples, weights, progress)
             if looks.layers:
                 subject.require_layers()
             if looks.worst is not None:

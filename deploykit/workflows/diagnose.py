@@ -80,7 +80,7 @@ FROM_PYTHON: Final = (
 )
 
 
-class Subject:
+class DiagnosedBundle:
     """A bundle, the network that it came from, and the samples to judge it on. What is asked twice is answered once.
 
     InputError where weights are others than the bundle's, or where samples were calibrated on; CheckFailed where files
@@ -157,7 +157,7 @@ class Subject:
         """The FP32 graph: an FP32 bundle's own, else traced anew or from the cache."""
         if self.manifest.precision == "fp32":
             return self.typed
-        made = steps.exported(self.network.request, self.network, reference(), self.progress)
+        made = steps.export_graph(self.network.request, self.network, reference(), self.progress)
         return made.folder / made.exported.files[0].path
 
     @property
@@ -219,7 +219,7 @@ class Subject:
         return self.network.oracle(self.manifest.inputs, self.manifest.outputs)
 
 
-def stages(subject: Subject) -> Stages:
+def stages(subject: DiagnosedBundle) -> Stages:
     """Every stage from pixels to an application's answer, judged beside the one before."""
     manifest, bounds = subject.manifest, subject.bounds
     walk = Walk(subject.truth, subject.data.record, manifest.model.head, bounds)
@@ -230,7 +230,7 @@ def stages(subject: Subject) -> Stages:
     return walk.account(tuple(dict.fromkeys(statements)))
 
 
-def _preprocessing(subject: Subject, walk: Walk) -> bool:
+def _preprocessing(subject: DiagnosedBundle, walk: Walk) -> bool:
     """Whether the stages behind it can be looked at."""
     name, exact = "the manifest's preprocessing", for_precision("fp32", subject.manifest.weights.trained)
     if (problem := subject.misfit) is not None:
@@ -244,7 +244,7 @@ def _preprocessing(subject: Subject, walk: Walk) -> bool:
     return True
 
 
-def _graphs(subject: Subject, walk: Walk) -> None:
+def _graphs(subject: DiagnosedBundle, walk: Walk) -> None:
     """The FP32 graph, and what typing made of it."""
     exact = for_precision("fp32", subject.manifest.weights.trained)
     backend = reference()
@@ -265,7 +265,7 @@ def _graphs(subject: Subject, walk: Walk) -> None:
     walk.before = answers
 
 
-def _as_recorded(subject: Subject) -> Tolerance:
+def _as_recorded(subject: DiagnosedBundle) -> Tolerance:
     """Of the bundle's precision, and no worse than at its export: on the same samples, the manifest knows what all
     stages together came to. The bounds alone would let a range pass that is several times too wide.
     """
@@ -290,7 +290,7 @@ def _as_recorded(subject: Subject) -> Tolerance:
     )
 
 
-def _engines(subject: Subject, walk: Walk) -> list[str]:
+def _engines(subject: DiagnosedBundle, walk: Walk) -> list[str]:
     """Every engine that can be loaded here, and the C++ library; what must be said of them."""
     statements: list[str] = []
     answers: dict[str, Arrays] = {}
@@ -307,7 +307,7 @@ def _engines(subject: Subject, walk: Walk) -> list[str]:
     return statements + _cpp(subject, walk, answers)
 
 
-def _form(subject: Subject, walk: Walk, engine: Engine) -> Arrays:
+def _form(subject: DiagnosedBundle, walk: Walk, engine: Engine) -> Arrays:
     """What the engine's stage is judged beside: the answers of the backend's own form of the graph, computed as it is
     written, where it has one that this machine can compute; else those of the stage before.
     """
@@ -323,7 +323,7 @@ def _form(subject: Subject, walk: Walk, engine: Engine) -> Arrays:
     return answers
 
 
-def _cpp(subject: Subject, walk: Walk, engines: Mapping[str, Arrays]) -> list[str]:
+def _cpp(subject: DiagnosedBundle, walk: Walk, engines: Mapping[str, Arrays]) -> list[str]:
     """Beside the same engine in Python where that is one of the bundle's, else beside the first of them."""
     try:
         program = cpp_programs.build(cpp_programs.BENCH, subject.progress) / "deploykit-answer"
@@ -351,7 +351,7 @@ def _cpp(subject: Subject, walk: Walk, engines: Mapping[str, Arrays]) -> list[st
     return [*given_images, *(f"the C++ library passed over {reason}" for reason in said.passed_over)]
 
 
-def layers(subject: Subject) -> LayerErrors:
+def layers(subject: DiagnosedBundle) -> LayerErrors:
     """Every tensor that survives fusion: how far it is from the FP32 graph's, and how much of that its layer added.
 
     UsageError as from `require_layers`.
@@ -428,7 +428,7 @@ def _as_written(graph: Path) -> Runner:
 
 
 def _side_by_side(
-    subject: Subject, exported: Runner, typed: Runner, pieces: Runner, ends: list[Arrays]
+    subject: DiagnosedBundle, exported: Runner, typed: Runner, pieces: Runner, ends: list[Arrays]
 ) -> Iterator[tuple[Arrays, Arrays, Arrays]]:
     """The tensors of all three batch by batch; what the typed graph gives in the end is kept in `ends`."""
     names = {given(spec.name): spec.name for spec in typed.outputs}
@@ -447,7 +447,7 @@ def _moved(plain: Arrays, looked: Arrays) -> float | None:
     return min((snr for snr in found if snr is not None), default=None)
 
 
-def samples(subject: Subject, worst: int) -> SampleAccount:
+def samples(subject: DiagnosedBundle, worst: int) -> SampleAccount:
     """Answers class by class, where the samples have labels, and the `worst` samples: those of the engine that the
     bundle was judged by, or of the next one that runs here, beside eager PyTorch's.
 
@@ -469,7 +469,7 @@ def samples(subject: Subject, worst: int) -> SampleAccount:
 
 
 def _worst(
-    subject: Subject, index: int, names: Sequence[str], far: float, said: NDArray[Any], says: NDArray[Any]
+    subject: DiagnosedBundle, index: int, names: Sequence[str], far: float, said: NDArray[Any], says: NDArray[Any]
 ) -> WorstSample:
     sample = subject.data.samples[index]
     return WorstSample(
@@ -482,7 +482,7 @@ def _worst(
     )
 
 
-def _class_names(subject: Subject, count: int) -> tuple[str, ...]:
+def _class_names(subject: DiagnosedBundle, count: int) -> tuple[str, ...]:
     """The bundle's labels; a class without one has its number."""
     file = subject.manifest.labels
     labels = [] if file is None else (subject.folder / file).read_text(encoding="utf-8").splitlines()
@@ -499,7 +499,7 @@ def _require_known(labels: Sequence[int | None], count: int) -> None:
         )
 
 
-def _differences(subject: Subject) -> list[str]:
+def _differences(subject: DiagnosedBundle) -> list[str]:
     """Fields of the manifest's preprocessing that are not the network's own."""
     packed, true = subject.manifest.model.preprocessing, subject.network.model.preprocessing
     if packed is None or true is None:

@@ -69,7 +69,7 @@ def export(request: ExportRequest, destination: Path, force: bool, progress: Pro
 
     made = _made(request, open_network(request, find_backend), progress)
     backend = find_backend(request.target, request.build_options)
-    measured = steps.measured(made.chosen.typed, made.verdict, made.answers, backend, progress)
+    measured = steps.measure_latency(made.chosen.typed, made.verdict, made.answers, backend, progress)
     others = [_other(made, find_backend(name, request.build_options), progress) for name in request.beside]
     others += _taken(request, made, progress)
     manifest = _manifest(request, key, made, measured.latency, tuple(other.beside for other in others))
@@ -100,7 +100,7 @@ class Made(NamedTuple):
     data: Data
     graph: steps.Graph
     answers: steps.Answers
-    chosen: precision.Chosen
+    chosen: precision.PrecisionResult
     verdict: steps.Verdict
     stages: Stages
     """The same by stage."""
@@ -117,12 +117,12 @@ def _known(request: ExportRequest) -> None:
 def _made(request: ExportRequest, source: Network, progress: Progress) -> Made:
     """From the network to a verdict: the part of the story that every verb shares."""
     backend = find_backend(request.target, request.build_options)
-    graph = steps.exported(request, source, reference(), progress)
+    graph = steps.export_graph(request, source, reference(), progress)
     data = open_data(request.data, "evaluation", request.samples, request.options.batch, graph.taken)
-    answers = steps.answered(source, graph, data, progress)
-    chosen = precision.chosen(request, graph, answers, data, reference(), backend, progress)
+    answers = steps.run_oracle(source, graph, data, progress)
+    chosen = precision.select_precision(request, graph, answers, data, reference(), backend, progress)
     verdict, stages = _verdict(graph, chosen, answers, backend, data, progress)
-    ran = steps.receipted(chosen.typed, verdict, backend, progress)
+    ran = steps.audit_precision(chosen.typed, verdict, backend, progress)
     return Made(data, graph, answers, chosen, verdict, stages, ran)
 
 
@@ -135,13 +135,13 @@ class Other(NamedTuple):
 
 def _other(made: Made, backend: Backend, progress: Progress) -> Other:
     """The same graph as another backend's engine: judged and measured too, or said why not."""
-    built = steps.compiled(made.chosen.typed, backend, progress)
+    built = steps.compile_engine(made.chosen.typed, backend, progress)
     if (obstacle := backend.obstacle()) is not None:
         return Other(Beside(built.engine, obstacle), built.folder)
     typed = made.chosen.typed
-    verdict = steps.judged(made.graph, typed, made.answers, backend, made.data, progress)
-    ran = steps.receipted(typed, verdict, backend, progress)
-    measured = steps.measured(typed, verdict, made.answers, backend, progress)
+    verdict = steps.evaluate_parity(made.graph, typed, made.answers, backend, made.data, progress)
+    ran = steps.audit_precision(typed, verdict, backend, progress)
+    measured = steps.measure_latency(typed, verdict, made.answers, backend, progress)
     return Other(Beside(built.engine, None, verdict.parity, ran, measured.latency), built.folder)
 
 
@@ -156,7 +156,7 @@ def _taken(request: ExportRequest, made: Made, progress: Progress) -> Iterator[O
 
 def _verdict(
     graph: steps.Graph,
-    chosen: precision.Chosen,
+    chosen: precision.PrecisionResult,
     answers: steps.Answers,
     backend: Backend,
     data: Data,
@@ -165,8 +165,8 @@ def _verdict(
     """The verdict on the typed graph. The exported one is judged before it, at FP32's narrow bounds: an error that FP16
     could hide among its roundings shows there, and fails both.
     """
-    exported = steps.judged(graph, steps.untyped(graph), answers, backend, data, progress).parity
-    verdict = steps.judged(graph, chosen.typed, answers, backend, data, progress)
+    exported = steps.evaluate_parity(graph, steps.as_fp32(graph), answers, backend, data, progress).parity
+    verdict = steps.evaluate_parity(graph, chosen.typed, answers, backend, data, progress)
     statements = (*verdict.parity.statements, *chosen.statements)
     parity = msgspec.structs.replace(verdict.parity, statements=statements)
     if chosen.typed.precision != "fp32" and not exported.passed:

@@ -14,7 +14,7 @@ from deploykit.core.calibration.batches import Data
 from deploykit.core.values import Backend, Calibrated, ExportRequest, Progress, Recipe, TypedGraph
 from deploykit.quantize import int8
 from deploykit.workflows import cache_keys, stages
-from deploykit.workflows.stages import Answers, Graph, Typed, Verdict
+from deploykit.workflows.stages import Answers, Graph, PrecisionGraph, Verdict
 
 
 class Trial(NamedTuple):
@@ -33,7 +33,7 @@ class Trial(NamedTuple):
         return self.graph.folder / self.graph.exported.files[0].path
 
 
-def quantized(trial: Trial, recipe: Recipe, progress: Progress) -> Typed:
+def quantized(trial: Trial, recipe: Recipe, progress: Progress) -> PrecisionGraph:
     """The graph with its Q/DQ pairs, as `recipe` says."""
 
     def build(folder: Path) -> None:
@@ -45,13 +45,13 @@ def quantized(trial: Trial, recipe: Recipe, progress: Progress) -> Typed:
     folder = cache.fetch("quantized", {**key, **cache_keys.tools()}, build)
     made = stages.load(folder, TypedGraph)
     file = made.files[0]
-    return Typed(folder, file.path, file.sha256, made.precision, made, trial.calibrated.ranges.data)
+    return PrecisionGraph(folder, file.path, file.sha256, made.precision, made, trial.calibrated.ranges.data)
 
 
 def judged(trial: Trial, recipe: Recipe, progress: Progress) -> Verdict:
     """How a recipe's graph answers, beside eager PyTorch."""
     made = quantized(trial, recipe, progress)
-    return stages.judged(trial.graph, made, trial.answers, trial.backend, trial.data, progress)
+    return stages.evaluate_parity(trial.graph, made, trial.answers, trial.backend, trial.data, progress)
 
 
 def snr_db(verdict: Verdict) -> float:

@@ -41,7 +41,7 @@ from deploykit.quantize.cast import cast
 from deploykit.workflows import cache_keys, stages
 from deploykit.workflows.accuracy_budget import within
 from deploykit.workflows.int8_candidates import Trial, judged, quantized, snr_db
-from deploykit.workflows.stages import Answers, Graph, Typed
+from deploykit.workflows.stages import Answers, Graph, PrecisionGraph
 
 RANGE_SAMPLES: Final = 16
 """Samples on which values are checked against FP16's range."""
@@ -50,17 +50,17 @@ FEW_SAMPLES: Final = 100
 """Fewer calibration samples are said to be few."""
 
 
-class Chosen(NamedTuple):
+class PrecisionResult(NamedTuple):
     """The graph to judge and pack, and how it was arrived at."""
 
-    typed: Typed
+    typed: PrecisionGraph
     calibration: CalibrationReceipt | None = None
     budget: Budget | None = None
     statements: tuple[str, ...] = ()
     """What a reader of the verdict on it must know of how it was chosen."""
 
 
-def chosen(
+def select_precision(
     request: ExportRequest,
     graph: Graph,
     answers: Answers,
@@ -68,31 +68,31 @@ def chosen(
     reference: Backend,
     backend: Backend,
     progress: Progress,
-) -> Chosen:
+) -> PrecisionResult:
     """The graph at the request's precision. `reference` runs the exported graph to see its values; `backend` runs what
     is made of it, on the samples of `data` that `answers` holds eager PyTorch's answers to.
     """
     if request.precision == "fp32":
-        return Chosen(stages.untyped(graph))
+        return PrecisionResult(stages.as_fp32(graph))
     if request.calibration is None:
-        return typed(request, graph, data, reference, progress)
+        return cast_graph(request, graph, data, reference, progress)
     calibrated, receipt = calibrated_on(request, request.calibration, graph, data, reference, progress)
     if request.precision == "int8-fp16":
         few = open_data(request.calibration.data, "calibration", RANGE_SAMPLES, request.options.batch, graph.taken)
-        calibrated = with_ranges(calibrated, ranged(graph, few, reference, progress))
+        calibrated = with_ranges(calibrated, collect_ranges(graph, few, reference, progress))
     trial = Trial(request, graph, calibrated, answers, data, backend)
     recipe = Recipe(rest="fp16" if request.precision == "int8-fp16" else "fp32", io=request.io)
     recipe = corrected(trial, recipe, progress)
     budget = None
     if request.budget is not None:
         recipe, budget = within(request.budget, trial, recipe, progress)
-    return Chosen(quantized(trial, recipe, progress), receipt, budget, _of_int8(receipt, budget))
+    return PrecisionResult(quantized(trial, recipe, progress), receipt, budget, _of_int8(receipt, budget))
 
 
-def typed(request: ExportRequest, graph: Graph, evaluation: Data, reference: Backend, progress: Progress) -> Chosen:
+def cast_graph(request: ExportRequest, graph: Graph, evaluation: Data, reference: Backend, progress: Progress) -> PrecisionResult:
     """The graph typed FP16 or BF16; its values are checked on the calibration split."""
     data = open_data(request.data, "calibration", RANGE_SAMPLES, request.options.batch, graph.taken)
-    ranges = ranged(graph, data, reference, progress)
+    ranges = collect_ranges(graph, data, reference, progress)
     dtype: Literal["fp16", "bf16"] = "bf16" if request.precision == "bf16" else "fp16"
 
     def build(folder: Path) -> None:
@@ -113,13 +113,13 @@ def typed(request: ExportRequest, graph: Graph, evaluation: Data, reference: Bac
     file = made.files[0]
     shared = len(calibration.common(data.digests, evaluation.digests))
     same = f"values were checked on {shared} of the samples that parity is judged on"
-    return Chosen(
-        Typed(folder, file.path, file.sha256, request.precision, made, data.record),
+    return PrecisionResult(
+        PrecisionGraph(folder, file.path, file.sha256, request.precision, made, data.record),
         statements=(same,) if shared else (),
     )
 
 
-def ranged(graph: Graph, data: Data, reference: Backend, progress: Progress) -> Ranges:
+def collect_ranges(graph: Graph, data: Data, reference: Backend, progress: Progress) -> Ranges:
     """The smallest and largest value of every tensor."""
 
     def build(folder: Path) -> None:

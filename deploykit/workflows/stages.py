@@ -66,7 +66,7 @@ class Graph(NamedTuple):
         return tensors(self.model, self.exported.inputs)
 
 
-class Typed(NamedTuple):
+class PrecisionGraph(NamedTuple):
     """A graph at the precision asked for; at FP32 that is the exported graph itself."""
 
     folder: Path
@@ -98,7 +98,7 @@ class Verdict(NamedTuple):
     built: Built
 
 
-def exported(request: ExportRequest, network: Network, backend: Backend, progress: Progress) -> Graph:
+def export_graph(request: ExportRequest, network: Network, backend: Backend, progress: Progress) -> Graph:
     """The network as an FP32 graph that `backend` runs at the smallest batch, at 2 and at the largest."""
     if request.options.opset not in backend.opsets:
         raise UsageError(
@@ -125,13 +125,13 @@ def exported(request: ExportRequest, network: Network, backend: Backend, progres
     return Graph(folder, entry.model, entry.graph, entry.classes)
 
 
-def untyped(graph: Graph) -> Typed:
+def as_fp32(graph: Graph) -> PrecisionGraph:
     """The exported graph as it is."""
     main = graph.exported.files[0]
-    return Typed(graph.folder, main.path, main.sha256, "fp32", None, None)
+    return PrecisionGraph(graph.folder, main.path, main.sha256, "fp32", None, None)
 
 
-def answered(network: Network, graph: Graph, data: Data, progress: Progress) -> Answers:
+def run_oracle(network: Network, graph: Graph, data: Data, progress: Progress) -> Answers:
     """Eager PyTorch's answers to every sample, and the first of them as golden vectors."""
     made = graph.exported
 
@@ -160,7 +160,7 @@ def answered(network: Network, graph: Graph, data: Data, progress: Progress) -> 
     return Answers(folder, load(folder, _Answered).golden)
 
 
-def compiled(typed: Typed, backend: Backend, progress: Progress) -> Built:
+def compile_engine(typed: PrecisionGraph, backend: Backend, progress: Progress) -> Built:
     """The graph as `backend` will run it, in a folder with whatever the backend writes."""
 
     def build(folder: Path) -> None:
@@ -176,10 +176,10 @@ def compiled(typed: Typed, backend: Backend, progress: Progress) -> Built:
     return Built(folder, load(folder, Engine))
 
 
-def judged(graph: Graph, typed: Typed, answers: Answers, backend: Backend, data: Data, progress: Progress) -> Verdict:
+def evaluate_parity(graph: Graph, typed: PrecisionGraph, answers: Answers, backend: Backend, data: Data, progress: Progress) -> Verdict:
     """The graph's own answers beside eager PyTorch's."""
     made = graph.exported
-    built = compiled(typed, backend, progress)
+    built = compile_engine(typed, backend, progress)
 
     def build(folder: Path) -> None:
         recorded = {spec.name: np.load(answers.folder / f"{plain(spec.name)}.npy") for spec in made.outputs}
@@ -193,7 +193,7 @@ def judged(graph: Graph, typed: Typed, answers: Answers, backend: Backend, data:
     return Verdict(load(folder, Parity), built)
 
 
-def receipted(typed: Typed, verdict: Verdict, backend: Backend, progress: Progress) -> PrecisionReceipt:
+def audit_precision(typed: PrecisionGraph, verdict: Verdict, backend: Backend, progress: Progress) -> PrecisionReceipt:
     """In what arithmetic the engine that was judged really computes."""
     engine = verdict.built.engine
 
@@ -230,7 +230,7 @@ def judge(
     return msgspec.structs.replace(parity, oracle=model.oracle)
 
 
-def measured(typed: Typed, verdict: Verdict, answers: Answers, backend: Backend, progress: Progress) -> Measured:
+def measure_latency(typed: PrecisionGraph, verdict: Verdict, answers: Answers, backend: Backend, progress: Progress) -> Measured:
     """Latency of one call with the smallest batch that the graph takes, on this machine."""
 
     def build(folder: Path) -> None:

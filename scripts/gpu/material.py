@@ -73,8 +73,8 @@ def make(journal: Journal, network: str, folder: Path) -> None:
         journal.row("note", text=f"parity on {len(inputs)} images of {data.record.name}{real}; weights random")
     start = time.perf_counter()
     with journal.doing("tracing to ONNX"):
-        graph = stages.exported(asked, built, reference(), progress)
-        recorded = stages.answered(built, graph, data, progress)
+        graph = stages.export_graph(asked, built, reference(), progress)
+        recorded = stages.run_oracle(built, graph, data, progress)
     built.forget()
     for wanted in PRECISIONS:
         act = partial(_type, journal, request(network, wanted), graph, recorded, data, folder, progress, start)
@@ -108,7 +108,7 @@ def _type(
     from deploykit.backends.choice import reference
     from deploykit.workflows import precision
 
-    typed = precision.chosen(asked, graph, answers, data, reference(), backend(asked.target), progress).typed
+    typed = precision.select_precision(asked, graph, answers, data, reference(), backend(asked.target), progress).typed
     made = folder / asked.precision
     made.mkdir(exist_ok=True)
     # Under the names that they have: a graph names its data.

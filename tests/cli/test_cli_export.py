@@ -141,7 +141,7 @@ def no_work(monkeypatch):
     def unexpected(*_):
         raise AssertionError("work was done before the request was refused")
 
-    monkeypatch.setattr(stages, "exported", unexpected)
+    monkeypatch.setattr(stages, "export_graph", unexpected)
 
 
 @pytest.mark.usefixtures("no_work")

@@ -17,7 +17,7 @@ from deploykit.core import cpp_programs
 from deploykit.core.errors import BackendError, InputError, InternalError, UsageError
 from deploykit.evaluate.parity import cpp_answers as cpp
 from deploykit.workflows import diagnose
-from deploykit.workflows.diagnose import Subject
+from deploykit.workflows.diagnose import DiagnosedBundle
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,7 +41,7 @@ def no_compiler(monkeypatch):
 
 
 def subject(folder, data=None, samples=None, weights=None):
-    return Subject(folder, data, samples, weights, TerminalProgress())
+    return DiagnosedBundle(folder, data, samples, weights, TerminalProgress())
 
 
 def edit(bundle, change):

@@ -1,7 +1,7 @@
-"""The networks, in plain PyTorch, each family a file that is read beside its paper.
+"""The catalog's networks in plain PyTorch, one file per family, written to be read next to its paper.
 
-`CATALOG` names them without importing any: "module:ATTRIBUTE" leads to a `deploykit.core.values.Architecture`. What
-`deploykit list` prints of each stands in `catalog.json`, which `scripts/update_generated` writes.
+`CATALOG` maps names to "module:ATTRIBUTE" of a `deploykit.core.values.Architecture`, without importing any network. The
+figures that `deploykit list` prints are in `catalog.json`, which `scripts/update_generated` writes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""DenseNet: every layer of a block sees the outputs of all layers before it, and the block's input.
+"""DenseNet: every layer of a block reads the block's input and the outputs of all layers before it.
 
 Huang, Liu, van der Maaten & Weinberger 2016, "Densely Connected Convolutional Networks", arXiv 1608.06993, table 1 and
 §3: the DenseNet-BC variants (bottleneck layers, compression between blocks). State-dict names are torchvision's, which
-knows no 264.
+has no 264.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch.nn import functional as F
 
 from deploykit.core.values import Architecture, InferredArgument, Pretrained
 from deploykit.export.architectures.arguments import require_at_least, require_share, require_sizes
-from deploykit.export.architectures.initialization import initialize
+from deploykit.export.architectures.initialization import initialize_weights
 from deploykit.export.architectures.layers import IMAGENET
 
 
 class DenseNet(nn.Module):
     """N×3×H×W to N×num_classes; H and W at least 32, 224 in the paper.
 
-    `growth_rate` (k): channels that each layer adds; the first convolution gives 2k (§4.1, "implementation details").
+    `growth_rate` (k): channels that each layer adds; the first convolution has 2k (§4.1, "implementation details").
     `blocks`: layers per dense block.
-    `bottleneck`: the 1×1 before each 3×3 gives this many times k (4 in DenseNet-B).
-    `compression` (θ): share of the channels that a transition keeps (0.5 in DenseNet-C, 1 keeps all).
+    `bottleneck`: output channels of the 1×1 before each 3×3, as a multiple of k (4 in DenseNet-B).
+    `compression` (θ): output channels of a transition, as a share of its input (0.5 in DenseNet-C, 1 keeps all).
     """
 
     def __init__(
@@ -55,16 +55,16 @@ class DenseNet(nn.Module):
             self.features.add_module(f"denseblock{number}", block)
             channels += layers * growth_rate
             if number < len(blocks):
-                kept = int(channels * compression)
-                if kept < 1:
+                compressed = int(channels * compression)
+                if compressed < 1:
                     raise ValueError(
                         f"DenseNet: compression={compression} leaves none of {channels} channels; raise it"
                     )
-                self.features.add_module(f"transition{number}", Transition(channels, kept))
-                channels = kept
+                self.features.add_module(f"transition{number}", Transition(channels, compressed))
+                channels = compressed
         self.features.norm5 = nn.BatchNorm2d(channels)
         self.classifier = nn.Linear(channels, num_classes)
-        initialize(self)
+        initialize_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)  # DenseNet-121: N×64×56×56, blocks N×256×56×56, 512×28×28, 1024×14×14, N×1024×7×7
@@ -74,22 +74,21 @@ class DenseNet(nn.Module):
 
 
 class DenseBlock(nn.ModuleDict):
-    """N×C×H×W to N×(C + layers·k)×H×W: the input and every layer's output, side by side."""
+    """N×C×H×W to N×(C + layers·k)×H×W: the input and every layer's output, concatenated."""
 
     def __init__(self, in_channels: int, growth_rate: int, layers: int, bottleneck: int, dropout: float) -> None:
         super().__init__()
         for index in range(layers):
-            seen = in_channels + index * growth_rate
-            self[f"denselayer{index + 1}"] = DenseLayer(seen, growth_rate, bottleneck, dropout)
+            channels = in_channels + index * growth_rate
+            self[f"denselayer{index + 1}"] = DenseLayer(channels, growth_rate, bottleneck, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         features = [x]
-        seen = x
         for layer in self.values():
-            features.append(layer(seen))
+            features.append(layer(x))
             # One flat Concat of everything so far, not a Concat of Concats: its inputs can share one INT8 scale.
-            seen = torch.cat(features, 1)
-        return seen
+            x = torch.cat(features, 1)
+        return x
 
 
 class DenseLayer(nn.Module):
@@ -103,14 +102,14 @@ class DenseLayer(nn.Module):
         self.conv2 = nn.Conv2d(bottleneck * growth_rate, growth_rate, 3, padding=1, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, seen: Tensor) -> Tensor:
-        x = self.conv1(F.relu(self.norm1(seen)))
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(F.relu(self.norm1(x)))
         x = self.conv2(F.relu(self.norm2(x)))
         return self.dropout(x)
 
 
 class Transition(nn.Module):
-    """§3, "pooling layers" and "compression": BN-ReLU-1×1 to the channels that are kept, then 2×2 mean pooling."""
+    """§3, "pooling layers" and "compression": BN-ReLU-1×1 to `out_channels`, then 2×2 mean pooling."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -122,7 +121,7 @@ class Transition(nn.Module):
         return self.pool(self.conv(F.relu(self.norm(x))))
 
 
-def member(depth: int, growth_rate: int, blocks: tuple[int, ...], released: bool = True) -> Architecture:
+def define_densenet(depth: int, growth_rate: int, blocks: tuple[int, ...], released: bool = True) -> Architecture:
     """One column of table 1."""
     return Architecture(
         name=f"densenet{depth}",
@@ -132,13 +131,13 @@ def member(depth: int, growth_rate: int, blocks: tuple[int, ...], released: bool
         arguments={"growth_rate": growth_rate, "blocks": blocks, "num_classes": 1000},
         preprocessing=IMAGENET,
         classifier="classifier",
-        inferred=(InferredArgument("num_classes", "classifier.weight"),),
+        inferred_arguments=(InferredArgument("num_classes", "classifier.weight"),),
         pretrained=Pretrained(f"DenseNet{depth}_Weights.IMAGENET1K_V1", IMAGENET) if released else None,
     )
 
 
-DENSENET121: Final = member(121, 32, (6, 12, 24, 16))
-DENSENET161: Final = member(161, 48, (6, 12, 36, 24))
-DENSENET169: Final = member(169, 32, (6, 12, 32, 32))
-DENSENET201: Final = member(201, 32, (6, 12, 48, 32))
-DENSENET264: Final = member(264, 32, (6, 12, 64, 48), released=False)
+DENSENET121: Final = define_densenet(121, 32, (6, 12, 24, 16))
+DENSENET161: Final = define_densenet(161, 48, (6, 12, 36, 24))
+DENSENET169: Final = define_densenet(169, 32, (6, 12, 32, 32))
+DENSENET201: Final = define_densenet(201, 32, (6, 12, 48, 32))
+DENSENET264: Final = define_densenet(264, 32, (6, 12, 64, 48), released=False)

@@ -5,18 +5,18 @@ and §4. ⊕ is the element-wise mean of all columns that meet there (figure 1).
 convolutions deep, a network of B blocks B·2^(C-1).
 
 Parameters. A block holds 2^C - 1 convolutions of 3×3, C of which read its input: 9·(3·c_in·c + 4·c²) weights for C = 3.
-FractalNet-20 so comes to 33.72 M parameters, 4.9 M fewer than the 38.6 M of the paper's table 1, whose text names no
+FractalNet-20 thus has 33.72 M parameters, 4.9 M fewer than the 38.6 M of the paper's table 1, and the text mentions no
 others. One reading fits: a 1×1 projection widens a block's input wherever its width changes, as the paper's thinner
 columns are widened before joins. All seven convolutions are then c×c, 63·Σc² = 38.45 M, and the projections, the
-BatchNorms and the classifier make it 38.65 M. We keep to the rule as it is written.
+BatchNorms and the classifier make it 38.65 M. This file follows the rule as it is written.
 
-What the paper leaves open, and how it is settled here:
+What the paper leaves open, and what this file does:
 
 - FractalNet-40 of table 1 (22.9 M parameters) has thinner deep columns and a mix of 1×1 and 3×3 convolutions, which
   only a footnote sketches; `fractalnet40` is the plain expansion, at the widths of `fractalnet20`.
 - FractalNet-34 shares its first and last layer with ResNet-34: here the 7×7 convolution with its 3×3 pooling, and
   global mean pooling with one linear layer. Global pooling takes the place of the fourth block's own.
-- Dropout stands behind a block's pooling. On ImageNet, where no rates are given, the first four of CIFAR's serve.
+- Dropout follows a block's pooling. On ImageNet, for which no rates are given, they are the first four of CIFAR's.
 - Pooling follows the last join of a block, as in figure 1; the authors' code pools each column before that join.
 """
 
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from deploykit.core.values import Architecture, Argument, InferredArgument, Preprocessing
 from deploykit.export.architectures.arguments import require_at_least, require_choice, require_share, require_sizes
-from deploykit.export.architectures.initialization import initialize
+from deploykit.export.architectures.initialization import initialize_weights
 from deploykit.export.architectures.layers import CIFAR10, IMAGENET, ConvBNReLU
 
 Join: TypeAlias = Callable[[list[Tensor]], Tensor]
@@ -41,14 +41,14 @@ Join: TypeAlias = Callable[[list[Tensor]], Tensor]
 class FractalNet(nn.Module):
     """N×3×H×W to N×num_classes; H and W at least 2^blocks (`stem="none"`) or 32 (`stem="resnet34"`).
 
-    Columns are numbered from the shallowest (1: one convolution per block) to the deepest (`total_columns`). Whatever
-    runs, the module holds the parameters of all columns, so one state dict serves every sub-network:
+    Columns are numbered from the shallowest (1: one convolution per block) to the deepest (`total_columns`). The
+    module always has the parameters of all columns, so that one state dict fits every sub-network:
 
     `columns`: only the first so many columns run, 0 for all of them.
-    `column`: only this column runs, 0 for all that `columns` lets run.
-    `drop_path`: in training, the chance that a join drops an input (§3.1, local).
+    `column`: only this column runs, 0 for all that `columns` selects.
+    `drop_path`: in training, the probability that a join drops an input (§3.1, local).
     `global_share`: the share of training steps that run one column through the whole network instead (§3.1, global).
-    `dropout_step`: dropout behind block b (from 0) is b times this: 0 %, 10 %, 20 %, 30 %, 40 % in the paper.
+    `dropout_step`: dropout after block b (from 0) is b times this: 0 %, 10 %, 20 %, 30 %, 40 % in the paper.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ class FractalNet(nn.Module):
         self.dropouts = nn.ModuleList(nn.Dropout(index * dropout_step) for index in range(len(widths)))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(widths[-1], num_classes)
-        initialize(self)
+        initialize_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        active, join = self.sample_paths() if self.training else (self.active, mean)
-        x = self.stem(x)  # ImageNet: N×64×56×56; CIFAR-10: as it came
+        active, join = self.sample_paths() if self.training else (self.active, join_mean)
+        x = self.stem(x)  # ImageNet: N×64×56×56; CIFAR-10: N×3×32×32
         for block, pool, dropout in zip(self.blocks, self.pools, self.dropouts, strict=True):
             # CIFAR-10: N×64×16×16, 128×8×8, 256×4×4, 512×2×2, 512×1×1
             # ImageNet: N×128×28×28, 256×14×14, 512×7×7, 1024×7×7
@@ -106,11 +106,13 @@ class FractalNet(nn.Module):
         return self.classifier(x)  # N×num_classes
 
     def sample_paths(self) -> tuple[tuple[int, ...], Join]:
-        """The sub-network of one training step: one column everywhere, or all with inputs of joins dropped."""
+        """Draw the sub-network of one training step: one column throughout, or all columns with some join inputs
+        dropped.
+        """
         if torch.rand((), device="cpu") < self.global_share:
             choice = int(torch.randint(len(self.active), (), device="cpu"))
-            return (self.active[choice],), mean
-        return self.active, lambda inputs: mean(survivors(inputs, self.drop_path))
+            return (self.active[choice],), join_mean
+        return self.active, lambda inputs: join_mean(drop_inputs(inputs, self.drop_path))
 
 
 class Fractal(nn.Module):
@@ -129,7 +131,7 @@ class Fractal(nn.Module):
 
     def forward(self, z: Tensor, active: tuple[int, ...], join: Join) -> list[Tensor]:
         outputs = []
-        if self.column < active[-1]:  # something deeper than this column runs
+        if self.column < active[-1]:  # a deeper column runs
             first, second = self.halves
             outputs = second(join(first(z, active, join)), active, join)
         if self.column in active:
@@ -137,15 +139,16 @@ class Fractal(nn.Module):
         return outputs
 
 
-def mean(inputs: list[Tensor]) -> Tensor:
-    """⊕: plain additions and one division by n, which a graph pass can fold away; one input passes as it is."""
+def join_mean(inputs: list[Tensor]) -> Tensor:
+    """⊕: plain additions and one division by n, which a graph pass can fold; a single input is returned as it is."""
     return reduce(add, inputs) / len(inputs) if len(inputs) > 1 else inputs[0]
 
 
-def survivors(inputs: list[Tensor], drop_path: float) -> list[Tensor]:
-    """Drop each input of a join with chance `drop_path`; where all would go, one drawn at random stays (§3.1)."""
-    kept = [x for x, draw in zip(inputs, torch.rand(len(inputs), device="cpu"), strict=True) if draw >= drop_path]
-    return kept or [inputs[int(torch.randint(len(inputs), (), device="cpu"))]]
+def drop_inputs(inputs: list[Tensor], drop_path: float) -> list[Tensor]:
+    """Drop each input of a join with probability `drop_path`; if all would be dropped, one at random remains (§3.1)."""
+    draws = torch.rand(len(inputs), device="cpu")
+    remaining = [x for x, draw in zip(inputs, draws, strict=True) if draw >= drop_path]
+    return remaining or [inputs[int(torch.randint(len(inputs), (), device="cpu"))]]
 
 
 def resnet34_stem() -> nn.Sequential:
@@ -153,8 +156,8 @@ def resnet34_stem() -> nn.Sequential:
     return nn.Sequential(ConvBNReLU(3, 64, 7, stride=2), nn.MaxPool2d(3, 2, padding=1))
 
 
-def member(name: str, paper: str, preprocessing: Preprocessing, **arguments: Argument) -> Architecture:
-    """One network: its widths give B, the number of blocks."""
+def define_fractalnet(name: str, paper: str, preprocessing: Preprocessing, **arguments: Argument) -> Architecture:
+    """One network; the number of `widths` is B, the number of blocks."""
     return Architecture(
         name=name,
         family="FractalNet",
@@ -163,19 +166,19 @@ def member(name: str, paper: str, preprocessing: Preprocessing, **arguments: Arg
         arguments=arguments,
         preprocessing=preprocessing,
         classifier="classifier",
-        inferred=(InferredArgument("num_classes", "classifier.weight"),),
+        inferred_arguments=(InferredArgument("num_classes", "classifier.weight"),),
     )
 
 
 CIFAR_WIDTHS: Final = (64, 128, 256, 512, 512)
 
-FRACTALNET20: Final = member(
+FRACTALNET20: Final = define_fractalnet(
     "fractalnet20", "table 1 (B=5, C=3)", CIFAR10, widths=CIFAR_WIDTHS, total_columns=3, num_classes=10
 )
-FRACTALNET40: Final = member(
+FRACTALNET40: Final = define_fractalnet(
     "fractalnet40", "§3 (B=5, C=4)", CIFAR10, widths=CIFAR_WIDTHS, total_columns=4, num_classes=10
 )
-FRACTALNET34: Final = member(
+FRACTALNET34: Final = define_fractalnet(
     "fractalnet34",
     "table 2 (B=4, C=4)",
     IMAGENET,

@@ -1,6 +1,6 @@
-"""GoogLeNet: nine inception modules of four branches each, and two auxiliary classifiers that only training runs.
+"""GoogLeNet: nine inception modules of four branches each, and two auxiliary classifiers that run in training only.
 
-Szegedy et al. 2014, "Going Deeper with Convolutions", arXiv 1409.4842, table 1 and §5. BatchNorm stands in for the
+Szegedy et al. 2014, "Going Deeper with Convolutions", arXiv 1409.4842, table 1 and §5. BatchNorm replaces the
 paper's local response normalization, as in every trained release since (Ioffe & Szegedy 2015, arXiv 1502.03167).
 State-dict names are torchvision's.
 """
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from deploykit.core.values import Architecture, InferredArgument, Preprocessing, Pretrained
 from deploykit.export.architectures.arguments import require_at_least, require_choice, require_share
-from deploykit.export.architectures.initialization import initialize
+from deploykit.export.architectures.initialization import initialize_weights
 from deploykit.export.architectures.layers import IMAGENET, ConvBNReLU
 
 
@@ -49,7 +49,7 @@ TABLE: Final = {
 LAST_POOL: Final = {5: 3, 3: 2}
 """Kernel of the pooling before 5a, by kernel of the third branch. The paper pools 3×3 everywhere; the network whose
 weights torchvision publishes has 3×3 convolutions in the third branch, by an old mistake, and pools 2×2 there. Pooling
-has no weights, so a checkpoint's third branch must speak for it."""
+has no weights, so the third branch of a checkpoint determines it."""
 
 EPSILON: Final = 1e-3
 """BatchNorm's, as the released weights were trained."""
@@ -94,7 +94,7 @@ class GoogLeNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(1024, num_classes)
-        initialize(self)
+        initialize_weights(self)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         x = self.maxpool1(self.conv1(x))  # N×64×56×56
@@ -111,7 +111,7 @@ class GoogLeNet(nn.Module):
 
 
 class Inception(nn.Module):
-    """Figure 2b: 1×1, 3×3, 5×5 and pooling beside each other, concatenated along the channels."""
+    """Figure 2b: 1×1, 3×3, 5×5 and pooling in parallel, concatenated along the channels."""
 
     def __init__(self, in_channels: int, widths: Widths, branch3_kernel: int) -> None:
         super().__init__()
@@ -150,8 +150,8 @@ class AuxiliaryHead(nn.Module):
         return self.fc2(x)  # N×num_classes
 
 
-# The released weights expect pixels in [-1, 1]: torchvision rescales inside the module (`transform_input`), which comes
-# to exactly a mean and deviation of 0.5. Here it is preprocessing like any other.
+# The released weights expect pixels in [-1, 1]: torchvision rescales inside the module (`transform_input`), which is a
+# mean and standard deviation of 0.5. Here it is part of the preprocessing.
 RELEASED: Final = Preprocessing(resize=256, height=224, width=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 GOOGLENET: Final = Architecture(
@@ -163,7 +163,7 @@ GOOGLENET: Final = Architecture(
     preprocessing=IMAGENET,
     classifier="fc",
     training_only=("aux1", "aux2"),
-    inferred=(
+    inferred_arguments=(
         InferredArgument("num_classes", "fc.weight"),
         InferredArgument("branch3_kernel", "inception3a.branch3.1.conv.weight", axis=2),
     ),

@@ -1,4 +1,4 @@
-"""The weights a network starts from; one rule for all families, seeded by `torch.manual_seed` outside.
+"""Initialization of weights: one rule for all families. The caller sets the seed with `torch.manual_seed`.
 
 Convolutions: He et al. 2015 (arXiv 1502.01852), equation 10: a zero-mean normal with variance 2/fan-in, which keeps the
 scale of activations through ReLUs. Linear layers: a zero-mean normal with deviation 0.01, as Krizhevsky et al. 2012.
@@ -6,7 +6,7 @@ Biases 0; BatchNorm the identity.
 
 Some of the papers name other rules (FractalNet: Xavier) or none. In training BatchNorm divides the difference away. In
 eval mode an untrained BatchNorm is the identity, so the scale of the weights is the scale of the signal: under Xavier
-40 convolutions shrink it by 2^20, below what FP16 holds, and a comparison of untrained networks would compare zeros.
+40 convolutions shrink it by 2^20, below the range of FP16, and a comparison of untrained networks would compare zeros.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from __future__ import annotations
 from torch import nn
 
 
-def initialize(network: nn.Module) -> None:
-    """Draw every weight of `network` anew."""
+def initialize_weights(network: nn.Module) -> None:
+    """Initialize all weights of `network`."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""The blocks that several networks share, and what the ImageNet networks eat."""
+"""The block that several networks share, and the preprocessing of ImageNet and CIFAR-10."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Network in Network: convolutions followed by 1×1 convolutions (an MLP slid over the image), and no dense layer.
 
 Lin, Chen & Yan 2013, "Network In Network", arXiv 1312.4400, §3 and figure 2. The text leaves the sizes open; they are
-those of the models that its first author released for Caffe. Pooling rounds up, as Caffe's does: 32 → 16 → 8, and
+those of the Caffe models that its first author released. Pooling rounds up, as Caffe's does: 32 → 16 → 8, and
 54 → 27 → 13 → 6.
 """
 
@@ -14,12 +14,12 @@ from torch.nn import functional as F
 
 from deploykit.core.values import Architecture, InferredArgument, Preprocessing
 from deploykit.export.architectures.arguments import require_at_least, require_choice, require_share
-from deploykit.export.architectures.initialization import initialize
+from deploykit.export.architectures.initialization import initialize_weights
 from deploykit.export.architectures.layers import CIFAR10, IMAGENET
 
 
 class MLPConv(NamedTuple):
-    """One mlpconv layer: a convolution and two 1×1 convolutions; then what stands between it and the next."""
+    """One mlpconv layer: a convolution and two 1×1 convolutions; then pooling and dropout before the next."""
 
     channels: tuple[int, int, int]
     kernel: int
@@ -29,7 +29,7 @@ class MLPConv(NamedTuple):
     dropout: bool = False
 
 
-# The last width of the last layer is the number of classes, and not in the table.
+# The last width of the last layer is the number of classes; it is 0 here.
 CIFAR10_LAYERS: Final = (
     MLPConv((192, 160, 96), kernel=5, padding=2, pool="max", dropout=True),
     MLPConv((192, 192, 192), kernel=5, padding=2, pool="mean", dropout=True),
@@ -49,8 +49,8 @@ LAYERS: Final = {"cifar10": (CIFAR10_LAYERS, CIFAR10_LAST), "imagenet": (IMAGENE
 class NiN(nn.Module):
     """N×3×H×W to N×num_classes, for 32×32 (`cifar10`) or 224×224 (`imagenet`) and anything larger.
 
-    `rectified_scores` keeps the ReLU after the last 1×1 convolution, which equation 2 of the paper has and which makes
-    every logit ≥ 0.
+    `rectified_scores`: ReLU after the last 1×1 convolution, as in equation 2 of the paper; every logit is
+    then ≥ 0.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class NiN(nn.Module):
         self.features = nn.Sequential()
         channels = 3
         for layer in layers:
-            self.features.extend([*mlpconv(channels, layer), *between(layer, dropout)])
+            self.features.extend([*mlpconv_layers(channels, layer), *pool_and_dropout(layer, dropout)])
             channels = layer.channels[-1]
-        self.features.extend(mlpconv(channels, last))
+        self.features.extend(mlpconv_layers(channels, last))
         self.classifier = nn.Conv2d(last.channels[1], num_classes, 1)
         self.rectified_scores = rectified_scores
         self.pool = nn.AdaptiveAvgPool2d(1)
-        initialize(self)
+        initialize_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)  # CIFAR-10: N×192×8×8; ImageNet: N×1024×6×6
@@ -85,8 +85,8 @@ class NiN(nn.Module):
         return x.flatten(1)  # N×num_classes
 
 
-def mlpconv(in_channels: int, layer: MLPConv) -> list[nn.Module]:
-    """A convolution and its 1×1 convolutions, each followed by ReLU; a width of 0 is left to the classifier."""
+def mlpconv_layers(in_channels: int, layer: MLPConv) -> list[nn.Module]:
+    """A convolution and its 1×1 convolutions, each followed by ReLU; a width of 0 is the classifier, built apart."""
     first, *others = layer.channels
     modules = [nn.Conv2d(in_channels, first, layer.kernel, layer.stride, layer.padding), nn.ReLU()]
     for before, after in zip(layer.channels, others, strict=False):
@@ -95,8 +95,8 @@ def mlpconv(in_channels: int, layer: MLPConv) -> list[nn.Module]:
     return modules
 
 
-def between(layer: MLPConv, dropout: float) -> list[nn.Module]:
-    """Pooling (3×3, every second pixel) and dropout behind one mlpconv layer."""
+def pool_and_dropout(layer: MLPConv, dropout: float) -> list[nn.Module]:
+    """Pooling (3×3, stride 2) and dropout after one mlpconv layer."""
     pools: dict[str, list[nn.Module]] = {
         "max": [nn.MaxPool2d(3, 2, ceil_mode=True)],
         "mean": [nn.AvgPool2d(3, 2, ceil_mode=True)],
@@ -105,7 +105,7 @@ def between(layer: MLPConv, dropout: float) -> list[nn.Module]:
     return pools[layer.pool] + ([nn.Dropout(dropout)] if layer.dropout else [])
 
 
-def member(name: str, paper: str, table: str, num_classes: int, preprocessing: Preprocessing) -> Architecture:
+def define_nin(name: str, paper: str, table: str, num_classes: int, preprocessing: Preprocessing) -> Architecture:
     """One of the two published networks."""
     return Architecture(
         name=name,
@@ -115,9 +115,9 @@ def member(name: str, paper: str, table: str, num_classes: int, preprocessing: P
         arguments={"table": table, "num_classes": num_classes},
         preprocessing=preprocessing,
         classifier="classifier",
-        inferred=(InferredArgument("num_classes", "classifier.weight"),),
+        inferred_arguments=(InferredArgument("num_classes", "classifier.weight"),),
     )
 
 
-NIN_CIFAR10: Final = member("nin_cifar10", "§4.2", "cifar10", 10, CIFAR10)
-NIN_IMAGENET: Final = member("nin_imagenet", "§3 (sizes: BVLC model zoo)", "imagenet", 1000, IMAGENET)
+NIN_CIFAR10: Final = define_nin("nin_cifar10", "§4.2", "cifar10", 10, CIFAR10)
+NIN_IMAGENET: Final = define_nin("nin_imagenet", "§3 (sizes: BVLC model zoo)", "imagenet", 1000, IMAGENET)

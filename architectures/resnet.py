@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from deploykit.core.values import Architecture, Argument, InferredArgument, Preprocessing, Pretrained
 from deploykit.export.architectures.arguments import require_at_least, require_choice, require_sizes
-from deploykit.export.architectures.initialization import initialize
+from deploykit.export.architectures.initialization import initialize_weights
 from deploykit.export.architectures.layers import IMAGENET
 
 Kind: TypeAlias = Literal["basic", "bottleneck"]
@@ -24,7 +24,7 @@ StrideOn: TypeAlias = Literal["1x1", "3x3"]
 Projection: TypeAlias = Literal["when_needed", "every_stage"]
 
 EXPANSION: Final = {"basic": 1, "bottleneck": 4}
-"""Channels a block gives, over the width of its stage."""
+"""Output channels of a block, as a multiple of the width of its stage."""
 
 WIDTHS: Final = (64, 128, 256, 512)
 """Widths of the four stages."""
@@ -35,7 +35,7 @@ class ResNet(nn.Module):
 
     `stride_on`: which convolution of a bottleneck halves height and width. The paper (v1) strides the first 1×1, and so
     skips three positions of four; the default (v1.5, and all released weights) strides the 3×3. A basic block has no
-    1×1. No weight has the stride's shape: a checkpoint cannot tell which of the two it was trained with.
+    1×1. No weight's shape depends on it: a checkpoint does not show which of the two it was trained with.
     `projection`: 1×1 shortcuts only where shapes differ (`when_needed`, the paper's option B) or on the first block of
     every stage (`every_stage`); the two differ in the first stage of basic blocks, whose shapes agree.
     """
@@ -68,13 +68,13 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-        self.layer1 = stage(design, 64, WIDTHS[0], depths[0], stride=1)
-        self.layer2 = stage(design, WIDTHS[0] * EXPANSION[block], WIDTHS[1], depths[1], stride=2)
-        self.layer3 = stage(design, WIDTHS[1] * EXPANSION[block], WIDTHS[2], depths[2], stride=2)
-        self.layer4 = stage(design, WIDTHS[2] * EXPANSION[block], WIDTHS[3], depths[3], stride=2)
+        self.layer1 = make_stage(design, 64, WIDTHS[0], depths[0], stride=1)
+        self.layer2 = make_stage(design, WIDTHS[0] * EXPANSION[block], WIDTHS[1], depths[1], stride=2)
+        self.layer3 = make_stage(design, WIDTHS[1] * EXPANSION[block], WIDTHS[2], depths[2], stride=2)
+        self.layer4 = make_stage(design, WIDTHS[2] * EXPANSION[block], WIDTHS[3], depths[3], stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(WIDTHS[-1] * EXPANSION[block], num_classes)
-        initialize(self)
+        initialize_weights(self)
         temper_residuals(self, sum(depths))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class ResNet(nn.Module):
 
 
 class Design(NamedTuple):
-    """What all stages of a network share; the fields are ResNet's arguments."""
+    """Settings that all stages of a network share; the fields are ResNet's arguments."""
 
     block: Kind
     groups: int
@@ -98,23 +98,23 @@ class Design(NamedTuple):
     projection: Projection
 
 
-def stage(design: Design, in_channels: int, width: int, depth: int, stride: int) -> nn.Sequential:
-    """`depth` blocks; the first brings channels and size to what the others keep."""
+def make_stage(design: Design, in_channels: int, width: int, depth: int, stride: int) -> nn.Sequential:
+    """`depth` blocks; the first changes channels and size, the others keep them."""
     out_channels = width * EXPANSION[design.block]
     projected = in_channels != out_channels or design.projection == "every_stage"
-    shortcut = project(in_channels, out_channels, stride) if projected else nn.Identity()
-    first = residual_block(design, in_channels, width, stride, shortcut)
-    others = [residual_block(design, out_channels, width, 1, nn.Identity()) for _ in range(depth - 1)]
+    shortcut = make_projection(in_channels, out_channels, stride) if projected else nn.Identity()
+    first = make_block(design, in_channels, width, stride, shortcut)
+    others = [make_block(design, out_channels, width, 1, nn.Identity()) for _ in range(depth - 1)]
     return nn.Sequential(first, *others)
 
 
-def residual_block(design: Design, in_channels: int, width: int, stride: int, shortcut: nn.Module) -> nn.Module:
+def make_block(design: Design, in_channels: int, width: int, stride: int, shortcut: nn.Module) -> nn.Module:
     if design.block == "basic":
         return BasicBlock(in_channels, width, stride, shortcut)
     return Bottleneck(in_channels, width, stride, shortcut, design)
 
 
-def project(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+def make_projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
     """A shortcut that changes shape: a strided 1×1 convolution and its BatchNorm."""
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
 
@@ -164,7 +164,8 @@ def temper_residuals(network: nn.Module, blocks: int) -> None:
 
     Started at 1, every block about doubles the variance of an untrained network in eval mode: after the 50 blocks of
     ResNet-152 activations reach 10^10, and FP16 ends at 65504. Here they grow by a small factor in all. Training starts
-    as gently as from the customary 0 (Goyal et al. 2017, arXiv 1706.02677, §5.1), which would leave residuals unseen.
+    as gently as from the customary 0 (Goyal et al. 2017, arXiv 1706.02677, §5.1), which would remove the residuals from
+    an untrained network.
     """
     for module in network.modules():
         if isinstance(module, BasicBlock | Bottleneck):
@@ -177,7 +178,9 @@ RESNEXT: Final = "Xie et al. 2016, arXiv 1611.05431, table 1"
 WIDE: Final = "Zagoruyko & Komodakis 2016, arXiv 1605.07146, table 8"
 
 
-def member(name: str, family: str, paper: str, weights: str, resize: int = 256, **arguments: Argument) -> Architecture:
+def define_resnet(
+    name: str, family: str, paper: str, weights: str, resize: int = 256, **arguments: Argument
+) -> Architecture:
     """One network; `resize` is the shorter side that its released weights were measured at."""
     trained = Preprocessing(resize=resize, height=224, width=224)
     return Architecture(
@@ -188,39 +191,39 @@ def member(name: str, family: str, paper: str, weights: str, resize: int = 256, 
         arguments={**arguments, "num_classes": 1000},
         preprocessing=IMAGENET,
         classifier="fc",
-        inferred=(InferredArgument("num_classes", "fc.weight"),),
-        pretrained=Pretrained(f"{weights}.IMAGENET1K_V1", trained),
+        inferred_arguments=(InferredArgument("num_classes", "fc.weight"),),
+        pretrained=Pretrained(f"{weights}_Weights.IMAGENET1K_V1", trained),
     )
 
 
 # Blocks per stage, by depth (table 1).
 DEPTHS: Final = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
-RESNET18: Final = member("resnet18", "ResNet", RESNET, "ResNet18_Weights", depths=DEPTHS[18], block="basic")
-RESNET34: Final = member("resnet34", "ResNet", RESNET, "ResNet34_Weights", depths=DEPTHS[34], block="basic")
-RESNET50: Final = member("resnet50", "ResNet", RESNET, "ResNet50_Weights", depths=DEPTHS[50], block="bottleneck")
-RESNET101: Final = member("resnet101", "ResNet", RESNET, "ResNet101_Weights", depths=DEPTHS[101], block="bottleneck")
-RESNET152: Final = member("resnet152", "ResNet", RESNET, "ResNet152_Weights", depths=DEPTHS[152], block="bottleneck")
+RESNET18: Final = define_resnet("resnet18", "ResNet", RESNET, "ResNet18", depths=DEPTHS[18], block="basic")
+RESNET34: Final = define_resnet("resnet34", "ResNet", RESNET, "ResNet34", depths=DEPTHS[34], block="basic")
+RESNET50: Final = define_resnet("resnet50", "ResNet", RESNET, "ResNet50", depths=DEPTHS[50], block="bottleneck")
+RESNET101: Final = define_resnet("resnet101", "ResNet", RESNET, "ResNet101", depths=DEPTHS[101], block="bottleneck")
+RESNET152: Final = define_resnet("resnet152", "ResNet", RESNET, "ResNet152", depths=DEPTHS[152], block="bottleneck")
 
-RESNEXT50_32X4D: Final = member(
-    "resnext50_32x4d", "ResNeXt", RESNEXT, "ResNeXt50_32X4D_Weights", depths=DEPTHS[50], groups=32, width_per_group=4
+RESNEXT50_32X4D: Final = define_resnet(
+    "resnext50_32x4d", "ResNeXt", RESNEXT, "ResNeXt50_32X4D", depths=DEPTHS[50], groups=32, width_per_group=4
 )
-RESNEXT101_32X8D: Final = member(
-    "resnext101_32x8d", "ResNeXt", RESNEXT, "ResNeXt101_32X8D_Weights", depths=DEPTHS[101], groups=32, width_per_group=8
+RESNEXT101_32X8D: Final = define_resnet(
+    "resnext101_32x8d", "ResNeXt", RESNEXT, "ResNeXt101_32X8D", depths=DEPTHS[101], groups=32, width_per_group=8
 )
-RESNEXT101_64X4D: Final = member(
+RESNEXT101_64X4D: Final = define_resnet(
     "resnext101_64x4d",
     "ResNeXt",
     RESNEXT,
-    "ResNeXt101_64X4D_Weights",
+    "ResNeXt101_64X4D",
     232,
     depths=DEPTHS[101],
     groups=64,
     width_per_group=4,
 )
-WIDE_RESNET50_2: Final = member(
-    "wide_resnet50_2", "Wide ResNet", WIDE, "Wide_ResNet50_2_Weights", depths=DEPTHS[50], width_per_group=128
+WIDE_RESNET50_2: Final = define_resnet(
+    "wide_resnet50_2", "Wide ResNet", WIDE, "Wide_ResNet50_2", depths=DEPTHS[50], width_per_group=128
 )
-WIDE_RESNET101_2: Final = member(
-    "wide_resnet101_2", "Wide ResNet", WIDE, "Wide_ResNet101_2_Weights", depths=DEPTHS[101], width_per_group=128
+WIDE_RESNET101_2: Final = define_resnet(
+    "wide_resnet101_2", "Wide ResNet", WIDE, "Wide_ResNet101_2", depths=DEPTHS[101], width_per_group=128
 )

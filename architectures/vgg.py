@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from deploykit.core.values import Architecture, InferredArgument, Pretrained
 from deploykit.export.architectures.arguments import require_at_least, require_share, require_sizes
-from deploykit.export.architectures.initialization import initialize
+from deploykit.export.architectures.initialization import initialize_weights
 from deploykit.export.architectures.layers import IMAGENET
 
 WIDTHS: Final = (64, 128, 256, 512, 512)
 """Channels of the five stacks; the same in every column of table 1."""
 
-# Table 1: 3×3 convolutions per stack, by column. C, with its 1×1 convolutions, is the one that nobody trains.
+# Table 1: 3×3 convolutions per stack, by column. C, with its 1×1 convolutions, has no released weights.
 A: Final = (1, 1, 2, 2, 2)
 B: Final = (2, 2, 2, 2, 2)
 D: Final = (2, 2, 3, 3, 3)
@@ -46,7 +46,7 @@ class VGG(nn.Module):
             raise ValueError(f"VGG: depths names the convolutions of {len(WIDTHS)} stacks, not of {len(depths)}")
         stacks = zip(pairwise((3, *WIDTHS)), depths, strict=True)
         self.features = nn.Sequential(
-            *(layer for (before, after), depth in stacks for layer in stack(before, after, depth, batch_norm))
+            *(layer for (before, after), depth in stacks for layer in conv_stack(before, after, depth, batch_norm))
         )
         # 7×7 already at the paper's 224×224, where this is the identity; other sizes are pooled to what fc6 takes.
         self.avgpool = nn.AdaptiveAvgPool2d(7)
@@ -59,7 +59,7 @@ class VGG(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(4096, num_classes),
         )
-        initialize(self)
+        initialize_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)  # N×512×7×7
@@ -68,7 +68,7 @@ class VGG(nn.Module):
         return self.classifier(x)  # N×num_classes
 
 
-def stack(in_channels: int, out_channels: int, depth: int, batch_norm: bool) -> list[nn.Module]:
+def conv_stack(in_channels: int, out_channels: int, depth: int, batch_norm: bool) -> list[nn.Module]:
     """One cell of table 1: `depth` 3×3 convolutions of `out_channels`, then pooling that halves height and width."""
     layers: list[nn.Module] = []
     for channels in (in_channels, *[out_channels] * (depth - 1)):
@@ -79,7 +79,7 @@ def stack(in_channels: int, out_channels: int, depth: int, batch_norm: bool) -> 
     return [*layers, nn.MaxPool2d(2)]
 
 
-def member(name: str, column: str, depths: tuple[int, ...], weights: str, batch_norm: bool = False) -> Architecture:
+def define_vgg(name: str, column: str, depths: tuple[int, ...], weights: str, batch_norm: bool = False) -> Architecture:
     """One column of table 1, plain or with BatchNorm."""
     paper = f"Simonyan & Zisserman 2014, arXiv 1409.1556, table 1, column {column}"
     return Architecture(
@@ -90,16 +90,16 @@ def member(name: str, column: str, depths: tuple[int, ...], weights: str, batch_
         arguments={"depths": depths, "batch_norm": batch_norm, "num_classes": 1000},
         preprocessing=IMAGENET,
         classifier="classifier.6",
-        inferred=(InferredArgument("num_classes", "classifier.6.weight"),),
-        pretrained=Pretrained(f"{weights}.IMAGENET1K_V1", IMAGENET),
+        inferred_arguments=(InferredArgument("num_classes", "classifier.6.weight"),),
+        pretrained=Pretrained(f"{weights}_Weights.IMAGENET1K_V1", IMAGENET),
     )
 
 
-VGG11: Final = member("vgg11", "A", A, "VGG11_Weights")
-VGG13: Final = member("vgg13", "B", B, "VGG13_Weights")
-VGG16: Final = member("vgg16", "D", D, "VGG16_Weights")
-VGG19: Final = member("vgg19", "E", E, "VGG19_Weights")
-VGG11_BN: Final = member("vgg11_bn", "A", A, "VGG11_BN_Weights", batch_norm=True)
-VGG13_BN: Final = member("vgg13_bn", "B", B, "VGG13_BN_Weights", batch_norm=True)
-VGG16_BN: Final = member("vgg16_bn", "D", D, "VGG16_BN_Weights", batch_norm=True)
-VGG19_BN: Final = member("vgg19_bn", "E", E, "VGG19_BN_Weights", batch_norm=True)
+VGG11: Final = define_vgg("vgg11", "A", A, "VGG11")
+VGG13: Final = define_vgg("vgg13", "B", B, "VGG13")
+VGG16: Final = define_vgg("vgg16", "D", D, "VGG16")
+VGG19: Final = define_vgg("vgg19", "E", E, "VGG19")
+VGG11_BN: Final = define_vgg("vgg11_bn", "A", A, "VGG11_BN", batch_norm=True)
+VGG13_BN: Final = define_vgg("vgg13_bn", "B", B, "VGG13_BN", batch_norm=True)
+VGG16_BN: Final = define_vgg("vgg16_bn", "D", D, "VGG16_BN", batch_norm=True)
+VGG19_BN: Final = define_vgg("vgg19_bn", "E", E, "VGG19_BN", batch_norm=True)

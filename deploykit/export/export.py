@@ -1,4 +1,4 @@
-"""The export stage: a served module becomes an ONNX file that keeps the contract."""
+"""The export stage: traces a wrapped network and saves an ONNX file that satisfies the export contract."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from deploykit.core.error_text import first_line
 from deploykit.core.errors import InputError
 from deploykit.core.values import BatchRange, ExportedGraph, ExportOptions, InputSpec, ModelSpec, WeightsRecord
 from deploykit.export import contract
 from deploykit.export.opset import OPSETS
-from deploykit.export.prepare import Served, ServedTensors, fold_batchnorm, outputs
-from deploykit.export.rewrite import finish
-from deploykit.export.trace import Names, trace
+from deploykit.export.prepare import ExportModule, TensorExportModule, flatten_outputs, fold_batchnorm
+from deploykit.export.rewrite import rewrite_and_save
+from deploykit.export.trace import InterfaceNames, trace_module
 
 
-def export(
-    module: Served | ServedTensors,
+def export_module(
+    module: ExportModule | TensorExportModule,
     spec: ModelSpec,
     options: ExportOptions,
     weights: WeightsRecord,
@@ -26,92 +27,96 @@ def export(
     inputs: tuple[Tensor, ...],
     folder: Path,
 ) -> ExportedGraph:
-    """Write `module` as ONNX into `folder`, in FP32, traced on `inputs`.
+    """Trace `module` on `inputs` and save it as FP32 ONNX in `folder`.
 
-    Inputs: `input`, N×3×H×W float32, or N×H×W×3 uint8 with preprocessing in the graph; or tensors as `spec` names them.
-    Output: named after the head, or as the network's forward() names what it gives.
-    Raises InputError where the network cannot be traced or the opset not be reached.
+    Inputs: `input`, N×3×H×W float32, or N×H×W×3 uint8 with preprocessing in the graph; or the tensors that `spec`
+    names. Output: named after the head; without a head, after the keys of what forward() returns. Raises InputError
+    where the network cannot be traced or the opset cannot be reached.
     """
     if options.opset not in OPSETS:
         raise InputError(
-            f"Opset {options.opset} is outside what deploykit writes.",
+            f"Opset {options.opset} is not supported.",
             f"Choose --opset {OPSETS.start} to {OPSETS.stop - 1}.",
         )
-    names = Names(spec.inputs, _outputs(module, spec, inputs))
+    names = InterfaceNames(spec.inputs, _output_names(module, spec, inputs))
     folded = fold_batchnorm(module)
     try:
-        traced = trace(folded, inputs, options.batch, names, options.exporter)
+        traced = trace_module(folded, inputs, options.batch, names, options.exporter)
     except InputError:
-        _try(module, inputs, spec)
+        _check_forward(module, inputs, spec)
         raise
-    held = eval_bytes(folded, training_only)
-    promise = contract.Promise(options.opset, options.batch, training_only, held)
-    return finish(traced.model, promise, weights, traced.exporter, traced.fallback, folder)
+    parameter_bytes = eval_state_bytes(folded, training_only)
+    terms = contract.Contract(options.opset, options.batch, training_only, parameter_bytes)
+    return rewrite_and_save(traced.model, terms, weights, traced.exporter, traced.fallback_reason, folder)
 
 
-def examples(spec: ModelSpec, batch: BatchRange, taken: Sequence[InputSpec]) -> tuple[Tensor, ...]:
-    """What the exporters trace with: batch 2 where the batch is dynamic, since they take a 1 for a constant, or the
-    smallest that is allowed. `taken` are the inputs of a network that takes no image.
+def example_inputs(spec: ModelSpec, batch: BatchRange, tensor_inputs: Sequence[InputSpec]) -> tuple[Tensor, ...]:
+    """Zeros to trace the network with. Where the batch is dynamic it is 2 or the smallest allowed: the exporters treat
+    a batch of 1 as a constant. `tensor_inputs` are the inputs of a network without image preprocessing.
     """
     rows, size = batch.optimum if batch.static else max(2, batch.minimum), spec.preprocessing
     if size is None:
-        return tuple(torch.zeros(rows, *each.shape, dtype=getattr(torch, each.dtype)) for each in taken)
-    if spec.preprocess == "graph":
+        return tuple(torch.zeros(rows, *tensor.shape, dtype=getattr(torch, tensor.dtype)) for tensor in tensor_inputs)
+    if spec.preprocess_in == "graph":
         return (torch.zeros(rows, size.height, size.width, 3, dtype=torch.uint8),)
     if size.layout == "NHWC":
         return (torch.zeros(rows, size.height, size.width, 3),)
     return (torch.zeros(rows, 3, size.height, size.width),)
 
 
-def _outputs(module: Served | ServedTensors, spec: ModelSpec, inputs: tuple[Tensor, ...]) -> tuple[str, ...]:
-    """Names of the outputs. Whether there are several shows when the network is asked."""
+def _output_names(
+    module: ExportModule | TensorExportModule, spec: ModelSpec, inputs: tuple[Tensor, ...]
+) -> tuple[str, ...]:
+    """Names of the outputs; without a head, one forward pass shows how many there are."""
     if spec.head != "tensors":
         return (spec.head,)
     try:
         with torch.inference_mode():
-            given = outputs(module.network(*inputs))
+            outputs = flatten_outputs(module.network(*inputs))
     except InputError:
         raise
     except Exception as error:  # a user's code raises whatever it likes
-        raise InputError(_refusal(spec, inputs, error), "Compare --input with what its forward() takes.") from error
-    for name, tensor in given.items():
-        if any(tensor is each for each in inputs):
+        raise InputError(
+            _describe_failure(spec, inputs, error), "Compare --input with the arguments of its forward()."
+        ) from error
+    for name, tensor in outputs.items():
+        if any(tensor is source for source in inputs):
             raise InputError(
                 f"The output {name!r} of {spec.name} is one of its inputs, unchanged.",
-                "Leave it out: who runs the engine has it already.",
+                "Remove it from what forward() returns: the caller has it already.",
             )
-    return tuple(given)
+    return tuple(outputs)
 
 
-def _try(module: nn.Module, inputs: tuple[Tensor, ...], spec: ModelSpec) -> None:
-    """Run the network that could not be traced: an input that it cannot take at all is another fault."""
+def _check_forward(module: nn.Module, inputs: tuple[Tensor, ...], spec: ModelSpec) -> None:
+    """Run the network that could not be traced, and raise InputError if its input or output is the reason."""
     try:
         with torch.inference_mode():
-            given = module(*inputs)
+            output = module(*inputs)
     except Exception as error:  # a user's code raises whatever it likes
-        raise InputError(_refusal(spec, inputs, error), "Choose another --input-size.") from error
-    if spec.head != "tensors" and not isinstance(given, Tensor):
-        found = f"{len(outputs(given))} tensors" if isinstance(given, (tuple, list, dict)) else type(given).__name__
+        raise InputError(_describe_failure(spec, inputs, error), "Choose another --input-size.") from error
+    if spec.head != "tensors" and not isinstance(output, Tensor):
+        nested = isinstance(output, (tuple, list, dict))
+        described = f"{len(flatten_outputs(output))} tensors" if nested else f"a {type(output).__name__}"
         raise InputError(
-            f"{spec.name} gives {found}, and a head of {spec.head} is for a network that gives one tensor.",
-            "Give --head tensors: then its outputs are taken as they are.",
+            f"{spec.name} returns {described}; --head {spec.head} needs a network that returns one tensor.",
+            "Give --head tensors to export its outputs as they are.",
         )
 
 
-def _refusal(spec: ModelSpec, inputs: tuple[Tensor, ...], error: Exception) -> str:
+def _describe_failure(spec: ModelSpec, inputs: tuple[Tensor, ...], error: Exception) -> str:
     size = spec.preprocessing
-    sizes = ", ".join("×".join(map(str, tensor.shape[1:])) or "1" for tensor in inputs)
-    taken = f"images of {size.height}x{size.width}" if size is not None else f"inputs of {sizes}"
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return f"{spec.name} cannot take {taken}: {reason.rstrip('.')}."
+    shapes = ", ".join("×".join(map(str, tensor.shape[1:])) or "1" for tensor in inputs)
+    described = f"images of {size.height}x{size.width}" if size is not None else f"inputs of {shapes}"
+    return f"{spec.name} cannot process {described}: {first_line(error)}."
 
 
-def eval_bytes(module: nn.Module, training_only: tuple[str, ...]) -> int:
-    """Bytes of the parameters and buffers that eval mode can read, each counted once."""
-    held = {}
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):  # those that no checkpoint holds, too
+def eval_state_bytes(module: nn.Module, training_only: tuple[str, ...]) -> int:
+    """Return the bytes of the parameters and buffers that eval mode can read; shared tensors count once."""
+    sizes = {}
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):  # non-persistent buffers too
         path = name.removeprefix("network.")
         counter = name.endswith("num_batches_tracked")
         if not counter and not any(path.startswith(part + ".") for part in training_only):
-            held[id(tensor)] = tensor.numel() * tensor.element_size()
-    return sum(held.values())
+            sizes[id(tensor)] = tensor.numel() * tensor.element_size()
+    return sum(sizes.values())

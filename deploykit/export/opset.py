@@ -1,4 +1,4 @@
-"""Which opset a graph is written in, and the conversion to it by onnx's own converter.
+"""The supported opsets, and the conversion between them by onnx's version converter.
 
 TensorRT 8.4 to 8.6 (JetPack 5) stop at 17, TensorRT 10.0 at 20; INT8 together with FP16 needs 19 for its scales.
 """
@@ -12,13 +12,13 @@ from deploykit.core.errors import InputError
 from deploykit.export.passes import names
 
 OPSETS = range(17, 24)
-"""What `--opset` takes: TensorRT 8.4 to 8.6 stop at 17, and onnx's converter has gaps further down (Relu at 14)."""
+"""Values of `--opset`. Below 17, onnx's converter has gaps (Relu at 14); TensorRT 8.4 to 8.6 support nothing above."""
 
 
-def convert(model: ir.Model, opset: int) -> ir.Model:
-    """The same graph at another opset; refused where an operator has no counterpart there.
+def convert_opset(model: ir.Model, opset: int) -> ir.Model:
+    """Convert the graph to `opset`. Raises InputError where an operator has no counterpart there.
 
-    Onnx's converter drops every node's metadata: its module's path is read back from its name.
+    onnx's converter drops the metadata of nodes, so module paths are recovered from node names.
     """
     if model.opset_imports.get("") == opset:
         return model
@@ -30,6 +30,6 @@ def convert(model: ir.Model, opset: int) -> ir.Model:
             f"This graph cannot be written at opset {opset}: {reason}.",
             f"Choose another --opset ({OPSETS.start} to {OPSETS.stop - 1}; the default is 20).",
         ) from error
-    restored = ir.from_proto(converted)
-    names.apply(restored)
-    return restored
+    renamed = ir.from_proto(converted)
+    names.apply(renamed)
+    return renamed

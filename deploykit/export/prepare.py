@@ -1,6 +1,6 @@
-"""From a network to the module that is served: head and preprocessing in place, foldable BatchNorm folded.
+"""Prepares a network for export: adds head and preprocessing, folds BatchNorm.
 
-What `served` returns is the oracle of every later comparison; what `fold_batchnorm` returns is what gets traced.
+`wrap_network` returns the oracle of every later comparison; `fold_batchnorm` returns the copy that is traced.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Normalize(nn.Module):
         return planes * self.gain + self.shift
 
 
-class Served(nn.Module):
-    """The function that a bundle serves: preprocessing if it is inside the graph, the network, its head.
+class ExportModule(nn.Module):
+    """The exported function: preprocessing if it is in the graph, the network, its head.
 
     Graph names drop the prefix that `network` adds (`passes/names.py`).
     """
@@ -56,102 +56,103 @@ class Served(nn.Module):
         return torch.softmax(x, dim=1) if self.probabilities else x
 
 
-class ServedTensors(nn.Module):
-    """A network of any inputs and outputs: the latter come one behind the other, however they were nested."""
+class TensorExportModule(nn.Module):
+    """A network with any inputs and outputs; nested outputs are flattened into a tuple."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        found = list(outputs(self.network(*inputs)).values())
-        return found[0] if len(found) == 1 else tuple(found)
+        tensors = list(flatten_outputs(self.network(*inputs)).values())
+        return tensors[0] if len(tensors) == 1 else tuple(tensors)
 
 
-def outputs(given: object, name: str = "output") -> dict[str, Tensor]:
-    """What a network gave, by name: a mapping's keys, or `output`, or `output_0` … where there are several. InputError
-    for what is neither a tensor nor made of tensors.
+def flatten_outputs(value: object, name: str = "output") -> dict[str, Tensor]:
+    """Map names to the tensors that forward() returned: keys of a mapping, else `output`, or `output_0` … for several.
+
+    Raises InputError for anything but tensors and nested mappings, tuples and lists of tensors.
     """
-    if isinstance(given, Tensor):
-        return {name: given}
-    if isinstance(given, Mapping):
-        pairs = [(str(key), value) for key, value in given.items()]
-    elif isinstance(given, (tuple, list)):
-        pairs = [(f"{name}_{index}", value) for index, value in enumerate(given)]
+    if isinstance(value, Tensor):
+        return {name: value}
+    if isinstance(value, Mapping):
+        pairs = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, (tuple, list)):
+        pairs = [(f"{name}_{index}", item) for index, item in enumerate(value)]
     else:
         raise InputError(
-            f"The network gives a {type(given).__name__}, which is no tensor nor made of tensors.",
+            f"The network returns a {type(value).__name__} where a tensor is needed.",
             "Let its forward() return tensors, or wrap it in a module that does.",
         )
-    return {key: tensor for inner, value in pairs for key, tensor in outputs(value, inner).items()}
+    return {key: tensor for inner, item in pairs for key, tensor in flatten_outputs(item, inner).items()}
 
 
-def served(network: nn.Module, spec: ModelSpec, classifier: str) -> Served | ServedTensors:
-    """The network in eval mode behind the head and preprocessing that `spec` asks for. The network is not copied.
+def wrap_network(network: nn.Module, spec: ModelSpec, classifier: str) -> ExportModule | TensorExportModule:
+    """Add the head and the preprocessing of `spec` to the network, in eval mode. The network is not copied.
 
-    UsageError for a head that it cannot be given.
+    Raises UsageError for a head that does not fit the network.
     """
     if spec.head == "tensors":
-        return ServedTensors(network).eval()
+        return TensorExportModule(network).eval()
     if spec.head == "embedding":
         if not classifier:
             raise UsageError(
-                f"Which layer of {spec.name} is its classifier is not known, and --head embedding takes that out.",
-                "Take it out in your own code, or leave --head out.",
+                f"--head embedding removes the classifier, and the classifier layer of {spec.name} is not known.",
+                "Remove it in your own code, or leave --head out.",
             )
-        _replace(network, classifier, nn.Identity())
-    normalize = Normalize(spec.preprocessing) if spec.preprocess == "graph" and spec.preprocessing else None
-    return Served(network, normalize, spec.head).eval()
+        _replace_submodule(network, classifier, nn.Identity())
+    normalize = Normalize(spec.preprocessing) if spec.preprocess_in == "graph" and spec.preprocessing else None
+    return ExportModule(network, normalize, spec.head).eval()
 
 
 def fold_batchnorm(module: nn.Module) -> nn.Module:
-    """A copy in which every BatchNorm directly behind a convolution is folded into it; the module, if there is none.
+    """Fold every BatchNorm that directly follows a convolution into a copy of the module.
 
-    The graph pass of the same name does this for any graph; doing it before tracing spares the exporter a third of
-    its nodes. A module that torch.fx cannot follow or Python not copy is returned as it is: the pass finds its pairs.
+    The graph pass of the same name does this for any graph; before tracing, it saves the exporter a third of the nodes.
+    A module without such pairs, or that torch.fx cannot trace or Python cannot copy, is returned as it is.
     """
     try:
-        pairs = _pairs(fx.symbolic_trace(module))
+        pairs = _foldable_pairs(fx.symbolic_trace(module))
         folded = copy.deepcopy(module) if pairs else module
     except Exception:  # torch.fx raises whatever the traced code raises
         return module
     for conv, norm in pairs:
         fused = fuse_conv_bn_eval(folded.get_submodule(conv), folded.get_submodule(norm))  # type: ignore[type-var, arg-type]
-        _replace(folded, conv, fused)
-        _replace(folded, norm, nn.Identity())
+        _replace_submodule(folded, conv, fused)
+        _replace_submodule(folded, norm, nn.Identity())
     return folded
 
 
-def _pairs(trace: fx.GraphModule) -> list[tuple[str, str]]:
-    """Dotted paths of (convolution, BatchNorm) where the second is the only reader of the first, both run once, and
-    nothing else reads their parameters.
+def _foldable_pairs(trace: fx.GraphModule) -> list[tuple[str, str]]:
+    """Dotted paths of (convolution, BatchNorm) pairs: the BatchNorm is the convolution's only reader, both run once,
+    and nothing else reads their parameters.
     """
     modules = dict(trace.named_modules())
     uses = [node.target for node in trace.graph.nodes if node.op == "call_module"]
     uses += [node.target.rpartition(".")[0] for node in trace.graph.nodes if node.op == "get_attr"]
-    found = []
+    pairs = []
     for node in trace.graph.nodes:
-        if node.op != "call_module" or not _constant(modules[node.target]):
+        if node.op != "call_module" or not _is_frozen_batchnorm(modules[node.target]):
             continue
         conv = node.all_input_nodes[0]
-        alone = conv.op == "call_module" and len(conv.users) == 1 and uses.count(conv.target) == 1
-        if alone and _plain(modules[conv.target]) and uses.count(node.target) == 1:
-            found.append((conv.target, node.target))
-    return found
+        single_reader = conv.op == "call_module" and len(conv.users) == 1 and uses.count(conv.target) == 1
+        if single_reader and _is_plain_conv(modules[conv.target]) and uses.count(node.target) == 1:
+            pairs.append((conv.target, node.target))
+    return pairs
 
 
-def _plain(module: nn.Module) -> bool:
-    """Whether it is a convolution that computes with the weights it holds: no subclass, and no hook (as of
-    torch.nn.utils.weight_norm) that makes them anew at each call.
+def _is_plain_conv(module: nn.Module) -> bool:
+    """Whether it is a convolution that uses its weights as stored: no subclass, and no hook that recomputes them at
+    each call (torch.nn.utils.weight_norm).
     """
     return type(module) is nn.Conv2d and not module._forward_pre_hooks and not module._forward_hooks
 
 
-def _constant(module: nn.Module) -> bool:
-    """Whether it is a BatchNorm whose statistics do not depend on the batch."""
+def _is_frozen_batchnorm(module: nn.Module) -> bool:
+    """Whether it is a BatchNorm with fixed statistics, independent of the batch."""
     return isinstance(module, nn.BatchNorm2d) and not module.training and module.running_mean is not None
 
 
-def _replace(module: nn.Module, path: str, replacement: nn.Module) -> None:
+def _replace_submodule(module: nn.Module, path: str, replacement: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     setattr(module.get_submodule(parent), name, replacement)

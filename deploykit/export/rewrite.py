@@ -1,4 +1,4 @@
-"""The second half of every export: a raw graph is rewritten, held to the contract and written."""
+"""The second half of every export: runs the passes on a graph, checks the contract, saves the file."""
 
 from __future__ import annotations
 
@@ -7,69 +7,69 @@ from pathlib import Path
 import onnx_ir as ir
 
 from deploykit.core import onnx_io
-from deploykit.core.files import record
+from deploykit.core.files import record_file
 from deploykit.core.values import ExportedGraph, FileRecord, Origin, Rewrite, WeightsRecord
 from deploykit.export import contract
-from deploykit.export.opset import convert
+from deploykit.export.opset import convert_opset
 from deploykit.export.passes import PASSES
 
 GRAPH_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"
 
 LARGEST_SINGLE_FILE = 2**31 - 2**20
-"""Protobuf stops at 2 GiB; the graph around the weights gets a mebibyte. Anything larger uses external data."""
+"""Protobuf's limit of 2 GiB, less a mebibyte for the graph itself. Larger graphs use external data."""
 
 
-def finish(
+def rewrite_and_save(
     model: ir.Model,
-    promise: contract.Promise,
+    terms: contract.Contract,
     weights: WeightsRecord,
     origin: Origin,
-    fallback: str | None,
+    fallback_reason: str | None,
     folder: Path,
 ) -> ExportedGraph:
-    """Write `model` into `folder` once it keeps the promise."""
-    model, rewrites = rewrite(model, promise.opset)
-    contract.guarantee(model, promise)
-    onnx_io.check(model)
-    inputs, outputs = contract.interface(model)
+    """Rewrite `model`, check that it satisfies `terms`, and save it in `folder`."""
+    model, rewrites = run_passes(model, terms.opset)
+    contract.check_contract(model, terms)
+    onnx_io.check_model(model)
+    inputs, outputs = contract.graph_interface(model)
     return ExportedGraph(
-        files=write(model, folder),
-        opset=promise.opset,
+        files=save_graph(model, folder),
+        opset=terms.opset,
         exporter=origin,
-        fallback=fallback,
+        fallback_reason=fallback_reason,
         inputs=inputs,
         outputs=outputs,
-        batch=promise.batch,
+        batch=terms.batch,
         rewrites=rewrites,
         initializer_bytes=contract.initializer_bytes(model),
         weights=weights,
     )
 
 
-def rewrite(model: ir.Model, opset: int) -> tuple[ir.Model, tuple[Rewrite, ...]]:
-    """Run every pass, check the graph behind each, then convert to the opset asked for."""
-    interface = contract.interface(model)
+def run_passes(model: ir.Model, opset: int) -> tuple[ir.Model, tuple[Rewrite, ...]]:
+    """Run every pass, check the graph after each, then convert it to `opset`."""
+    interface = contract.graph_interface(model)
     rewrites = []
     for apply in PASSES:
         rewrites.append(apply(model))
-        contract.unbroken(model, interface, rewrites[-1].name)
-    converted = convert(model, opset)
-    contract.unbroken(converted, interface, f"conversion to opset {opset}")
+        contract.check_invariants(model, interface, rewrites[-1].name)
+    converted = convert_opset(model, opset)
+    contract.check_invariants(converted, interface, f"conversion to opset {opset}")
     converted.ir_version = IR_VERSIONS[opset]
     converted.producer_name, converted.producer_version = "deploykit", None
     return converted, tuple(rewrites)
 
 
 IR_VERSIONS = {**dict.fromkeys(range(17, 19), 8), 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
-"""The oldest IR version that holds each opset: old runtimes refuse files whose IR they do not know."""
+"""The oldest IR version that allows each opset: old runtimes refuse files of a newer IR version."""
 
 
-def write(model: ir.Model, folder: Path) -> tuple[FileRecord, ...]:
-    """Save as one file, or as a graph and its data where one file would pass Protobuf's 2 GiB."""
+def save_graph(model: ir.Model, folder: Path) -> tuple[FileRecord, ...]:
+    """Save as one file, or as graph and external data where one file would exceed Protobuf's 2 GiB."""
     folder.mkdir(parents=True, exist_ok=True)
     if contract.initializer_bytes(model) < LARGEST_SINGLE_FILE:
-        onnx_io.save(model, folder / GRAPH_FILE)
-        return (record(folder, GRAPH_FILE),)
+        onnx_io.save_model(model, folder / GRAPH_FILE)
+        return (record_file(folder, GRAPH_FILE),)
     ir.save(model, folder / GRAPH_FILE, external_data=WEIGHTS_FILE)
-    return (record(folder, GRAPH_FILE), record(folder, WEIGHTS_FILE))
+    return (record_file(folder, GRAPH_FILE), record_file(folder, WEIGHTS_FILE))

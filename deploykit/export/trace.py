@@ -1,4 +1,4 @@
-"""PyTorch's two ONNX exporters behind one function: a module in, an untouched ONNX graph out."""
+"""Runs PyTorch's two ONNX exporters: from a module to an unmodified ONNX graph."""
 
 from __future__ import annotations
 
@@ -18,95 +18,106 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from deploykit.core.error_text import root_cause
 from deploykit.core.errors import InputError
 from deploykit.core.values import BatchRange, Exporter
 
 TRACE_OPSET = 20
-"""Both exporters speak it, and so do TensorRT 10.0, ONNX Runtime and OpenVINO; other opsets are converted to."""
+"""Supported by both exporters, TensorRT 10.0, ONNX Runtime and OpenVINO; other opsets are reached by conversion."""
 
 
-class Traced(NamedTuple):
+class TraceResult(NamedTuple):
+    """The graph, the exporter that wrote it, and why that was not the preferred one."""
+
     model: ir.Model
     exporter: Literal["dynamo", "torchscript"]
-    fallback: str | None
+    fallback_reason: str | None
 
 
-class Names(NamedTuple):
-    """What the graph's inputs and outputs are called, in order."""
+class InterfaceNames(NamedTuple):
+    """Names of the graph's inputs and outputs, in order."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
 
-def trace(
-    module: nn.Module, examples: tuple[Tensor, ...], batch: BatchRange, names: Names, exporter: Exporter
-) -> Traced:
+def trace_module(
+    module: nn.Module, examples: tuple[Tensor, ...], batch: BatchRange, names: InterfaceNames, exporter: Exporter
+) -> TraceResult:
     """Trace `module` on `examples` (leading axis: batch; two or more where the batch is dynamic).
 
-    `auto` is the torch.export-based exporter, and the TorchScript one where that fails; `fallback` then says why.
+    `auto` uses the torch.export-based exporter and, where that fails, the TorchScript one; `fallback_reason` then says
+    why. Raises InputError where the module cannot be traced.
     """
     match exporter:
         case "dynamo":
-            return Traced(_explained(_dynamo, module, examples, batch, names), "dynamo", None)
+            return TraceResult(_run_exporter("dynamo", module, examples, batch, names), "dynamo", None)
         case "torchscript":
-            return Traced(_explained(_torchscript, module, examples, batch, names), "torchscript", None)
+            return TraceResult(_run_exporter("torchscript", module, examples, batch, names), "torchscript", None)
         case "auto":
             try:
-                return trace(module, examples, batch, names, "dynamo")
+                return trace_module(module, examples, batch, names, "dynamo")
             except InputError as error:
                 reason = error.what
             try:
-                model = trace(module, examples, batch, names, "torchscript").model
+                model = trace_module(module, examples, batch, names, "torchscript").model
             except InputError as error:
-                raise InputError(f"{reason} {error.what}", "Make its forward() free of data-dependent code.") from error
-            return Traced(model, "torchscript", reason)
+                raise InputError(
+                    f"{reason} {error.what}", "Remove data-dependent control flow from its forward()."
+                ) from error
+            return TraceResult(model, "torchscript", reason)
 
 
-def _explained(exporter, module, examples, batch, names) -> ir.Model:  # type: ignore[no-untyped-def]
+def _run_exporter(
+    exporter: Literal["dynamo", "torchscript"],
+    module: nn.Module,
+    examples: tuple[Tensor, ...],
+    batch: BatchRange,
+    names: InterfaceNames,
+) -> ir.Model:
+    run = _trace_dynamo if exporter == "dynamo" else _trace_torchscript
     try:
-        with torch.no_grad(), quiet():
-            model: ir.Model = exporter(module, examples, batch, names)
-        _name_batch(model)
+        with torch.no_grad(), silence_output():
+            model = run(module, examples, batch, names)
+        _name_batch_axis(model)
     except Exception as error:  # exporters raise whatever the module's code and their own internals raise
+        other = "torchscript" if exporter == "dynamo" else "dynamo"
         raise InputError(
-            f"The {exporter.__name__.strip('_')} exporter cannot trace this network: {_reason(error).rstrip('.')}.",
-            "Try the other one (--exporter torchscript, or dynamo), or make its forward() free of data-dependent code.",
+            f"The {exporter} exporter cannot trace this network: {root_cause(error)}.",
+            f"Try --exporter {other}, or remove data-dependent control flow from its forward().",
         ) from error
     return model
 
 
-def _reason(error: BaseException) -> str:
-    """The first line of what set it off; the exporters wrap that into advice on how to report it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _dynamo(module: nn.Module, examples: tuple[Tensor, ...], batch: BatchRange, names: Names) -> ir.Model:
+def _trace_dynamo(
+    module: nn.Module, examples: tuple[Tensor, ...], batch: BatchRange, names: InterfaceNames
+) -> ir.Model:
     dynamic = None
     if not batch.static:
         axis = {0: torch.export.Dim("batch", min=batch.minimum, max=batch.maximum)}
         axes = tuple(axis for _ in examples)
-        dynamic = (axes,) if _variadic(module) else axes
+        dynamic = (axes,) if _has_variadic_inputs(module) else axes
     program = torch.onnx.export(
         torch.export.export(module, examples, dynamic_shapes=dynamic),
         input_names=list(names.inputs),
         output_names=list(names.outputs),
         opset_version=TRACE_OPSET,
-        optimize=False,  # our passes do that, each with its algebra and its refusals
+        optimize=False,  # the passes do that, and report what they skipped
         verbose=False,
     )
     assert program is not None
     return program.model
 
 
-def _variadic(module: nn.Module) -> bool:
+def _has_variadic_inputs(module: nn.Module) -> bool:
     """Whether forward() takes its inputs as `*inputs`, which torch.export counts as one argument."""
-    taken = inspect.signature(module.forward).parameters.values()
-    return any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in taken)
+    parameters = inspect.signature(module.forward).parameters.values()
+    return any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters)
 
 
-def _torchscript(module: nn.Module, examples: tuple[Tensor, ...], batch: BatchRange, names: Names) -> ir.Model:
+def _trace_torchscript(
+    module: nn.Module, examples: tuple[Tensor, ...], batch: BatchRange, names: InterfaceNames
+) -> ir.Model:
     axes = None if batch.static else {name: {0: "batch"} for name in (*names.inputs, *names.outputs)}
     with tempfile.TemporaryDirectory(prefix="deploykit-") as folder:
         path = Path(folder) / "traced.onnx"
@@ -120,27 +131,27 @@ def _torchscript(module: nn.Module, examples: tuple[Tensor, ...], batch: BatchRa
             dynamic_axes=axes,
             opset_version=TRACE_OPSET,
         )
-        onnx.shape_inference.infer_shapes_path(path)  # this exporter types inputs and outputs only
+        onnx.shape_inference.infer_shapes_path(path)  # this exporter writes shapes of inputs and outputs only
         model = ir.load(path)
-        for initializer in model.graph.initializers.values():  # read before the folder goes
+        for initializer in model.graph.initializers.values():  # read before the folder is removed
             assert initializer.const_value is not None
             initializer.const_value = ir.tensor(initializer.const_value.numpy().copy(), name=initializer.name)
     return model
 
 
-def _name_batch(model: ir.Model) -> None:
-    """Call the free axis `batch` wherever it shows; the exporters invent names such as `s31`."""
+def _name_batch_axis(model: ir.Model) -> None:
+    """Name the dynamic axis `batch` in every shape; the exporters generate names such as `s31`."""
     assert model.graph.inputs[0].shape is not None
-    invented = model.graph.inputs[0].shape[0]
+    generated = model.graph.inputs[0].shape[0]
     values = [output for node in model.graph for output in node.outputs]
     for value in (*model.graph.inputs, *values):
-        if isinstance(invented, ir.SymbolicDim) and value.shape is not None and not value.shape.frozen:
-            value.shape = ir.Shape(ir.SymbolicDim("batch") if size == invented else size for size in value.shape)
+        if isinstance(generated, ir.SymbolicDim) and value.shape is not None and not value.shape.frozen:
+            value.shape = ir.Shape(ir.SymbolicDim("batch") if size == generated else size for size in value.shape)
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """torch.export prints, logs and warns; what matters of it comes back as an exception."""
+def silence_output() -> Iterator[None]:
+    """Suppress what torch.export prints, logs and warns about; failures are raised as exceptions anyway."""
     previous = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -154,14 +165,14 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _native_stdout_to(descriptor: int) -> Iterator[None]:
-    """Where a TorchScript export fails, its C++ half prints whole graphs past sys.stdout, which carries our results."""
+    """Redirect file descriptor 1: a failed TorchScript export prints whole graphs from C++, past sys.stdout."""
     library = ctypes.CDLL(None)
     library.fflush(None)
-    own = os.dup(1)
+    original = os.dup(1)
     os.dup2(descriptor, 1)
     try:
         yield
     finally:
         library.fflush(None)
-        os.dup2(own, 1)
-        os.close(own)
+        os.dup2(original, 1)
+        os.close(original)

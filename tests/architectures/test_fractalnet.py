@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from deploykit.export.architectures.fractalnet import FRACTALNET20, Fractal, FractalNet, mean, survivors
+from deploykit.export.architectures.fractalnet import FRACTALNET20, Fractal, FractalNet, drop_inputs, join_mean
 
 SMALL = {"widths": (4, 6), "total_columns": 3, "num_classes": 5}
 Z = torch.randn(1, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 def joined(fractal: Fractal, columns: int) -> torch.Tensor:
-    return mean(fractal(Z, tuple(range(1, columns + 1)), mean))
+    return join_mean(fractal(Z, tuple(range(1, columns + 1)), join_mean))
 
 
 # ── The expansion rule ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -43,7 +43,7 @@ def test_columns_meet_as_often_as_their_depths_divide(columns):
 
     def join(inputs):
         sizes.append(len(inputs))
-        return mean(inputs)
+        return join_mean(inputs)
 
     with torch.device("meta"):
         join(Fractal(3, 4, columns)(torch.empty(1, 3, 8, 8), tuple(range(1, columns + 1)), join))
@@ -173,13 +173,13 @@ IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 def test_local_drop_path_keeps_at_least_one_input(drop_path):
     torch.manual_seed(0)
     inputs = [torch.tensor(float(i)) for i in range(3)]
-    assert min(len(survivors(inputs, drop_path)) for _ in range(2000)) == 1
+    assert min(len(drop_inputs(inputs, drop_path)) for _ in range(2000)) == 1
 
 
 def test_local_drop_path_drops_each_input_at_its_rate():
     torch.manual_seed(0)
     inputs = [torch.tensor(float(i)) for i in range(3)]
-    kept = Counter(int(x) for _ in range(10_000) for x in survivors(inputs, 0.3))
+    kept = Counter(int(x) for _ in range(10_000) for x in drop_inputs(inputs, 0.3))
     expected = 0.7 + 0.3**3 / 3  # kept by its own draw, or as the survivor of a full drop
     assert {i: kept[i] / 10_000 for i in range(3)} == pytest.approx(dict.fromkeys(range(3), expected), abs=0.02)
 
@@ -187,7 +187,7 @@ def test_local_drop_path_drops_each_input_at_its_rate():
 def test_the_survivor_of_a_full_drop_is_one_of_the_inputs_and_any():
     torch.manual_seed(0)
     inputs = [torch.tensor(float(i)) for i in range(3)]
-    drawn = [survivors(inputs, 0.999_999) for _ in range(200)]
+    drawn = [drop_inputs(inputs, 0.999_999) for _ in range(200)]
     assert {len(kept) for kept in drawn} == {1}
     assert {int(kept[0]) for kept in drawn} == {0, 1, 2}
 
@@ -230,7 +230,7 @@ def test_gradients_reach_every_parameter_where_nothing_is_dropped():
 
 def test_gradients_of_a_global_step_reach_its_column_only(monkeypatch):
     network = FractalNet(**SMALL).train()
-    monkeypatch.setattr(network, "sample_paths", lambda: ((2,), mean))
+    monkeypatch.setattr(network, "sample_paths", lambda: ((2,), join_mean))
     network(torch.randn(4, 3, 16, 16)).square().sum().backward()
     fractals = [module for module in network.modules() if isinstance(module, Fractal)]
     assert {fractal.column for fractal in fractals if fractal.conv.conv.weight.grad is not None} == {2}

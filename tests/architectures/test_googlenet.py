@@ -55,7 +55,7 @@ def test_the_third_branch_and_the_last_pooling_go_together(branch3_kernel, pool_
 def test_a_checkpoint_reveals_the_third_branch(branch3_kernel):
     with torch.device("meta"):
         state = GoogLeNet(branch3_kernel=branch3_kernel).state_dict()
-    (rule,) = [rule for rule in GOOGLENET.inferred if rule.argument == "branch3_kernel"]
+    (rule,) = [rule for rule in GOOGLENET.inferred_arguments if rule.argument == "branch3_kernel"]
     assert state[rule.parameter].shape[rule.axis] == branch3_kernel
 
 

@@ -1,6 +1,7 @@
 """What holds for every network of the catalog, and for what is generated from it."""
 
 import inspect
+import os
 import subprocess
 import sys
 import typing
@@ -40,7 +41,9 @@ SMALL = {
 def update_generated():
     loader = SourceFileLoader("update_generated", str(ROOT / "scripts" / "update_generated"))
     module = module_from_spec(spec_from_loader(loader.name, loader))
-    loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "scripts")  # as Python does for a script
+        loader.exec_module(module)
     return module
 
 
@@ -62,10 +65,10 @@ def test_a_reference_leads_to_the_network_of_that_name(name, architecture):
 @pytest.mark.parametrize("name", CATALOG)
 def test_the_row_of_a_network_is_up_to_date(name, update_generated):
     (row,) = [row for row in ROWS if row.name == name]
-    assert update_generated.row(update_generated.resolve(CATALOG[name])) == row
+    assert update_generated.describe_architecture(update_generated.load_architecture(CATALOG[name])) == row
 
 
-def test_rows_stand_in_the_order_of_the_catalog():
+def test_rows_are_in_the_order_of_the_catalog():
     assert [row.name for row in ROWS] == list(CATALOG)
 
 
@@ -94,7 +97,7 @@ def test_a_file_that_was_just_written_is_not_stale(one_generated_file):
 
 
 @pytest.mark.parametrize("name", CATALOG)
-def test_arguments_can_be_said_on_a_command_line(name, architecture):
+def test_arguments_can_be_given_on_a_command_line(name, architecture):
     member = architecture(name)
     hints = typing.get_type_hints(member.build.__init__)
     for argument in inspect.signature(member.build).parameters:
@@ -106,7 +109,7 @@ def test_inferred_arguments_are_read_from_weights_that_exist(name, architecture)
     member = architecture(name)
     with torch.device("meta"):
         state = member.build(**member.arguments).state_dict()
-    read = {rule.argument: state[rule.parameter].shape[rule.axis] for rule in member.inferred}
+    read = {rule.argument: state[rule.parameter].shape[rule.axis] for rule in member.inferred_arguments}
     assert read == {argument: member.arguments[argument] for argument in read}
     assert "num_classes" in read
 
@@ -122,6 +125,15 @@ def test_the_classifier_gives_the_classes(name, architecture):
 def test_listing_networks_imports_no_torch():
     check = "import sys, architectures; sys.exit(any(name in sys.modules for name in ('torch', 'torchvision')))"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_users_modules_of_the_same_names_do_not_shadow_ours(tmp_path):
+    for name in ("architectures.py", "calibration.py"):
+        (tmp_path / name).write_text("raise RuntimeError('the wrong module')")
+    program = "import deploykit; deploykit.list_networks(); print(deploykit.export_request('resnet18').model)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ran.stdout == "resnet18\n", ran.stderr
 
 
 # ── Weights to start from ───────────────────────────────────────────────────────────────────────────────────────────

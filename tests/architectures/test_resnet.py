@@ -14,7 +14,7 @@ def strides(network: nn.Module) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(("stride_on", "halving"), [("1x1", (2, 1)), ("3x3", (1, 2))])
-def test_stride_stands_on_the_convolution_that_is_named(stride_on, halving):
+def test_the_named_convolution_has_the_stride(stride_on, halving):
     with torch.device("meta"):
         network = ResNet(**BOTTLENECKS, stride_on=stride_on)
     assert strides(network) == [(1, 1), halving, halving, halving]

@@ -18,7 +18,7 @@ def test_each_stack_halves_height_and_width():
     assert maps.shape == (1, 512, 7, 7)
 
 
-def test_batch_norm_stands_behind_every_convolution():
+def test_batch_norm_follows_every_convolution():
     with torch.device("meta"):
         layers = list(VGG(A, batch_norm=True).features)
     assert [type(layers[i + 1]) for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)] == [

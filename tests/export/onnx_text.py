@@ -55,9 +55,9 @@ def weight(model: ir.Model, name: str) -> np.ndarray:
 
 def rewritten(apply: Callable[[ir.Model], Rewrite], model: ir.Model, **inputs: np.ndarray) -> Rewrite:
     """Apply a pass, and assert that names and shapes at the graph's ends, and the function in between, are kept."""
-    interface, before = contract.interface(model), compute(model, **inputs)
+    interface, before = contract.graph_interface(model), compute(model, **inputs)
     rewrite = apply(model)
-    contract.unbroken(model, interface, rewrite.name)
+    contract.check_invariants(model, interface, rewrite.name)
     after = compute(model, **inputs)
     for name, expected in before.items():
         tolerance = FULL_SCALE * np.abs(expected).max() + np.finfo(np.float32).tiny  # below that, digits are missing

@@ -7,7 +7,7 @@ from deploykit.core.errors import InternalError
 from deploykit.core.values import BatchRange, TensorSpec
 from deploykit.export import contract
 
-KEPT = contract.Promise(opset=20, batch=BatchRange(), training_only=("aux",), parameter_bytes=4 * 4 * 3 * 3 * 4)
+KEPT = contract.Contract(opset=20, batch=BatchRange(), training_only=("aux",), parameter_bytes=4 * 4 * 3 * 3 * 4)
 W = random(4, 4, 3, 3)
 
 
@@ -19,14 +19,14 @@ def good() -> ir.Model:
     return graph("[conv] a = Conv <pads = [1,1,1,1]> (x, w)  [relu] y = Relu (a)")
 
 
-def complaint(model: ir.Model, promise: contract.Promise = KEPT) -> str:
+def complaint(model: ir.Model, promise: contract.Contract = KEPT) -> str:
     with pytest.raises(InternalError) as caught:
-        contract.guarantee(model, promise)
+        contract.check_contract(model, promise)
     return caught.value.what
 
 
 def test_a_good_graph_passes():
-    contract.guarantee(good(), KEPT)
+    contract.check_contract(good(), KEPT)
 
 
 # ── Broken promises, one at a time ──────────────────────────────────────────────────────────────────────────────────
@@ -61,7 +61,7 @@ def test_batchnorm_in_training_mode_is_found():
 
 
 def test_batchnorm_in_eval_mode_passes():
-    contract.guarantee(batchnorm("<training_mode = 0>", "y"), KEPT)
+    contract.check_contract(batchnorm("<training_mode = 0>", "y"), KEPT)
 
 
 def test_a_dead_node_is_found():
@@ -87,7 +87,7 @@ def test_a_weight_whose_name_only_begins_like_a_training_only_part_passes():
         w=W,
         **{"auxiliary.bias": random(1, 4, 1, 1)},
     )
-    contract.guarantee(model, KEPT)
+    contract.check_contract(model, KEPT)
 
 
 def test_too_many_bytes_are_found():
@@ -96,7 +96,7 @@ def test_too_many_bytes_are_found():
 
 
 def test_shapes_and_axes_may_add_a_little():
-    contract.guarantee(good(), KEPT._replace(parameter_bytes=W.nbytes - contract.SHAPE_BYTES))
+    contract.check_contract(good(), KEPT._replace(parameter_bytes=W.nbytes - contract.SHAPE_BYTES))
 
 
 def test_another_opset_is_found():
@@ -127,13 +127,13 @@ def test_node_names_that_say_nothing_are_found(name):
     assert "node names are not unique" in complaint(model)
 
 
-def test_an_operator_outside_the_standard_is_found():
+def test_a_nonstandard_operator_is_reported():
     model = good()
     list(model.graph)[1].domain = "com.microsoft"
     assert "relu is com.microsoft::Relu, outside the standard operators" in complaint(model)
 
 
-def test_all_that_is_broken_is_said_at_once():
+def test_all_violations_are_reported_at_once():
     model = graph(f"{CONV}  [drop] y = Dropout (a)  [dead] d = Neg (x)")
     assert complaint(model, KEPT._replace(opset=17)).count(";") == 2
 
@@ -143,24 +143,24 @@ def test_all_that_is_broken_is_said_at_once():
 
 def test_a_graph_that_was_left_alone_is_unbroken():
     model = good()
-    contract.unbroken(model, contract.interface(model), "nothing")
+    contract.check_invariants(model, contract.graph_interface(model), "nothing")
 
 
 @pytest.mark.parametrize("end", ["inputs", "outputs"])
 def test_a_renamed_end_is_found(end):
     model = good()
-    before = contract.interface(model)
+    before = contract.graph_interface(model)
     getattr(model.graph, end)[0].name = "renamed"
     with pytest.raises(InternalError, match="The pass careless changed the graph's interface"):
-        contract.unbroken(model, before, "careless")
+        contract.check_invariants(model, before, "careless")
 
 
 def test_a_changed_shape_is_found():
     model = good()
-    before = contract.interface(model)
+    before = contract.graph_interface(model)
     model.graph.outputs[0].shape = ir.Shape([8, 4, 8, 8])
     with pytest.raises(InternalError, match="changed the graph's interface"):
-        contract.unbroken(model, before, "careless")
+        contract.check_invariants(model, before, "careless")
 
 
 def test_a_value_read_before_it_is_defined_is_found():
@@ -169,14 +169,14 @@ def test_a_value_read_before_it_is_defined_is_found():
     model.graph.remove(conv)
     model.graph.insert_after(relu, conv)
     with pytest.raises(InternalError, match="After careless, relu reads a before it is defined"):
-        contract.unbroken(model, contract.interface(model), "careless")
+        contract.check_invariants(model, contract.graph_interface(model), "careless")
 
 
 def test_an_output_that_nothing_defines_is_found():
     model = good()
     model.graph.remove(list(model.graph)[1])
     with pytest.raises(InternalError, match="After careless, nothing defines the output y"):
-        contract.unbroken(model, contract.interface(model), "careless")
+        contract.check_invariants(model, contract.graph_interface(model), "careless")
 
 
 # ── The interface, as applications see it ───────────────────────────────────────────────────────────────────────────
@@ -190,7 +190,7 @@ def test_images_are_nchw_pixels_nhwc_and_classes_nc():
         m = GlobalMaxPool (s)
         y = Flatten (m)
     }"""
-    assert contract.interface(parse(text)) == (
+    assert contract.graph_interface(parse(text)) == (
         (
             TensorSpec("x", "float32", ("batch", 4, 8, 8), "NCHW"),
             TensorSpec("p", "uint8", ("batch", 8, 8, 4), "NHWC"),
@@ -201,4 +201,4 @@ def test_images_are_nchw_pixels_nhwc_and_classes_nc():
 
 def test_a_type_that_no_application_passes_is_found():
     with pytest.raises(InternalError, match="The graph's y has type"):
-        contract.interface(parse("g (float[2,4] x) => (bool[2,4] y) { y = IsNaN (x) }"))
+        contract.graph_interface(parse("g (float[2,4] x) => (bool[2,4] y) { y = IsNaN (x) }"))

@@ -10,15 +10,17 @@ from onnx_text import FULL_SCALE
 from torch import nn
 
 from deploykit.backends.onnxruntime import open_graph
-from deploykit.core.calibration.preprocess import batch as preprocess
+from deploykit.core.calibration.preprocess import preprocess_batch as preprocess
 from deploykit.core.errors import InputError
-from deploykit.core.files import damage
+from deploykit.core.files import find_damage
+from deploykit.core.onnx_metadata import MODULE_KEY
 from deploykit.core.values import BatchRange, ExportOptions, ModelSpec, Preprocessing, TensorSpec, WeightsRecord
 from deploykit.export import export as stage
-from deploykit.export import rewrite as finish
-from deploykit.export.layer_rows import layers
-from deploykit.export.passes import fold_scale, names
-from deploykit.export.prepare import served
+from deploykit.export import rewrite
+from deploykit.export.layer_rows import read_layer_rows
+from deploykit.export.opset import convert_opset
+from deploykit.export.passes import fold_scale
+from deploykit.export.prepare import wrap_network
 
 EXPORTERS = ["dynamo", "torchscript"]
 SIZE = 16
@@ -101,10 +103,10 @@ def spec(channels: str = "rgb", **changes) -> ModelSpec:
 def export(folder, module=None, model_spec=None, training_only=(), **options):
     """The record of an export, and the module that it must agree with."""
     model_spec = model_spec or spec()
-    module = served(module or network(), model_spec, "fc")
+    module = wrap_network(module or network(), model_spec, "fc")
     asked = ExportOptions(**options)
-    inputs = stage.examples(model_spec, asked.batch, ())
-    record = stage.export(module, model_spec, asked, RANDOM, training_only, inputs, folder)
+    inputs = stage.example_inputs(model_spec, asked.batch, ())
+    record = stage.export_module(module, model_spec, asked, RANDOM, training_only, inputs, folder)
     return record, module
 
 
@@ -120,14 +122,14 @@ def pixels(count: int) -> torch.Tensor:
 def assert_agrees(folder, module: nn.Module, inputs: torch.Tensor) -> None:
     with torch.no_grad():
         expected = module(inputs)
-    (found,) = open_graph(folder / finish.GRAPH_FILE).run({"input": inputs.numpy()}).values()
+    (found,) = open_graph(folder / rewrite.GRAPH_FILE).run({"input": inputs.numpy()}).values()
     torch.testing.assert_close(
         torch.from_numpy(found), expected, rtol=0, atol=FULL_SCALE * max(1, expected.abs().max().item())
     )
 
 
 def operators(folder) -> list[str]:
-    return [row.op_type for row in layers(folder / finish.GRAPH_FILE)]
+    return [row.op_type for row in read_layer_rows(folder / rewrite.GRAPH_FILE)]
 
 
 @pytest.fixture(scope="module", params=EXPORTERS)
@@ -178,7 +180,7 @@ def test_a_head_is_served_under_its_name(head, width, exporter, tmp_path):
 
 @pytest.mark.parametrize(("exporter", "channels"), [("dynamo", "bgr"), ("torchscript", "rgb"), ("torchscript", "bgr")])
 def test_preprocessing_in_the_graph_is_the_hosts(exporter, channels, tmp_path):
-    inside = spec(channels, preprocess="graph")
+    inside = spec(channels, preprocess_in="graph")
     record, module = export(tmp_path, network(Dense), inside, exporter=exporter)
     assert record.inputs == (TensorSpec("input", "uint8", ("batch", SIZE, SIZE, 3), "NHWC"),)
     assert_agrees(tmp_path, module, pixels(2))
@@ -217,7 +219,7 @@ def test_initializers_are_the_folded_parameters_to_the_byte(columns):
 
 def test_an_auxiliary_head_leaves_no_trace(columns):
     folder, _, _ = columns
-    assert b"aux" not in (folder / finish.GRAPH_FILE).read_bytes()
+    assert b"aux" not in (folder / rewrite.GRAPH_FILE).read_bytes()
 
 
 def test_a_mean_of_three_columns_is_two_sums(columns):
@@ -229,33 +231,35 @@ def test_a_mean_of_three_columns_is_two_sums(columns):
 
 def test_every_node_leads_back_to_its_module(columns):
     folder, _, _ = columns
-    modules = [row.module for row in layers(folder / finish.GRAPH_FILE) if row.op_type in {"Conv", "Gemm", "MaxPool"}]
+    modules = [
+        row.module for row in read_layer_rows(folder / rewrite.GRAPH_FILE) if row.op_type in {"Conv", "Gemm", "MaxPool"}
+    ]
     assert modules == ["stem.0", "pool", "columns.0.0", "columns.1.0", "columns.2.0", "fc"]
 
 
 def test_parameters_keep_their_names(columns):
     folder, _, module = columns
-    exported = set(ir.load(folder / finish.GRAPH_FILE).graph.initializers)
+    exported = set(ir.load(folder / rewrite.GRAPH_FILE).graph.initializers)
     biases = {"stem.0.bias", *(f"columns.{i}.0.bias" for i in range(3))}  # from BatchNorm
     assert exported - biases <= set(module.network.state_dict())
 
 
 def test_every_tensor_has_a_type_and_a_shape(columns):
     folder, _, _ = columns
-    for row in layers(folder / finish.GRAPH_FILE):
+    for row in read_layer_rows(folder / rewrite.GRAPH_FILE):
         assert row.dtype == "float"
         assert row.shape[0] == "batch"
 
 
 def test_nothing_tells_where_it_was_made(columns):
     folder, _, _ = columns
-    model = onnx.load(folder / finish.GRAPH_FILE)
+    model = onnx.load(folder / rewrite.GRAPH_FILE)
     kept = {prop.key for node in model.graph.node for prop in node.metadata_props}
-    assert kept == {names.MODULE}
+    assert kept == {MODULE_KEY}
     assert not model.metadata_props
     assert not model.graph.metadata_props
     assert (model.producer_name, model.producer_version, model.doc_string) == ("deploykit", "", "")
-    assert bytes(Path(__file__).parents[2]) not in (folder / finish.GRAPH_FILE).read_bytes()
+    assert bytes(Path(__file__).parents[2]) not in (folder / rewrite.GRAPH_FILE).read_bytes()
 
 
 def test_the_module_is_left_as_it_was(columns):
@@ -269,15 +273,15 @@ def test_another_export_has_the_same_bytes(columns, tmp_path):
     folder, record, _ = columns
     again, _ = export(tmp_path, training_only=("aux",), exporter=record.exporter)
     assert again == record
-    assert (tmp_path / finish.GRAPH_FILE).read_bytes() == (folder / finish.GRAPH_FILE).read_bytes()
+    assert (tmp_path / rewrite.GRAPH_FILE).read_bytes() == (folder / rewrite.GRAPH_FILE).read_bytes()
 
 
 def test_the_record_says_what_was_made(columns):
     folder, record, _ = columns
     assert record.inputs == (TensorSpec("input", "float32", ("batch", 3, SIZE, SIZE), "NCHW"),)
     assert record.outputs == (TensorSpec("logits", "float32", ("batch", 5), "NC"),)
-    assert (record.opset, record.fallback, record.weights) == (20, None, RANDOM)
-    assert [damage(folder, file) for file in record.files] == [None]
+    assert (record.opset, record.fallback_reason, record.weights) == (20, None, RANDOM)
+    assert [find_damage(folder, file) for file in record.files] == [None]
 
 
 # ── Exporters and opsets ────────────────────────────────────────────────────────────────────────────────────────────
@@ -286,7 +290,7 @@ def test_the_record_says_what_was_made(columns):
 def test_auto_says_why_it_fell_back(tmp_path):
     record, module = export(tmp_path, network(Moody), exporter="auto")
     assert record.exporter == "torchscript"
-    assert "data-dependent" in record.fallback
+    assert "data-dependent" in record.fallback_reason
     assert_agrees(tmp_path, module, images(2))
 
 
@@ -294,7 +298,7 @@ def test_auto_says_why_it_fell_back(tmp_path):
 @pytest.mark.parametrize("opset", range(17, 24))
 def test_an_opset_is_reached(opset, kind, tmp_path):
     record, module = export(tmp_path, network(kind), training_only=("aux",), opset=opset, exporter="torchscript")
-    model = onnx.load(tmp_path / finish.GRAPH_FILE)
+    model = onnx.load(tmp_path / rewrite.GRAPH_FILE)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
     assert record.opset == opset
     assert model.ir_version == onnx.helper.find_min_ir_version_for(model.opset_import)
@@ -304,21 +308,21 @@ def test_an_opset_is_reached(opset, kind, tmp_path):
 @pytest.mark.parametrize("opset", [17, 23])
 def test_a_converted_graph_still_leads_back_to_modules(opset, tmp_path):
     export(tmp_path, training_only=("aux",), opset=opset, exporter="torchscript")
-    rows = layers(tmp_path / finish.GRAPH_FILE)
+    rows = read_layer_rows(tmp_path / rewrite.GRAPH_FILE)
     assert [row.module for row in rows if row.op_type == "Conv"] == ["stem.0", *(f"columns.{i}.0" for i in range(3))]
     assert {row.dtype for row in rows} == {"float"}
 
 
 @pytest.mark.parametrize("opset", [0, 16, 24])
 def test_an_opset_out_of_reach_is_refused(opset, tmp_path):
-    with pytest.raises(InputError, match=f"Opset {opset} is outside") as caught:
+    with pytest.raises(InputError, match=f"Opset {opset} is not supported") as caught:
         export(tmp_path, opset=opset)
     assert "17 to 23" in caught.value.remedy
     assert not list(tmp_path.iterdir())
 
 
-def test_images_that_the_network_cannot_take_are_told_from_code_that_cannot_be_traced(tmp_path):
-    with pytest.raises(InputError, match="toy cannot take images of 16x16: ") as caught:
+def test_an_unfit_image_size_is_reported_apart_from_untraceable_code(tmp_path):
+    with pytest.raises(InputError, match="toy cannot process images of 16x16: ") as caught:
         export(tmp_path, nn.Sequential(nn.Conv2d(3, 4, SIZE + 1), nn.Flatten()))
     assert "--input-size" in caught.value.remedy
 
@@ -326,23 +330,23 @@ def test_images_that_the_network_cannot_take_are_told_from_code_that_cannot_be_t
 def test_an_operator_without_a_form_at_that_opset_is_refused():
     text = '<ir_version: 9, opset_import: ["" : 20]> g (float[2,3] x) => (float[2,3] y) { y = Gelu (x) }'
     with pytest.raises(InputError, match="This graph cannot be written at opset 17"):
-        finish.convert(ir.from_onnx_text(text), 17)
+        convert_opset(ir.from_onnx_text(text), 17)
 
 
 # ── Files ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_weights_that_one_file_cannot_hold_lie_beside_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(finish, "LARGEST_SINGLE_FILE", 1024)
+def test_weights_too_large_for_one_file_are_external_data(tmp_path, monkeypatch):
+    monkeypatch.setattr(rewrite, "LARGEST_SINGLE_FILE", 1024)
     record, module = export(tmp_path, training_only=("aux",), exporter="torchscript")
-    assert [file.path for file in record.files] == [finish.GRAPH_FILE, finish.WEIGHTS_FILE]
-    assert [damage(tmp_path, file) for file in record.files] == [None, None]
-    assert (tmp_path / finish.GRAPH_FILE).stat().st_size < record.initializer_bytes
+    assert [file.path for file in record.files] == [rewrite.GRAPH_FILE, rewrite.WEIGHTS_FILE]
+    assert [find_damage(tmp_path, file) for file in record.files] == [None, None]
+    assert (tmp_path / rewrite.GRAPH_FILE).stat().st_size < record.initializer_bytes
     assert_agrees(tmp_path, module, images(2))
 
 
 def test_the_limit_is_below_protobufs():
-    assert finish.LARGEST_SINGLE_FILE < 2**31
+    assert rewrite.LARGEST_SINGLE_FILE < 2**31
 
 
 # ── Between passes ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -353,7 +357,7 @@ def test_a_pass_that_breaks_the_graph_is_named(monkeypatch):
         model.graph.outputs[0].name = "lost"
         return fold_scale.apply(model)
 
-    monkeypatch.setattr(finish, "PASSES", (careless,))
+    monkeypatch.setattr(rewrite, "PASSES", (careless,))
     text = '<ir_version: 9, opset_import: ["" : 20]> g (float[2,3] x) => (float[2,3] y) { y = Relu (x) }'
-    with pytest.raises(finish.contract.InternalError, match="The pass fold_scale changed the graph's interface"):
-        finish.rewrite(ir.from_onnx_text(text), 20)
+    with pytest.raises(rewrite.contract.InternalError, match="The pass fold_scale changed the graph's interface"):
+        rewrite.run_passes(ir.from_onnx_text(text), 20)

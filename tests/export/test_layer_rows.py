@@ -5,7 +5,7 @@ from onnx_text import parse, random
 
 from deploykit.core.errors import InputError
 from deploykit.core.values import LayerRow
-from deploykit.export.layer_rows import layers
+from deploykit.export.layer_rows import read_layer_rows
 from deploykit.export.passes import names
 
 TEXT = """g (float[batch,3,8,8] x) => (float[batch,4] logits) {
@@ -25,7 +25,7 @@ def graph(tmp_path):
 
 
 def test_there_is_a_row_per_node_in_the_order_of_computation(graph):
-    assert layers(graph) == (
+    assert read_layer_rows(graph) == (
         LayerRow("stem.0/Conv", "Conv", "stem.0", "float", ("batch", 4, 8, 8), (4 * 3 * 3 * 3 + 4) * 4),
         LayerRow("stem.1/Relu", "Relu", "stem.1", "float", ("batch", 4, 8, 8), 0),
         LayerRow("GlobalAveragePool", "GlobalAveragePool", "", "float", ("batch", 4, 1, 1), 0),
@@ -36,7 +36,7 @@ def test_there_is_a_row_per_node_in_the_order_of_computation(graph):
 def test_what_a_graph_does_not_say_is_a_question_mark(tmp_path):
     text = '<ir_version: 8, opset_import: ["" : 20]> g (float[2] x) => (float[2] y) { a = Neg (x)  y = Relu (a) }'
     onnx.save(onnx.parser.parse_model(text), tmp_path / "foreign.onnx")
-    neg, relu = layers(tmp_path / "foreign.onnx")
+    neg, relu = read_layer_rows(tmp_path / "foreign.onnx")
     assert (neg.module, neg.dtype, neg.shape) == ("", "?", ())
     assert (relu.dtype, relu.shape) == ("float", (2,))
 
@@ -50,7 +50,7 @@ def test_a_file_that_is_no_graph_is_refused(content, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"model\.onnx is not an ONNX graph: .+\. Give an \.onnx file\."):
-        layers(path)
+        read_layer_rows(path)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
@@ -58,14 +58,14 @@ def test_a_truncated_graph_is_refused(share, graph):
     content = graph.read_bytes()
     graph.write_bytes(content[: int(share * len(content))])
     with pytest.raises(InputError, match="is not an ONNX graph"):
-        layers(graph)
+        read_layer_rows(graph)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(InputError, match="No such file"):
-        layers(tmp_path / "missing.onnx")
+        read_layer_rows(tmp_path / "missing.onnx")
 
 
 def test_a_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="is not an ONNX graph"):
-        layers(tmp_path)
+        read_layer_rows(tmp_path)

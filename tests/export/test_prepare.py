@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from deploykit.core.calibration.preprocess import preprocess
+from deploykit.core.calibration.preprocess import preprocess_image
 from deploykit.core.values import ModelSpec, Preprocessing
-from deploykit.export.prepare import Normalize, fold_batchnorm, served
+from deploykit.export.prepare import Normalize, fold_batchnorm, wrap_network
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -72,7 +72,7 @@ def norms(module: nn.Module) -> int:
     ],
     ids=str,
 )
-def test_a_batchnorm_directly_behind_a_convolution_folds(options):
+def test_a_batchnorm_directly_after_a_convolution_folds(options):
     module = seasoned(Pair(**options))
     folded = fold_batchnorm(module)
     assert norms(folded) == 0
@@ -246,23 +246,23 @@ class Classifier(nn.Module):
 
 def test_logits_are_what_the_network_gives():
     network = Classifier().eval()
-    assert torch.equal(served(network, spec(), "head.1")(X), network(X))
+    assert torch.equal(wrap_network(network, spec(), "head.1")(X), network(X))
 
 
 def test_probabilities_are_its_softmax():
     network = Classifier().eval()
-    answer = served(network, spec(head="probabilities"), "head.1")(X)
+    answer = wrap_network(network, spec(head="probabilities"), "head.1")(X)
     assert torch.equal(answer, network(X).softmax(1))
 
 
 def test_the_embedding_is_what_the_classifier_reads():
     network = Classifier().eval()
     expected = network.head[0](network.features(X).mean((2, 3)))
-    assert torch.equal(served(network, spec(head="embedding"), "head.1")(X), expected)
+    assert torch.equal(wrap_network(network, spec(head="embedding"), "head.1")(X), expected)
 
 
 def test_what_is_served_is_in_eval_mode():
-    assert not any(part.training for part in served(Classifier().train(), spec(), "head.1").modules())
+    assert not any(part.training for part in wrap_network(Classifier().train(), spec(), "head.1").modules())
 
 
 # ── Preprocessing inside the graph ──────────────────────────────────────────────────────────────────────────────────
@@ -284,7 +284,7 @@ NORMALIZED = 1e-5
     ids=["rgb", "bgr", "caffe", "minus one to one"],
 )
 def test_the_graph_normalizes_as_the_host_does(preprocessing):
-    expected = np.stack([preprocess(image, preprocessing) for image in PIXELS])
+    expected = np.stack([preprocess_image(image, preprocessing) for image in PIXELS])
     found = Normalize(preprocessing)(torch.from_numpy(PIXELS)).numpy()
     np.testing.assert_allclose(found, expected, rtol=0, atol=NORMALIZED * max(1, np.abs(expected).max() / 10))
 
@@ -293,7 +293,7 @@ def test_the_graph_normalizes_as_the_host_does(preprocessing):
 @given(mean=st.floats(0, 1), std=st.floats(0.1, 1))
 def test_whatever_the_mean_and_deviation(mean, std):
     preprocessing = Preprocessing(16, 16, 16, mean=(mean, 0.0, 1.0), std=(std, 0.1, 1.0))
-    expected = np.stack([preprocess(image, preprocessing) for image in PIXELS])
+    expected = np.stack([preprocess_image(image, preprocessing) for image in PIXELS])
     found = Normalize(preprocessing)(torch.from_numpy(PIXELS)).numpy()
     np.testing.assert_allclose(found, expected, rtol=0, atol=NORMALIZED)
 

@@ -6,10 +6,10 @@ from torch import nn
 
 from deploykit.core.errors import InputError
 from deploykit.core.values import BatchRange
-from deploykit.export.trace import Names, trace
+from deploykit.export.trace import InterfaceNames, trace_module
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-NAMES = Names(("input",), ("logits",))
+NAMES = InterfaceNames(("input",), ("logits",))
 DYNAMIC = BatchRange(1, 2, 8)
 
 
@@ -51,33 +51,33 @@ class Wordless(Plain):
 
 
 def test_auto_is_the_default_exporter_where_that_can():
-    traced = trace(Plain().eval(), (X,), DYNAMIC, NAMES, "auto")
-    assert (traced.exporter, traced.fallback) == ("dynamo", None)
+    traced = trace_module(Plain().eval(), (X,), DYNAMIC, NAMES, "auto")
+    assert (traced.exporter, traced.fallback_reason) == ("dynamo", None)
 
 
 def test_auto_falls_back_to_torchscript_and_says_why():
-    traced = trace(Moody().eval(), (X,), DYNAMIC, NAMES, "auto")
+    traced = trace_module(Moody().eval(), (X,), DYNAMIC, NAMES, "auto")
     assert traced.exporter == "torchscript"
-    assert traced.fallback.startswith("The dynamo exporter cannot trace this network: ")
-    assert "data-dependent" in traced.fallback
+    assert traced.fallback_reason.startswith("The dynamo exporter cannot trace this network: ")
+    assert "data-dependent" in traced.fallback_reason
 
 
-def test_an_exporter_that_was_asked_for_is_not_replaced():
+def test_a_requested_exporter_is_not_replaced():
     with pytest.raises(InputError, match="The dynamo exporter cannot trace this network") as caught:
-        trace(Moody().eval(), (X,), DYNAMIC, NAMES, "dynamo")
+        trace_module(Moody().eval(), (X,), DYNAMIC, NAMES, "dynamo")
     assert "--exporter torchscript" in caught.value.remedy
 
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 def test_a_network_that_cannot_be_traced_is_refused_in_one_line(exporter):
     with pytest.raises(InputError) as caught:
-        trace(Shy().eval(), (X,), DYNAMIC, NAMES, exporter)
+        trace_module(Shy().eval(), (X,), DYNAMIC, NAMES, exporter)
     assert caught.value.what == f"The {exporter} exporter cannot trace this network: not while you look."
 
 
 def test_where_both_exporters_fail_both_reasons_are_given():
     with pytest.raises(InputError) as caught:
-        trace(Shy().eval(), (X,), DYNAMIC, NAMES, "auto")
+        trace_module(Shy().eval(), (X,), DYNAMIC, NAMES, "auto")
     assert "The dynamo exporter cannot trace this network" in caught.value.what
     assert "The torchscript exporter cannot trace this network" in caught.value.what
     assert "--exporter" not in caught.value.remedy
@@ -86,13 +86,13 @@ def test_where_both_exporters_fail_both_reasons_are_given():
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 def test_an_error_without_words_is_named_by_its_type(exporter):
     with pytest.raises(InputError, match="cannot trace this network: ValueError"):
-        trace(Wordless().eval(), (X,), DYNAMIC, NAMES, exporter)
+        trace_module(Wordless().eval(), (X,), DYNAMIC, NAMES, exporter)
 
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 @pytest.mark.parametrize("batch", [DYNAMIC, BatchRange(2, 2, 2)], ids=["dynamic", "static"])
 def test_every_tensor_has_a_type_and_the_batch_its_name(exporter, batch):
-    model = trace(Plain().eval(), (X,), batch, NAMES, exporter).model
+    model = trace_module(Plain().eval(), (X,), batch, NAMES, exporter).model
     leading = 2 if batch.static else "batch"
     assert [value.name for value in (*model.graph.inputs, *model.graph.outputs)] == ["input", "logits"]
     images = [value for node in model.graph for value in node.outputs if value.shape and len(value.shape) == 4]
@@ -107,15 +107,15 @@ def test_every_tensor_has_a_type_and_the_batch_its_name(exporter, batch):
 )
 def test_an_operator_that_cannot_be_written_is_named(exporter, named):
     with pytest.raises(InputError) as caught:
-        trace(Unwritten().eval(), (X,), DYNAMIC, NAMES, exporter)
+        trace_module(Unwritten().eval(), (X,), DYNAMIC, NAMES, exporter)
     assert named in caught.value.what
     assert "\n" not in caught.value.what
 
 
 def test_nothing_is_printed_and_logging_is_left_as_it_was(capfd):
     disabled = logging.root.manager.disable
-    trace(Plain().eval(), (X,), DYNAMIC, NAMES, "torchscript")
+    trace_module(Plain().eval(), (X,), DYNAMIC, NAMES, "torchscript")
     with pytest.raises(InputError):
-        trace(Unwritten().eval(), (X,), DYNAMIC, NAMES, "torchscript")
+        trace_module(Unwritten().eval(), (X,), DYNAMIC, NAMES, "torchscript")
     assert capfd.readouterr() == ("", "")
     assert logging.root.manager.disable == disabled

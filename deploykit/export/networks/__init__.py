@@ -1,4 +1,4 @@
-"""The network of a request: what is exported, and what every export of it is judged by."""
+"""The network of an export request: what is exported, and the oracle that the exported graph is compared with."""
 
 from __future__ import annotations
 
@@ -13,52 +13,50 @@ if TYPE_CHECKING:
 
 
 class Network(Protocol):
-    """A network, wherever it comes from. Nothing of it is built before it is asked for: what comes from the cache needs
-    no PyTorch at all.
-    """
+    """A network from any source. Everything is built lazily: an export that is in the cache needs no PyTorch."""
 
     @property
     def request(self) -> ExportRequest:
-        """What was asked for."""
+        """The export request."""
         ...
 
     @property
     def model(self) -> ModelSpec:
-        """The function that is exported."""
+        """The exported function."""
         ...
 
     @property
     def weights(self) -> WeightsRecord:
-        """The weights that it really holds."""
+        """The weights that the network holds."""
         ...
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes that its weights were trained to tell apart; none where nobody says."""
+        """Names of the classes that the weights were trained on; empty where they are not known."""
         ...
 
     @property
     def notes(self) -> Sequence[str]:
-        """What a user must know of the way in which it was taken in."""
+        """Sentences about how the network was imported that the user must know."""
         ...
 
-    def write(self, folder: Path) -> ExportedGraph:
-        """Its graph in FP32, as ONNX, into `folder`. InputError where it cannot be had."""
+    def write_graph(self, folder: Path) -> ExportedGraph:
+        """Save the FP32 graph as ONNX in `folder`. Raises InputError where the network cannot be exported."""
         ...
 
     def oracle(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Runner:
-        """The network as it was brought, with this interface: what parity is judged beside."""
+        """Return the original network with this interface: the reference of every parity check."""
         ...
 
 
 def open_network(request: ExportRequest, find_backend: Callable[[str], Backend]) -> Network:
-    """The network that the request names; of an ONNX file, the runtime that `find_backend` gives is the oracle.
+    """Open the network that the request names. The oracle of an ONNX file is the backend that `find_backend` returns.
 
-    UsageError where an input is given twice.
+    Raises UsageError where an input is given twice.
     """
-    names = [each.name for each in request.inputs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(f"the input {twice[0]!r} is said more than once.", "Give --input once for each input.")
+    names = [spec.name for spec in request.inputs]
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"the input {duplicates[0]!r} is given more than once.", "Give --input once for each input.")
     if request.model.lower().endswith(".onnx"):
         from deploykit.export.networks.onnx_network import OnnxNetwork
 

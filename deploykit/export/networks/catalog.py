@@ -1,4 +1,4 @@
-"""Our own networks by name, and `--arch KEY=VALUE` as the types that a network's builder takes."""
+"""The catalog's networks by name, and parsing of `--model-arg KEY=VALUE` by the types of a builder's parameters."""
 
 from __future__ import annotations
 
@@ -12,76 +12,79 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 
 import msgspec
 
-from deploykit.core.errors import InputError, UsageError, unknown
+from deploykit.core.errors import InputError, UsageError, format_unknown
 from deploykit.core.values import Architecture, Argument, CatalogRow
 from deploykit.export import architectures
 from deploykit.export.architectures import CATALOG
 
 
-def rows() -> tuple[CatalogRow, ...]:
-    """Every network's figures, without importing any network."""
+def read_catalog() -> tuple[CatalogRow, ...]:
+    """Return the figures of every network, without importing any."""
     text = Path(architectures.__file__).with_name("catalog.json").read_bytes()
     return msgspec.json.decode(text, type=tuple[CatalogRow, ...])
 
 
-def known(name: str) -> None:
-    """InputError, with the nearest names, for a network that the catalog does not have."""
+def require_known_model(name: str) -> None:
+    """Raise InputError, with the nearest names, for a network that the catalog does not have."""
     if name not in CATALOG:
-        raise InputError(unknown("model", name, CATALOG), "deploykit list shows them all.")
+        raise InputError(format_unknown("model", name, CATALOG), "deploykit list prints the catalog.")
 
 
-def find(name: str) -> Architecture:
-    """The network of that name. This imports torch."""
-    known(name)
+def find_architecture(name: str) -> Architecture:
+    """Return the network of that name. Imports torch."""
+    require_known_model(name)
     module, _, attribute = CATALOG[name].partition(":")
-    found: Architecture = getattr(importlib.import_module(module), attribute)
-    return found
+    architecture: Architecture = getattr(importlib.import_module(module), attribute)
+    return architecture
 
 
-def arguments(architecture: Architecture, texts: Sequence[str]) -> dict[str, Argument]:
-    """`["growth_rate=24"]` as the builder's types. UsageError for unknown keys and values of another type.
+def parse_arguments(architecture: Architecture, texts: Sequence[str]) -> dict[str, Argument]:
+    """Convert `["growth_rate=24"]` to the types of the builder's parameters.
 
-    A type is the parameter's annotation, else its default's. Where neither tells, and for what `**kwargs` takes, the
-    value is read as a literal of Python, or is a word.
+    The type is the parameter's annotation, else that of its default. Without either, and for `**kwargs`, a value is
+    parsed as a Python literal, else it stays a string. Raises UsageError for unknown keys and values of another type.
     """
-    hints, takes_any = parameters(architecture.build)
+    hints, takes_any = builder_parameters(architecture.build)
     parsed = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
-            raise UsageError(f"--arch {text!r} is not KEY=VALUE.", f"{architecture.name} takes {_choices(hints)}.")
+            raise UsageError(
+                f"--model-arg {text!r} is not KEY=VALUE.", f"{architecture.name} takes {_describe_parameters(hints)}."
+            )
         if key not in hints and not takes_any:
             if not hints:
-                raise UsageError(f"{architecture.name} takes no --arch arguments, and {key!r} was given.", "")
-            raise UsageError(unknown(f"argument of {architecture.name}", key, hints), "")
-        parsed[key] = _parse(key, value, hints.get(key, Any))
+                raise UsageError(f"{architecture.name} takes no --model-arg, and {key!r} was given.", "Leave it out.")
+            raise UsageError(format_unknown(f"argument of {architecture.name}", key, hints), "")
+        parsed[key] = _parse_argument(key, value, hints.get(key, Any))
     return parsed
 
 
-def parameters(build: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
-    """The keyword arguments that a builder takes, with their types, and whether it takes any other besides."""
+def builder_parameters(build: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
+    """Return the builder's keyword parameters with their types, and whether it has `**kwargs`."""
     try:
         annotated = get_type_hints(build.__init__ if inspect.isclass(build) else build)
-    except Exception:  # an annotation may name what is imported for type checkers only, and raise whatever it likes
+    except Exception:  # an annotation may use names that are imported for type checkers only
         annotated = {}
-    taken = inspect.signature(build).parameters.values()
+    parameters = inspect.signature(build).parameters.values()
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    hints = {each.name: annotated.get(each.name, _default_type(each)) for each in taken if each.kind in by_name}
-    return hints, any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken)
+    named = [parameter for parameter in parameters if parameter.kind in by_name]
+    hints = {parameter.name: annotated.get(parameter.name, _default_type(parameter)) for parameter in named}
+    return hints, any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
 
 
-def sayable(hint: Any) -> bool:
-    """Whether `--arch` can say a value of that type: no modules, no callables, no dictionaries."""
+def is_expressible(hint: Any) -> bool:
+    """Whether a value of that type can be given as text: not a module, a callable or a dictionary."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return any(map(sayable, inner))
+        return any(map(is_expressible, inner))
     if origin in SEQUENCES:
         return int in inner
     return origin is Literal or hint in (int, float, bool, str, Any, object)
 
 
 SEQUENCES: Final = (tuple, list, Sequence)
-"""What integers with commas between may become; the builder is given a tuple."""
+"""Types that comma-separated integers are accepted for; the builder gets a tuple."""
 
 
 def _default_type(parameter: inspect.Parameter) -> Any:
@@ -91,19 +94,19 @@ def _default_type(parameter: inspect.Parameter) -> Any:
     return type(default) if isinstance(default, bool | int | float | str) else Any
 
 
-def _parse(key: str, text: str, hint: Any) -> Argument:
+def _parse_argument(key: str, text: str, hint: Any) -> Argument:
     try:
-        return _parsed(text, hint)
+        return _parse_value(text, hint)
     except (ValueError, KeyError):
-        raise UsageError(f"--arch {key}={text}: {text!r} is not {_described(hint)}.", "") from None
+        raise UsageError(f"--model-arg {key}={text}: {text!r} is not {_describe_type(hint)}.", "") from None
 
 
-def _parsed(text: str, hint: Any) -> Argument:
+def _parse_value(text: str, hint: Any) -> Argument:
     match get_origin(hint) or hint:
         case origin if origin is Literal:
-            return _one_of(text, get_args(hint))
+            return _parse_choice(text, get_args(hint))
         case origin if origin in (Union, types.UnionType):
-            return _first_of(text, [each for each in get_args(hint) if each is not types.NoneType])
+            return _parse_union(text, [member for member in get_args(hint) if member is not types.NoneType])
         case origin if origin in SEQUENCES:
             return tuple(int(part) for part in text.split(","))
         case origin if origin is bool:
@@ -114,23 +117,23 @@ def _parsed(text: str, hint: Any) -> Argument:
         case origin if origin is str:
             return text
         case origin if origin in (Any, object):
-            return _literal(text)
+            return _parse_literal(text)
         case _:
             raise ValueError
 
 
-def _first_of(text: str, hints: Sequence[Any]) -> Argument:
-    """As the first type that it is a value of; as a word only where it is nothing else."""
-    for hint in sorted(hints, key=lambda each: each is str):
+def _parse_union(text: str, hints: Sequence[Any]) -> Argument:
+    """Parse as the first type that fits; as a string only where no other does."""
+    for hint in sorted(hints, key=lambda member: member is str):
         try:
-            return _parsed(text, hint)
+            return _parse_value(text, hint)
         except (ValueError, KeyError):
             continue
     raise ValueError
 
 
-def _literal(text: str) -> Argument:
-    """As Python reads it; `true` and `false` too; else a word. ValueError for what no `Argument` is."""
+def _parse_literal(text: str) -> Argument:
+    """Parse as a Python literal, `true` or `false`, else as a string. Raises ValueError for any other literal."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
@@ -144,27 +147,27 @@ def _literal(text: str) -> Argument:
     raise ValueError
 
 
-def _one_of(text: str, choices: tuple[Any, ...]) -> Argument:
+def _parse_choice(text: str, choices: tuple[Any, ...]) -> Argument:
     for choice in choices:
         if str(choice) == text:
-            found: Argument = choice
-            return found
+            argument: Argument = choice
+            return argument
     raise ValueError
 
 
-def _choices(hints: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={_described(hint)}" for key, hint in hints.items()) or "no arguments"
+def _describe_parameters(hints: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={_describe_type(hint)}" for key, hint in hints.items()) or "no arguments"
 
 
-def _described(hint: Any) -> str:
-    """`an integer`, `one of 1x1, 3x3`: a type in a user's words."""
+def _describe_type(hint: Any) -> str:
+    """Describe a type in an error message: `an integer`, `one of 1x1, 3x3`."""
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
     if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(_described(each) for each in get_args(hint) if each is not types.NoneType)
+        return " or ".join(_describe_type(member) for member in get_args(hint) if member is not types.NoneType)
     if (get_origin(hint) or hint) in SEQUENCES:
-        return "integers with commas between"
+        return "comma-separated integers"
     if hint in (Any, object):
-        return "an integer, a number, true or false, a word, or integers with commas between"
-    words = {int: "an integer", float: "a number", bool: "true or false", str: "a word"}
-    return words.get(hint, "anything that --arch can say")
+        return "an integer, a number, true or false, a string, or comma-separated integers"
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+    return names.get(hint, "a value of a type that --model-arg supports")

@@ -1,4 +1,4 @@
-"""What holds of an export where the user does not say it, by where its network comes from."""
+"""Defaults of an export, which depend on where its network comes from."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from deploykit.core.values import ExportOptions, WeightsSource
 from deploykit.export.opset import OPSETS
 
 
-class Defaults(NamedTuple):
-    """Of one network."""
+class NetworkDefaults(NamedTuple):
+    """Name, weights and options of an export without options on the command line."""
 
     name: str
-    """For a folder: what lies behind the last slash or colon, without an ending."""
+    """Name of the bundle: the part after the last slash or colon, without the file suffix."""
     weights: WeightsSource
     options: ExportOptions
 
 
-def defaults(model: str) -> Defaults:
-    """Of the network that `model` names. InputError for an ONNX file that cannot be read."""
+def network_defaults(model: str) -> NetworkDefaults:
+    """Return the defaults of the network that `model` names. Raises InputError for an ONNX file that cannot be read."""
     path = Path(model)
     if path.suffix.lower() == ".onnx":
-        from deploykit.export.networks.onnx_source import batch_sizes, open_source
+        from deploykit.export.networks.onnx_source import default_batch, open_source
 
-        source, usual = open_source(model), ExportOptions()
-        opset = max(usual.opset, min(source.opset, OPSETS.stop - 1))
-        return Defaults(path.stem, WeightsSource("own"), ExportOptions(batch_sizes(source), opset))
+        source, options = open_source(model), ExportOptions()
+        opset = max(options.opset, min(source.opset, OPSETS.stop - 1))
+        return NetworkDefaults(path.stem, WeightsSource("own"), ExportOptions(default_batch(source), opset))
     if path.suffix.lower() == ".pt2":
-        return Defaults(path.stem, WeightsSource("own"), ExportOptions())
-    return Defaults(re.sub(r"[^\w.-]+", "-", model.rpartition(":")[2]), WeightsSource("random"), ExportOptions())
+        return NetworkDefaults(path.stem, WeightsSource("own"), ExportOptions())
+    return NetworkDefaults(re.sub(r"[^\w.-]+", "-", model.rpartition(":")[2]), WeightsSource("random"), ExportOptions())

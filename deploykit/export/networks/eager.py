@@ -1,4 +1,4 @@
-"""Eager PyTorch as a Runner: the oracle that every other runner is compared with."""
+"""Eager PyTorch as a Runner: the oracle that all other runners are compared with."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class EagerRunner:
         self.outputs = outputs
 
     def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
-        """Outputs by name; the arrays are copied, since PyTorch wants memory that it may write to."""
-        tensors = [torch.from_numpy(np.array(arrays[spec.name])) for spec in self.inputs]
+        """Return outputs by name. The arrays are copied: PyTorch needs writable memory."""
+        inputs = [torch.from_numpy(np.array(arrays[spec.name])) for spec in self.inputs]
         with torch.inference_mode():
-            outputs = self._module(*tensors)
-        listed = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
-        return {spec.name: tensor.numpy() for spec, tensor in zip(self.outputs, listed, strict=True)}
+            outputs = self._module(*inputs)
+        tensors = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+        return {spec.name: tensor.numpy() for spec, tensor in zip(self.outputs, tensors, strict=True)}

@@ -1,4 +1,4 @@
-"""How images become the input of a network: its own preprocessing, and what the user said of it."""
+"""Preprocessing of a network: its own, and the user's overrides."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pathlib import Path
 
 import msgspec
 
+from deploykit.core.error_text import first_line
 from deploykit.core.errors import InputError, UsageError
 from deploykit.core.values import ImageOverrides, InputSpec, Preprocessing
 
 
-def read(path: Path) -> ImageOverrides:
-    """What a .toml file says: any of resize, height, width, scale, mean, std and channels. InputError where it cannot
-    be read, or says anything else.
+def read_preprocessing(path: Path) -> ImageOverrides:
+    """Read overrides from a .toml file: any of resize, height, width, scale, mean, std and channels.
+
+    Raises InputError where the file cannot be read or has other keys.
     """
     try:
         return msgspec.toml.decode(path.read_bytes(), type=ImageOverrides)
@@ -23,82 +25,83 @@ def read(path: Path) -> ImageOverrides:
             f"{str(path)!r} cannot be read: {error.strerror}.", "Give the path of a .toml file."
         ) from error
     except (UnicodeDecodeError, msgspec.DecodeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(
-            f"{path} does not say how images become inputs: {reason}.",
-            "It may say resize, height, width, scale, mean, std and channels, such as mean = [0.485, 0.456, 0.406].",
+            f"{path} is not a preprocessing file: {first_line(error)}.",
+            "Its keys are resize, height, width, scale, mean, std and channels, such as mean = [0.485, 0.456, 0.406].",
         ) from error
 
 
-UNTOLD = Preprocessing(resize=1, height=1, width=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-"""What holds of a network whose preprocessing is not known, where the user says a part of it: pixels from 0 to 1."""
+DEFAULT_PREPROCESSING = Preprocessing(resize=1, height=1, width=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+"""Defaults of the keys that the user leaves out, for a network without preprocessing: pixels from 0 to 1."""
 
 
-def told(
+def resolve_preprocessing(
     own: Preprocessing | None, image: ImageOverrides | None, inputs: Sequence[InputSpec], model: str
 ) -> Preprocessing | None:
-    """The network's own preprocessing with what the user said instead; of a network that has none, what the user says.
-    None where neither is there: then nothing is guessed, and its input is a tensor like any other.
+    """Apply the user's overrides to the network's own preprocessing, or to the defaults where it has none.
 
-    `inputs` are those that the network is known to have: the size that is not said comes from there.
+    None without either: nothing is guessed, and the input is a tensor without image preprocessing. `inputs` are those
+    that the network declares; they supply the image size where the user gives none.
     """
     if own is not None:
-        return own if image is None else _changed(own, image)
+        return own if image is None else _apply_overrides(own, image)
     if image is None or not image.normalises:
         return None
-    sizes = [_image_size(spec) for spec in inputs]
+    sizes = [_image_layout(spec) for spec in inputs]
     if len(sizes) > 1 or None in sizes:
         raise UsageError(
-            f"{model} takes {', '.join(map(_called, inputs))}, and no image of three channels.",
-            "Leave --scale, --mean, --std, --channels and --preprocessing out.",
+            f"The input of {model} is not an image of three channels but {', '.join(map(_describe_input, inputs))}.",
+            "Leave --scale, --mean, --std, --channels and --preprocessing-file out.",
         )
     if sizes and sizes[0] is not None:
         layout, height, width = sizes[0]
         if image.height not in (None, height) or image.width not in (None, width):
-            raise UsageError(f"{model} takes images of {height}x{width}.", "Leave --input-size out.")
-        known = msgspec.structs.replace(UNTOLD, resize=max(height, width), height=height, width=width, layout=layout)
-        return _changed(known, image)
+            raise UsageError(f"The input size of {model} is fixed at {height}x{width}.", "Leave --input-size out.")
+        known = msgspec.structs.replace(
+            DEFAULT_PREPROCESSING, resize=max(height, width), height=height, width=width, layout=layout
+        )
+        return _apply_overrides(known, image)
     if image.height is None or image.width is None:
-        raise UsageError(f"{model} does not say which size of images it takes.", "Give --input-size HxW.")
-    return _changed(UNTOLD, image)
+        raise UsageError(f"{model} does not declare its input size.", "Give --input-size HxW.")
+    return _apply_overrides(DEFAULT_PREPROCESSING, image)
 
 
-def _changed(spec: Preprocessing, image: ImageOverrides) -> Preprocessing:
-    """With what the user said. A new input size takes the whole image: its shorter side is resized to the larger of the
-    two, unless the user says that as well.
+def _apply_overrides(spec: Preprocessing, image: ImageOverrides) -> Preprocessing:
+    """Replace the keys that the user gave. With a new input size, the shorter side is resized to the larger of height
+    and width, unless the user gives `resize` too.
     """
-    given = {name: value for name, value in msgspec.structs.asdict(image).items() if value is not None}
+    overrides = {name: value for name, value in msgspec.structs.asdict(image).items() if value is not None}
     for name in ("scale", "mean", "std"):
-        _require_usable(name, given.get(name, ()))
+        _require_usable(name, overrides.get(name, ()))
     if image.height is not None and image.width is not None and image.resize is None:
-        given["resize"] = max(image.height, image.width)
+        overrides["resize"] = max(image.height, image.width)
     try:
-        return msgspec.structs.replace(spec, **given)
+        return msgspec.structs.replace(spec, **overrides)
     except ValueError as error:
         raise UsageError(f"{error}.", "Change --input-size, or resize in the preprocessing file.") from error
 
 
-def _require_usable(name: str, said: float | tuple[float, ...]) -> None:
-    for number in said if isinstance(said, tuple) else (said,):
+def _require_usable(name: str, value: float | tuple[float, ...]) -> None:
+    for number in value if isinstance(value, tuple) else (value,):
         if not math.isfinite(number) or (number <= 0 and name != "mean"):
-            wanted = "finite" if name == "mean" else "finite and above 0"
+            condition = "finite" if name == "mean" else "finite and above 0"
             raise UsageError(
-                f"{name} holds {number}, and must be {wanted}.", "Change what is said of the preprocessing."
+                f"{name} holds {number}, and must be {condition}.", f"Change --{name} or the preprocessing file."
             )
 
 
-def image_like(inputs: Sequence[InputSpec]) -> bool:
-    """Whether the one input has the shape of an image of three channels."""
-    return len(inputs) == 1 and _image_size(inputs[0]) is not None
+def is_image_input(inputs: Sequence[InputSpec]) -> bool:
+    """Whether there is one input, with the shape of an image of three channels."""
+    return len(inputs) == 1 and _image_layout(inputs[0]) is not None
 
 
-def _called(spec: InputSpec) -> str:
-    """`tokens (N×16 int64)`."""
+def _describe_input(spec: InputSpec) -> str:
+    """Describe an input in an error message: `tokens (N×16 int64)`."""
     return f"{spec.name} ({'×'.join(map(str, ('N', *spec.shape)))} {spec.dtype})"
 
 
-def _image_size(spec: InputSpec) -> tuple[str, int, int] | None:
-    """Layout, height and width; None where it is no image of three channels."""
+def _image_layout(spec: InputSpec) -> tuple[str, int, int] | None:
+    """Return layout, height and width; None where the input is not an image of three channels."""
     if len(spec.shape) != 3:
         return None
     if spec.dtype in ("float32", "float16") and spec.shape[0] == 3:

@@ -1,11 +1,11 @@
-"""Somebody else's ONNX file becomes a graph that keeps our contract, with the interface that it came with.
+"""Imports an ONNX file of any producer: a graph that satisfies the export contract and keeps the file's interface.
 
-    inlined      functions are written out, initializers are no inputs
-    opset        raised by onnx's own converter
+    functions    inlined; initializers are removed from the inputs
+    opset        converted by onnx's version converter
     shapes       the batch is `batch` or one number; all other sizes are known
-    names        nodes are called after those of the file, so that a report speaks the user's language
+    names        nodes keep the names of the file
 
-What the rewrites then do is checked like every other export: by the answers, beside those of the file as it was.
+The rewrites are checked like those of every other export: outputs are compared with those of the original file.
 """
 
 from __future__ import annotations
@@ -17,64 +17,66 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from deploykit.core.errors import InputError
+from deploykit.core.onnx_metadata import MODULE_KEY
 from deploykit.core.values import BatchRange, ExportedGraph, ExportOptions, InputSpec, WeightsRecord
 from deploykit.export import contract
-from deploykit.export.networks.onnx_source import Source, read
+from deploykit.export.networks.onnx_source import OnnxSource, read_model
 from deploykit.export.opset import OPSETS
-from deploykit.export.passes.names import MODULE
-from deploykit.export.rewrite import finish
+from deploykit.export.rewrite import rewrite_and_save
 
 if TYPE_CHECKING:
     import onnx
 
 
 def import_onnx(
-    source: Source,
+    source: OnnxSource,
     inputs: tuple[InputSpec, ...],
     outputs: Mapping[str, tuple[int, ...]],
     options: ExportOptions,
     weights: WeightsRecord,
     folder: Path,
 ) -> ExportedGraph:
-    """Write the file as an FP32 graph into `folder`. `inputs` have every size; `outputs` are shapes of the outputs of
-    one sample, as the file really gives them. InputError where the file cannot be taken in, with the reason.
+    """Save the file as an FP32 graph in `folder`.
+
+    `inputs` have all sizes; `outputs` are the output shapes of one sample, measured on the original file. Raises
+    InputError where the file cannot be imported.
     """
     if options.opset not in OPSETS:
         raise InputError(
-            f"Opset {options.opset} is outside what deploykit writes.",
+            f"Opset {options.opset} is not supported.",
             f"Choose --opset {OPSETS.start} to {OPSETS.stop - 1}.",
         )
-    proto = _inlined(read(source.path))
-    _free(proto, inputs, outputs, options.batch)
-    proto = _at_opset(source, proto, options.opset)
-    model = ir.from_proto(_with_shapes(source, proto))
-    _refuse_baked(source, model, options.batch)
+    proto = _inline_functions(read_model(source.path))
+    _set_interface_shapes(proto, inputs, outputs, options.batch)
+    proto = _convert_opset(source, proto, options.opset)
+    model = ir.from_proto(_infer_shapes(source, proto))
+    _require_requested_batch(source, model, options.batch)
     for node in model.graph:
-        node.metadata_props[MODULE] = (node.name or "").strip("/")
-    held = contract.initializer_bytes(model) + _filled(model)
-    promise = contract.Promise(options.opset, options.batch, (), held)
-    return finish(model, promise, weights, "file", None, folder)
+        node.metadata_props[MODULE_KEY] = (node.name or "").strip("/")
+    constant_bytes = contract.initializer_bytes(model) + _computed_constant_bytes(model)
+    terms = contract.Contract(options.opset, options.batch, (), constant_bytes)
+    return rewrite_and_save(model, terms, weights, "file", None, folder)
 
 
-def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Without functions of its own, and without the notes that old files keep of every weight among the inputs."""
+def _inline_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Inline the file's functions, and remove the initializers that old files list among the inputs."""
     import onnx
     import onnx.inliner
 
-    whole: onnx.ModelProto = onnx.inliner.inline_local_functions(proto) if proto.functions else proto
-    weights = {each.name for each in whole.graph.initializer}
-    inputs = [value for value in whole.graph.input if value.name not in weights]
-    del whole.graph.input[:]
-    whole.graph.input.extend(inputs)
-    whole.ir_version = max(whole.ir_version, 4)  # before it, every initializer had to be an input
-    return whole
+    inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(proto) if proto.functions else proto
+    weights = {initializer.name for initializer in inlined.graph.initializer}
+    inputs = [value for value in inlined.graph.input if value.name not in weights]
+    del inlined.graph.input[:]
+    inlined.graph.input.extend(inputs)
+    inlined.ir_version = max(inlined.ir_version, 4)  # until 3, every initializer had to be an input
+    return inlined
 
 
-def _free(
+def _set_interface_shapes(
     proto: onnx.ModelProto, inputs: tuple[InputSpec, ...], outputs: Mapping[str, tuple[int, ...]], batch: BatchRange
 ) -> None:
-    """Give inputs and outputs the sizes that they are to have, and forget what was inferred from others."""
-    sizes = {each.name: each.shape for each in inputs} | dict(outputs)
+    """Set the shapes of inputs and outputs, and drop the shapes that were inferred from the old ones."""
+    sizes = {spec.name: spec.shape for spec in inputs} | dict(outputs)
     for value in (*proto.graph.input, *proto.graph.output):
         shape = value.type.tensor_type.shape
         del shape.dim[:]
@@ -88,7 +90,7 @@ def _free(
     del proto.graph.value_info[:]
 
 
-def _at_opset(source: Source, proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+def _convert_opset(source: OnnxSource, proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     import onnx
 
     if source.opset == opset:
@@ -98,13 +100,13 @@ def _at_opset(source: Source, proto: onnx.ModelProto, opset: int) -> onnx.ModelP
     except (RuntimeError, ValueError, onnx.version_converter.ConvertError) as error:
         reason = str(error).rsplit(": ", 1)[-1].strip().rstrip(".")
         raise InputError(
-            f"{source.path} cannot be taken from opset {source.opset} to {opset}: {reason}.",
-            "Export it anew at a later opset from where it was trained, or choose another --opset.",
+            f"{source.path} cannot be converted from opset {source.opset} to {opset}: {reason}.",
+            "Export it again from the training framework at a later opset, or choose another --opset.",
         ) from error
     return converted
 
 
-def _with_shapes(source: Source, proto: onnx.ModelProto) -> onnx.ModelProto:
+def _infer_shapes(source: OnnxSource, proto: onnx.ModelProto) -> onnx.ModelProto:
     import onnx
 
     try:
@@ -112,30 +114,29 @@ def _with_shapes(source: Source, proto: onnx.ModelProto) -> onnx.ModelProto:
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1].rstrip(".")
         raise InputError(
-            f"{source.path} does not take these sizes: {reason}.",
-            "It may have a batch size baked in: give --batch with that one number.",
+            f"{source.path} cannot be run at these sizes: {reason}.",
+            "Its batch size may be fixed in the graph: give --batch with that number.",
         ) from error
     return inferred
 
 
-def _refuse_baked(source: Source, model: ir.Model, batch: BatchRange) -> None:
-    """InputError where an output keeps another batch than its inputs have: some node inside has one of its own."""
+def _require_requested_batch(source: OnnxSource, model: ir.Model, batch: BatchRange) -> None:
+    """Raise InputError where an output has another batch size than the inputs: a node has one hard-coded."""
     expected = batch.optimum if batch.static else "batch"
     for output in model.graph.outputs:
         first = None if output.shape is None else output.shape[0]
-        found = first if isinstance(first, int) else str(first.value) if first is not None else None
-        if found != expected:
+        actual = first if isinstance(first, int) else str(first.value) if first is not None else None
+        if actual != expected:
             raise InputError(
-                f"{source.path} has a batch of {found} baked in: it shows in its output {output.name!r}.",
-                "Give --batch with that one number, or export the file anew with a free batch.",
+                f"{source.path} has a hard-coded batch size of {actual}: its output {output.name!r} has it.",
+                "Give --batch with that number, or export the file again with a dynamic batch.",
             )
 
 
-def _filled(model: ir.Model) -> int:
-    """Bytes of the constants that the graph computes for itself, and which become initializers."""
-    made = [node for node in model.graph if node.op_type in ("Constant", "ConstantOfShape")]
+def _computed_constant_bytes(model: ir.Model) -> int:
+    """Return the bytes of the constants that nodes hold or compute, and that become initializers."""
     total = 0
-    for node in made:
+    for node in [node for node in model.graph if node.op_type in ("Constant", "ConstantOfShape")]:
         shape, kind = node.outputs[0].shape, node.outputs[0].dtype
         if shape is not None and kind is not None and all(isinstance(size, int) for size in shape):
             elements = 1

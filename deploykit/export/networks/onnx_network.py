@@ -1,4 +1,4 @@
-"""A network that came as an ONNX file. What it computes is what ONNX Runtime makes of that file, untouched."""
+"""A network from an ONNX file. Its oracle is the original file in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from deploykit.core.values import (
     TensorSpec,
     WeightsRecord,
 )
-from deploykit.export.networks.images import image_like, told
-from deploykit.export.networks.onnx_source import Source, open_source
+from deploykit.export.networks.images import is_image_input, resolve_preprocessing
+from deploykit.export.networks.onnx_source import OnnxSource, open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ ORACLE: Final = "onnxruntime"
 
 
 class OnnxNetwork:
-    """Any producer's graph, with its own interface: names, order of axes and number of outputs stay."""
+    """A graph of any producer. Its interface is kept: names, order of axes and number of outputs."""
 
     notes: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
@@ -44,92 +44,91 @@ class OnnxNetwork:
         self.request = request
         self._find_backend = find_backend
         if request.weights.kind != "own" or request.arguments:
-            raise UsageError(f"{request.model} holds its weights itself.", "Leave --weights and --arch out.")
+            raise UsageError(f"{request.model} contains its weights.", "Leave --weights and --model-arg out.")
         if request.options.exporter != "auto":
             raise UsageError(f"{request.model} is exported already.", "Leave --exporter out.")
-        if request.preprocess == "graph" and self.source.inputs[0].dtype != "uint8":
+        if request.preprocess_in == "graph" and self.source.inputs[0].dtype != "uint8":
             raise UsageError(
-                f"{request.model} keeps the inputs that it has, and --preprocess graph would change them.",
+                f"--preprocess-in graph would change the inputs of {request.model}, which are kept as they are.",
                 "Leave it out.",
             )
 
     @cached_property
-    def source(self) -> Source:
-        """What the file says of itself."""
+    def source(self) -> OnnxSource:
+        """Inputs, outputs, opset and producer of the file."""
         return open_source(self.request.model)
 
     @property
     def weights(self) -> WeightsRecord:
-        """Those of the file."""
+        """The weights in the file."""
         return WeightsRecord(self.source.path.name, trained=True, sha256=self.source.sha256)
 
     @cached_property
     def inputs(self) -> tuple[InputSpec, ...]:
-        """With every size. InputError where the file leaves one open and the user does not say it."""
-        said = {each.name: each for each in self.request.inputs}
-        if unknown := sorted(set(said) - {each.name for each in self.source.inputs}):
-            names = ", ".join(each.name for each in self.source.inputs)
-            raise UsageError(f"{self.request.model} has no input {unknown[0]!r}.", f"It has {names}.")
-        sized = self.request.image is not None and self.request.image.height is not None
-        if sized and not any(len(each.shape) == 3 for each in self.source.inputs):
-            raise UsageError(f"{self.request.model} takes no image.", "Leave --input-size out.")
-        return tuple(self._sized(each, said.get(each.name)) for each in self.source.inputs)
+        """The inputs with all sizes. Raises InputError where the file and the user both leave one open."""
+        requested = {spec.name: spec for spec in self.request.inputs}
+        names = [spec.name for spec in self.source.inputs]
+        if unknown := sorted(set(requested) - set(names)):
+            raise UsageError(f"{self.request.model} has no input {unknown[0]!r}.", f"It has {', '.join(names)}.")
+        has_image_size = self.request.image is not None and self.request.image.height is not None
+        if has_image_size and not any(len(spec.shape) == 3 for spec in self.source.inputs):
+            raise UsageError(f"{self.request.model} has no image input.", "Leave --input-size out.")
+        return tuple(self._resolve_sizes(spec, requested.get(spec.name)) for spec in self.source.inputs)
 
-    def _sized(self, own: InputSpec, said: InputSpec | None) -> InputSpec:
-        image = self.request.image
-        shape = own.shape
-        if (
-            said is None
-            and image is not None
-            and image.height is not None
-            and image.width is not None
-            and len(shape) == 3
-        ):
-            sizes = (image.height, image.width)
-            said = InputSpec(own.name, (*sizes, shape[2]) if shape[2] in (1, 3) else (shape[0], *sizes), own.dtype)
-        if said is None:
+    def _resolve_sizes(self, declared: InputSpec, requested: InputSpec | None) -> InputSpec:
+        image, shape = self.request.image, declared.shape
+        size = (image.height, image.width) if image is not None and image.height and image.width else None
+        if requested is None and size is not None and len(shape) == 3:
+            channels_last = shape[2] in (1, 3)
+            sizes = (*size, shape[2]) if channels_last else (shape[0], *size)
+            requested = InputSpec(declared.name, sizes, declared.dtype)
+        if requested is None:
             if 0 in shape:
                 raise InputError(
-                    f"{self.request.model} leaves sizes of its input {own.name!r} open: N×{_size(shape)}.",
-                    f"Engines have fixed sizes: give --input {own.name}=SHAPE:{own.dtype}, or --input-size for images.",
+                    f"{self.request.model} leaves sizes of its input {declared.name!r} open: N×{_format_shape(shape)}.",
+                    "Engines have fixed sizes: give --input-size for images, or "
+                    f"--input {declared.name}=SHAPE:{declared.dtype}.",
                 )
-            return own
-        pairs = zip(shape, said.shape, strict=False)
-        fits = len(said.shape) == len(shape) and all(size in (0, given) for size, given in pairs)
-        if not fits or said.dtype != own.dtype:
+            return declared
+        pairs = zip(shape, requested.shape, strict=False)
+        fits = len(requested.shape) == len(shape) and all(size in (0, wanted) for size, wanted in pairs)
+        if not fits or requested.dtype != declared.dtype:
             raise UsageError(
-                f"{own.name!r} of {self.request.model} is N×{_size(shape)} {own.dtype}, and N×{_size(said.shape)} "
-                f"{said.dtype} was said.",
-                "Say what it has, or nothing.",
+                f"The input {declared.name!r} of {self.request.model} is N×{_format_shape(shape)} {declared.dtype}, "
+                f"not N×{_format_shape(requested.shape)} {requested.dtype}.",
+                "Give the sizes that it has, or leave --input and --input-size out.",
             )
-        return said
+        return requested
 
     @cached_property
     def preprocessing(self) -> Preprocessing | None:
-        """From an image to its input, as the user says; None: it takes tensors."""
+        """The preprocessing that the user gave; None for a network without image preprocessing."""
         image, (first, *others) = self.request.image, self.inputs
-        if image is None and first.dtype == "uint8" and not others and image_like(self.inputs):
-            height, width = first.shape[:2]  # it normalises by itself: pixels are all that it wants
+        if image is None and first.dtype == "uint8" and not others and is_image_input(self.inputs):
+            height, width = first.shape[:2]  # it normalizes by itself and takes raw pixels
             return Preprocessing(resize=max(height, width), height=height, width=width)
-        return told(None, image, self.inputs, self.request.model)
+        return resolve_preprocessing(None, image, self.inputs, self.request.model)
 
     @cached_property
     def head(self) -> Head:
-        """What its output means, as far as the graph shows it."""
-        asked, source = self.request.head, self.source
-        if asked == "embedding":
-            raise UsageError(f"{self.request.model} keeps its outputs.", "Cut it before, or leave --head out.")
-        if asked in ("logits", "probabilities") and len(source.outputs) > 1:
+        """The kind of output: requested, or recognized from the graph's end."""
+        requested, source = self.request.head, self.source
+        if requested == "embedding":
+            raise UsageError(
+                f"--head embedding would change the outputs of {self.request.model}, which are kept as they are.",
+                "Remove its classifier before the export, or leave --head out.",
+            )
+        if requested in ("logits", "probabilities") and len(source.outputs) > 1:
             raise UsageError(f"{self.request.model} has {len(source.outputs)} outputs.", "Leave --head out.")
-        if asked is not None:
-            return asked
-        if not source.scores or self.preprocessing is None:
+        if requested is not None:
+            return requested
+        if not source.is_score_vector or self.preprocessing is None:
             return "tensors"
         return "probabilities" if source.ends_in_softmax else "logits"
 
     @cached_property
     def model(self) -> ModelSpec:
-        """The function that is exported."""
+        """The exported function."""
         return ModelSpec(
             name=self.source.path.stem,
             family="ONNX file",
@@ -137,43 +136,44 @@ class OnnxNetwork:
             arguments={},
             preprocessing=self.preprocessing,
             head=self.head,
-            preprocess="graph" if self.inputs[0].dtype == "uint8" and self.preprocessing is not None else "host",
-            inputs=tuple(each.name for each in self.inputs),
+            preprocess_in="graph" if self.inputs[0].dtype == "uint8" and self.preprocessing is not None else "host",
+            inputs=tuple(spec.name for spec in self.inputs),
             oracle=f"the original file in ONNX Runtime {self._find_backend(ORACLE).version}",
         )
 
-    def write(self, folder: Path) -> ExportedGraph:
-        """The file, rewritten to the contract."""
+    def write_graph(self, folder: Path) -> ExportedGraph:
+        """Rewrite the file to the export contract and save it in `folder`."""
         from deploykit.export.networks.onnx_import import import_onnx
 
         options = self.request.options
-        return import_onnx(self.source, self.inputs, self._answer_shapes(), options, self.weights, folder)
+        return import_onnx(self.source, self.inputs, self._measure_output_shapes(), options, self.weights, folder)
 
     def oracle(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Runner:
-        """The file as it is, in ONNX Runtime; one that takes a single batch size is asked as often as it needs."""
-        return _InPieces(self._original, self.source.batch, inputs, outputs)
+        """Return the original file in ONNX Runtime; with a fixed batch size, it is run as often as needed."""
+        return _FixedBatchRunner(self._original_runner, self.source.batch, inputs, outputs)
 
     @cached_property
-    def _original(self) -> Runner:
+    def _original_runner(self) -> Runner:
         file, runtime = self.source.path, self._find_backend(ORACLE)
         return runtime.load(runtime.compile(file, file.parent), file.parent)
 
-    def _answer_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of each output of one sample, seen: what shape inference makes of foreign graphs is often less than all."""
+    def _measure_output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Run the file once: shape inference on foreign graphs often leaves output shapes open."""
         rows = self.source.batch or max(2, self.request.options.batch.minimum)
-        zeros = {each.name: np.zeros((rows, *each.shape), each.dtype) for each in self.inputs}
-        found = self._original.run(zeros)
-        for name, array in found.items():
+        zeros = {spec.name: np.zeros((rows, *spec.shape), spec.dtype) for spec in self.inputs}
+        outputs = self._original_runner.run(zeros)
+        for name, array in outputs.items():
             if array.ndim == 0 or len(array) != rows:
                 raise InputError(
-                    f"{self.request.model}: the output {name!r} has the shape {_size(array.shape)} for {rows} samples.",
-                    "Each output must have one row per sample: leave out what comes behind, such as choosing boxes.",
+                    f"The output {name!r} of {self.request.model} has shape {_format_shape(array.shape)} for {rows} "
+                    "samples.",
+                    "Each output needs one row per sample: export without postprocessing such as box selection.",
                 )
-        return {name: tuple(array.shape[1:]) for name, array in found.items()}
+        return {name: tuple(array.shape[1:]) for name, array in outputs.items()}
 
 
-class _InPieces:
-    """A runner of one batch size, for any number of rows."""
+class _FixedBatchRunner:
+    """Runs any number of rows on a runner of one batch size; a size of None runs all rows at once."""
 
     def __init__(
         self, runner: Runner, size: int | None, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
@@ -184,18 +184,18 @@ class _InPieces:
         self._size = size
 
     def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
-        """Outputs by name, a row for each of the arrays' rows; the last piece is filled up with its last row."""
+        """Return outputs by name, one row per input row. The last chunk is padded with its last row."""
         rows = len(next(iter(arrays.values())))
         size = self._size or rows
-        pieces = []
+        chunks = []
         for start in range(0, rows, size):
-            piece = {name: array[start : start + size] for name, array in arrays.items()}
-            lacking = size - len(next(iter(piece.values())))
-            full = {name: np.concatenate([array, *[array[-1:]] * lacking]) for name, array in piece.items()}
-            found = self._runner.run(full)
-            pieces.append({name: array[: size - lacking] for name, array in found.items()})
-        return {spec.name: np.concatenate([piece[spec.name] for piece in pieces]) for spec in self.outputs}
+            inputs = {name: array[start : start + size] for name, array in arrays.items()}
+            padding = size - len(next(iter(inputs.values())))
+            padded = {name: np.concatenate([array, *[array[-1:]] * padding]) for name, array in inputs.items()}
+            outputs = self._runner.run(padded)
+            chunks.append({name: array[: size - padding] for name, array in outputs.items()})
+        return {spec.name: np.concatenate([chunk[spec.name] for chunk in chunks]) for spec in self.outputs}
 
 
-def _size(shape: tuple[int, ...]) -> str:
+def _format_shape(shape: tuple[int, ...]) -> str:
     return "×".join(str(size or "?") for size in shape) or "1"

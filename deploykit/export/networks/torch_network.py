@@ -1,4 +1,4 @@
-"""A network in PyTorch: architecture, weights and served module, built when they are first needed."""
+"""A network in PyTorch. Architecture, weights and export module are built when they are first needed."""
 
 from __future__ import annotations
 
@@ -21,60 +21,62 @@ from deploykit.core.values import (
     WeightsRecord,
 )
 from deploykit.export.networks import sources
-from deploykit.export.networks.images import told
+from deploykit.export.networks.images import resolve_preprocessing
 
 if TYPE_CHECKING:
-    from deploykit.export.networks.weights import Loaded
-    from deploykit.export.prepare import Served, ServedTensors
+    from deploykit.export.networks.weights import LoadedNetwork
+    from deploykit.export.prepare import ExportModule, TensorExportModule
 
 
 class TorchNetwork:
-    """From the catalog, from torchvision or timm, from the user's own code, or from a torch.export program."""
+    """A network of the catalog, of torchvision, of timm, of the user's own code, or a torch.export program."""
 
     def __init__(self, request: ExportRequest) -> None:
         self.request = request
         if request.inputs and request.image is not None:
             raise UsageError(
-                f"--input says that {request.model} takes tensors; --input-size or preprocessing, images.",
-                "Give one or the other.",
+                f"{request.model} cannot have both tensor inputs (--input) and image preprocessing.",
+                "Give --input, or --input-size and the preprocessing.",
             )
 
     @cached_property
     def architecture(self) -> Architecture:
-        """How it is built."""
-        return sources.find(self.request.model)
+        """How the network is built, and its defaults."""
+        return sources.find_architecture(self.request.model)
 
     @cached_property
-    def loaded(self) -> Loaded:
+    def loaded_network(self) -> LoadedNetwork:
         """The module with its weights."""
-        from deploykit.export.networks.weights import load
+        from deploykit.export.networks.weights import load_network
 
-        known = self.architecture
-        if known.preprocessing is None:  # of images too: BatchNorm is settled on what the network takes
-            known = msgspec.structs.replace(known, inputs=self.taken)
-        return load(known, sources.arguments(known, self.request.arguments), self.request.weights)
+        architecture = self.architecture
+        if architecture.preprocessing is None:  # random weights: BatchNorm is calibrated on these inputs
+            architecture = msgspec.structs.replace(architecture, inputs=self.tensor_inputs)
+        arguments = sources.parse_arguments(architecture, self.request.arguments)
+        return load_network(architecture, arguments, self.request.weights)
 
     @property
     def weights(self) -> WeightsRecord:
         """The weights that the module holds."""
-        return self.loaded.record
+        return self.loaded_network.record
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What its source says of it."""
+        """Notes of the network's source."""
         return self.architecture.notes
 
     @cached_property
     def preprocessing(self) -> Preprocessing | None:
-        """From an image to its input: its own, with what the user said instead. None: it takes tensors."""
-        asked = self.request
-        if asked.inputs:
+        """Its own preprocessing with the user's overrides; None for a network without image preprocessing."""
+        request = self.request
+        if request.inputs:
             return None
-        return told(self.loaded.preprocessing, asked.image, self.architecture.inputs, asked.model)
+        own, declared = self.loaded_network.preprocessing, self.architecture.inputs
+        return resolve_preprocessing(own, request.image, declared, request.model)
 
     @cached_property
-    def taken(self) -> tuple[InputSpec, ...]:
-        """The inputs, where they are no images. UsageError where nobody says what they are."""
+    def tensor_inputs(self) -> tuple[InputSpec, ...]:
+        """The inputs of a network without image preprocessing. Raises UsageError where they are not known."""
         image = self.request.image
         if self.request.inputs:
             return self.request.inputs
@@ -83,59 +85,59 @@ class TorchNetwork:
         if self.architecture.inputs:
             return self.architecture.inputs
         raise UsageError(
-            f"{self.request.model} does not say what it takes.",
-            "For images give --input-size and the preprocessing (--mean, --std, --scale); for anything else "
+            f"The inputs of {self.request.model} are not known.",
+            "For images, give --input-size and the preprocessing (--mean, --std, --scale); otherwise give "
             "--input NAME=SHAPE:DTYPE, once for each argument of its forward().",
         )
 
     @cached_property
     def model(self) -> ModelSpec:
-        """The function that will be exported."""
-        asked, spec = self.request, self.preprocessing
-        if spec is None and asked.preprocess == "graph":
+        """The exported function."""
+        request, spec = self.request, self.preprocessing
+        if spec is None and request.preprocess_in == "graph":
             raise UsageError(
-                f"{asked.model} has no preprocessing that could go into the graph.",
-                "Give --mean and --std, or leave --preprocess graph out.",
+                f"{request.model} has no preprocessing to put into the graph.",
+                "Give --mean and --std, or leave --preprocess-in graph out.",
             )
         return ModelSpec(
             name=self.architecture.name,
             family=self.architecture.family,
             paper=self.architecture.paper,
-            arguments=self.loaded.arguments,
+            arguments=self.loaded_network.arguments,
             preprocessing=spec,
-            head=asked.head or ("logits" if spec is not None else "tensors"),
-            preprocess=asked.preprocess,
-            inputs=("input",) if spec is not None else tuple(each.name for each in self.taken),
+            head=request.head or ("logits" if spec is not None else "tensors"),
+            preprocess_in=request.preprocess_in,
+            inputs=("input",) if spec is not None else tuple(tensor.name for tensor in self.tensor_inputs),
         )
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """What the weights were trained to tell apart, where they were released with the names."""
+        """Class names of released weights; empty where the release has none."""
         released = self.architecture.pretrained
-        return sources.classes(released.enum) if self.request.weights.kind == "imagenet" and released else ()
+        return sources.released_classes(released.enum) if self.request.weights.kind == "imagenet" and released else ()
 
     @cached_property
-    def served(self) -> Served | ServedTensors:
-        """The module behind its head and preprocessing: the oracle of every comparison."""
-        from deploykit.export.prepare import served
+    def export_module(self) -> ExportModule | TensorExportModule:
+        """The network with head and preprocessing: the oracle of every comparison."""
+        from deploykit.export.prepare import wrap_network
 
-        return served(self.loaded.module, self.model, self.architecture.classifier)
+        return wrap_network(self.loaded_network.module, self.model, self.architecture.classifier)
 
-    def forget(self) -> None:
-        """Give the memory back; what is asked for again is built again."""
+    def release_memory(self) -> None:
+        """Drop the module and what was derived from it; it is built again on the next use."""
         for name in ("served", "model", "preprocessing", "loaded"):
             self.__dict__.pop(name, None)
 
-    def write(self, folder: Path) -> ExportedGraph:
-        """The module, traced by one of PyTorch's exporters."""
-        from deploykit.export.export import examples, export
+    def write_graph(self, folder: Path) -> ExportedGraph:
+        """Trace the module with one of PyTorch's exporters, and save the graph in `folder`."""
+        from deploykit.export.export import example_inputs, export_module
 
-        stripped, options = self.architecture.training_only, self.request.options
-        inputs = examples(self.model, options.batch, () if self.preprocessing is not None else self.taken)
-        return export(self.served, self.model, options, self.weights, stripped, inputs, folder)
+        training_only, options = self.architecture.training_only, self.request.options
+        inputs = example_inputs(self.model, options.batch, () if self.preprocessing is not None else self.tensor_inputs)
+        return export_module(self.export_module, self.model, options, self.weights, training_only, inputs, folder)
 
     def oracle(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Runner:
-        """The module in eager PyTorch."""
+        """Return the module as a runner in eager PyTorch."""
         from deploykit.export.networks.eager import EagerRunner
 
-        return EagerRunner(self.served, inputs, outputs)
+        return EagerRunner(self.export_module, inputs, outputs)

@@ -1,4 +1,4 @@
-"""Which weights are meant, and what identifies them, without building a network (or importing torch)."""
+"""Parses and identifies the source of weights, without building a network or importing torch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Final
 
 from deploykit.core.errors import InputError
-from deploykit.core.files import sha256
+from deploykit.core.files import hash_file
 from deploykit.core.values import Architecture, Pretrained, WeightsSource
 
-SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
-"""Checkpoints that can be read: the first by safetensors, the others by torch."""
+CHECKPOINT_SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
+"""Endings of checkpoints: the first is read by safetensors, the others by torch."""
 
 
 def parse_weights(text: str, seed: int = 0) -> WeightsSource:
-    """`random`, `imagenet`, or the path of a checkpoint; a file called `random` is `./random`."""
+    """Parse `random`, `imagenet` or the path of a checkpoint; a file named `random` is `./random`."""
     if text == "random":
         return WeightsSource("random", seed=seed)
     if text == "imagenet":
@@ -23,38 +23,44 @@ def parse_weights(text: str, seed: int = 0) -> WeightsSource:
     return WeightsSource("file", path=text)
 
 
-def identity(source: WeightsSource) -> str:
-    """A key for the cache, equal for equal weights of one network: a file's SHA-256, `random:SEED` or `imagenet`."""
+def weights_identity(source: WeightsSource) -> str:
+    """Return a cache key that is equal for equal weights: a file's SHA-256, `random:SEED`, `imagenet` or `own`."""
     match source.kind:
         case "random":
             return f"random:{source.seed}"
         case "imagenet" | "own":
             return source.kind
         case "file":
-            return sha256(checkpoint(source))
+            return hash_file(require_checkpoint(source))
 
 
-def released(architecture: Architecture) -> Pretrained:
-    """The weights that torchvision releases for the network."""
+def require_released_weights(architecture: Architecture) -> Pretrained:
+    """Return the released weights of the network. Raises InputError where there are none."""
     if architecture.pretrained is None:
         raise InputError(
-            f"no ImageNet weights were ever released for {architecture.name}.",
-            "Give --weights PATH with your own, or --weights random to try the pipeline.",
+            f"no ImageNet weights are released for {architecture.name}.",
+            "Give your own with --weights PATH, or try the pipeline with --weights random.",
         )
     return architecture.pretrained
 
 
-def checkpoint(source: WeightsSource) -> Path:
-    """The file that holds the weights."""
+def require_checkpoint(source: WeightsSource) -> Path:
+    """Return the path of the checkpoint. Raises InputError where it is not a readable checkpoint file."""
     path = Path(source.path or "")
     if path.is_dir():
-        raise InputError(f"the weights {str(path)!r} are a folder.", "Give the checkpoint file inside it.")
+        raise InputError(f"{str(path)!r} is a folder.", "Give the checkpoint file inside it.")
     if not path.is_file():
         raise InputError(
-            f"there are no weights {str(path)!r}.", f"Give random, imagenet, or a file ({', '.join(SUFFIXES)})."
+            f"there are no weights {str(path)!r}.",
+            f"Give random, imagenet, or a file ({', '.join(CHECKPOINT_SUFFIXES)}).",
         )
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{str(path)!r} does not end like a checkpoint.", f"Checkpoints end in {', '.join(SUFFIXES)}.")
+    if path.suffix.lower() not in CHECKPOINT_SUFFIXES:
+        raise InputError(
+            f"{str(path)!r} is not a supported checkpoint file.",
+            f"Supported endings: {', '.join(CHECKPOINT_SUFFIXES)}.",
+        )
     if not os.access(path, os.R_OK):
-        raise InputError(f"the weights {str(path)!r} may not be read.", "Grant read permission on the file.")
+        raise InputError(
+            f"the weights {str(path)!r} cannot be read: permission denied.", "Grant read permission on the file."
+        )
     return path

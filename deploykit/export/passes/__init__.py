@@ -1,14 +1,12 @@
 """Rewrites of the traced graph, one per file, in the order in which they run.
 
-Each module states its algebra, offers `apply(model) -> Rewrite`, changes the model in place, and refuses with a reason
-where the algebra does not hold. `contract.unbroken` is checked after every one of them. Where the algebra is ours, it
-looks at the outermost graph and leaves the branches of an If or a Loop alone.
+onnx-ir's and onnxscript's own passes come first: `clean`, `fold_constants`, `drop_zero_bias` and `infer_shapes` call
+them. A pass is written here only where theirs computes something else; its docstring says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import onnx_ir as ir
 
@@ -29,8 +27,23 @@ from deploykit.export.passes import (
     names,
 )
 
-PASSES: Final[tuple[Callable[[ir.Model], Rewrite], ...]] = (
-    names.apply,  # first, so that every refusal below names the user's module
+
+class Pass(Protocol):
+    """The function `apply` of a module of this package.
+
+    It takes a model and changes it in place: the outermost graph only, not the branches of an If or a Loop. It keeps
+    names, types and shapes of the graph's inputs and outputs, and what the graph computes, up to rounding. The module's
+    docstring states the algebra with the shapes of the tensors.
+
+    It returns a `Rewrite`: the pass's name, how often it applied, and one reason, headed by the node's name, for each
+    node that it considered and left as it is. `contract.check_invariants` runs after every pass.
+    """
+
+    def __call__(self, model: ir.Model, /) -> Rewrite: ...
+
+
+PASSES: Final[tuple[Pass, ...]] = (
+    names.apply,  # first, so that skip reasons name the user's modules
     drop_dropout.apply,
     fold_constants.apply,
     constant_fill.apply,
@@ -38,7 +51,7 @@ PASSES: Final[tuple[Callable[[ir.Model], Rewrite], ...]] = (
     canonical_sum.apply,
     canonical_pool.apply,
     canonical_flatten.apply,
-    clean.apply,  # Identities between Conv and BatchNorm would hide the pair
+    clean.apply,  # an Identity between Conv and BatchNorm would hide the pair
     fold_batchnorm.apply,
     fold_scale.apply,
     drop_zero_bias.apply,

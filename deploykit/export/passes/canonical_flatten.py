@@ -1,9 +1,9 @@
-"""A Reshape that only joins all axes behind the batch is Flatten.
+"""Replaces a Reshape that joins all axes after the batch by Flatten.
 
-    Reshape(x[n,c,h,w], [n, c·h·w])  →  Flatten(axis=1)
+    Reshape(x, [N, C·H·W])  →  Flatten(x, axis=1)          x: (N, C, H, W), output: (N, C·H·W)
 
-Exporters compute the target shape from the batch (Shape, Squeeze, Concat); that small program goes with it, and with
-it the only integer arithmetic that a classifier's graph has.
+Exporters compute the target shape from the batch (Shape, Squeeze, Concat). These nodes become unused with the Reshape:
+the only integer arithmetic in a classifier's graph.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ import math
 
 import onnx_ir as ir
 
+from deploykit.core.graph_edit import bypass_node, insert_node_before
 from deploykit.core.values import Rewrite
-from deploykit.export.passes.graph_edit import bypass, insert_before
 
 
 def apply(model: ir.Model) -> Rewrite:
-    """Replace every Reshape of N×C×H×W that keeps the batch and joins the rest, and count them.
+    """Replace every Reshape of (N, C, H, W) that keeps the batch and joins the other axes, and count them.
 
-    One that does anything else, or whose sizes behind the batch are not all known, is refused. Reshapes of tensors that
-    are not known to have four axes are no candidates.
+    One that does anything else, or whose sizes after the batch are not all known, is skipped. Reshapes of tensors that
+    are not known to have four axes are not considered.
     """
-    applied, refused = 0, []
+    applied, skip_reasons = 0, []
     for node in [node for node in model.graph if node.op_type == "Reshape" and _is_image(node.inputs[0])]:
         if not _joins_all_but_the_batch(node):
-            refused.append(f"{node.name}: does more than joining the axes behind the batch")
+            skip_reasons.append(f"{node.name}: does more than join the axes after the batch")
             continue
-        flat = insert_before(node, ir.node("Flatten", [node.inputs[0]], {"axis": 1}))
+        flat = insert_node_before(node, ir.node("Flatten", [node.inputs[0]], {"axis": 1}))
         flat.shape, flat.type = node.outputs[0].shape, node.outputs[0].type
-        bypass(node, flat)
+        bypass_node(node, flat)
         applied += 1
-    return Rewrite("canonical_flatten", applied, tuple(refused))
+    return Rewrite("canonical_flatten", applied, tuple(skip_reasons))
 
 
 def _is_image(value: ir.Value | None) -> bool:
-    """Whether it is N×C×H×W; the shape arithmetic around it reshapes small integer tensors, which are no concern."""
+    """Whether it has four axes; shape arithmetic reshapes small integer tensors, which are not meant."""
     return value is not None and value.shape is not None and len(value.shape) == 4
 
 

@@ -1,47 +1,49 @@
-"""ReduceMean over height and width is GlobalAveragePool, and says so; an average over 1×1 windows is nothing at all.
+"""Replaces ReduceMean over height and width by GlobalAveragePool, and removes average pooling over 1×1 windows.
 
-    mean_{h,w} x[n,c,h,w]   keepdims=1  →  GlobalAveragePool          keepdims=0  →  GlobalAveragePool, Flatten
-    AveragePool(x, kernel 1×1, stride 1)  →  x        (VGG's adaptive pooling, at the size that it was trained for)
+    ReduceMean(x, axes=(2, 3), keepdims=1)  →  GlobalAveragePool(x)             x: (N, C, H, W), output: (N, C, 1, 1)
+    ReduceMean(x, axes=(2, 3), keepdims=0)  →  Flatten(GlobalAveragePool(x))    output: (N, C)
+    AveragePool(x, kernel 1×1, stride 1)    →  x        VGG's adaptive pooling at the input size of its training
 
-Runtimes and quantizers recognise the pooling; and ReduceMean changed its signature in opset 18, which pooling did not.
+Runtimes and quantizers recognize the pooling operator, and its signature is the same at every opset; that of ReduceMean
+changed at 18.
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
+from deploykit.core.graph_edit import bypass_node, insert_node_before, read_constant
 from deploykit.core.values import Rewrite
-from deploykit.export.passes.graph_edit import bypass, constant, insert_before
 
 
 def apply(model: ir.Model) -> Rewrite:
-    """Replace means over height and width, take out averages over 1×1 windows, and count both.
+    """Replace means over height and width, remove averages over 1×1 windows, and count both.
 
-    A mean over other axes, or of a tensor that is not known to have four, is refused; so is a pooling at both of whose
-    ends the graph's own names stand.
+    A mean over other axes, or of a tensor that is not known to have four, is skipped; so is a 1×1 pooling whose input
+    and output both belong to the graph's interface.
     """
-    applied, refused = 0, []
+    applied, skip_reasons = 0, []
     for node in [node for node in model.graph if node.op_type == "ReduceMean"]:
-        source, axes = node.inputs[0], _axes(node)
+        source, axes = node.inputs[0], _reduced_axes(node)
         if source is None or source.shape is None or len(source.shape) != 4 or axes != {2, 3}:
-            refused.append(f"{node.name}: reduces axes {sorted(axes or ())}, not height and width of N×C×H×W")
+            skip_reasons.append(f"{node.name}: reduces axes {sorted(axes or ())}, not height and width of N×C×H×W")
             continue
-        pooled = insert_before(node, ir.node("GlobalAveragePool", [source]))
+        pooled = insert_node_before(node, ir.node("GlobalAveragePool", [source]))
         pooled.type = source.type
         pooled.shape = ir.Shape([*source.shape[:2], 1, 1])
         if node.attributes.get_int("keepdims", 1) == 0:
-            pooled = insert_before(node, ir.node("Flatten", [pooled], {"axis": 1}))
-        bypass(node, pooled)
+            pooled = insert_node_before(node, ir.node("Flatten", [pooled], {"axis": 1}))
+        bypass_node(node, pooled)
         applied += 1
     for node in [node for node in model.graph if node.op_type == "AveragePool" and _is_identity(node)]:
         source = node.inputs[0]
         assert source is not None
         if node.outputs[0].is_graph_output() and (source.is_graph_input() or source.is_graph_output()):
-            refused.append(f"{node.name}: both its ends have names that applications use")
+            skip_reasons.append(f"{node.name}: its input and output are both part of the graph's interface")
             continue
-        bypass(node, source)
+        bypass_node(node, source)
         applied += 1
-    return Rewrite("canonical_pool", applied, tuple(refused))
+    return Rewrite("canonical_pool", applied, tuple(skip_reasons))
 
 
 def _is_identity(node: ir.Node) -> bool:
@@ -49,8 +51,8 @@ def _is_identity(node: ir.Node) -> bool:
     return ones and not any(node.attributes.get_ints("pads", ()))
 
 
-def _axes(node: ir.Node) -> set[int] | None:
-    """The axes as non-negative numbers of a rank-4 tensor: an input since opset 18, an attribute before."""
-    held = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    axes = node.attributes.get_ints("axes", None) if held is None else held.reshape(-1).tolist()
+def _reduced_axes(node: ir.Node) -> set[int] | None:
+    """The reduced axes of a rank-4 tensor, non-negative: an input since opset 18, an attribute before."""
+    constant = read_constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    axes = node.attributes.get_ints("axes", None) if constant is None else constant.reshape(-1).tolist()
     return None if axes is None else {int(axis) % 4 for axis in axes}

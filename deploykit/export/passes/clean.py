@@ -1,6 +1,9 @@
-"""Nothing in the graph that does nothing: no Identity, no node computed twice, no dead node, no unread weight.
+"""Removes Identity nodes, duplicate nodes, unused nodes, unused initializers and unused functions.
 
-onnx-ir's own passes, in the order in which one uncovers work for the next.
+    Identity(x)            →  x
+    a = f(x)  b = f(x)     →  a = f(x), read twice
+
+These are onnx-ir's passes, ordered so that each removes what the previous one made redundant.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from deploykit.core.values import Rewrite
 
 
 def apply(model: ir.Model) -> Rewrite:
-    """Run those passes, and count the nodes that went; none of them refuses."""
+    """Run the passes, and count the removed nodes. None is skipped."""
     before = len(model.graph)
     common.IdentityEliminationPass()(model)
     common.CommonSubexpressionEliminationPass()(model)

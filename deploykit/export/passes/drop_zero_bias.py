@@ -1,9 +1,10 @@
-"""A bias of zeros is no bias.
+"""Removes the bias of a convolution where it is zero.
 
-    W∗x + 0 = W∗x          for Conv and ConvTranspose, whose bias is optional
+    W∗x + 0 = W∗x          Conv and ConvTranspose, whose bias of shape (C_out,) is optional
 
-PyTorch's exporter writes zeros for every convolution made with `bias=False`; with them the graph would hold more than
-the module does. Gemm keeps its bias: runtimes fuse it for nothing, and some parsers want one.
+PyTorch's exporter writes zeros for every convolution made with `bias=False`; the graph would hold more constants than
+the module. Gemm keeps its bias: runtimes fuse it at no cost, and some parsers require one. onnxscript's rules do the
+rewrite; they rename the nodes, but keep the module paths from which `names` names them again.
 """
 
 from __future__ import annotations
@@ -11,20 +12,12 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from deploykit.core.values import Rewrite
-from deploykit.export.passes.graph_edit import constant
 
 
 def apply(model: ir.Model) -> Rewrite:
-    """Take the bias from every Conv and ConvTranspose where it is a constant of zeros, and count them.
+    """Remove the bias of every Conv and ConvTranspose where it is a constant of zeros, and count them."""
+    from onnxscript.rewriter import RewriteRuleSet  # not needed to read or run graphs
+    from onnxscript.rewriter.rules import common
 
-    Any other bias is no candidate, and nothing is refused.
-    """
-    applied = 0
-    for node in model.graph:
-        if node.op_type not in {"Conv", "ConvTranspose"} or len(node.inputs) < 3:
-            continue
-        bias = constant(node.inputs[2])
-        if bias is not None and not bias.any():
-            node.resize_inputs(2)
-            applied += 1
-    return Rewrite("drop_zero_bias", applied)
+    rules = [common.remove_optional_bias_from_conv_rule, common.remove_optional_bias_from_conv_transpose_rule]
+    return Rewrite("drop_zero_bias", RewriteRuleSet(rules).apply_to_model(model))

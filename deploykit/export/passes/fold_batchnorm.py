@@ -1,9 +1,14 @@
-"""Conv → BatchNormalization becomes Conv.
+"""Folds BatchNormalization into the convolution before it.
 
-    y = γ·(W∗x + b − μ)/√(σ² + ε) + β  =  (s·W)∗x + (s·(b − μ) + β)        with s = γ/√(σ² + ε), per output channel
+    y = γ·(W∗x + b − μ)/√(σ² + ε) + β  =  (s·W)∗x + (s·(b − μ) + β)        with s = γ/√(σ² + ε)
 
-Exact in real arithmetic; computed here in float64 and rounded once. It does not apply across anything in between: a
-BatchNorm behind a Concat (DenseNet's pre-activation) normalises tensors that other layers read too, and stays.
+    W: (C_out, C_in/groups, kH, kW), scaled along its first axis; s, γ, β, μ, σ², b: (C_out,)
+
+Exact in real arithmetic; computed in float64 and rounded once. Anything in between prevents it: a BatchNorm after a
+Concat (DenseNet's pre-activation) normalizes tensors that other layers read too, and stays.
+
+onnxscript's rule of the same purpose computes in float32, gives the result the BatchNorm's module path instead of the
+convolution's, and does not report why it skipped a node.
 """
 
 from __future__ import annotations
@@ -11,53 +16,60 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from deploykit.core.graph_edit import (
+    bypass_node,
+    has_single_use,
+    is_single_use_initializer,
+    read_constant,
+    set_initializer,
+)
 from deploykit.core.values import Rewrite
-from deploykit.export.passes.graph_edit import bypass, constant, private, read_only_here, set_weight
 
 
 def apply(model: ir.Model) -> Rewrite:
-    """Fold every BatchNormalization that has no `obstacle`, and count them; the others are refused, with theirs."""
-    applied, refused = 0, []
+    """Fold every BatchNormalization that has no `skip_reason`, and count them. The others are skipped."""
+    applied, skip_reasons = 0, []
     for norm in [node for node in model.graph if node.op_type == "BatchNormalization"]:
-        if (reason := obstacle(norm)) is None:
-            fold(norm)
+        if (reason := skip_reason(norm)) is None:
+            fold_into_conv(norm)
             applied += 1
         else:
-            refused.append(f"{norm.name}: {reason}")
-    return Rewrite("fold_batchnorm", applied, tuple(refused))
+            skip_reasons.append(f"{norm.name}: {reason}")
+    return Rewrite("fold_batchnorm", applied, tuple(skip_reasons))
 
 
-def obstacle(norm: ir.Node) -> str | None:
-    """Why this BatchNormalization stays; None: it folds."""
+def skip_reason(norm: ir.Node) -> str | None:
+    """Why this BatchNormalization cannot be folded; None where it can."""
     source = norm.inputs[0]
     assert source is not None
     if norm.attributes.get_int("training_mode", 0) == 1:
-        return "it is in training mode and normalises with each batch's own statistics"
+        return "it is in training mode and normalizes with the statistics of each batch"
     conv = source.producer()
     if conv is None or conv.op_type != "Conv":
         return f"its input comes from {conv.op_type if conv else 'the graph input'}, not from a convolution"
-    if not read_only_here(source):
+    if not has_single_use(source):
         return "the convolution's output has other readers"
-    if not private(conv.inputs[1]) or (len(conv.inputs) > 2 and not private(conv.inputs[2])):
+    if not all(map(is_single_use_initializer, conv.inputs[1:])):
         return "the convolution's weights are shared or computed"
-    if any(constant(value) is None for value in norm.inputs[1:5]):
+    if any(read_constant(value) is None for value in norm.inputs[1:5]):
         return "its statistics are not constants"
     return None
 
 
-def fold(norm: ir.Node) -> None:
-    """Put a BatchNormalization that has no `obstacle` into the weight and the bias of its convolution."""
+def fold_into_conv(norm: ir.Node) -> None:
+    """Fold a BatchNormalization without `skip_reason` into weight and bias of its convolution, and remove it."""
     source = norm.inputs[0]
     assert source is not None
     conv = source.producer()
     assert conv is not None
-    gamma, beta, mean, variance = (np.asarray(constant(value), np.float64) for value in norm.inputs[1:5])
-    weight = np.asarray(constant(conv.inputs[1]))
-    held = constant(conv.inputs[2]) if len(conv.inputs) > 2 else None
-    bias = np.zeros_like(mean) if held is None else held.astype(np.float64)
+    gamma, beta, mean, variance = (np.asarray(read_constant(value), np.float64) for value in norm.inputs[1:5])
+    weight = np.asarray(read_constant(conv.inputs[1]))
+    conv_bias = read_constant(conv.inputs[2]) if len(conv.inputs) > 2 else None
+    bias = np.zeros_like(mean) if conv_bias is None else conv_bias.astype(np.float64)
     s = gamma / np.sqrt(variance + norm.attributes.get_float("epsilon", 1e-5))
-    folded = weight * s.reshape(-1, *[1] * (weight.ndim - 1))
+    folded = weight * s.reshape(-1, *[1] * (weight.ndim - 1))  # s: (C_out, 1, 1, 1)
     weight_name = conv.inputs[1].name or ""  # type: ignore[union-attr]
-    set_weight(conv, 1, folded.astype(weight.dtype), weight_name)
-    set_weight(conv, 2, (s * (bias - mean) + beta).astype(weight.dtype), weight_name.removesuffix("weight") + "bias")
-    bypass(norm, conv.outputs[0])
+    set_initializer(conv, 1, folded.astype(weight.dtype), weight_name)
+    bias_name = weight_name.removesuffix("weight") + "bias"
+    set_initializer(conv, 2, (s * (bias - mean) + beta).astype(weight.dtype), bias_name)
+    bypass_node(norm, conv.outputs[0])

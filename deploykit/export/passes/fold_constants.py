@@ -1,9 +1,9 @@
-"""Compute what does not depend on the input once, at export.
+"""Computes at export what does not depend on the input.
 
-    Concat(Shape(x)[0], 512)  →  stays (it depends on the batch)
-    Expand(Cast(1), Shape(w)) →  an initializer
+    Expand(Cast(1), Shape(w))  →  initializer of the shape of w
+    Concat(Shape(x)[0], 512)   →  unchanged: it depends on the batch
 
-onnxscript's evaluator does the folding; Constant nodes become initializers, so that a graph has one kind of constant.
+onnxscript evaluates the nodes, onnx-ir turns Constant nodes into initializers: then a graph has one kind of constant.
 """
 
 from __future__ import annotations
@@ -15,11 +15,8 @@ from deploykit.core.values import Rewrite
 
 
 def apply(model: ir.Model) -> Rewrite:
-    """Fold what can be folded, take out what nobody reads then, and count the nodes that went; none is refused.
-
-    Needs onnxscript.
-    """
-    from onnxscript.optimizer import fold_constants  # who looks into graphs need not install it
+    """Fold constants, remove the nodes that become unused, and count the removed nodes. None is skipped."""
+    from onnxscript.optimizer import fold_constants  # not needed to read or run graphs
 
     before = len(model.graph)
     fold_constants(model)

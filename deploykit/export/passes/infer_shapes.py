@@ -1,7 +1,9 @@
-"""Every tensor says its shape, as far as it follows from the others'.
+"""Adds missing shapes of intermediate tensors.
 
-Exporters leave it out inside what they spell out: a Linear of three axes becomes a MatMul and an Add, and only the sum
-has a shape. Whoever weighs layers by their work (precision receipts) needs it.
+    MatMul((N, T, C), (C, D))  →  output: (N, T, D)
+
+Exporters omit them inside decomposed modules: a Linear on three axes becomes MatMul and Add, and only the Add's output
+has a shape. Precision receipts weight layers by their multiply-accumulates, and need all shapes.
 """
 
 from __future__ import annotations
@@ -13,15 +15,15 @@ from deploykit.core.values import Rewrite
 
 
 def apply(model: ir.Model) -> Rewrite:
-    """Run ONNX's shape inference where a shape is missing, and count the tensors that got one.
+    """Run ONNX's shape inference if any shape is missing, and count the tensors that got one. None is skipped.
 
-    What does not follow from the others' shapes stays without; nothing is refused.
+    A shape that cannot be inferred stays missing.
     """
-    before = _missing(model)
+    before = _count_missing_shapes(model)
     if before:
         common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-    return Rewrite("infer_shapes", before - _missing(model))
+    return Rewrite("infer_shapes", before - _count_missing_shapes(model))
 
 
-def _missing(model: ir.Model) -> int:
+def _count_missing_shapes(model: ir.Model) -> int:
     return sum(output.shape is None for node in model.graph for output in node.outputs)

@@ -14,7 +14,7 @@ SHAPES = {"w": (8, 3, 3, 3), "f": (8, 5), "m": (8, 5), "v": (6, 5)}
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a graph's text as a file and gives its path. Weights called w, f, m and v are drawn by chance."""
+    """Writes a graph's text as a file and returns its path. Weights named w, f, m and v are random."""
 
     def save(text: str, opset: int = 18, **more: np.ndarray) -> Path:
         proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}, "com.acme" : 1]>\n{text}')
@@ -31,8 +31,8 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def taken_in(quick_latency: None, saved: Callable[..., Path], tmp_path: Path, cli) -> Callable[..., Path]:  # noqa: ARG001
-    """Exports a graph's text and gives the bundle."""
+def export_text(quick_latency: None, saved: Callable[..., Path], tmp_path: Path, cli) -> Callable[..., Path]:  # noqa: ARG001
+    """Exports a graph's text and returns the bundle."""
 
     def take(text: str, *words: str, **how) -> Path:
         target = "openvino" if "--int8" in words else "onnxruntime"  # which has INT8 kernels for layers this small

@@ -55,21 +55,21 @@ def architecture(build=Network) -> Architecture:
     ],
 )
 def test_a_value_takes_the_constructors_type(text, parsed):
-    found = catalog.arguments(architecture(), [text])
+    found = catalog.parse_arguments(architecture(), [text])
     assert found == parsed
     assert [type(value) for value in found.values()] == [type(value) for value in parsed.values()]
 
 
-def test_several_arguments_are_taken_together():
-    assert catalog.arguments(architecture(), ["width=8", "kernel=5"]) == {"width": 8, "kernel": 5}
+def test_several_arguments_are_parsed_together():
+    assert catalog.parse_arguments(architecture(), ["width=8", "kernel=5"]) == {"width": 8, "kernel": 5}
 
 
 def test_no_argument_is_no_change():
-    assert catalog.arguments(architecture(), []) == {}
+    assert catalog.parse_arguments(architecture(), []) == {}
 
 
 def test_a_function_builds_as_well_as_a_class():
-    assert catalog.arguments(architecture(function), ["width=8"]) == {"width": 8}
+    assert catalog.parse_arguments(architecture(function), ["width=8"]) == {"width": 8}
 
 
 @given(
@@ -78,7 +78,7 @@ def test_a_function_builds_as_well_as_a_class():
 def test_what_python_prints_is_read_back(width, dropout, depths):
     texts = [f"width={width}", f"dropout={dropout!r}", f"depths={','.join(map(str, depths))}"]
     expected = {"width": width, "dropout": dropout, "depths": tuple(depths)}
-    assert catalog.arguments(architecture(), texts) == expected
+    assert catalog.parse_arguments(architecture(), texts) == expected
 
 
 # ── What is refused ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -87,9 +87,9 @@ def test_what_python_prints_is_read_back(width, dropout, depths):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("depths=3,four", "integers with commas between"),
-        ("depths=", "integers with commas between"),
-        ("depths=3,,4", "integers with commas between"),
+        ("depths=3,four", "comma-separated integers"),
+        ("depths=", "comma-separated integers"),
+        ("depths=3,,4", "comma-separated integers"),
         ("width=1.5", "an integer"),
         ("width=", "an integer"),
         ("dropout=half", "a number"),
@@ -99,27 +99,27 @@ def test_what_python_prints_is_read_back(width, dropout, depths):
         ("kernel=4", "one of 3, 5"),
     ],
 )
-def test_a_value_of_another_type_is_told_what_is_expected(text, expected):
+def test_the_error_for_a_value_of_another_type_says_what_is_expected(text, expected):
     key, _, value = text.partition("=")
     with pytest.raises(UsageError) as caught:
-        catalog.arguments(architecture(), [text])
-    assert caught.value.what == f"--arch {text}: {value!r} is not {expected}."
+        catalog.parse_arguments(architecture(), [text])
+    assert caught.value.what == f"--model-arg {text}: {value!r} is not {expected}."
     assert key in str(caught.value)
 
 
-def test_an_unknown_key_is_told_the_nearest():
+def test_the_error_for_an_unknown_key_suggests_the_nearest():
     with pytest.raises(UsageError, match="unknown argument of toy 'widht'; did you mean width"):
-        catalog.arguments(architecture(), ["widht=8"])
+        catalog.parse_arguments(architecture(), ["widht=8"])
 
 
-def test_a_key_unlike_any_other_is_told_them_all():
+def test_the_error_for_a_key_unlike_any_other_lists_all():
     with pytest.raises(UsageError, match="choose from batch_norm, depths, dropout, kernel, note, stem, width"):
-        catalog.arguments(architecture(), ["qqq=8"])
+        catalog.parse_arguments(architecture(), ["qqq=8"])
 
 
-def test_what_is_no_pair_is_told_the_keys_and_their_types():
+def test_the_error_for_text_without_equals_lists_keys_and_types():
     with pytest.raises(UsageError, match="'width' is not KEY=VALUE") as caught:
-        catalog.arguments(architecture(), ["width"])
+        catalog.parse_arguments(architecture(), ["width"])
     assert "width=an integer" in caught.value.remedy
     assert "stem=one of none, resnet34" in caught.value.remedy
 
@@ -128,30 +128,31 @@ def test_what_is_no_pair_is_told_the_keys_and_their_types():
 
 
 def test_a_known_network_is_known():
-    catalog.known("resnet50")
+    catalog.require_known_model("resnet50")
 
 
-def test_a_misspelt_network_is_told_the_nearest():
+def test_the_error_for_a_misspelt_network_suggests_the_nearest():
     with pytest.raises(InputError, match="unknown model 'resnt50'; did you mean resnet50"):
-        catalog.known("resnt50")
+        catalog.require_known_model("resnt50")
 
 
 def test_find_refuses_what_is_unknown():
     with pytest.raises(InputError, match="unknown model 'nothing'"):
-        catalog.find("nothing")
+        catalog.find_architecture("nothing")
 
 
 def test_find_gives_the_network_of_that_name():
-    assert catalog.find("vgg11").name == "vgg11"
+    assert catalog.find_architecture("vgg11").name == "vgg11"
 
 
 def test_there_is_one_row_per_network():
-    assert [row.name for row in catalog.rows()] == list(CATALOG)
+    assert [row.name for row in catalog.read_catalog()] == list(CATALOG)
 
 
 def test_listing_and_checking_a_name_import_no_heavy_library():
     program = (
-        "import sys; from deploykit.export import catalog; catalog.rows(); catalog.known('vgg11');"
+        "import sys; from deploykit.export.networks import catalog;"
+        "catalog.read_catalog(); catalog.require_known_model('vgg11');"
         "print(*sorted({'torch', 'torchvision', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

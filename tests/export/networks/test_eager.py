@@ -52,7 +52,7 @@ def test_several_outputs_keep_their_order():
     assert np.array_equal(outputs["minus"], -outputs["plus"])
 
 
-def test_an_output_that_nobody_announced_is_not_dropped_silently():
+def test_an_unannounced_output_is_not_dropped_silently():
     class Two(nn.Module):
         def forward(self, x):
             return x, -x

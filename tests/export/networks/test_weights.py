@@ -27,9 +27,9 @@ from deploykit.core.values import Architecture, InferredArgument, Preprocessing,
 from deploykit.export.architectures.densenet import DENSENET121
 from deploykit.export.architectures.googlenet import GOOGLENET
 from deploykit.export.architectures.resnet import RESNET18
-from deploykit.export.networks import weights
-from deploykit.export.networks.weights import load
-from deploykit.export.networks.weights_source import identity, parse_weights
+from deploykit.export.networks import random_weights
+from deploykit.export.networks.weights import load_network
+from deploykit.export.networks.weights_source import parse_weights, weights_identity
 
 
 class Net(nn.Module):
@@ -58,7 +58,7 @@ NET = Architecture(
     preprocessing=Preprocessing(resize=16, height=16, width=16),
     classifier="fc",
     training_only=("aux",),
-    inferred=(InferredArgument("num_classes", "fc.weight"), InferredArgument("width", "conv.weight")),
+    inferred_arguments=(InferredArgument("num_classes", "fc.weight"), InferredArgument("width", "conv.weight")),
 )
 RANDOM = WeightsSource("random")
 PHOTOGRAPH = Preprocessing(resize=224, height=224, width=224)
@@ -121,12 +121,12 @@ def test_text_says_which_weights(text, source):
 
 
 def test_random_weights_are_identified_by_their_seed():
-    assert identity(WeightsSource("random", seed=3)) == "random:3"
+    assert weights_identity(WeightsSource("random", seed=3)) == "random:3"
 
 
 def test_a_file_is_identified_by_its_content(stored):
     source = stored(trained().state_dict())
-    assert identity(source) == hashlib.sha256(Path(source.path).read_bytes()).hexdigest()
+    assert weights_identity(source) == hashlib.sha256(Path(source.path).read_bytes()).hexdigest()
 
 
 def test_identifying_weights_needs_no_torch():
@@ -137,46 +137,49 @@ def test_identifying_weights_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("use", [identity, lambda source: load(NET, {}, source)])
+@pytest.mark.parametrize("use", [weights_identity, lambda source: load_network(NET, {}, source)])
 def test_weights_that_are_not_there_are_answered_with_what_can_be_given(use, tmp_path):
     with pytest.raises(InputError, match=r"no weights .*imagnet'.*random, imagenet, or a file"):
         use(WeightsSource("file", path=str(tmp_path / "imagnet")))
 
 
-def test_a_folder_is_no_checkpoint(tmp_path):
-    with pytest.raises(InputError, match="are a folder"):
-        load(NET, {}, WeightsSource("file", path=str(tmp_path)))
+def test_a_folder_as_weights_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is a folder"):
+        load_network(NET, {}, WeightsSource("file", path=str(tmp_path)))
 
 
-def test_a_file_that_does_not_end_like_a_checkpoint_is_refused(tmp_path):
+def test_an_unsupported_file_suffix_is_refused(tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"")
-    with pytest.raises(InputError, match=r"does not end like a checkpoint.*\.safetensors"):
-        load(NET, {}, WeightsSource("file", path=str(tmp_path / "net.onnx")))
+    with pytest.raises(InputError, match=r"is not a supported checkpoint file.*\.safetensors"):
+        load_network(NET, {}, WeightsSource("file", path=str(tmp_path / "net.onnx")))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_weights_that_may_not_be_read_are_refused(stored):
+def test_unreadable_weights_are_refused(stored):
     source = stored(trained().state_dict())
     Path(source.path).chmod(0)
-    with pytest.raises(InputError, match="may not be read"):
-        load(NET, {}, source)
+    with pytest.raises(InputError, match="cannot be read: permission denied"):
+        load_network(NET, {}, source)
 
 
 # ── Random ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_seed_gives_the_same_network_again():
-    first, second = load(NET, {}, RANDOM), load(NET, {}, RANDOM)
+    first, second = load_network(NET, {}, RANDOM), load_network(NET, {}, RANDOM)
     assert_holds(first, second.module)
     assert first.record == second.record
 
 
 def test_another_seed_gives_another_network():
-    assert load(NET, {}, RANDOM).record.sha256 != load(NET, {}, WeightsSource("random", seed=1)).record.sha256
+    assert (
+        load_network(NET, {}, RANDOM).record.sha256
+        != load_network(NET, {}, WeightsSource("random", seed=1)).record.sha256
+    )
 
 
 def test_random_weights_say_that_they_are():
-    record = load(NET, {}, WeightsSource("random", seed=5)).record
+    record = load_network(NET, {}, WeightsSource("random", seed=5)).record
     assert (record.source, record.trained) == ("random, seed 5", False)
 
 
@@ -184,14 +187,14 @@ def test_the_callers_random_state_is_left_alone():
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    load(NET, {}, RANDOM)
+    load_network(NET, {}, RANDOM)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_batch_norm_is_settled_on_what_reaches_it():
-    module = load(NET, {"width": 32}, RANDOM).module
+    module = load_network(NET, {"width": 32}, RANDOM).module
     torch.manual_seed(0)
-    seen = module.bn(module.conv(weights._noise(64, 64))).detach()
+    seen = module.bn(module.conv(random_weights.synthetic_images(64, 64))).detach()
     # Other noise than the one it was settled on, so that the statistics agree only roughly.
     assert seen.mean((0, 2, 3)).abs().max() < 0.5
     assert seen.std((0, 2, 3)).log2().abs().max() < 1
@@ -207,13 +210,13 @@ def threads():
 
 def test_random_weights_do_not_depend_on_the_number_of_cores(threads):
     threads(1)
-    alone = load(RESNET18, {}, RANDOM).record.sha256
+    alone = load_network(RESNET18, {}, RANDOM).record.sha256
     threads(2)
-    assert load(RESNET18, {}, RANDOM).record.sha256 == alone
+    assert load_network(RESNET18, {}, RANDOM).record.sha256 == alone
     assert torch.get_num_threads() == 2
 
 
-def test_batch_norm_behind_a_global_pool_is_settled_on_many_images():
+def test_batch_norm_after_a_global_pool_is_calibrated_on_many_images():
     class Pooled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -224,25 +227,27 @@ def test_batch_norm_behind_a_global_pool_is_settled_on_many_images():
             return self.bn(self.conv(images).mean((2, 3), keepdim=True)).flatten(1)
 
     pooled = Architecture("pooled", "Pooled", "none", Pooled, {}, PHOTOGRAPH, "bn")
-    gains = load(pooled, {}, RANDOM).module.bn.running_var.rsqrt()
+    gains = load_network(pooled, {}, RANDOM).module.bn.running_var.rsqrt()
     assert gains.max() / gains.median() < 20  # of two images, the worst channel's is hundreds of times the median
 
 
 def test_batch_norm_is_left_as_if_no_training_had_begun():
-    bn = load(NET, {}, RANDOM).module.bn
+    bn = load_network(NET, {}, RANDOM).module.bn
     assert (bn.momentum, int(bn.num_batches_tracked), bn.training) == (0.25, 0, False)
 
 
-def test_a_network_without_batch_norm_needs_no_settling():
-    plain = msgspec.structs.replace(NET, build=lambda: nn.Linear(2, 2), arguments={}, training_only=(), inferred=())
-    assert load(plain, {}, RANDOM).module.weight.shape == (2, 2)
+def test_a_network_without_batch_norm_needs_no_calibration():
+    plain = msgspec.structs.replace(
+        NET, build=lambda: nn.Linear(2, 2), arguments={}, training_only=(), inferred_arguments=()
+    )
+    assert load_network(plain, {}, RANDOM).module.weight.shape == (2, 2)
 
 
 @pytest.mark.parametrize("model", ["resnet:RESNET50", "densenet:DENSENET121", "fractalnet:FRACTALNET40"])
 def test_activations_of_deep_random_networks_stay_far_inside_fp16(model):
     module, attribute = model.split(":")
     architecture = getattr(importlib.import_module(f"architectures.{module}"), attribute)
-    network = load(architecture, {}, RANDOM).module
+    network = load_network(architecture, {}, RANDOM).module
     largest = []
     for layer in network.modules():
         if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)):
@@ -257,83 +262,83 @@ def test_activations_of_deep_random_networks_stay_far_inside_fp16(model):
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".PTH"])
 def test_a_state_dict_is_loaded_from(stored, suffix):
-    assert_holds(load(NET, {}, stored(trained().state_dict(), f"net{suffix}")), trained())
+    assert_holds(load_network(NET, {}, stored(trained().state_dict(), f"net{suffix}")), trained())
 
 
 def test_a_file_of_before_torch_1_6_is_loaded(tmp_path):
     torch.save(trained().state_dict(), tmp_path / "net.pth", _use_new_zipfile_serialization=False)
-    assert_holds(load(NET, {}, WeightsSource("file", path=str(tmp_path / "net.pth"))), trained())
+    assert_holds(load_network(NET, {}, WeightsSource("file", path=str(tmp_path / "net.pth"))), trained())
 
 
 def test_the_module_is_ready_to_be_judged(stored):
-    module = load(NET, {}, stored(trained().state_dict())).module
+    module = load_network(NET, {}, stored(trained().state_dict())).module
     assert not any(part.training for part in module.modules())
     assert {(tensor.dtype, tensor.device.type) for tensor in module.parameters()} == {(torch.float32, "cpu")}
 
 
 def test_the_file_may_go_once_it_is_loaded(stored):
     source = stored(trained().state_dict())
-    loaded = load(NET, {}, source)
+    loaded = load_network(NET, {}, source)
     Path(source.path).write_bytes(b"\0" * Path(source.path).stat().st_size)
     assert_holds(loaded, trained())
 
 
 def test_a_file_is_recorded_by_its_name_and_not_by_where_it_lies(stored):
-    record = load(NET, {}, stored(trained().state_dict())).record
+    record = load_network(NET, {}, stored(trained().state_dict())).record
     assert (record.source, record.trained) == ("net.pth", True)
 
 
 def test_the_digest_is_that_of_the_weights_and_not_of_the_file(stored):
     state = trained().state_dict()
     files = [stored(state), stored({"model": state}, "other.pt"), stored(state, "net.safetensors")]
-    assert len({load(NET, {}, source).record.sha256 for source in files}) == 1
+    assert len({load_network(NET, {}, source).record.sha256 for source in files}) == 1
 
 
 def test_the_digest_changes_with_any_weight(stored):
     state = trained().state_dict()
-    first = load(NET, {}, stored(state)).record.sha256
+    first = load_network(NET, {}, stored(state)).record.sha256
     state["conv.bias"][0] += 1
-    assert load(NET, {}, stored(state)).record.sha256 != first
+    assert load_network(NET, {}, stored(state)).record.sha256 != first
 
 
 def test_the_digest_leaves_out_what_only_training_runs(stored):
     state = trained().state_dict()
-    first = load(NET, {}, stored(state)).record.sha256
+    first = load_network(NET, {}, stored(state)).record.sha256
     state["aux.bias"][0] += 1
-    assert load(NET, {}, stored(state)).record.sha256 == first
+    assert load_network(NET, {}, stored(state)).record.sha256 == first
 
 
-def test_sizes_are_taken_from_the_checkpoint(stored):
-    loaded = load(NET, {}, stored(trained(width=5, num_classes=10).state_dict()))
+def test_sizes_are_inferred_from_the_checkpoint(stored):
+    loaded = load_network(NET, {}, stored(trained(width=5, num_classes=10).state_dict()))
     assert loaded.arguments == {"width": 5, "num_classes": 10}
     assert_holds(loaded, trained(width=5, num_classes=10))
 
 
 def test_an_explicit_argument_wins_over_the_architectures():
-    loaded = load(NET, {"num_classes": 7, "gain": 2.0}, RANDOM)
+    loaded = load_network(NET, {"num_classes": 7, "gain": 2.0}, RANDOM)
     assert loaded.arguments == {"width": 4, "num_classes": 7, "gain": 2.0}
     assert loaded.module.fc.out_features == 7
 
 
 def test_an_explicit_argument_may_agree_with_the_checkpoint(stored):
     source = stored(trained(num_classes=10).state_dict())
-    assert load(NET, {"num_classes": 10}, source).module.fc.out_features == 10
+    assert load_network(NET, {"num_classes": 10}, source).module.fc.out_features == 10
 
 
 def test_an_explicit_argument_that_contradicts_the_checkpoint_is_refused_with_both_values(stored):
     source = stored(trained(num_classes=10).state_dict())
-    with pytest.raises(InputError, match=r"num_classes=7 was asked for, but net\.pth holds .* num_classes=10"):
-        load(NET, {"num_classes": 7}, source)
+    with pytest.raises(InputError, match=r"num_classes=7 was requested, but net\.pth has .* num_classes=10"):
+        load_network(NET, {"num_classes": 7}, source)
 
 
 def test_an_argument_that_the_network_does_not_take_is_answered_with_the_near_ones():
     with pytest.raises(InputError, match="unknown argument of net 'num_clases'; did you mean num_classes"):
-        load(NET, {"num_clases": 7}, RANDOM)
+        load_network(NET, {"num_clases": 7}, RANDOM)
 
 
 def test_what_the_constructor_refuses_is_refused_in_its_words():
     with pytest.raises(InputError, match="width is at most 64, not 65"):
-        load(NET, {"width": 65}, RANDOM)
+        load_network(NET, {"width": 65}, RANDOM)
 
 
 # ── State dicts as people save them ─────────────────────────────────────────────────────────────────────────────────
@@ -341,71 +346,71 @@ def test_what_the_constructor_refuses_is_refused_in_its_words():
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
 def test_a_state_dict_may_lie_under(stored, key):
-    assert_holds(load(NET, {}, stored({"epoch": 3, key: trained().state_dict(), "optimizer": {}})), trained())
+    assert_holds(load_network(NET, {}, stored({"epoch": 3, key: trained().state_dict(), "optimizer": {}})), trained())
 
 
-def test_the_averaged_copy_is_not_taken(stored):
+def test_the_averaged_copy_is_not_loaded(stored):
     state = trained().state_dict()
     average = {name: tensor + 1 for name, tensor in state.items()}
-    assert_holds(load(NET, {}, stored({"model_ema": average, "model": state})), trained())
+    assert_holds(load_network(NET, {}, stored({"model_ema": average, "model": state})), trained())
 
 
-def test_a_training_scripts_arguments_and_accuracy_may_lie_beside(stored):
+def test_a_checkpoint_may_contain_a_training_scripts_arguments_and_accuracy(stored):
     content = {"model": trained().state_dict(), "args": argparse.Namespace(lr=0.1), "best": np.float64(0.9)}
-    assert_holds(load(NET, {}, stored(content)), trained())
+    assert_holds(load_network(NET, {}, stored(content)), trained())
 
 
 @pytest.mark.parametrize(
     "prefix", ["module.", "backbone.", "model.", "net.", "_orig_mod.", "module.backbone.", "_orig_mod.module.model."]
 )
-def test_a_prefix_that_every_name_carries_is_taken_off(stored, prefix):
-    loaded = load(NET, {}, stored(prefixed(trained(num_classes=10).state_dict(), prefix)))
+def test_a_prefix_of_all_names_is_removed(stored, prefix):
+    loaded = load_network(NET, {}, stored(prefixed(trained(num_classes=10).state_dict(), prefix)))
     assert_holds(loaded, trained(num_classes=10))
 
 
-def test_a_counter_beside_the_prefixed_names_is_no_parameter(stored):
+def test_a_counter_without_the_prefix_is_not_a_parameter(stored):
     state = prefixed(trained().state_dict(), "module.") | {"n_averaged": torch.tensor(5)}
-    assert_holds(load(NET, {}, stored(state)), trained())
+    assert_holds(load_network(NET, {}, stored(state)), trained())
 
 
 def test_a_head_named_apart_from_the_backbone_is_not_guessed(stored):
     state = prefixed(without(trained().state_dict(), "fc."), "backbone.") | {"head.weight": torch.zeros(3, 4)}
     with pytest.raises(InputError, match=r"missing: conv\.weight.*unexpected: backbone\.conv\.weight"):
-        load(NET, {}, stored(state))
+        load_network(NET, {}, stored(state))
 
 
-def test_a_prefix_that_is_the_networks_own_is_kept(stored):
+def test_a_prefix_of_the_network_itself_is_kept(stored):
     class Wrapped(nn.Module):
         def __init__(self):
             super().__init__()
             self.model = Net()
 
     own = msgspec.structs.replace(
-        NET, build=Wrapped, arguments={}, classifier="model.fc", training_only=("model.aux",), inferred=()
+        NET, build=Wrapped, arguments={}, classifier="model.fc", training_only=("model.aux",), inferred_arguments=()
     )
-    loaded = load(own, {}, stored(prefixed(trained().state_dict(), "model.")))
+    loaded = load_network(own, {}, stored(prefixed(trained().state_dict(), "model.")))
     assert torch.equal(loaded.module.model.fc.weight, trained().fc.weight)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_floating_point_types_become_float32(stored, dtype):
     net = trained().to(dtype)
-    assert_holds(load(NET, {}, stored(net.state_dict())), net.float())
+    assert_holds(load_network(NET, {}, stored(net.state_dict())), net.float())
 
 
 def test_what_only_training_runs_may_be_missing(stored):
-    loaded = load(NET, {}, stored(without(trained().state_dict(), "aux.")))
+    loaded = load_network(NET, {}, stored(without(trained().state_dict(), "aux.")))
     assert torch.equal(loaded.module.fc.weight, trained().fc.weight)
 
 
 def test_what_only_training_runs_may_have_another_shape(stored):
     state = trained().state_dict() | {"aux.weight": torch.zeros(1000, 4), "aux.conv.weight": torch.zeros(1)}
-    loaded = load(NET, {}, stored(state))
+    loaded = load_network(NET, {}, stored(state))
     assert torch.equal(loaded.module.fc.weight, trained().fc.weight)
 
 
 def test_batch_norms_counter_may_be_missing(stored):
-    loaded = load(NET, {}, stored(without(trained().state_dict(), "bn.num_batches")))
+    loaded = load_network(NET, {}, stored(without(trained().state_dict(), "bn.num_batches")))
     assert torch.equal(loaded.module.bn.running_var, trained().bn.running_var)
 
 
@@ -416,7 +421,7 @@ def test_every_kind_of_misfit_is_listed_by_name(stored):
     state = without(trained().state_dict(), "bn.weight")
     state |= {"fc.bias": torch.zeros(4), "extra": torch.zeros(1), "bn.bias": torch.zeros(4, dtype=torch.int64)}
     with pytest.raises(InputError) as raised:
-        load(NET, {}, stored(state))
+        load_network(NET, {}, stored(state))
     assert raised.value.what == (
         "net.pth does not fit the network: missing: bn.weight; unexpected: extra; "
         "of another shape: fc.bias (4, not 3); of another type: bn.bias (torch.int64)."
@@ -426,7 +431,7 @@ def test_every_kind_of_misfit_is_listed_by_name(stored):
 def test_a_long_list_of_misfits_is_cut_and_counted(stored):
     state = trained().state_dict() | {f"extra{number:02}": torch.zeros(1) for number in range(40)}
     with pytest.raises(InputError, match=r"unexpected: extra00, .*extra05 and 34 more\."):
-        load(NET, {}, stored(state))
+        load_network(NET, {}, stored(state))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -434,7 +439,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(stored, value):
     state = trained().state_dict()
     state["fc.weight"][1, 2] = value
     with pytest.raises(InputError, match=r"NaN or infinite values in .*fc\.weight"):
-        load(NET, {}, stored(state))
+        load_network(NET, {}, stored(state))
 
 
 @pytest.mark.parametrize(
@@ -442,15 +447,15 @@ def test_weights_that_are_no_numbers_are_refused_by_name(stored, value):
     [{"epoch": 3, "optimizer": {}}, {}, [torch.zeros(1)], torch.zeros(1), {"model": {"fc": 1}}, {1: torch.zeros(1)}],
 )
 def test_a_file_without_a_state_dict_is_refused(stored, content):
-    with pytest.raises(InputError, match="holds no state dict"):
-        load(NET, {}, stored(content))
+    with pytest.raises(InputError, match="contains no state dict"):
+        load_network(NET, {}, stored(content))
 
 
-def test_a_file_that_holds_itself_is_refused(stored):
+def test_a_file_that_contains_itself_is_refused(stored):
     content = {}
     content["model"] = content
-    with pytest.raises(InputError, match="holds no state dict"):
-        load(NET, {}, stored(content))
+    with pytest.raises(InputError, match="contains no state dict"):
+        load_network(NET, {}, stored(content))
 
 
 class Trap:
@@ -487,20 +492,20 @@ def test_code_in_a_checkpoint_is_refused_and_never_runs(tmp_path, form, suffix):
     path = tmp_path / f"net{suffix}"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"refused without running any.*torch\.save\(model\.state_dict\(\)"):
-        load(NET, {}, WeightsSource("file", path=str(path)))
+        load_network(NET, {}, WeightsSource("file", path=str(path)))
     assert not sprung.exists()
 
 
 def test_a_whole_pickled_module_is_refused_by_its_class(stored):
-    with pytest.raises(InputError, match=r"refers to \S*Net: it holds code"):
-        load(NET, {}, stored(trained()))
+    with pytest.raises(InputError, match=r"refers to \S*Net: it contains code"):
+        load_network(NET, {}, stored(trained()))
 
 
 def test_a_torchscript_program_is_refused_without_a_warning(tmp_path, recwarn):
     torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).save(str(tmp_path / "net.pt"))
     recwarn.clear()
     with pytest.raises(InputError, match="is a TorchScript program"):
-        load(NET, {}, WeightsSource("file", path=str(tmp_path / "net.pt")))
+        load_network(NET, {}, WeightsSource("file", path=str(tmp_path / "net.pt")))
     assert not recwarn.list
 
 
@@ -509,14 +514,14 @@ def test_a_torchscript_program_is_refused_without_a_warning(tmp_path, recwarn):
 def test_a_file_that_is_no_checkpoint_is_refused_by_name(tmp_path, suffix, content):
     path = tmp_path / f"net{suffix}"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"net\.\w+' is no checkpoint, or a damaged one: "):
-        load(NET, {}, WeightsSource("file", path=str(path)))
+    with pytest.raises(InputError, match=r"net\.\w+' is not a checkpoint, or is damaged: "):
+        load_network(NET, {}, WeightsSource("file", path=str(path)))
 
 
-def test_an_empty_file_is_said_to_be_empty(tmp_path):
+def test_an_empty_file_is_reported_as_empty(tmp_path):
     (tmp_path / "net.pth").touch()
     with pytest.raises(InputError, match="it is empty"):
-        load(NET, {}, WeightsSource("file", path=str(tmp_path / "net.pth")))
+        load_network(NET, {}, WeightsSource("file", path=str(tmp_path / "net.pth")))
 
 
 @pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
@@ -524,8 +529,8 @@ def test_half_a_checkpoint_is_refused_by_name(stored, name):
     source = stored(trained().state_dict(), name)
     path = Path(source.path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(InputError, match="is no checkpoint, or a damaged one"):
-        load(NET, {}, source)
+    with pytest.raises(InputError, match="is not a checkpoint, or is damaged"):
+        load_network(NET, {}, source)
 
 
 @pytest.mark.parametrize("form", [as_zip, as_legacy])
@@ -538,7 +543,7 @@ def test_damage_is_explained_or_harmless(tmp_path, form, edits):
     path = tmp_path / "net.pth"
     path.write_bytes(content)
     try:
-        loaded = load(NET, {}, WeightsSource("file", path=str(path)))
+        loaded = load_network(NET, {}, WeightsSource("file", path=str(path)))
     except InputError:
         return
     assert loaded.module.conv.weight.shape[1:] == (3, 3, 3)
@@ -573,7 +578,7 @@ IMAGENET = WeightsSource("imagenet")
 
 def test_released_weights_bring_their_arguments_and_preprocessing(release):
     architecture, _ = release(trained().state_dict(), arguments={"gain": 2.0})
-    loaded = load(architecture, {}, IMAGENET)
+    loaded = load_network(architecture, {}, IMAGENET)
     assert_holds(loaded, trained())
     assert loaded.arguments["gain"] == loaded.module.gain == 2.0
     assert loaded.preprocessing == architecture.pretrained.preprocessing
@@ -582,26 +587,26 @@ def test_released_weights_bring_their_arguments_and_preprocessing(release):
 
 def test_an_argument_that_the_release_was_not_trained_with_is_refused(release):
     architecture, _ = release(trained().state_dict(), arguments={"gain": 2.0})
-    with pytest.raises(InputError, match=r"gain=3\.0 was asked for, but Net_Weights\.V1 was trained with 2\.0"):
-        load(architecture, {"gain": 3.0}, IMAGENET)
+    with pytest.raises(InputError, match=r"gain=3\.0 was requested, but Net_Weights\.V1 was trained with 2\.0"):
+        load_network(architecture, {"gain": 3.0}, IMAGENET)
 
 
 def test_a_head_of_another_size_than_the_releases_is_refused(release):
     architecture, _ = release(trained().state_dict())
-    with pytest.raises(InputError, match=r"num_classes=10 was asked for, but Net_Weights\.V1 holds .*num_classes=3"):
-        load(architecture, {"num_classes": 10}, IMAGENET)
+    with pytest.raises(InputError, match=r"num_classes=10 was requested, but Net_Weights\.V1 has .*num_classes=3"):
+        load_network(architecture, {"num_classes": 10}, IMAGENET)
 
 
 def test_a_network_without_a_release_says_so():
-    with pytest.raises(InputError, match="no ImageNet weights were ever released for net"):
-        load(NET, {}, IMAGENET)
+    with pytest.raises(InputError, match="no ImageNet weights are released for net"):
+        load_network(NET, {}, IMAGENET)
 
 
 @pytest.mark.parametrize(
     "error",
     [urllib.error.URLError("no route"), TimeoutError("timed out"), OSError("disk full"), IncompleteRead(b"", 9)],
 )
-def test_without_a_network_one_is_told_what_to_put_where(release, monkeypatch, error):
+def test_without_a_network_the_error_says_which_file_to_put_where(release, monkeypatch, error):
     architecture, file = release(trained().state_dict(), cached=False)
 
     def fail(*_, **__):
@@ -609,7 +614,7 @@ def test_without_a_network_one_is_told_what_to_put_where(release, monkeypatch, e
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     with pytest.raises(InputError) as raised:
-        load(architecture, {}, IMAGENET)
+        load_network(architecture, {}, IMAGENET)
     assert f"{file.name} could not be downloaded from https://example.invalid/models/{file.name}" in raised.value.what
     assert str(file.parent) in raised.value.remedy
 
@@ -621,7 +626,7 @@ def test_a_download_goes_to_torch_hubs_cache(release, monkeypatch, tmp_path, cap
         "download_url_to_file",
         lambda _, to, **__: Path(to).write_bytes((tmp_path / "release").read_bytes()),
     )
-    assert_holds(load(architecture, {}, IMAGENET), trained())
+    assert_holds(load_network(architecture, {}, IMAGENET), trained())
     assert file.is_file()
     assert capsys.readouterr().out == ""  # standard output is the command's result
 
@@ -629,15 +634,15 @@ def test_a_download_goes_to_torch_hubs_cache(release, monkeypatch, tmp_path, cap
 def test_a_cached_file_that_is_not_the_released_one_is_refused(release):
     architecture, file = release(trained().state_dict())
     file.write_bytes(file.read_bytes() + b"!")
-    with pytest.raises(InputError, match=r"is not the file that was released.*Delete it"):
-        load(architecture, {}, IMAGENET)
+    with pytest.raises(InputError, match=r"is not the released file.*Delete it"):
+        load_network(architecture, {}, IMAGENET)
 
 
 def test_code_in_a_release_is_refused_and_never_runs(release, tmp_path):
     sprung = tmp_path / "sprung"
     architecture, _ = release({"model": trained().state_dict(), "trap": Trap(sprung)})
     with pytest.raises(InputError, match="refused without running any"):
-        load(architecture, {}, IMAGENET)
+        load_network(architecture, {}, IMAGENET)
     assert not sprung.exists()
 
 
@@ -652,7 +657,7 @@ def test_densenets_old_names_are_understood(stored):
         if not name.endswith("num_batches_tracked")
     }
     assert "features.denseblock1.denselayer1.norm.1.weight" in released
-    loaded = load(DENSENET121, {}, stored(released))
+    loaded = load_network(DENSENET121, {}, stored(released))
     assert loaded.arguments["num_classes"] == 5
     assert torch.equal(loaded.module.classifier.weight, oracle.classifier.weight)
 
@@ -660,7 +665,7 @@ def test_densenets_old_names_are_understood(stored):
 @pytest.mark.parametrize("aux", [True, False])
 def test_googlenet_is_loaded_with_and_without_its_auxiliary_heads(stored, aux):
     oracle = torchvision.models.googlenet(num_classes=5, aux_logits=aux, init_weights=False).eval()
-    loaded = load(GOOGLENET, {}, stored(oracle.state_dict()))
+    loaded = load_network(GOOGLENET, {}, stored(oracle.state_dict()))
     assert (loaded.arguments["num_classes"], loaded.arguments["branch3_kernel"]) == (5, 3)
     assert torch.equal(loaded.module.fc.weight, oracle.fc.weight)
 
@@ -668,11 +673,11 @@ def test_googlenet_is_loaded_with_and_without_its_auxiliary_heads(stored, aux):
 def test_a_fine_tuned_backbone_with_its_head_is_loaded(stored):
     oracle = torchvision.models.resnet18(num_classes=10).half()
     checkpoint = {"epoch": 9, "state_dict": prefixed(oracle.state_dict(), "module.backbone.")}
-    loaded = load(RESNET18, {}, stored(checkpoint, "fine-tuned.ckpt"))
+    loaded = load_network(RESNET18, {}, stored(checkpoint, "fine-tuned.ckpt"))
     assert loaded.arguments["num_classes"] == 10
     assert torch.equal(loaded.module.fc.weight, oracle.fc.weight.float())
 
 
 @pytest.mark.skipif(os.environ.get("DEPLOYKIT_NETWORK") != "1", reason="downloads 45 MB; DEPLOYKIT_NETWORK=1 runs it")
 def test_the_released_resnet18_is_loaded():
-    assert load(RESNET18, {}, IMAGENET).record.trained
+    assert load_network(RESNET18, {}, IMAGENET).record.trained

@@ -36,4 +36,4 @@ def test_where_a_type_is_not_known_it_stays():
     next(node for node in model.graph if node.op_type == "CastLike").inputs[0].type = None
     rewrite = canonical_cast.apply(model)
     assert rewrite.applied == 0
-    assert rewrite.refused[0].endswith("its types are not known")
+    assert rewrite.skip_reasons[0].endswith("its types are not known")

@@ -15,7 +15,7 @@ def reshape(target: str, output: str) -> str:
 
 
 @pytest.mark.parametrize("target", ["0, 60", "0, -1", "-1, 60"])
-def test_joining_all_axes_behind_the_batch_is_flatten(target):
+def test_joining_all_axes_after_the_batch_is_flatten(target):
     model = parse(reshape(target, "float[N,60]"))
     assert rewritten(canonical_flatten.apply, model, x=X).applied == 1
     assert operators(model) == ["Relu", "Flatten"]
@@ -47,7 +47,10 @@ def test_a_static_batch_flattens_too():
 def test_a_reshape_that_does_something_else_stays(target, output):
     model = parse(reshape(target, output))
     rewrite = rewritten(canonical_flatten.apply, model, x=X)
-    assert (rewrite.applied, rewrite.refused) == (0, ("reshape: does more than joining the axes behind the batch",))
+    assert (rewrite.applied, rewrite.skip_reasons) == (
+        0,
+        ("reshape: does more than join the axes after the batch",),
+    )
     assert operators(model) == ["Relu", "Reshape"]
 
 
@@ -59,4 +62,4 @@ def test_a_reshape_that_moves_the_batch_stays():
 def test_a_reshape_of_another_rank_is_no_concern():
     text = "g (float[N,3,4] x) => (float[N,12] y) <int64[2] t = {0, 12}> { y = Reshape (x, t) }"
     rewrite = rewritten(canonical_flatten.apply, parse(text), x=random(2, 3, 4))
-    assert (rewrite.applied, rewrite.refused) == (0, ())
+    assert (rewrite.applied, rewrite.skip_reasons) == (0, ())

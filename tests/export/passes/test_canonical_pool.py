@@ -24,7 +24,7 @@ def test_a_mean_over_height_and_width_is_global_pooling(axes):
     assert operators(model) == ["GlobalAveragePool", "Relu"]
 
 
-def test_without_kept_axes_it_is_flattened():
+def test_without_keepdims_it_is_flattened():
     model = parse(mean("2, 3", keepdims=0, output="float[N,3]"))
     assert rewritten(canonical_pool.apply, model, x=X).applied == 1
     assert operators(model) == ["GlobalAveragePool", "Flatten", "Relu"]
@@ -53,7 +53,7 @@ def test_a_mean_over_other_axes_stays(axes, named):
     model = parse(mean(axes, output="float[A,B,C,D]"))
     rewrite = rewritten(canonical_pool.apply, model, x=X)
     assert rewrite.applied == 0
-    assert rewrite.refused == (f"mean: reduces axes {named}, not height and width of N×C×H×W",)
+    assert rewrite.skip_reasons == (f"mean: reduces axes {named}, not height and width of N×C×H×W",)
     assert operators(model) == ["ReduceMean", "Relu"]
 
 
@@ -65,7 +65,7 @@ def test_a_mean_over_everything_stays():
 def test_a_mean_of_another_rank_stays():
     text = """g (float[N,3,4] x) => (float[N,1,1] y) <int64[2] axes = {1, 2}> { [mean] y = ReduceMean (x, axes) }"""
     rewrite = rewritten(canonical_pool.apply, parse(text), x=random(2, 3, 4))
-    assert (rewrite.applied, len(rewrite.refused)) == (0, 1)
+    assert (rewrite.applied, len(rewrite.skip_reasons)) == (0, 1)
 
 
 def test_a_mean_over_computed_axes_stays():
@@ -107,10 +107,10 @@ def test_an_average_over_one_position_at_the_output_vanishes():
 def test_an_average_that_does_something_stays(attributes):
     text = f"g (float[N,3,4,5] x) => (float[N,3,H,W] y) {{ y = AveragePool <{attributes}> (x) }}"
     rewrite = rewritten(canonical_pool.apply, parse(text), x=X)
-    assert (rewrite.applied, rewrite.refused) == (0, ())
+    assert (rewrite.applied, rewrite.skip_reasons) == (0, ())
 
 
-OWN_NAMES = ("pool: both its ends have names that applications use",)
+OWN_NAMES = ("pool: its input and output are both part of the graph's interface",)
 
 
 @pytest.mark.parametrize(
@@ -125,5 +125,5 @@ OWN_NAMES = ("pool: both its ends have names that applications use",)
 )
 def test_an_average_between_two_ends_of_the_graph_stays(text):
     model = parse(text)
-    assert rewritten(canonical_pool.apply, model, x=X).refused == OWN_NAMES
+    assert rewritten(canonical_pool.apply, model, x=X).skip_reasons == OWN_NAMES
     assert "AveragePool" in operators(model)

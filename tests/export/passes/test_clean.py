@@ -46,7 +46,7 @@ def test_an_unread_weight_goes():
     assert not model.graph.initializers
 
 
-def test_nodes_stand_in_the_order_of_computation():
+def test_nodes_are_in_the_order_of_computation():
     model = parse("g (float[N,3] x) => (float[N,3] y) { a = Neg (x)  y = Relu (a) }")
     neg, relu = model.graph
     model.graph.remove(neg)

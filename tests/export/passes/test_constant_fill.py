@@ -14,7 +14,7 @@ def test_a_filled_weight_becomes_an_initializer():
     np.testing.assert_array_equal(weight(model, "w"), np.full((4, 3, 3, 3), 0.5, np.float32))
 
 
-def test_a_number_that_is_not_said_is_zero():
+def test_the_default_value_is_zero():
     text = "g (float[N,4] x) => (float[N,4] y) { w = ConstantOfShape (shape)  y = Add (x, w) }"
     model = parse(text, shape=np.array([4]))
     rewritten(constant_fill.apply, model, x=random(2, 4))

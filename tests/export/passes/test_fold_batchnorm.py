@@ -180,7 +180,7 @@ REFUSED = {
             a = Conv (x, w)
             [norm] y, m, v = BatchNormalization <training_mode = 1> (a, gamma, beta, mean, variance)
         }""",
-        "it is in training mode and normalises with each batch's own statistics",
+        "it is in training mode and normalizes with the statistics of each batch",
     ),
 }
 
@@ -193,7 +193,7 @@ def test_a_batchnorm_stays(case):
     before = operators(model)
     inputs = random(2, 6, 5, 5) if "float[N,6,5,5] x" in text else X
     rewrite = rewritten(fold_batchnorm.apply, model, x=inputs)
-    assert (rewrite.applied, rewrite.refused) == (0, (f"norm: {reason}",))
+    assert (rewrite.applied, rewrite.skip_reasons) == (0, (f"norm: {reason}",))
     assert operators(model) == before
 
 
@@ -204,7 +204,7 @@ def test_a_batchnorm_whose_statistics_are_an_input_stays():
     }"""
     model = parse(text, **{name: array for name, array in WEIGHTS.items() if name != "mean"})
     rewrite = rewritten(fold_batchnorm.apply, model, x=X, mean=STATISTICS["mean"])
-    assert rewrite.refused == ("norm: its statistics are not constants",)
+    assert rewrite.skip_reasons == ("norm: its statistics are not constants",)
 
 
 def test_a_refusal_does_not_stop_the_others():
@@ -215,7 +215,7 @@ def test_a_refusal_does_not_stop_the_others():
     }"""
     model = parse(text, w=random(6, 6, 3, 3), **STATISTICS)
     rewrite = rewritten(fold_batchnorm.apply, model, x=random(2, 6, 5, 5))
-    assert (rewrite.applied, len(rewrite.refused)) == (1, 1)
+    assert (rewrite.applied, len(rewrite.skip_reasons)) == (1, 1)
 
 
 def test_a_second_run_finds_nothing():

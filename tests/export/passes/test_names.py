@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx_text import parse, random, rewritten
 
+from deploykit.core.onnx_metadata import MODULE_KEY
 from deploykit.export.passes import names
 
 RELU = "g (float[N,3] x) => (float[N,3] logits) { a = Relu (x)  logits = Neg (a) }"
@@ -22,7 +23,7 @@ def dynamo(model: ir.Model, *scopes: list[str]) -> ir.Model:
 
 def first_path(model: ir.Model) -> str:
     names.apply(model)
-    return next(iter(model.graph)).metadata_props[names.MODULE]
+    return next(iter(model.graph)).metadata_props[MODULE_KEY]
 
 
 # ── Where a node comes from ─────────────────────────────────────────────────────────────────────────────────────────
@@ -68,7 +69,7 @@ def test_the_torchscript_exporter_names_nodes_after_relative_paths(name, path):
     assert first_path(model) == path
 
 
-def test_a_path_once_read_is_kept():
+def test_a_module_path_is_kept_as_metadata():
     model = dynamo(parse(RELU), ["", "network", "network.conv1", "relu"])
     names.apply(model)
     assert first_path(model) == "conv1"
@@ -107,7 +108,7 @@ def test_parameters_are_called_as_in_the_state_dict():
 
 
 @pytest.mark.parametrize("taken", ["x", "y", "other"])
-def test_a_parameter_takes_no_name_that_is_in_use(taken):
+def test_a_parameter_gets_no_name_that_is_in_use(taken):
     text = f'g (float[N,3] x) => (float[N,3] y) {{ a = Mul (x, "network.{taken}")  y = Add (a, other) }}'
     model = parse(text, **{f"network.{taken}": random(3), "other": random(3)})
     rewritten(names.apply, model, x=random(2, 3))
@@ -152,7 +153,7 @@ def test_no_private_note_of_an_exporter_is_left():
     names.apply(model)
     kept = onnx.printer.to_text(ir.to_proto(model)) + str(ir.to_proto(model))
     assert PRIVATE not in kept
-    assert re.findall(r'key: "(.*)"', kept) == [names.MODULE] * 2
+    assert re.findall(r'key: "(.*)"', kept) == [MODULE_KEY] * 2
 
 
 def test_the_graph_is_called_main():
@@ -161,7 +162,7 @@ def test_the_graph_is_called_main():
     assert model.graph.name == "main"
 
 
-def test_a_constant_that_kept_a_nodes_name_keeps_it_and_the_node_gets_another():
+def test_a_constant_keeps_its_name_and_a_node_of_that_name_gets_another():
     model = parse("g (float[N,3] x) => (float[N,3] y) { a = Relu (x)  b = Add (a, w)  y = Neg (b) }", w=random(3))
     model.graph.initializers["w"].name = "Relu"
     rewritten(names.apply, model, x=random(2, 3))

@@ -1,107 +1,137 @@
-"""Where networks come from: from a text to an `Architecture`.
+"""Where networks come from: resolves the MODEL argument to an `Architecture`.
 
-resnet50                      the catalog
+resnet50                      a network of the catalog
 torchvision:NAME              a classifier of torchvision
 timm:NAME                     a classifier of timm, as NAME or NAME.TAG
-my_package.models:build_net   a callable, an nn.Module class or an nn.Module of the user's own code
-PATH.pt2, PATH.onnx           a file that holds network and weights; an ONNX file is no `Architecture`
+my_package.models:build_net   a function, an nn.Module class or an nn.Module instance of the user's own code
+PATH.pt2, PATH.onnx           a file with network and weights; an ONNX file has no `Architecture`
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Protocol, cast
 
-from deploykit.core.errors import BackendError, InputError, unknown
+from deploykit.core.errors import BackendError, InputError, format_unknown
 from deploykit.core.values import Architecture
 from deploykit.export.architectures import CATALOG
 from deploykit.export.networks import catalog
-from deploykit.export.networks.catalog import arguments
-from deploykit.export.networks.readable_file import require_readable
+from deploykit.export.networks.catalog import parse_arguments
 
-__all__ = ["arguments", "classes", "find", "identity", "known"]
+__all__ = ["find_architecture", "network_identity", "parse_arguments", "released_classes", "require_known_model"]
+
+
+class Source(Protocol):
+    """A module of this folder. `name` is the MODEL argument, without the library's prefix where it has one."""
+
+    def require_known_model(self, name: str) -> None:
+        """Raise InputError for what cannot be a network. Imports no library and runs no user code."""
+
+    def find_architecture(self, name: str) -> Architecture:
+        """Describe the network. May import torch, the library or the user's code."""
+        ...
+
+    def network_identity(self, name: str) -> str:
+        """Return a cache key of the code or file that defines the network."""
+        ...
+
+
+class Library(Source, Protocol):
+    """A source that lists its networks and releases weights for them."""
+
+    def list_models(self) -> dict[str, str]:
+        """Map the name of each network to the folder of the library that defines it."""
+        ...
+
+    def released_classes(self, released: str) -> tuple[str, ...]:
+        """Return the class names of the released weights; empty where the library has none."""
+        ...
+
 
 LIBRARIES: Final = ("torchvision", "timm")
 """Prefixes that name a library; each has a module here."""
 
-FILES: Final = (".pt2", ".onnx")
+FILE_SUFFIXES: Final = (".pt2", ".onnx")
 """Endings of files that hold a network."""
 
 
-def known(text: str) -> None:
-    """InputError, with the nearest names, for what is certainly no network. Nothing is imported, no code is run."""
-    prefix, colon, name = text.partition(":")
-    if text.lower().endswith(FILES):
-        require_readable(text)
-    elif not colon:
-        _known_here(text)
-    elif prefix in LIBRARIES:
-        _source(prefix).known(name)
+def require_known_model(text: str) -> None:
+    """Raise InputError, with the nearest names, for what cannot be a network. Imports no library, runs no user code."""
+    source = _open_source(text)
+    if source is None:
+        _require_in_catalog(text)
     else:
-        _source("callable").known(text)
+        source.require_known_model(_local_name(text))
 
 
-def find(text: str) -> Architecture:
-    """The network of that name. This imports torch, and the user's code where it is the user's."""
-    known(text)
-    prefix, colon, name = text.partition(":")
-    found: Architecture
-    if text.lower().endswith(FILES):
-        program: Architecture = _source("file").find(text)
-        return program
-    if not colon:
-        return catalog.find(text)
-    found = _source(prefix).find(name) if prefix in LIBRARIES else _source("callable").find(text)
-    return found
+def find_architecture(text: str) -> Architecture:
+    """Describe the network that `text` names. Imports torch and, for a network of the user's own, the user's code."""
+    require_known_model(text)
+    source = _open_source(text)
+    return catalog.find_architecture(text) if source is None else source.find_architecture(_local_name(text))
 
 
-def identity(text: str) -> str:
-    """What the network depends on besides our own code, as a key: the library's version, or the digest of the user's
-    files. Equal keys build equal networks.
+def network_identity(text: str) -> str:
+    """Return a cache key of what defines the network outside deploykit: the library's version, or the digest of the
+    user's files. Equal keys build equal networks.
     """
-    prefix, colon, name = text.partition(":")
-    if text.lower().endswith(FILES):
-        content: str = _source("file").identity(text)
-        return content
-    if not colon:
-        return text
-    key: str = _source(prefix).identity(name) if prefix in LIBRARIES else _source("callable").identity(text)
-    return key
+    source = _open_source(text)
+    return text if source is None else source.network_identity(_local_name(text))
 
 
-def classes(released: str) -> tuple[str, ...]:
-    """Names of the classes that released weights were trained to tell apart, by the weights' own name
-    (`Pretrained.enum`); none where they came without.
+def released_classes(released: str) -> tuple[str, ...]:
+    """Return the names of the classes that released weights were trained on; empty where the release has none.
+
+    `released` is the name of the weights (`Pretrained.enum`).
     """
     prefix, colon, name = released.partition(":")
-    names: tuple[str, ...] = _source(prefix).classes(name) if colon else _source("torchvision").classes(released)
-    return names
+    return (
+        _open_library(prefix).released_classes(name)
+        if colon
+        else _open_library("torchvision").released_classes(released)
+    )
 
 
-def _source(name: str) -> Any:
-    return import_module(f"{__name__}.{name}")
+def _open_source(text: str) -> Source | None:
+    """The module that is responsible for `text`; None for the catalog."""
+    prefix, colon, _ = text.partition(":")
+    if text.lower().endswith(FILE_SUFFIXES):
+        return cast(Source, import_module(f"{__name__}.file"))
+    if not colon:
+        return None
+    return _open_library(prefix) if prefix in LIBRARIES else cast(Source, import_module(f"{__name__}.callable"))
 
 
-def _known_here(name: str) -> None:
-    """A name of the catalog; for a name that only a library knows, how to say it."""
+def _open_library(name: str) -> Library:
+    return cast(Library, import_module(f"{__name__}.{name}"))
+
+
+def _local_name(text: str) -> str:
+    prefix, _, name = text.partition(":")
+    return name if prefix in LIBRARIES and not text.lower().endswith(FILE_SUFFIXES) else text
+
+
+def _require_in_catalog(name: str) -> None:
+    """Raise InputError for a name that the catalog does not have, with the spelling that would find it elsewhere."""
     if name in CATALOG:
         return
     if Path(name).is_file():
         raise InputError(
-            f"{name!r} is a file that does not end in {' or '.join(FILES)}, and holds no network that goes in.",
-            "Name the network and give its checkpoint with --weights; a network in Python goes in as module:callable.",
+            f"{name!r} is not a supported model file: those end in {' or '.join(FILE_SUFFIXES)}.",
+            "Name the network and give its checkpoint with --weights; for a network in Python, give module:callable.",
         )
-    elsewhere = [f"{library}:{name}" for library in LIBRARIES if _has(_source(library).names, name)]
+    elsewhere = [f"{library}:{name}" for library in LIBRARIES if _library_has(library, name)]
     if elsewhere:
         raise InputError(f"the catalog has no model {name!r}; did you mean {' or '.join(elsewhere)}?", "")
-    remedy = "deploykit list shows them all. Others go in as torchvision:NAME, timm:NAME or package.module:callable."
-    raise InputError(unknown("model", name, CATALOG), remedy)
+    remedy = (
+        "deploykit list prints the catalog. Other networks: torchvision:NAME, timm:NAME or package.module:callable."
+    )
+    raise InputError(format_unknown("model", name, CATALOG), remedy)
 
 
-def _has(names: Callable[[], Any], name: str) -> bool:
+def _library_has(library: str, name: str) -> bool:
     try:
-        return name.partition(".")[0] in names()
+        return name.partition(".")[0] in _open_library(library).list_models()
     except BackendError:  # the library is not installed
         return False

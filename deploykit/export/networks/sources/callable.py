@@ -1,7 +1,7 @@
-"""Networks of the user's own code: `my_package.models:build_net`, imported as Python would from the current folder.
+"""Networks of the user's own code: `my_package.models:build_net`, imported with the current folder first.
 
-This runs the user's code, with the user's rights. What it prints goes to standard error, and what it raises is told in
-its own words.
+This runs the user's code, with the user's rights. Its standard output is redirected to standard error; its exceptions
+become InputErrors that quote them.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ from deploykit.export.networks import catalog
 if TYPE_CHECKING:
     from torch import nn
 
-FORM: Final = "Give package.module:callable, as my_package.models:build_net."
+FORM: Final = "Give package.module:callable, such as my_package.models:build_net."
 
-PREFIXES: Final = ("torchvision", "timm")
-"""What a misspelt module may have been meant as."""
+LIBRARIES: Final = ("torchvision", "timm")
+"""Prefixes that a misspelt module name is compared with."""
 
 
-def known(text: str) -> None:
-    """InputError for what cannot be a callable: its form, or a package that is nowhere. Nothing is imported."""
+def require_known_model(text: str) -> None:
+    """Raise InputError where `text` is not of the form module:name, or the package is not found. Imports nothing."""
     module, _, path = text.partition(":")
     if module.endswith(".py") or "/" in module:
         dotted = module.removesuffix(".py").strip("./").replace("/", ".")
-        raise InputError(f"{module!r} is a file, and a module is wanted.", f"Give {dotted}:{path or 'build_net'}.")
+        raise InputError(f"{module!r} is a file, not a module.", f"Give {dotted}:{path or 'build_net'}.")
     if not all(part.isidentifier() for part in (*module.split("."), *path.split("."))):
         raise InputError(f"unknown model {text!r}: it is not of the form module:name.", FORM)
     top = module.partition(".")[0]
-    if top not in sys.builtin_module_names and _place(top) is None:
-        raise _nowhere(top, path)
+    if top not in sys.builtin_module_names and _locate_module(top) is None:
+        raise _missing_module_error(top, path)
 
 
-def _nowhere(top: str, path: str) -> InputError:
-    near = difflib.get_close_matches(top, PREFIXES, n=1, cutoff=0.7)
+def _missing_module_error(top: str, path: str) -> InputError:
+    near = difflib.get_close_matches(top, LIBRARIES, n=1, cutoff=0.7)
     remedy = (
-        f"Did you mean {near[0]}:{path}?" if near else "Start deploykit in the folder that holds it, or install it."
+        f"Did you mean {near[0]}:{path}?" if near else "Start deploykit in the folder that contains it, or install it."
     )
     return InputError(
-        f"there is no module {top!r}, neither in {str(Path.cwd())!r} nor among what is installed.", remedy
+        f"there is no module {top!r}, neither in {str(Path.cwd())!r} nor among the installed packages.", remedy
     )
 
 
-def _place(top: str) -> Path | None:
-    """The file of a module, or the folder of a package, by Python's own search with the current folder first."""
+def _locate_module(top: str) -> Path | None:
+    """Return the file of a module or the folder of a package, searched as Python does, the current folder first."""
     spec = PathFinder.find_spec(top, [str(Path.cwd()), *sys.path])
     if spec is None:
         return None
@@ -66,41 +66,41 @@ def _place(top: str) -> Path | None:
     return Path(spec.origin) if spec.origin else None
 
 
-def identity(text: str) -> str:
-    """The digest of the code: of its package's .py files, or, for a module in a folder of the user's, of those beside
-    it and of the packages there, which it may import.
+def network_identity(text: str) -> str:
+    """Return `text` and the digest of the code: the .py files of the package, or, for a module outside of packages,
+    those of its folder and of the packages in it.
     """
-    known(text)
-    place = _place(text.partition(":")[0].partition(".")[0])
+    require_known_model(text)
+    location = _locate_module(text.partition(":")[0].partition(".")[0])
     digest = hashlib.sha256()
-    for path in _code(place) if place is not None else ():
+    for path in _code_files(location) if location is not None else ():
         content = path.read_bytes()
         digest.update(f"{path.name} {len(content)}\n".encode() + content)
     return f"{text} {digest.hexdigest()}"
 
 
-def _code(place: Path) -> Iterator[Path]:
-    if place.is_dir():
-        yield from sorted(place.rglob("*.py"))
-    elif "site-packages" in place.parts or "dist-packages" in place.parts:
-        yield place  # whatever is installed beside it is not its own
+def _code_files(location: Path) -> Iterator[Path]:
+    if location.is_dir():
+        yield from sorted(location.rglob("*.py"))
+    elif "site-packages" in location.parts or "dist-packages" in location.parts:
+        yield location  # other installed modules do not belong to it
     else:
-        yield from sorted(place.parent.glob("*.py"))
-        for package in sorted(folder for folder in place.parent.iterdir() if (folder / "__init__.py").is_file()):
+        yield from sorted(location.parent.glob("*.py"))
+        for package in sorted(folder for folder in location.parent.iterdir() if (folder / "__init__.py").is_file()):
             yield from sorted(package.rglob("*.py"))
 
 
-def find(text: str) -> Architecture:
-    """The network that a callable, an nn.Module class or an nn.Module gives. It has no preprocessing of its own.
+def find_architecture(text: str) -> Architecture:
+    """Describe the network of a function, an nn.Module class or an nn.Module instance. It has no preprocessing.
 
-    InputError for what is not found, or raises, with the user's own exception.
+    Raises InputError where the object is not found, or where importing it raises.
     """
-    found = _imported(text)
+    target = _import_object(text)
     return Architecture(
         name=text,
         family="own code",
         paper=text,
-        build=_builder(text, found),
+        build=_make_builder(text, target),
         arguments={},
         preprocessing=None,
         classifier="",
@@ -108,49 +108,49 @@ def find(text: str) -> Architecture:
     )
 
 
-def _imported(text: str) -> Any:
-    """What stands at the end of the path."""
+def _import_object(text: str) -> Any:
+    """Import the module, and return the attribute that the path after the colon names."""
     import torch
 
     name, _, path = text.partition(":")
-    with _as_users_code(f"{name} raised while it was imported"), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # what is built while a module is imported is the same each time
-        module = _module(name)
-    found: Any = module
+    with _run_user_code(f"{name} raised while it was imported"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # networks built during the import are the same each time
+        module = _import_module(name)
+    target: Any = module
     for part in path.split("."):
-        if not hasattr(found, part):
-            raise InputError(_unknown_attribute(name, found, part), FORM)
-        found = getattr(found, part)
-    if not callable(found):
+        if not hasattr(target, part):
+            raise InputError(_unknown_attribute(name, target, part), FORM)
+        target = getattr(target, part)
+    if not callable(target):
         raise InputError(
-            f"{text} is {_article(type(found).__name__)}, neither a callable nor an nn.Module.",
-            _offered(module) or FORM,
+            f"{text} is {_with_article(type(target).__name__)}, neither a callable nor an nn.Module.",
+            _list_definitions(module) or FORM,
         )
-    return found
+    return target
 
 
-def _module(name: str) -> ModuleType:
+def _import_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise  # the module is there, and something that it imports is not
+            raise  # the module exists, and one that it imports does not
         parent = name.rpartition(".")[0]
-        where = getattr(sys.modules.get(parent), "__path__", None)
-        looked = ", ".join(repr(str(folder)) for folder in where) if where else repr(str(Path.cwd()))
-        raise InputError(f"there is no module {error.name!r}: looked in {looked}.", FORM) from error
+        folders = getattr(sys.modules.get(parent), "__path__", None) or [Path.cwd()]
+        searched = ", ".join(repr(str(folder)) for folder in folders)
+        raise InputError(f"there is no module {error.name!r} in {searched}.", FORM) from error
 
 
 def _unknown_attribute(name: str, holder: Any, part: str) -> str:
     inside = name if isinstance(holder, ModuleType) else getattr(holder, "__qualname__", type(holder).__name__)
-    near = difflib.get_close_matches(part, [each for each in dir(holder) if not each.startswith("_")], n=3, cutoff=0.6)
+    near = difflib.get_close_matches(part, [name for name in dir(holder) if not name.startswith("_")], n=3, cutoff=0.6)
     if near:
         return f"{inside} has no {part!r}; did you mean {' or '.join(near)}?"
-    return f"{inside} has no {part!r}. {_offered(holder)}".strip()
+    return f"{inside} has no {part!r}. {_list_definitions(holder)}".strip()
 
 
-def _offered(holder: Any) -> str:
-    """What a module defines by itself that could be meant."""
+def _list_definitions(holder: Any) -> str:
+    """List the public callables that a module defines."""
     own = [
         name
         for name, value in vars(holder).items()
@@ -159,95 +159,98 @@ def _offered(holder: Any) -> str:
     return f"It defines {', '.join(own)}." if own else ""
 
 
-def _article(word: str) -> str:
+def _with_article(word: str) -> str:
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
-def _builder(text: str, found: Any) -> Callable[..., nn.Module]:
-    """A function that gives the network, with the signature that `--arch` is read by."""
+def _make_builder(text: str, target: Any) -> Callable[..., nn.Module]:
+    """Return a function that builds the network, with the signature by which `--model-arg` is parsed."""
     from torch import nn
 
-    if isinstance(found, nn.Module):
+    if isinstance(target, nn.Module):
 
-        def given() -> nn.Module:
-            return copy.deepcopy(found)
+        def copy_network() -> nn.Module:
+            return copy.deepcopy(target)
 
-        return given
+        return copy_network
 
-    # Not functools.wraps: that would hide the class of a class, and call things by names that are not theirs.
+    # Not functools.wraps: `__wrapped__` would hide that the target is a class, and `__name__` would be wrong.
     def build(**arguments: Any) -> nn.Module:
-        with _as_users_code(f"{text} raised while it built the network"):
-            _require_arguments(text, found, arguments)
-            return _network(text, found(**arguments))
+        with _run_user_code(f"{text} raised while it built the network"):
+            _require_arguments(text, target, arguments)
+            return _require_network(text, target(**arguments))
 
-    hints, _ = catalog.parameters(found)
-    build.__signature__ = _signature(text, found)  # type: ignore[attr-defined]  # where inspect looks first
+    hints, _ = catalog.builder_parameters(target)
+    build.__signature__ = _read_signature(text, target)  # type: ignore[attr-defined]  # inspect reads this first
     build.__annotations__ = hints
     return build
 
 
-def _signature(text: str, found: Any) -> inspect.Signature:
+def _read_signature(text: str, target: Any) -> inspect.Signature:
     try:
-        return inspect.signature(found)
+        return inspect.signature(target)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{text} shows no signature: {error}.", "Wrap it in a function of your own.") from error
+        raise InputError(f"{text} has no readable signature: {error}.", "Wrap it in a function of your own.") from error
 
 
-def _require_arguments(text: str, found: Any, arguments: dict[str, Any]) -> None:
+def _require_arguments(text: str, target: Any, arguments: dict[str, Any]) -> None:
     missing = [
-        each.name
-        for each in inspect.signature(found).parameters.values()
-        if each.default is inspect.Parameter.empty
-        and each.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        and each.name not in arguments
+        parameter.name
+        for parameter in inspect.signature(target).parameters.values()
+        if parameter.default is inspect.Parameter.empty
+        and parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        and parameter.name not in arguments
     ]
     if missing:
-        words = " ".join(f"--arch {name}=…" for name in missing)
+        options = " ".join(f"--model-arg {name}=…" for name in missing)
         raise InputError(
-            f"{text} needs {', '.join(missing)}.", f"Give {words}, or write a function that needs nothing."
+            f"{text} needs {', '.join(missing)}.", f"Give {options}, or write a function without required arguments."
         )
 
 
-def _network(text: str, built: Any) -> nn.Module:
-    """What was built, as a network on the CPU."""
+def _require_network(text: str, built: Any) -> nn.Module:
+    """Move the network to the CPU. Raises InputError where `built` is not a network with initialized weights."""
     from torch import nn
     from torch.nn.parameter import is_lazy
 
     if not isinstance(built, nn.Module):
         raise InputError(
-            f"{text} gives {_article(type(built).__name__)} and no nn.Module.", "Let it return the network itself."
+            f"{text} returns {_with_article(type(built).__name__)}, not an nn.Module.", "Return the network itself."
         )
-    built = getattr(built, "_orig_mod", built)  # of torch.compile, which exporters do by themselves
+    built = getattr(built, "_orig_mod", built)  # of torch.compile, which exporters do not need
     if any(is_lazy(value) for value in (*built.parameters(), *built.buffers())):
         raise InputError(
-            f"{text} gives a network with lazy layers, whose weights have no shapes yet.", "Run it once there."
+            f"{text} returns a network with lazy layers, whose weights have no shapes yet.",
+            "Run it once on an example before returning it.",
         )
     network: nn.Module = built.cpu()
     return network
 
 
 @contextlib.contextmanager
-def _as_users_code(doing: str) -> Iterator[None]:
-    """The current folder first on sys.path and at its end from then on, standard output kept for our results, and
-    InputError for whatever is raised.
+def _run_user_code(failure: str) -> Iterator[None]:
+    """Run with the current folder first on sys.path and standard output redirected to standard error; exceptions become
+    InputError. Afterwards the current folder is last on sys.path.
     """
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     except InputError:
         raise
     except (Exception, SystemExit) as error:
-        raise InputError(f"{doing}: {_told(error)}.", "--debug shows where.") from error
+        raise InputError(
+            f"{failure}: {_format_exception(error)}.", "Run again with --debug for the traceback."
+        ) from error
     finally:
-        sys.path.remove(here)
-        if here not in sys.path:  # code that imports late finds its modules too, but never in the place of ours
-            sys.path.append(here)
+        sys.path.remove(folder)
+        if folder not in sys.path:  # for late imports of the user's code; never before deploykit's own modules
+            sys.path.append(folder)
 
 
-def _told(error: BaseException) -> str:
-    """`ValueError: no such width (models.py, line 12)`."""
+def _format_exception(error: BaseException) -> str:
+    """Describe an exception in one line: `ValueError: no such width (models.py, line 12)`."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "site-packages" not in frame.filename and "<frozen" not in frame.filename]
     last = (own or frames)[-1]

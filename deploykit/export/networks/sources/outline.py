@@ -1,4 +1,4 @@
-"""What a library's network looks like, seen without memory or time for its weights."""
+"""Builds a library's network with weights that have shapes but no memory."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from deploykit.export.networks.catalog import sayable
+from deploykit.export.networks.catalog import is_expressible
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def outline(build: Callable[[], Any]) -> nn.Module:
-    """The network with weights that have shapes only. What else its builder computes is computed: some lay out their
-    stages with tensors.
+def build_outline(build: Callable[[], Any]) -> nn.Module:
+    """Build the network with its weights on the meta device. Everything else is computed: some builders use tensors to
+    design their stages.
     """
     import torch
     from torch.overrides import TorchFunctionMode
 
     class ShapesOnly(TorchFunctionMode):
-        """Layers take their weights from torch.empty."""
+        """Redirects torch.empty, from which layers allocate their weights."""
 
         def __torch_function__(
             self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-        ) -> Any:  # the protocol's own words
-            given = dict(kwargs or {})
+        ) -> Any:  # the names of the protocol
+            keywords = dict(kwargs or {})
             if function is torch.empty:
-                given["device"] = "meta"
-            return function(*args, **given)
+                keywords["device"] = "meta"
+            return function(*args, **keywords)
 
     with ShapesOnly(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -39,46 +39,48 @@ def outline(build: Callable[[], Any]) -> nn.Module:
 
 
 def last_layer(module: nn.Module) -> str:
-    """Dotted path of the last layer that holds a classifier's weights, in the order of construction; empty if none."""
+    """Return the dotted path of the last Linear or Conv2d, in the order of construction; empty if there is none."""
     from torch import nn
 
-    layers = [name for name, each in module.named_modules() if isinstance(each, nn.Linear | nn.Conv2d)]
+    layers = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     return layers[-1] if layers else ""
 
 
-def signed(build: Callable[..., Any], network: type, besides: frozenset[str] = frozenset()) -> Callable[..., Any]:
-    """`build`, which takes anything, with the signature that its network's class shows.
+def with_signature(build: Callable[..., Any], network: type, also: frozenset[str] = frozenset()) -> Callable[..., Any]:
+    """Give `build`, which accepts `**arguments`, the signature of its network's class.
 
-    Only what `--arch` can say, and what the builder leaves free: the parameters with defaults, and those named in
-    `besides`.
+    Contains the parameters that `--model-arg` can express and that have a default or are listed in `also`.
     """
 
-    def built(**arguments: Any) -> Any:
+    def build_network(**arguments: Any) -> Any:
         return build(**arguments)
 
-    taken, hints = _taken(network)
-    free = [
-        each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for each in taken
-        if (each.default is not inspect.Parameter.empty or each.name in besides) and sayable(hints.get(each.name, Any))
+    parameters, hints = _constructor_parameters(network)
+    optional = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in parameters
+        if (parameter.default is not inspect.Parameter.empty or parameter.name in also)
+        and is_expressible(hints.get(parameter.name, Any))
     ]
-    built.__signature__ = inspect.Signature(free)  # type: ignore[attr-defined]  # where inspect looks first
-    built.__annotations__ = {each.name: hints[each.name] for each in free if each.name in hints}
-    return built
+    build_network.__signature__ = inspect.Signature(optional)  # type: ignore[attr-defined]  # inspect reads this first
+    build_network.__annotations__ = {
+        parameter.name: hints[parameter.name] for parameter in optional if parameter.name in hints
+    }
+    return build_network
 
 
-def _taken(network: type) -> tuple[list[inspect.Parameter], dict[str, Any]]:
-    """What a class takes by name, and the types that it says; what it hands on as `**kwargs`, its base classes take."""
-    taken: dict[str, inspect.Parameter] = {}
+def _constructor_parameters(network: type) -> tuple[list[inspect.Parameter], dict[str, Any]]:
+    """Return the keyword parameters of a class with their types, including those that it passes to its base classes."""
+    parameters: dict[str, inspect.Parameter] = {}
     hints: dict[str, Any] = {}
     for base in network.__mro__:
         if "__init__" not in vars(base):
             continue
-        own = list(inspect.signature(base.__init__).parameters.values())[1:]  # type: ignore[misc]  # of that base, indeed
-        with contextlib.suppress(Exception):  # see catalog.parameters
+        declared = list(inspect.signature(base.__init__).parameters.values())[1:]  # type: ignore[misc]  # of that base
+        with contextlib.suppress(Exception):  # see catalog.builder_parameters
             hints = get_type_hints(base.__init__) | hints  # type: ignore[misc]
-        named = [each for each in own if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
-        taken = {each.name: each for each in named} | taken
-        if len(named) == len(own):
+        named = [item for item in declared if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
+        parameters = {item.name: item for item in named} | parameters
+        if len(named) == len(declared):  # nothing is passed on as *args or **kwargs
             break
-    return list(taken.values()), hints
+    return list(parameters.values()), hints

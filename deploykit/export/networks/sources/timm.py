@@ -1,4 +1,4 @@
-"""timm's classifiers, as NAME or NAME.TAG, with the preprocessing that their pretrained configuration names."""
+"""timm's classifiers, as NAME or NAME.TAG, with the preprocessing of their pretrained configuration."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from deploykit.core.error_text import root_cause
 from deploykit.core.errors import InputError
 from deploykit.core.values import Architecture, Argument, InferredArgument, Preprocessing, Pretrained
-from deploykit.export.networks.sources.outline import outline, signed
-from deploykit.export.networks.sources.registered import registered, release, unknown_name
+from deploykit.export.networks.sources.outline import build_outline, with_signature
+from deploykit.export.networks.sources.registered import describe_unknown_name, library_version, registered_models
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,36 +20,37 @@ if TYPE_CHECKING:
 
 LIBRARY: Final = "timm"
 
-PERMISSIVE: Final = ("apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "cc0-1.0", "cc-by-4.0", None, "")
-"""Licences of weights that need no word."""
+PERMISSIVE_LICENCES: Final = ("apache-2.0", "mit", "bsd-3-clause", "bsd-2-clause", "cc0-1.0", "cc-by-4.0", None, "")
+"""Licences of weights that need no note."""
 
 
-def names() -> dict[str, str]:
-    """Every architecture that is registered."""
-    return registered(LIBRARY, "[timm]")
+def list_models() -> dict[str, str]:
+    """Map the name of each registered architecture to its file in timm."""
+    return registered_models(LIBRARY, "timm")
 
 
-def known(name: str) -> None:
-    """InputError for what timm does not have, with the nearest names. Tags are looked at by `find`."""
+def require_known_model(name: str) -> None:
+    """Raise InputError, with the nearest names, for an architecture that timm does not have. Does not check the tag."""
     network = name.partition(".")[0]
-    if network not in names():
+    if network not in list_models():
         raise InputError(
-            unknown_name(LIBRARY, network, names()), "timm.list_models('*WORD*') finds others; a tag follows a dot."
+            describe_unknown_name(LIBRARY, network, list_models()),
+            "timm.list_models('*WORD*') searches all names; a tag follows a dot.",
         )
 
 
-def identity(name: str) -> str:
-    """Its name and the version that builds it."""
-    return f"{LIBRARY}:{name} of {release(LIBRARY)}"
+def network_identity(name: str) -> str:
+    """Return the name and the version of timm."""
+    return f"{LIBRARY}:{name} of {library_version(LIBRARY)}"
 
 
-def find(name: str) -> Architecture:
-    """One of timm's networks; nothing is downloaded."""
-    configuration = _configuration(name)
+def find_architecture(name: str) -> Architecture:
+    """Describe one of timm's networks. Downloads nothing."""
+    configuration = _pretrained_config(name)
     channels, height, width = configuration.input_size
     if channels != 3:
-        raise InputError(f"timm:{name} takes {channels} channels, and images have 3.", "Choose another network.")
-    network = type(outline(partial(_built, name)))
+        raise InputError(f"timm:{name} needs {channels} channels, and images have 3.", "Choose another network.")
+    network = type(build_outline(partial(_create_model, name)))
     spec = Preprocessing(
         resize=math.floor(max(height, width) / configuration.crop_pct),
         height=height,
@@ -58,106 +60,105 @@ def find(name: str) -> Architecture:
     )
     classes = configuration.num_classes
     arguments: dict[str, Argument] = {"num_classes": classes} if classes else {}
-    # Distilled networks have two classifiers, and those without classes none: there is no one layer to take away.
+    # Distilled networks have two classifiers, networks without classes none: there is no single layer to remove.
     classifier = configuration.classifier if classes and isinstance(configuration.classifier, str) else ""
     inferred = (InferredArgument("num_classes", f"{classifier}.weight"),) if classifier else ()
     return Architecture(
         name=f"{LIBRARY}:{name}",
         family=network.__name__,
-        paper=f"{release(LIBRARY)}, {network.__module__}.{network.__qualname__}",
-        build=signed(partial(_built, name), network),
+        paper=f"{library_version(LIBRARY)}, {network.__module__}.{network.__qualname__}",
+        build=with_signature(partial(_create_model, name), network),
         arguments=arguments,
         preprocessing=spec,
         classifier=classifier,
-        inferred=inferred,
-        pretrained=_pretrained(configuration, spec, arguments),
-        notes=tuple(_notes(name, configuration)),
+        inferred_arguments=inferred,
+        pretrained=_pretrained_weights(configuration, spec, arguments),
+        notes=tuple(_usage_notes(name, configuration)),
     )
 
 
-def _configuration(name: str) -> Any:
-    """What timm knows of the pretrained weights; InputError, with the tags there are, for an unknown one."""
+def _pretrained_config(name: str) -> Any:
+    """Return timm's pretrained configuration. Raises InputError, with the existing tags, for an unknown tag."""
     from timm.models import get_pretrained_cfg, list_pretrained
 
     network, _, tag = name.partition(".")
     try:
-        found = get_pretrained_cfg(name, allow_unregistered=False)
+        configuration = get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError as error:
-        tags = [each.partition(".")[2] for each in list_pretrained(f"{network}.*")]
+        tags = [model.partition(".")[2] for model in list_pretrained(f"{network}.*")]
         raise InputError(
-            f"timm has no weights {tag!r} of {network}; it has {', '.join(tags) or 'none'}.", f"Or say timm:{network}."
+            f"timm has no weights {tag!r} of {network}; it has {', '.join(tags) or 'none'}.",
+            f"Give one of them, or timm:{network} for the default.",
         ) from error
-    if found is None:
-        raise InputError(f"timm says nothing of how images reach {name}.", "Give it as a callable of your own.")
-    return found
+    if configuration is None:
+        raise InputError(
+            f"timm has no preprocessing for {name}.",
+            "Write a function that returns the network, and give module:function.",
+        )
+    return configuration
 
 
-def _built(name: str, **arguments: Any) -> nn.Module:
-    """In the form that exporters read: plain activations, and attention of plain products."""
+def _create_model(name: str, **arguments: Any) -> nn.Module:
+    """Build the network in timm's exportable form: plain activations, and attention as matrix products."""
     import timm
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of names that have moved
-        built: nn.Module = timm.create_model(name, exportable=True, **arguments)
-    return built
+        warnings.simplefilter("ignore")  # about renamed models
+        network: nn.Module = timm.create_model(name, exportable=True, **arguments)
+    return network
 
 
-def _pretrained(configuration: Any, spec: Preprocessing, arguments: Mapping[str, Argument]) -> Pretrained | None:
+def _pretrained_weights(
+    configuration: Any, spec: Preprocessing, arguments: Mapping[str, Argument]
+) -> Pretrained | None:
     if not (configuration.hf_hub_id or configuration.url or configuration.file):
         return None
     tag = f".{configuration.tag}" if configuration.tag else ""
     return Pretrained(f"{LIBRARY}:{configuration.architecture}{tag}", spec, arguments)
 
 
-def _notes(name: str, configuration: Any) -> list[str]:
+def _usage_notes(name: str, configuration: Any) -> list[str]:
     notes = []
     if configuration.interpolation != "bilinear":
         notes.append(
             f"timm measured {name} on images resized by {configuration.interpolation} interpolation; a bundle resizes "
-            "them bilinearly, with antialiasing, which may move its accuracy by some tenths of a point."
+            "them bilinearly, with antialiasing, which may change its accuracy by some tenths of a point."
         )
     if configuration.crop_mode != "center":
         notes.append(
-            f"timm measured {name} on images brought to size by {configuration.crop_mode!r}; a bundle resizes the "
-            "shorter side and cuts out the centre."
+            f"timm measured {name} on images cropped in mode {configuration.crop_mode!r}; a bundle resizes the shorter "
+            "side and crops the center."
         )
     if not configuration.num_classes:
-        notes.append(f"timm's {name} has no classes: it answers with features. --num-classes gives it a classifier.")
-    if configuration.license not in PERMISSIVE:
-        notes.append(f"timm's weights of {name} come under the licence {configuration.license}.")
+        notes.append(f"timm's {name} has no classes: it returns features. --num-classes adds a classifier.")
+    if configuration.license not in PERMISSIVE_LICENCES:
+        notes.append(f"timm's weights of {name} are under the licence {configuration.license}.")
     return notes
 
 
-def weights(released: str, arguments: Mapping[str, Argument]) -> dict[str, Tensor]:
-    """The released state dict, as timm fits it to a network with those arguments.
+def load_released_weights(released: str, arguments: Mapping[str, Argument]) -> dict[str, Tensor]:
+    """Return the released state dict, as timm adapts it to a network with these arguments.
 
-    From Hugging Face's hub, or its cache. InputError where neither has it.
+    Downloads it from Hugging Face's hub, or reads its cache. Raises InputError where both fail.
     """
     name = released.partition(":")[2]
     try:
-        state: dict[str, Tensor] = _built(name, pretrained=True, **arguments).state_dict()
+        state: dict[str, Tensor] = _create_model(name, pretrained=True, **arguments).state_dict()
     except Exception as error:  # the hub's client raises its own, its HTTP library's, and plain OSErrors
-        place = _configuration(name)
+        configuration = _pretrained_config(name)
+        repository = configuration.hf_hub_id and f"huggingface.co/{configuration.hf_hub_id}"
         raise InputError(
-            f"the weights {name} could not be fetched from "
-            f"{(place.hf_hub_id and 'huggingface.co/' + place.hf_hub_id) or place.url}: {_reason(error)}.",
-            "Without a network, download model.safetensors there elsewhere, and give --weights PATH.",
+            f"the weights {name} could not be downloaded from {repository or configuration.url}: {root_cause(error)}.",
+            "Without a network, download model.safetensors on another machine, and give --weights PATH.",
         ) from error
     return state
 
 
-def _reason(error: BaseException) -> str:
-    """The first line of what set it off."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
-
-
-def classes(released: str) -> tuple[str, ...]:
-    """What those weights tell apart, where it is ImageNet's thousand; timm names no other classes by order."""
+def released_classes(released: str) -> tuple[str, ...]:
+    """Return ImageNet's class names where the weights were trained on it; timm has no other ordered class names."""
     from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
-    configuration = _configuration(released)
+    configuration = _pretrained_config(released)
     subset = infer_imagenet_subset(configuration.to_dict())
     if subset is None:
         return ()

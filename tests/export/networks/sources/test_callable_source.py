@@ -8,7 +8,7 @@ import torch
 from deploykit.core.errors import InputError, UsageError
 from deploykit.core.values import WeightsSource
 from deploykit.export.networks import sources
-from deploykit.export.networks.weights import load
+from deploykit.export.networks.weights import load_network
 
 RANDOM = WeightsSource("random")
 
@@ -80,8 +80,8 @@ def here(tmp_path, monkeypatch):
 
 
 def loaded(name, *arguments, source=RANDOM):
-    architecture = sources.find(f"users_package.models:{name}")
-    return load(architecture, sources.arguments(architecture, arguments), source)
+    architecture = sources.find_architecture(f"users_package.models:{name}")
+    return load_network(architecture, sources.parse_arguments(architecture, arguments), source)
 
 
 # ── What can be named ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -104,22 +104,22 @@ def test_a_module_that_is_named_is_left_as_it_is():
 
 @pytest.mark.usefixtures("here")
 def test_it_has_no_preprocessing_of_its_own():
-    assert sources.find("users_package.models:Net").preprocessing is None
+    assert sources.find_architecture("users_package.models:Net").preprocessing is None
 
 
-def test_a_module_beside_may_be_named_without_a_package(here):
+def test_a_module_in_the_current_folder_needs_no_package(here):
     (here / "beside.py").write_text("from users_package.models import Net\n", encoding="utf-8")
-    assert sources.find("beside:Net").name == "beside:Net"
+    assert sources.find_architecture("beside:Net").name == "beside:Net"
 
 
 def test_what_is_in_the_current_folder_comes_before_what_is_installed(here):
     (here / "tabnanny.py").write_text("from users_package.models import Net\n", encoding="utf-8")
-    assert sources.find("tabnanny:Net").name == "tabnanny:Net"
+    assert sources.find_architecture("tabnanny:Net").name == "tabnanny:Net"
 
 
 @pytest.mark.usefixtures("here")
 def test_code_that_imports_late_finds_its_modules_but_not_before_ours():
-    sources.find("users_package.models:Net")
+    sources.find_architecture("users_package.models:Net")
     assert sys.path[-1] == str(Path.cwd())
 
 
@@ -131,7 +131,7 @@ def test_what_the_code_prints_stays_out_of_our_results(capsys):
     assert "building" in printed.err
 
 
-# ── `--arch` ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── `--model-arg` ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.usefixtures("here")
@@ -147,20 +147,20 @@ def test_a_function_that_takes_anything_is_given_literals():
 
 
 @pytest.mark.usefixtures("here")
-def test_an_argument_that_is_unknown_is_told_the_others():
+def test_the_error_for_an_unknown_argument_lists_the_others():
     with pytest.raises(UsageError, match="choose from classes, depths, drop, width"):
         loaded("Net", "qqq=8")
 
 
 @pytest.mark.usefixtures("here")
 def test_a_module_takes_no_arguments():
-    with pytest.raises(UsageError, match="takes no --arch arguments"):
+    with pytest.raises(UsageError, match="takes no --model-arg"):
         loaded("net", "width=8")
 
 
 @pytest.mark.usefixtures("here")
-def test_an_argument_that_is_needed_is_asked_for():
-    with pytest.raises(InputError, match=r"needs width\. Give --arch width=…"):
+def test_the_error_for_a_missing_argument_names_it():
+    with pytest.raises(InputError, match=r"needs width\. Give --model-arg width=…"):
         loaded("needs")
 
 
@@ -183,15 +183,15 @@ def test_weights_that_the_code_brings_stay_as_they_are():
     found = loaded("with_weights")
     assert found.module.net[1].running_mean.eq(5).all()
     assert found.record.trained
-    assert found.record.source == "as users_package.models:with_weights gives them"
+    assert found.record.source == "built by users_package.models:with_weights"
 
 
 @pytest.mark.usefixtures("here")
-def test_weights_of_which_some_are_drawn_by_chance_are_untrained_and_the_others_stay():
+def test_partly_random_weights_are_untrained_and_the_loaded_ones_stay():
     found = loaded("with_a_new_head")
     assert found.module.net[1].running_mean.eq(5).all()
     assert not found.record.trained
-    assert "as users_package.models:with_a_new_head gives them" in found.record.source
+    assert "built by users_package.models:with_a_new_head" in found.record.source
 
 
 def test_a_checkpoint_fits_though_all_its_names_begin_like_a_wrappers(here):
@@ -212,38 +212,38 @@ def test_a_checkpoint_of_a_wrapped_network_fits_too(here):
 
 
 @pytest.mark.usefixtures("here")
-def test_a_misspelt_name_is_told_the_nearest():
+def test_the_error_for_a_misspelt_name_suggests_the_nearest():
     with pytest.raises(InputError, match="has no 'bulid_net'; did you mean build_net"):
-        sources.find("users_package.models:bulid_net")
+        sources.find_architecture("users_package.models:bulid_net")
 
 
 @pytest.mark.usefixtures("here")
-def test_a_name_unlike_any_other_is_told_what_the_module_defines():
+def test_the_error_for_an_unknown_name_lists_what_the_module_defines():
     with pytest.raises(InputError, match="It defines Net, build_net, with_weights"):
-        sources.find("users_package.models:qqq")
+        sources.find_architecture("users_package.models:qqq")
 
 
-def test_a_package_that_is_nowhere_is_told_where_was_looked(here):
+def test_the_error_for_a_missing_package_says_where_it_was_searched(here):
     with pytest.raises(InputError, match=f"no module 'users_pakage', neither in '{here}'"):
-        sources.known("users_pakage.models:net")
+        sources.require_known_model("users_pakage.models:net")
 
 
-def test_a_module_that_its_package_lacks_is_told_where_was_looked(here):
-    with pytest.raises(InputError, match=f"no module 'users_package.model': looked in '{here / 'users_package'}'"):
-        sources.find("users_package.model:net")
+def test_the_error_for_a_missing_module_says_where_it_was_searched(here):
+    with pytest.raises(InputError, match=f"no module 'users_package.model' in '{here / 'users_package'}'"):
+        sources.find_architecture("users_package.model:net")
 
 
 @pytest.mark.usefixtures("here")
-def test_a_file_is_told_as_a_module():
+def test_the_error_for_a_file_names_the_module():
     with pytest.raises(InputError, match=r"Give users_package\.models:Net"):
-        sources.known("users_package/models.py:Net")
+        sources.require_known_model("users_package/models.py:Net")
 
 
 @pytest.mark.parametrize("text", [":x", "users_package.models:", "a b:c", "1:2"])
 @pytest.mark.usefixtures("here")
-def test_what_has_not_the_form_is_told_it(text):
+def test_the_error_for_another_form_shows_the_right_one(text):
     with pytest.raises(InputError, match=r"my_package\.models:build_net"):
-        sources.known(text)
+        sources.require_known_model(text)
 
 
 @pytest.mark.parametrize(
@@ -255,26 +255,26 @@ def test_what_has_not_the_form_is_told_it(text):
         ("raise SystemExit('usage: train.py')", "SystemExit: usage: train.py"),
     ],
 )
-def test_code_that_raises_while_it_is_imported_is_told_in_its_own_words(here, code, told):
+def test_an_exception_during_import_is_quoted(here, code, told):
     (here / "broken.py").write_text(code, encoding="utf-8")
     with pytest.raises(InputError) as caught:
-        sources.find("broken:net")
+        sources.find_architecture("broken:net")
     assert caught.value.what.startswith("broken raised while it was imported: ")
     assert told in caught.value.what
 
 
 @pytest.mark.usefixtures("here")
-def test_code_that_raises_while_it_builds_is_told_in_its_own_words():
+def test_an_exception_while_building_is_quoted():
     with pytest.raises(InputError, match="raised while it built the network: RuntimeError: the disk is on fire"):
         loaded("breaks")
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("seven", "is an int, neither"), ("number", "gives an int and no nn.Module"), ("lazy", "lazy layers")],
+    [("seven", "is an int, neither"), ("number", "returns an int, not an nn.Module"), ("lazy", "lazy layers")],
 )
 @pytest.mark.usefixtures("here")
-def test_what_is_no_network_is_refused(name, told):
+def test_anything_but_a_network_is_refused(name, told):
     with pytest.raises(InputError, match=told):
         loaded(name)
 
@@ -283,25 +283,25 @@ def test_what_is_no_network_is_refused(name, told):
 
 
 def test_a_change_anywhere_in_the_package_is_another_network(here):
-    before = sources.identity("users_package.models:Net")
+    before = sources.network_identity("users_package.models:Net")
     (here / "users_package" / "layers.py").write_text("WIDTH = 3\n", encoding="utf-8")
-    assert sources.identity("users_package.models:Net") != before
+    assert sources.network_identity("users_package.models:Net") != before
 
 
-def test_a_change_in_a_module_beside_is_another_network(here):
+def test_a_change_in_a_neighbouring_module_changes_the_identity(here):
     (here / "beside.py").write_text("from users_package.models import Net\n", encoding="utf-8")
-    before = sources.identity("beside:Net")
+    before = sources.network_identity("beside:Net")
     (here / "users_package" / "models.py").write_text("", encoding="utf-8")
-    assert sources.identity("beside:Net") != before
+    assert sources.network_identity("beside:Net") != before
 
 
 @pytest.mark.usefixtures("here")
 def test_unchanged_code_is_the_same_network():
-    assert sources.identity("users_package.models:Net") == sources.identity("users_package.models:Net")
+    assert sources.network_identity("users_package.models:Net") == sources.network_identity("users_package.models:Net")
 
 
 @pytest.mark.usefixtures("here")
 def test_nothing_is_run_to_know_the_key():
-    sources.known("users_package.models:breaks")
-    sources.identity("users_package.models:breaks")
+    sources.require_known_model("users_package.models:breaks")
+    sources.network_identity("users_package.models:breaks")
     assert "users_package.models" not in sys.modules

@@ -6,7 +6,7 @@ import torch
 from deploykit.core.errors import InputError
 from deploykit.core.values import WeightsSource
 from deploykit.export.networks import sources
-from deploykit.export.networks.weights import load
+from deploykit.export.networks.weights import load_network
 
 timm = pytest.importorskip("timm", reason="timm is an extra")
 
@@ -17,23 +17,25 @@ SMALL = "timm:test_resnet.r160_in1k"
 def test_it_computes_what_timms_own_does(tmp_path):
     own = timm.create_model("test_resnet").eval()
     torch.save(own.state_dict(), tmp_path / "own.pth")
-    module = load(sources.find(SMALL), {}, WeightsSource("file", path=str(tmp_path / "own.pth"))).module
+    module = load_network(
+        sources.find_architecture(SMALL), {}, WeightsSource("file", path=str(tmp_path / "own.pth"))
+    ).module
     pixels = torch.randn(2, 3, 160, 160)
     with torch.no_grad():
         assert torch.allclose(module(pixels), own(pixels), atol=1e-5)
 
 
 def test_a_name_without_a_tag_has_the_default_ones_configuration():
-    assert sources.find("timm:test_resnet").pretrained.enum == SMALL
+    assert sources.find_architecture("timm:test_resnet").pretrained.enum == SMALL
 
 
-def test_an_unknown_tag_is_told_the_others():
+def test_the_error_for_an_unknown_tag_lists_the_others():
     with pytest.raises(InputError, match="no weights 'nothing' of test_resnet; it has r160_in1k"):
-        sources.find("timm:test_resnet.nothing")
+        sources.find_architecture("timm:test_resnet.nothing")
 
 
 def test_attention_is_of_plain_products():
-    module = load(sources.find("timm:test_vit"), {}, RANDOM).module
+    module = load_network(sources.find_architecture("timm:test_vit"), {}, RANDOM).module
     assert not module.blocks[0].attn.fused_attn
 
 
@@ -41,7 +43,7 @@ def test_attention_is_of_plain_products():
 
 
 def test_preprocessing_is_that_of_its_configuration():
-    spec = sources.find(SMALL).preprocessing
+    spec = sources.find_architecture(SMALL).preprocessing
     assert (spec.resize, spec.height, spec.width) == (math.floor(160 / 0.95), 160, 160)
     assert spec.mean == spec.std == (0.5, 0.5, 0.5)
 
@@ -50,46 +52,48 @@ def test_images_are_resized_to_what_timm_itself_resizes_them_to():
     own = timm.data.create_transform(
         **timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg("resnet18.a1_in1k").to_dict())
     )
-    assert sources.find("timm:resnet18.a1_in1k").preprocessing.resize == own.transforms[0].size
+    assert sources.find_architecture("timm:resnet18.a1_in1k").preprocessing.resize == own.transforms[0].size
 
 
 def test_another_interpolation_than_ours_is_noted():
-    assert any("bicubic" in note for note in sources.find("timm:resnet18.a1_in1k").notes)
+    assert any("bicubic" in note for note in sources.find_architecture("timm:resnet18.a1_in1k").notes)
 
 
 def test_a_network_without_classes_says_so():
-    assert any("features" in note for note in sources.find("timm:vit_small_patch14_dinov2.lvd142m").notes)
+    assert any("features" in note for note in sources.find_architecture("timm:vit_small_patch14_dinov2.lvd142m").notes)
 
 
-def test_a_licence_that_forbids_something_is_told():
-    assert any("cc-by-nc-4.0" in note for note in sources.find("timm:convnextv2_atto.fcmae_ft_in1k").notes)
+def test_a_restrictive_licence_is_noted():
+    assert any("cc-by-nc-4.0" in note for note in sources.find_architecture("timm:convnextv2_atto.fcmae_ft_in1k").notes)
 
 
 # ── Arguments and heads ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_arguments_take_the_class_types():
-    architecture = sources.find("timm:test_vit")
-    found = sources.arguments(architecture, ["num_classes=7", "qkv_bias=false", "drop_rate=0.5", "img_size=64"])
+    architecture = sources.find_architecture("timm:test_vit")
+    found = sources.parse_arguments(architecture, ["num_classes=7", "qkv_bias=false", "drop_rate=0.5", "img_size=64"])
     assert found == {"num_classes": 7, "qkv_bias": False, "drop_rate": 0.5, "img_size": 64}
 
 
-def test_what_a_class_hands_on_to_its_base_can_be_told():
-    assert sources.arguments(sources.find("timm:levit_128s"), ["num_classes=7"]) == {"num_classes": 7}
+def test_arguments_passed_on_to_a_base_class_can_be_set():
+    assert sources.parse_arguments(sources.find_architecture("timm:levit_128s"), ["num_classes=7"]) == {
+        "num_classes": 7
+    }
 
 
 def test_the_classes_of_a_checkpoint_are_found_out(tmp_path):
     torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), tmp_path / "own.pth")
-    found = load(sources.find(SMALL), {}, WeightsSource("file", path=str(tmp_path / "own.pth")))
+    found = load_network(sources.find_architecture(SMALL), {}, WeightsSource("file", path=str(tmp_path / "own.pth")))
     assert found.arguments["num_classes"] == 7
 
 
 def test_the_classifier_is_what_the_configuration_says():
-    assert sources.find(SMALL).classifier == "fc"
+    assert sources.find_architecture(SMALL).classifier == "fc"
 
 
 def test_a_distilled_network_has_no_one_classifier():
-    assert sources.find("timm:deit_tiny_distilled_patch16_224").classifier == ""
+    assert sources.find_architecture("timm:deit_tiny_distilled_patch16_224").classifier == ""
 
 
 # ── Released weights ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -104,29 +108,28 @@ def test_released_weights_come_from_timms_hub(monkeypatch, tmp_path):
     file = tmp_path / "model.safetensors"
     save_file(own.state_dict(), file)
     monkeypatch.setattr(timm.models._hub, "hf_hub_download", lambda *_, **__: str(file))
-    found = load(sources.find(SMALL), {}, WeightsSource("imagenet"))
+    found = load_network(sources.find_architecture(SMALL), {}, WeightsSource("imagenet"))
     assert found.record.source == SMALL
     assert found.record.trained
     assert all(torch.equal(each, found.module.state_dict()[name]) for name, each in own.state_dict().items())
 
 
-def test_without_a_network_the_reason_and_the_place_are_told(monkeypatch):
+def test_a_failed_download_says_the_reason_and_the_source(monkeypatch):
     def unreachable(*_, **__):
         raise ConnectionError("Name or service not known")
 
     monkeypatch.setattr(timm.models._hub, "hf_hub_download", unreachable)
     with pytest.raises(InputError) as caught:
-        load(sources.find(SMALL), {}, WeightsSource("imagenet"))
-    assert (
-        "test_resnet.r160_in1k could not be fetched from huggingface.co/timm/test_resnet.r160_in1k" in caught.value.what
-    )
+        load_network(sources.find_architecture(SMALL), {}, WeightsSource("imagenet"))
+    source = "huggingface.co/timm/test_resnet.r160_in1k"
+    assert f"test_resnet.r160_in1k could not be downloaded from {source}" in caught.value.what
     assert "Name or service not known" in caught.value.what
     assert "--weights PATH" in caught.value.remedy
 
 
 def test_released_weights_name_their_classes():
-    assert sources.classes("timm:resnet18.a1_in1k")[0].startswith("tench")
+    assert sources.released_classes("timm:resnet18.a1_in1k")[0].startswith("tench")
 
 
 def test_weights_for_classes_that_timm_does_not_name_have_no_names():
-    assert sources.classes("timm:vit_small_patch14_dinov2.lvd142m") == ()
+    assert sources.released_classes("timm:vit_small_patch14_dinov2.lvd142m") == ()

@@ -1,1 +1,1 @@
-"""Precision in the graph: what values tensors take, and typed casts that follow from it."""
+"""Precision in the graph: casts to 16 bits, calibration, INT8 as Q/DQ pairs, and the receipt of what ran."""

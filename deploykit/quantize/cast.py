@@ -1,14 +1,14 @@
-"""FP16 or BF16 as types in the graph: every node computes in 16 bits unless its values say otherwise.
+"""Cast a graph to FP16 or BF16: every node computes in 16 bits unless its values do not fit.
 
     weights          rounded once, to nearest
-    activations      16 bits between nodes of 16 bits; a Cast stands only where the precision changes
-    inputs, outputs  float32 as in the graph that came in, or float16 if asked
-    Q/DQ             INT8 codes as they are; their scales, and what the pairs stand between, in 16 bits
+    activations      16 bits between 16-bit nodes; Casts only where the precision changes
+    inputs, outputs  float32 as in the source graph, or float16 on request
+    Q/DQ             INT8 codes unchanged; scales and the operators between the pairs in 16 bits
 
-A node stays float32, and is listed with the value that made it so, when a tensor it reads or writes left the type's
-range (float16: ±65,504) on real samples, when a constant does not fit, or when its operator has no form for the type.
-Nothing is clamped. What an operator allows is read from onnx's schema, so this holds for any graph, not for a list of
-operators.
+A node stays float32, and is reported with the reason, where a tensor that it reads or writes exceeded the type's range
+(float16: ±65,504) on real samples, where a constant does not fit, or where its operator does not support the type.
+Nothing is clamped. The types that an operator supports are read from onnx's schemas, so this works for any graph
+instead of a list of operators.
 """
 
 from __future__ import annotations
@@ -20,70 +20,84 @@ import onnx_ir as ir
 
 from deploykit.core import onnx_io
 from deploykit.core.errors import InputError
-from deploykit.core.files import record
-from deploykit.core.values import InOut, KeptNode, Precision, Range, Ranges, TypedGraph
-from deploykit.quantize import batchnorm_affine, clip_bounds, constants
-from deploykit.quantize.cast_inserter import Borders
-from deploykit.quantize.formats import FORMATS, HALF, Format, Name
-from deploykit.quantize.fp32_fallback import PAIR, computing, excess, is_float, kept_nodes, require_opset
+from deploykit.core.files import record_file
+from deploykit.core.graph_edit import lift_constants
+from deploykit.core.values import Fp32Node, IoType, Precision, PrecisionGraphRecord, Range, Ranges
+from deploykit.quantize import batchnorm_affine, clip_bounds
+from deploykit.quantize.cast_inserter import CastInserter
+from deploykit.quantize.formats import FORMATS, HALF, Format, FormatName
+from deploykit.quantize.fp32_fallback import (
+    QDQ_OPERATORS,
+    explain_out_of_range,
+    find_fp32_nodes,
+    is_float32,
+    list_floating_nodes,
+    require_opset,
+)
 
 GRAPH_FILE = "model.onnx"
 
 
-def cast(source: Path, ranges: Ranges, folder: Path, dtype: Name = "fp16", io: InOut = "fp32") -> TypedGraph:
-    """Write `source` typed `dtype` into `folder`. `ranges` must know every float tensor that a node produces, but for
-    what a DequantizeLinear gives.
+def write_cast_graph(
+    source: Path, ranges: Ranges, folder: Path, dtype: FormatName = "fp16", io: IoType = "fp32"
+) -> PrecisionGraphRecord:
+    """Write `source`, cast to `dtype`, into `folder`.
+
+    `ranges` must hold every float tensor that a node produces, except outputs of DequantizeLinear.
     """
     model = ir.load(source)
-    ir.external_data.load_to_model(model)  # a data file beside the source stays there
-    kept = retype(model, ranges.tensors, dtype, io)
+    ir.external_data.load_to_model(model)  # a data file next to the source stays there
+    fp32_nodes = cast_model(model, ranges.tensors, dtype, io)
     folder.mkdir(parents=True, exist_ok=True)
-    onnx_io.check(model)
-    onnx_io.save(model, folder / GRAPH_FILE)
-    quantized = any(node.op_type in PAIR for node in model.graph)
+    onnx_io.check_model(model)
+    onnx_io.save_model(model, folder / GRAPH_FILE)
+    quantized = any(node.op_type in QDQ_OPERATORS for node in model.graph)
     precision: Precision = "int8-fp16" if quantized else dtype
     casts = sum(1 for node in model.graph if node.op_type == "Cast")
-    return TypedGraph(files=(record(folder, GRAPH_FILE),), precision=precision, kept=kept, cast_nodes=casts)
+    return PrecisionGraphRecord(
+        files=(record_file(folder, GRAPH_FILE),), precision=precision, fp32_nodes=fp32_nodes, cast_nodes=casts
+    )
 
 
-def retype(
-    model: ir.Model, ranges: Mapping[str, Range], dtype: Name = "fp16", io: InOut = "fp32"
-) -> tuple[KeptNode, ...]:
-    """Type an FP32 graph in place, with or without Q/DQ; the nodes that stayed FP32. `ranges` as for `cast`.
+def cast_model(
+    model: ir.Model, ranges: Mapping[str, Range], dtype: FormatName = "fp16", io: IoType = "fp32"
+) -> tuple[Fp32Node, ...]:
+    """Cast an FP32 graph, with or without Q/DQ, in place; return the nodes that stay FP32.
 
-    Raises InputError where the opset is too old, where nothing can be typed, and where an input or output that should
-    be float16 is beyond it; the graph may have been prepared by then and is not to be used.
+    `ranges` as for `write_cast_graph`. Raises InputError where the opset is too old, where no node can be cast, and
+    where an input or output exceeds the requested float16. After an error the model may be partly changed: discard it.
     """
     to, graph = FORMATS[dtype], model.graph
-    if dtype == "bf16" and any(node.op_type in PAIR for node in graph):
-        raise InputError("INT8 is combined with FP16, not with BF16.", "Give --fp16 beside --int8.")
+    if dtype == "bf16" and any(node.op_type in QDQ_OPERATORS for node in graph):
+        raise InputError("INT8 is combined with FP16, not with BF16.", "Use --int8 with --fp16.")
     require_opset(graph, to)
-    constants.lift(graph)
-    batchnorm_affine.absorb(graph, to)
-    kept = kept_nodes(graph, ranges, to)
-    _require_some(graph, kept, to)
+    lift_constants(graph)
+    batchnorm_affine.fold_statistics(graph, to)
+    fp32_nodes = find_fp32_nodes(graph, ranges, to)
+    _require_castable_node(graph, fp32_nodes, to)
     if io == "fp16":
-        _require_ends(graph, ranges)
-    computed = frozenset(computing(graph)) - kept.keys()
-    quantizers = frozenset(node for node in graph if node.op_type == "QuantizeLinear" and not node.domain) - kept.keys()
+        _require_fp16_interface(graph, ranges)
+    computed = frozenset(list_floating_nodes(graph)) - fp32_nodes.keys()
+    quantizers = frozenset(node for node in graph if node.op_type == "QuantizeLinear" and not node.domain)
     for node in computed:
-        clip_bounds.drop_idle(node, to)
-    Borders(graph, computed | quantizers, to, HALF.dtype if io == "fp16" else ir.DataType.FLOAT).draw()
-    return tuple(kept.values())
+        clip_bounds.drop_unreachable_bounds(node, to)
+    interface_type = HALF.dtype if io == "fp16" else ir.DataType.FLOAT
+    CastInserter(graph, computed | (quantizers - fp32_nodes.keys()), to, interface_type).insert_casts()
+    return tuple(fp32_nodes.values())
 
 
-def _require_some(graph: ir.Graph, kept: Mapping[ir.Node, KeptNode], to: Format) -> None:
-    """Refuse a graph that would come out as it came in."""
-    if all(node in kept for node in computing(graph)):
-        reasons = [f" ({each.op_type} {each.node}: {each.reason})" for each in kept.values()][:1]
+def _require_castable_node(graph: ir.Graph, fp32_nodes: Mapping[ir.Node, Fp32Node], to: Format) -> None:
+    """Refuse a graph that the cast would not change."""
+    if all(node in fp32_nodes for node in list_floating_nodes(graph)):
+        first = [f" ({node.op_type} {node.node}: {node.reason})" for node in fp32_nodes.values()][:1]
         raise InputError(
-            f"No node of the graph can compute in {to.name}{''.join(reasons)}.",
-            "Export it at FP32, or look at the values: deploykit inspect shows which tensors leave the type's range.",
+            f"No node of the graph can compute in {to.name}{''.join(first)}.",
+            "Export it at FP32: leave out --fp16 and --bf16.",
         )
 
 
-def _require_ends(graph: ir.Graph, ranges: Mapping[str, Range]) -> None:
-    """Refuse inputs and outputs that float16 cannot carry."""
+def _require_fp16_interface(graph: ir.Graph, ranges: Mapping[str, Range]) -> None:
+    """Refuse inputs and outputs whose values exceed float16."""
     for value in (*graph.inputs, *graph.outputs):
-        if is_float(value) and (reason := excess(value, ranges, HALF)):
-            raise InputError(f"{value.name} cannot be float16: {reason}.", "Give it --io fp32.")
+        if is_float32(value) and (reason := explain_out_of_range(value, ranges, HALF)):
+            raise InputError(f"{value.name} cannot be float16: {reason}.", "Use --io fp32.")

@@ -1,62 +1,67 @@
-"""Which layer loses most when it alone is quantized: the order in which an accuracy budget takes them out again."""
+"""Layers ranked by the error of quantizing one alone: the order in which an accuracy budget excludes them."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
 
-from deploykit.core.values import Calibrated, Sensitivity
-from deploykit.quantize import constants, qdq
-from deploykit.quantize.int8 import thresholds
-from deploykit.quantize.placement import is_layer, place
+from deploykit.core.graph_edit import lift_constants
+from deploykit.core.values import CalibrationResult, Sensitivity
+from deploykit.quantize import qdq
+from deploykit.quantize.int8 import clip_thresholds
+from deploykit.quantize.placement import is_layer, place_qdq_pairs
 
 WORST = sys.float_info.max
-"""In the place of infinity and NaN, which JSON cannot write."""
+"""Replaces infinity and NaN, which JSON cannot hold."""
 
-GRAPH_FILE = "alone.onnx"
-SHARED_FILE = "whole.onnx"
+GRAPH_FILE = "isolated.onnx"
+SHARED_FILE = "shared.onnx"
 WEIGHTS_FILE = "weights.data"
 
 
-def rank(
+def rank_by_sensitivity(
     source: Path,
-    calibrated: Calibrated,
+    calibrated: CalibrationResult,
     folder: Path,
     error: Callable[[Path], float],
     advance: Callable[[], None],
 ) -> tuple[Sensitivity, ...]:
     """Every layer of the graph at `source` with the error that quantizing it alone adds, the largest first.
 
-    `error` is asked about one graph per layer, written into `folder`, where they take each other's place; equal errors
-    keep the graph's order. An error that is no number is the worst: the layer's answers are none either.
+    `error` is called with one graph per layer; each overwrites the one before in `folder`. Equal errors keep the
+    graph's order. NaN and infinity count as the largest error: the layer's output is not finite.
     """
-    found = []
-    for layer, graph in alone(source, calibrated, folder):
-        seen = error(graph)
-        found.append(Sensitivity(layer, WORST if math.isnan(seen) else min(seen, WORST)))
+    shared, target = folder / SHARED_FILE, folder / GRAPH_FILE
+    sensitivities = []
+    for layer in _write_shared_graph(source, shared):
+        isolate_layer(shared, layer, calibrated, target)
+        added = error(target)
+        sensitivities.append(Sensitivity(layer, WORST if math.isnan(added) else min(added, WORST)))
         advance()
-    return tuple(sorted(found, key=lambda each: -each.error))
+    return tuple(sorted(sensitivities, key=lambda sensitivity: -sensitivity.error))
 
 
-def count(source: Path) -> int:
-    """How many graphs `rank` will ask about."""
+def count_layers(source: Path) -> int:
+    """Number of layers that `rank_by_sensitivity` evaluates."""
     return sum(1 for node in ir.load(source).graph if is_layer(node))
 
 
-def alone(source: Path, calibrated: Calibrated, folder: Path) -> Iterator[tuple[str, Path]]:
-    """The graph once per layer, with that layer quantized and no other."""
-    whole = ir.load(source)
-    constants.lift(whole.graph)
-    names = [node.name or "" for node in whole.graph]
-    layers = [node.name or "" for node in whole.graph if is_layer(node)]
-    ir.save(whole, folder / SHARED_FILE, external_data=WEIGHTS_FILE)  # weights are written once, and read from there
-    for layer in layers:
-        model = ir.load(folder / SHARED_FILE)
-        placement = place(model, frozenset(names) - {layer})
-        qdq.insert(model, placement, thresholds(calibrated), half_scales=False)
-        ir.save(model, folder / GRAPH_FILE)
-        yield layer, folder / GRAPH_FILE
+def isolate_layer(source: Path, layer: str, calibrated: CalibrationResult, target: Path) -> None:
+    """Write the graph at `source` to `target` with `layer` quantized and no other; external data stays where it is."""
+    model = ir.load(source)
+    others = frozenset(node.name or "" for node in model.graph) - {layer}
+    placement = place_qdq_pairs(model, others)
+    qdq.insert_qdq_pairs(model, placement, clip_thresholds(calibrated), half_scales=False)
+    ir.save(model, target)
+
+
+def _write_shared_graph(source: Path, target: Path) -> list[str]:
+    """Write the weights once, as external data that all graphs refer to; return the names of the layers."""
+    model = ir.load(source)
+    lift_constants(model.graph)
+    ir.save(model, target, external_data=WEIGHTS_FILE)
+    return [node.name or "" for node in model.graph if is_layer(node)]

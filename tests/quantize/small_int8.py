@@ -9,9 +9,9 @@ import onnxruntime
 import pytest
 
 from deploykit.backends.onnxruntime import open_graph
-from deploykit.core.values import Calibrated, DataRecord, Observer
+from deploykit.core.values import CalibrationResult, DataRecord, Observer
 from deploykit.quantize import int8
-from deploykit.quantize.calibrate import calibrate, expose
+from deploykit.quantize.calibrate import add_graph_outputs, calibrate
 
 X = np.random.default_rng(99).standard_normal((16, 4, 8, 8)).astype(np.float32)
 """Samples for graphs that read float[N,4,8,8] x."""
@@ -50,12 +50,12 @@ def compute(model: ir.Model | Path, **inputs: np.ndarray) -> dict[str, np.ndarra
     return dict(zip(names, session.run(names, inputs), strict=True))
 
 
-def calibrated(source: Path, x: np.ndarray = X, half: bool = False, observer: Observer = "minmax") -> Calibrated:
+def calibrated(source: Path, x: np.ndarray = X, half: bool = False, observer: Observer = "minmax") -> CalibrationResult:
     """What the graph's tensors are on the samples `x`; with `half`, the range of every tensor."""
-    placement, exposed = int8.placed(source), source.with_name("exposed.onnx")
+    placement, exposed = int8.plan_placement(source), source.with_name("exposed.onnx")
     tensors = {edge.tensor for edge in placement.edges}
     inputs = {edge.tensor for edge in placement.edges if edge.node in placement.layers}
-    expose(source, exposed, None if half else tensors)
+    add_graph_outputs(source, exposed, None if half else tensors)
     data = DataRecord("toys", "calibration", len(x), True, False, "0" * 64)
     return calibrate(open_graph(exposed), [{"x": x}], data, tensors, inputs, observer)
 

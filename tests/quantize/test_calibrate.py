@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as arrays
 from deploykit.backends.onnxruntime import open_graph
 from deploykit.core.errors import InputError, InternalError
 from deploykit.core.values import DataRecord, Range
-from deploykit.quantize.calibrate import calibrate, expose, observe
-from deploykit.quantize.observers import Histogram, threshold
+from deploykit.quantize.calibrate import add_graph_outputs, calibrate, observe_ranges
+from deploykit.quantize.observers import Histogram, compute_threshold
 
 DATA = DataRecord("toys", "calibration", 4, True, False, "0" * 64)
 
@@ -30,20 +30,20 @@ class Recorded:
 
 
 def test_a_range_is_the_smallest_and_the_largest_value():
-    ranges = observe(Recorded(), [{"x": np.array([[-3.0, 1.0], [2.0, 0.5]])}], DATA)
+    ranges = observe_ranges(Recorded(), [{"x": np.array([[-3.0, 1.0], [2.0, 0.5]])}], DATA)
     assert ranges.tensors == {"x": Range(-3, 2), "square": Range(0.25, 9)}
 
 
 def test_ranges_grow_from_batch_to_batch():
     batches = [{"x": np.array([0.5, 1.0])}, {"x": np.array([-3.0])}, {"x": np.array([2.0])}]
-    assert observe(Recorded(), batches, DATA).tensors == {"x": Range(-3, 2), "square": Range(0.25, 9)}
+    assert observe_ranges(Recorded(), batches, DATA).tensors == {"x": Range(-3, 2), "square": Range(0.25, 9)}
 
 
-def test_the_data_is_named():
-    assert observe(Recorded(), [{"x": np.ones(1)}], DATA).data == DATA
+def test_ranges_record_their_data():
+    assert observe_ranges(Recorded(), [{"x": np.ones(1)}], DATA).data == DATA
 
 
-def test_batches_are_read_once_and_one_at_a_time():
+def test_batches_are_streamed_once():
     alive = 0
 
     def batches():
@@ -54,19 +54,19 @@ def test_batches_are_read_once_and_one_at_a_time():
             yield {"x": np.ones(1)}
             alive -= 1
 
-    observe(Recorded(), batches(), DATA)
+    observe_ranges(Recorded(), batches(), DATA)
 
 
 @given(st.lists(arrays.arrays(np.float32, st.integers(1, 5), elements=st.floats(-1e6, 1e6, width=32)), min_size=1))
-def test_no_value_lies_outside_and_both_ends_occur(batches):
-    seen = observe(Recorded(), [{"x": batch} for batch in batches], DATA).tensors["x"]
+def test_the_range_is_tight(batches):
+    seen = observe_ranges(Recorded(), [{"x": batch} for batch in batches], DATA).tensors["x"]
     everything = np.concatenate(batches)
     assert (seen.low, seen.high) == (everything.min(), everything.max())
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["x", "square"])
-def test_what_is_no_number_is_refused(bad, name):
+def test_nan_and_infinity_are_refused(bad, name):
     class Broken:
         inputs = outputs = ()
 
@@ -75,7 +75,7 @@ def test_what_is_no_number_is_refused(bad, name):
 
     batch = {"x": np.array([1.0, bad if name == "x" else 1.0])}
     with pytest.raises(InputError, match=f"The tensor {name} holds NaN or infinity on the samples of 'toys'"):
-        observe(Broken(), [batch], DATA)
+        observe_ranges(Broken(), [batch], DATA)
 
 
 # ── Calibration ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -92,28 +92,28 @@ def calibrated(given=None, quantized=("x", "square"), inputs=(), observer="minma
     return calibrate(Recorded(), batches() if given is None else given, data, quantized, inputs, observer)
 
 
-def test_thresholds_are_given_to_the_tensors_asked_for_and_ranges_to_all():
+def test_quantized_tensors_get_thresholds_and_all_tensors_get_ranges():
     tensors = calibrated(quantized=["square"]).ranges.tensors
     assert tensors["x"] == Range(IMAGES.min(), IMAGES.max(), None)
     assert tensors["square"].threshold == (IMAGES**2).max()
 
 
 @pytest.mark.parametrize("observer", ["entropy", "percentile", "mse", "minmax"])
-def test_a_threshold_is_the_observers(observer):
+def test_the_observer_computes_the_threshold(observer):
     histogram = Histogram()
     histogram.add(IMAGES)
     seen = calibrated(observer=observer)
     assert seen.observer == observer
-    assert seen.ranges.tensors["x"].threshold == threshold(histogram, observer)
+    assert seen.ranges.tensors["x"].threshold == compute_threshold(histogram, observer)
 
 
-def test_means_of_images_are_those_of_their_channels():
+def test_means_of_images_are_per_channel():
     assert calibrated(inputs=["x"]).means == {
         "x": pytest.approx(IMAGES.mean(axis=(0, 2, 3), dtype=np.float64).tolist())
     }
 
 
-def test_means_of_vectors_are_those_of_their_elements():
+def test_means_of_vectors_are_per_element():
     vectors = IMAGES[:, :, 0, 0].copy()
     expected = vectors.mean(axis=0, dtype=np.float64).tolist()
     assert calibrated(batches(vectors), inputs=["x"]).means == {"x": pytest.approx(expected)}
@@ -123,7 +123,7 @@ def test_only_the_tensors_that_layers_read_have_means():
     assert calibrated(inputs=["square"]).means.keys() == {"square"}
 
 
-def test_convergence_is_told_at_an_eighth_a_quarter_and_a_half():
+def test_convergence_is_recorded_at_an_eighth_a_quarter_and_a_half():
     found = calibrated(batches(np.linspace(1, 16, 16, dtype=np.float32)[:, None])).convergence
     assert [each.samples for each in found] == [2, 4, 8]
     assert [each.tensor for each in found] == ["square"] * 3
@@ -133,11 +133,11 @@ def test_convergence_is_told_at_an_eighth_a_quarter_and_a_half():
     )
 
 
-def test_a_batch_that_passes_several_points_is_told_once():
+def test_a_batch_that_passes_several_checkpoints_is_recorded_once():
     assert [each.samples for each in calibrated(batches(size=8)).convergence] == [8]
 
 
-def test_one_batch_has_nothing_to_converge():
+def test_one_batch_has_no_convergence():
     assert calibrated(batches(size=16)).convergence == ()
 
 
@@ -153,24 +153,26 @@ def test_the_size_of_batches_changes_nothing():
     assert all(one == other for one, other in itertools.pairwise(seen))
 
 
-def test_two_passes_find_the_same():
+def test_calibration_is_deterministic():
     assert calibrated(inputs=["x"], observer="mse") == calibrated(inputs=["x"], observer="mse")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_calibration_refuses_what_is_no_number(bad):
+def test_calibration_refuses_nan_and_infinity(bad):
     broken = IMAGES.copy()
     broken[5, 1, 2, 3] = bad
     with pytest.raises(InputError, match="The tensor x holds NaN or infinity on the samples of 'toys'"):
         calibrated(batches(broken))
 
 
-def test_samples_that_show_nothing_are_refused():
-    with pytest.raises(InputError, match=r"2 of 2 tensors .* were 0 throughout on 16 samples of 'toys', square among"):
+def test_samples_with_only_zero_activations_are_refused():
+    with pytest.raises(
+        InputError, match=r"2 of 2 tensors .* are all zeros on the 16 samples of 'toys', for example square"
+    ):
         calibrated(batches(np.zeros((16, 1), np.float32)))
 
 
-def test_a_dead_tensor_among_others_is_none_to_refuse():
+def test_a_single_dead_tensor_is_accepted():
     class HalfDead:
         inputs = outputs = ()
 
@@ -181,7 +183,7 @@ def test_a_dead_tensor_among_others_is_none_to_refuse():
     assert seen.ranges.tensors["dead"].threshold == 0
 
 
-def test_a_tensor_that_the_runner_never_gives_is_our_fault():
+def test_a_tensor_missing_from_the_runners_outputs_is_an_internal_error():
     with pytest.raises(InternalError, match="did not see the tensor unknown") as caught:
         calibrated(quantized=["x", "unknown"])
     assert caught.value.remedy
@@ -205,51 +207,51 @@ def graphs(tmp_path):
     """A graph's file, and that of the exposed one, elsewhere."""
     onnx.save(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(TEXT)), tmp_path / "model.onnx")
     (tmp_path / "elsewhere").mkdir()
-    expose(tmp_path / "model.onnx", tmp_path / "elsewhere" / "exposed.onnx")
+    add_graph_outputs(tmp_path / "model.onnx", tmp_path / "elsewhere" / "exposed.onnx")
     return tmp_path / "model.onnx", tmp_path / "elsewhere" / "exposed.onnx"
 
 
-def test_the_graphs_own_outputs_stay_first(graphs):
+def test_the_graphs_own_outputs_come_first(graphs):
     exposed = open_graph(graphs[1])
     assert [spec.name for spec in exposed.outputs][:2] == ["first", "second"]
 
 
-def test_every_float_tensor_that_a_node_makes_is_shown_once(graphs):
+def test_every_float_tensor_of_a_node_becomes_one_output(graphs):
     exposed = open_graph(graphs[1])
     assert sorted(spec.name for spec in exposed.outputs) == ["a", "b", "c", "first", "second", "top"]
 
 
-def test_outputs_are_what_they_were(graphs):
+def test_existing_outputs_keep_their_values(graphs):
     x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
     plain, exposed = (open_graph(graph).run({"x": x}) for graph in graphs)
     for name, array in plain.items():
         np.testing.assert_array_equal(exposed[name], array)
 
 
-def test_both_together_give_every_tensors_range(graphs):
+def test_observing_the_extended_graph_gives_every_tensors_range(graphs):
     x = np.array([[-1, 2, -3, 4]], np.float32)
-    tensors = observe(open_graph(graphs[1]), [{"x": x}], DATA).tensors
+    tensors = observe_ranges(open_graph(graphs[1]), [{"x": x}], DATA).tensors
     assert tensors["x"] == Range(-3, 4)
     assert tensors["a"] == Range(0, 4)
     assert tensors["c"] == Range(-4, 0)
 
 
-def test_weights_that_lie_beside_the_graph_come_along(tmp_path):
+def test_external_weights_are_included(tmp_path):
     text = '<ir_version: 8, opset_import: ["" : 20]> g (float[2,64] x) => (float[2,64] y) { y = Mul (x, w) }'
     proto = onnx.parser.parse_model(text)
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.full((2, 64), 3, np.float32), "w"))
     ir.save(ir.from_proto(proto), tmp_path / "model.onnx", external_data="model.onnx.data")
     (tmp_path / "elsewhere").mkdir()
-    expose(tmp_path / "model.onnx", tmp_path / "elsewhere" / "exposed.onnx")
+    add_graph_outputs(tmp_path / "model.onnx", tmp_path / "elsewhere" / "exposed.onnx")
     runner = open_graph(tmp_path / "elsewhere" / "exposed.onnx")
     assert runner.run({"x": np.ones((2, 64), np.float32)})["y"].max() == 3
 
 
-def test_only_the_tensors_asked_for_are_shown(graphs, tmp_path):
-    expose(graphs[0], tmp_path / "some.onnx", ["b", "top"])
+def test_only_the_requested_tensors_become_outputs(graphs, tmp_path):
+    add_graph_outputs(graphs[0], tmp_path / "some.onnx", ["b", "top"])
     assert [spec.name for spec in open_graph(tmp_path / "some.onnx").outputs] == ["first", "second", "b", "top"]
 
 
-def test_what_is_asked_for_and_an_output_already_is_shown_once(graphs, tmp_path):
-    expose(graphs[0], tmp_path / "some.onnx", ["x", "first"])
+def test_a_requested_tensor_that_is_an_output_already_is_not_duplicated(graphs, tmp_path):
+    add_graph_outputs(graphs[0], tmp_path / "some.onnx", ["x", "first"])
     assert [spec.name for spec in open_graph(tmp_path / "some.onnx").outputs] == ["first", "second"]

@@ -10,8 +10,8 @@ import pytest
 
 from deploykit.backends.onnxruntime import open_graph
 from deploykit.core.errors import InputError
-from deploykit.core.values import DataRecord, KeptNode, Range, Ranges
-from deploykit.quantize.cast import cast, retype
+from deploykit.core.values import DataRecord, Fp32Node, Range, Ranges
+from deploykit.quantize.cast import cast_model, write_cast_graph
 from deploykit.quantize.formats import FORMATS
 
 DATA = DataRecord("toys", "calibration", 2, True, False, "0" * 64)
@@ -52,17 +52,17 @@ CHAIN = "g (float[N,3,8,8] x) => (float[N,3,8,8] y) { [first] a = Relu (x)  [sec
 class Result:
     """A graph before and after."""
 
-    def __init__(self, folder: Path, text: str, opset: int, seen: dict[str, Range], **options: Any) -> None:
+    def __init__(self, folder: Path, text: str, opset: int, ranges: dict[str, Range], **options: Any) -> None:
         weights = options.pop("weights", WEIGHTS if text == NET else {})
-        self.source, self.file = folder / "model.onnx", folder / "typed" / "model.onnx"
+        self.source, self.file = folder / "model.onnx", folder / "cast_graph" / "model.onnx"
         proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}]>\n{text}')
         proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
         onnx.save(onnx.shape_inference.infer_shapes(proto, data_prop=True), self.source)
-        ranges = Ranges({**dict.fromkeys("xabcdey", Range(-9, 9)), **seen}, DATA)
-        self.record = cast(self.source, ranges, self.file.parent, **options)
+        ranges = Ranges({**dict.fromkeys("xabcdey", Range(-9, 9)), **ranges}, DATA)
+        self.record = write_cast_graph(self.source, ranges, self.file.parent, **options)
         onnx.checker.check_model(self.file, full_check=True)
         self.graph = ir.load(self.file).graph
-        self.kept = [each.node for each in self.record.kept]
+        self.fp32_nodes = [node.node for node in self.record.fp32_nodes]
         self.casts = [(n.inputs[0].name, n.outputs[0].name) for n in self.graph if n.op_type == "Cast"]
         self.ends = [value.dtype.name for value in (*self.graph.inputs, *self.graph.outputs)]
 
@@ -72,72 +72,79 @@ class Result:
 
 
 @pytest.fixture
-def typed(tmp_path: Path) -> Callable[..., Result]:
-    return lambda text=NET, opset=22, seen=None, **options: Result(tmp_path, text, opset, seen or {}, **options)
+def cast_graph(tmp_path: Path) -> Callable[..., Result]:
+    return lambda text=NET, opset=22, ranges=None, **options: Result(tmp_path, text, opset, ranges or {}, **options)
 
 
 # ── BF16 ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_every_node_computes_in_bf16(typed):
-    found = typed(dtype="bf16")
-    assert found.record.kept == ()
-    assert found.types() == dict.fromkeys(["conv", "norm", "relu", "pool", "flat", "fc"], "BFLOAT16")
+def test_every_node_computes_in_bf16(cast_graph):
+    result = cast_graph(dtype="bf16")
+    assert result.record.fp32_nodes == ()
+    assert result.types() == dict.fromkeys(["conv", "norm", "relu", "pool", "flat", "fc"], "BFLOAT16")
 
 
-def test_the_record_says_bf16(typed):
-    assert typed(dtype="bf16").record.precision == "bf16"
+def test_the_record_says_bf16(cast_graph):
+    assert cast_graph(dtype="bf16").record.precision == "bf16"
 
 
-def test_inputs_and_outputs_of_bf16_stay_float32(typed):
-    found = typed(dtype="bf16")
-    assert found.ends == ["FLOAT", "FLOAT"]
-    assert found.casts == [("x", "x/bfloat"), ("y/bfloat", "y")]
+def test_inputs_and_outputs_of_bf16_stay_float32(cast_graph):
+    result = cast_graph(dtype="bf16")
+    assert result.ends == ["FLOAT", "FLOAT"]
+    assert result.casts == [("x", "x/bfloat"), ("y/bfloat", "y")]
 
 
-def test_weights_are_rounded_to_the_nearest_bfloat16(typed):
-    conv = next(node for node in typed(dtype="bf16").graph if node.name == "conv")
+def test_weights_are_rounded_to_the_nearest_bfloat16(cast_graph):
+    conv = next(node for node in cast_graph(dtype="bf16").graph if node.name == "conv")
     np.testing.assert_array_equal(conv.inputs[1].const_value.numpy(), WEIGHTS["w"].astype(ml_dtypes.bfloat16))
 
 
 @pytest.mark.parametrize("opset", [13, 17, 20, 21])
-def test_an_opset_whose_layers_have_no_bf16_form_is_refused(typed, opset):
-    with pytest.raises(InputError, match=rf"Conv takes bfloat16 from opset 22 on; the graph has {opset}") as caught:
-        typed(opset=opset, dtype="bf16")
+def test_an_opset_whose_layers_do_not_support_bf16_is_refused(cast_graph, opset):
+    with pytest.raises(
+        InputError, match=rf"Conv supports bfloat16 from opset 22; the graph has opset {opset}"
+    ) as caught:
+        cast_graph(opset=opset, dtype="bf16")
     assert "--opset 22" in caught.value.remedy
 
 
-def test_an_operator_that_gets_its_bf16_form_later_stays_fp32(typed):
+def test_an_operator_that_supports_bf16_only_later_stays_fp32(cast_graph):
     text = "g (float[N,3,8,8] x) => (float[N,3,8,8] y) { a = Relu (x)  [swish] b = HardSwish (a)  y = Neg (b) }"
-    found = typed(text, opset=20, dtype="bf16")
-    assert found.record.kept == (KeptNode("swish", "HardSwish", "HardSwish has no bfloat16 form before opset 22"),)
+    result = cast_graph(text, opset=20, dtype="bf16")
+    assert result.record.fp32_nodes == (
+        Fp32Node("swish", "HardSwish", "HardSwish does not support bfloat16 before opset 22"),
+    )
 
 
-@pytest.mark.parametrize(("extreme", "kept"), [(1e38, []), (3.39e38, ["second", "last"])])
-def test_bf16_reaches_as_far_as_its_type(typed, extreme, kept):
-    assert typed(CHAIN, seen={"b": Range(0, extreme)}, dtype="bf16").kept == kept
+@pytest.mark.parametrize(("extreme", "fp32_nodes"), [(1e38, []), (3.39e38, ["second", "last"])])
+def test_bf16_reaches_as_far_as_its_type(cast_graph, extreme, fp32_nodes):
+    assert cast_graph(CHAIN, ranges={"b": Range(0, extreme)}, dtype="bf16").fp32_nodes == fp32_nodes
 
 
 @pytest.mark.parametrize("value", [1e-12, 1e30])
-def test_constants_that_only_bf16_holds(typed, value):
+def test_constants_that_only_bf16_holds(cast_graph, value):
     text = "g (float[N,3,8,8] x) => (float[N,3,8,8] y) { [mul] a = Mul (x, w)  [neg] y = Neg (a) }"
     weights = {"w": np.float32(value)}
-    assert (typed(text, weights=weights, dtype="bf16").kept, typed(text, weights=weights).kept) == ([], ["mul"])
+    assert (
+        cast_graph(text, weights=weights, dtype="bf16").fp32_nodes,
+        cast_graph(text, weights=weights).fp32_nodes,
+    ) == ([], ["mul"])
 
 
-def test_openvino_runs_bf16(typed):
+def test_openvino_runs_bf16(cast_graph):
     openvino = pytest.importorskip("openvino")
-    found = typed(dtype="bf16")
-    exact = open_graph(found.source).run({"x": X})["y"]
-    assert np.abs(openvino.Core().compile_model(str(found.file), "CPU")([X])[0] - exact).max() < BRAIN * exact.max()
+    result = cast_graph(dtype="bf16")
+    exact = open_graph(result.source).run({"x": X})["y"]
+    assert np.abs(openvino.Core().compile_model(str(result.file), "CPU")([X])[0] - exact).max() < BRAIN * exact.max()
 
 
-def test_tensorrt_builds_bf16(typed):
+def test_tensorrt_builds_bf16(cast_graph):
     tensorrt = pytest.importorskip("tensorrt_rtx")
     builder = tensorrt.Builder(tensorrt.Logger(tensorrt.Logger.ERROR))
     network, config = builder.create_network(0), builder.create_builder_config()
     parser = tensorrt.OnnxParser(network, tensorrt.Logger(tensorrt.Logger.ERROR))
-    assert parser.parse_from_file(str(typed(dtype="bf16").file)), parser.get_error(0).desc()
+    assert parser.parse_from_file(str(cast_graph(dtype="bf16").file)), parser.get_error(0).desc()
     profile = builder.create_optimization_profile()
     profile.set_shape("x", (1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8))
     config.add_optimization_profile(profile)
@@ -148,68 +155,68 @@ def test_tensorrt_builds_bf16(typed):
 
 
 @pytest.mark.parametrize(("name", "largest", "rounding"), [("fp16", 65504, 2**-10), ("bf16", 3.3895314e38, 2**-7)])
-def test_limits_are_those_of_the_type(name, largest, rounding):
+def test_format_limits_match_the_type(name, largest, rounding):
     assert FORMATS[name].largest == pytest.approx(largest)
-    assert FORMATS[name].rounding == rounding
+    assert FORMATS[name].rounding_tolerance == rounding
 
 
 # ── Float16 inputs and outputs ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_ends_are_float16_without_a_cast(typed):
-    found = typed(opset=20, io="fp16")
-    assert found.ends == ["FLOAT16", "FLOAT16"]
-    assert found.casts == []
-    assert [value.name for value in (*found.graph.inputs, *found.graph.outputs)] == ["x", "y"]
+def test_float16_inputs_and_outputs_need_no_cast(cast_graph):
+    result = cast_graph(opset=20, io="fp16")
+    assert result.ends == ["FLOAT16", "FLOAT16"]
+    assert result.casts == []
+    assert [value.name for value in (*result.graph.inputs, *result.graph.outputs)] == ["x", "y"]
 
 
-def test_float16_ends_agree_with_fp32(typed):
-    found = typed(opset=20, io="fp16")
-    exact = open_graph(found.source).run({"x": X})["y"]
-    half = open_graph(found.file).run({"x": X.astype(np.float16)})["y"]
+def test_a_graph_with_float16_inputs_and_outputs_agrees_with_fp32(cast_graph):
+    result = cast_graph(opset=20, io="fp16")
+    exact = open_graph(result.source).run({"x": X})["y"]
+    half = open_graph(result.file).run({"x": X.astype(np.float16)})["y"]
     assert half.dtype == np.float16
     assert np.abs(half - exact).max() < HALF * np.abs(exact).max()
 
 
-def test_a_first_node_that_stays_fp32_gets_its_cast_behind_the_input(typed):
+def test_a_first_node_that_stays_fp32_gets_its_cast_behind_the_input(cast_graph):
     text = (
         "g (float[N,3,8,8] x) => (float[N,3,8,8] y) { [up] a = Mul (x, w)  [down] b = Div (a, w)  [neg] y = Neg (b) }"
     )
-    found = typed(text, seen={"a": Range(0, 1e6)}, weights={"w": np.float32(1e5)}, io="fp16")
-    assert found.kept == ["up", "down"]
-    assert found.casts == [("x", "x/float"), ("b", "b/half")]
+    result = cast_graph(text, ranges={"a": Range(0, 1e6)}, weights={"w": np.float32(1e5)}, io="fp16")
+    assert result.fp32_nodes == ["up", "down"]
+    assert result.casts == [("x", "x/float"), ("b", "b/half")]
 
 
-def test_a_last_node_that_stays_fp32_gets_its_cast_before_the_output(typed):
-    found = typed(CHAIN, seen={"b": Range(0, 1e6)}, io="fp16")
-    assert found.casts == [("a", "a/float"), ("y/float", "y")]
-    assert found.ends == ["FLOAT16", "FLOAT16"]
+def test_a_last_node_that_stays_fp32_gets_its_cast_before_the_output(cast_graph):
+    result = cast_graph(CHAIN, ranges={"b": Range(0, 1e6)}, io="fp16")
+    assert result.casts == [("a", "a/float"), ("y/float", "y")]
+    assert result.ends == ["FLOAT16", "FLOAT16"]
 
 
-def test_pixels_stay_uint8(typed):
+def test_pixels_stay_uint8(cast_graph):
     text = "g (uint8[N,3,8,8] x) => (float[N,3,8,8] y) { [pixels] a = Cast <to = 1> (x)  [neg] y = Neg (a) }"
-    assert typed(text, io="fp16").ends == ["UINT8", "FLOAT16"]
+    assert cast_graph(text, io="fp16").ends == ["UINT8", "FLOAT16"]
 
 
 @pytest.mark.parametrize("end", ["x", "y"])
-def test_an_end_that_float16_cannot_carry_is_refused(typed, end):
+def test_an_input_or_output_beyond_float16_is_refused(cast_graph, end):
     with pytest.raises(InputError, match=rf"{end} cannot be float16: {end} reached 1e\+06, beyond ±65504") as caught:
-        typed(CHAIN, seen={end: Range(0, 1e6)}, io="fp16")
+        cast_graph(CHAIN, ranges={end: Range(0, 1e6)}, io="fp16")
     assert "--io fp32" in caught.value.remedy
 
 
-def test_bf16_between_float16_ends(typed):
-    found = typed(dtype="bf16", io="fp16")
-    assert found.ends == ["FLOAT16", "FLOAT16"]
-    assert found.casts == [("x", "x/bfloat"), ("y/bfloat", "y")]
+def test_bf16_with_float16_inputs_and_outputs(cast_graph):
+    result = cast_graph(dtype="bf16", io="fp16")
+    assert result.ends == ["FLOAT16", "FLOAT16"]
+    assert result.casts == [("x", "x/bfloat"), ("y/bfloat", "y")]
 
 
 # ── In memory ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_graph_in_memory_is_typed_in_place(typed):
-    found = typed(CHAIN)
-    model = ir.load(found.source)
-    kept = retype(model, dict.fromkeys("xaby", Range(-9, 9)), "fp16", "fp16")
-    assert kept == ()
+def test_a_graph_in_memory_is_typed_in_place(cast_graph):
+    result = cast_graph(CHAIN)
+    model = ir.load(result.source)
+    fp32_nodes = cast_model(model, dict.fromkeys("xaby", Range(-9, 9)), "fp16", "fp16")
+    assert fp32_nodes == ()
     assert {node.outputs[0].dtype.name for node in model.graph} == {"FLOAT16"}

@@ -5,7 +5,7 @@ from small_int8 import X, calibrated, compute, convolutional, parse, random, snr
 
 from deploykit.core.values import Recipe
 from deploykit.quantize import correction, int8, qdq
-from deploykit.quantize.placement import place
+from deploykit.quantize.placement import place_qdq_pairs
 
 POSITIVE = np.abs(X) + 1
 """Samples far from zero mean, as they are behind a ReLU: only these can be shifted."""
@@ -18,15 +18,15 @@ def mean_of(array):
 
 def rounded(model, x, corrected):
     """The model's output where weights are rounded to their codes, and activations hardly."""
-    placement = place(model)
+    placement = place_qdq_pairs(model)
     if corrected:
-        assert correction.correct(model, placement, {"x": mean_of(x)}, half_scales=False)
+        assert correction.correct_biases(model, placement, {"x": mean_of(x)}, half_scales=False)
     for name in placement.layers:
         layer = next(node for node in model.graph if node.name == name)
-        weight, axis = layer.inputs[1], qdq.output_axis(layer)
+        weight, axis = layer.inputs[1], qdq.output_channel_axis(layer)
         scales = qdq.weight_scales(weight.const_value.numpy(), axis, half_scales=False)
         shape = [-1 if i == axis else 1 for i in range(len(weight.shape))]
-        held = qdq.codes(weight.const_value.numpy(), scales, axis) * scales.reshape(shape)
+        held = qdq.quantize_weight(weight.const_value.numpy(), scales, axis) * scales.reshape(shape)
         weight.const_value = ir.tensor(held, name=weight.name)
     return compute(model, x=x)["y"]
 
@@ -58,17 +58,17 @@ def test_the_mean_of_the_output_is_restored(build):
 
 def test_a_layer_without_a_bias_gets_one():
     model = convolutional("[conv] y = Conv (x, w0)")
-    assert correction.correct(model, place(model), {"x": (1.0,) * 4}, half_scales=False) == ("conv",)
+    assert correction.correct_biases(model, place_qdq_pairs(model), {"x": (1.0,) * 4}, half_scales=False) == ("conv",)
     layer = next(iter(model.graph))
     assert layer.inputs[2].shape == [4]
     assert layer.inputs[2].dtype == ir.DataType.FLOAT
 
 
-def test_a_bias_that_two_layers_share_is_changed_for_each_alone():
+def test_a_shared_bias_is_corrected_for_each_layer():
     bias = random(4)
     body = "[one] a = Conv (x, w0, b) [two] c = Conv (x, w1, b) y = Mul (a, c)"
     model = convolutional(body, b=bias)
-    correction.correct(model, place(model, frozenset({"two"})), {"x": (1.0,) * 4}, half_scales=False)
+    correction.correct_biases(model, place_qdq_pairs(model, frozenset({"two"})), {"x": (1.0,) * 4}, half_scales=False)
     one, two, _ = model.graph
     assert one.inputs[2] is not two.inputs[2]
     np.testing.assert_array_equal(two.inputs[2].const_value.numpy(), bias)
@@ -77,33 +77,35 @@ def test_a_bias_that_two_layers_share_is_changed_for_each_alone():
 def test_only_layers_that_will_be_quantized_are_corrected():
     model = convolutional("[one] a = Conv (x, w0) [two] y = Conv (a, w1)")
     means = {"x": (1.0,) * 4, "a": (1.0,) * 4}
-    assert correction.correct(model, place(model, frozenset({"two"})), means, half_scales=False) == ("one",)
+    assert correction.correct_biases(model, place_qdq_pairs(model, frozenset({"two"})), means, half_scales=False) == (
+        "one",
+    )
 
 
 def test_weights_that_round_exactly_shift_nothing():
     weight = np.array([[127.0, -64.0], [0.0, 127.0]], np.float32)
-    assert not correction.shift(weight, np.ones(2), 0, 1, half_scales=False).any()
+    assert not correction.compute_mean_shift(weight, np.ones(2), 0, 1, half_scales=False).any()
 
 
-def test_the_shift_is_that_of_the_scales_that_will_be_used():
+def test_the_shift_uses_the_scales_of_the_quantized_graph():
     weight = random(4, 4)
-    exact, half = (correction.shift(weight, np.ones(4), 0, 1, half_scales=each) for each in (False, True))
+    exact, half = (correction.compute_mean_shift(weight, np.ones(4), 0, 1, half_scales=each) for each in (False, True))
     assert not np.array_equal(exact, half)
 
 
 @pytest.mark.parametrize("means", [{}, {"x": (1.0,) * 3}], ids=["none", "of other channels"])
 def test_without_a_mean_per_input_channel_nothing_is_changed(means):
     model = convolutional("[conv] y = Conv (x, w0)")
-    assert correction.correct(model, place(model), means, half_scales=False) == ()
+    assert correction.correct_biases(model, place_qdq_pairs(model), means, half_scales=False) == ()
 
 
-def test_a_computed_bias_is_left_alone():
+def test_a_computed_bias_is_unchanged():
     text = "g (float[N,4,8,8] x, float[4] c) => (float[N,4,8,8] y) { b = Relu (c) [conv] y = Conv (x, w, b) }"
     model = parse(text, w=random(4, 4, 1, 1))
-    assert correction.correct(model, place(model), {"x": (1.0,) * 4}, half_scales=False) == ()
+    assert correction.correct_biases(model, place_qdq_pairs(model), {"x": (1.0,) * 4}, half_scales=False) == ()
 
 
-def test_it_brings_a_network_nearer_to_its_exact_answer(tmp_path):
+def test_bias_correction_reduces_the_output_error(tmp_path):
     """Weights with one large value per channel round coarsely, and what lies behind a ReLU has a mean."""
     weights = {f"v{i}": random(4, 4, 3, 3, seed=i) / 10 for i in range(3)}
     for weight in weights.values():
@@ -113,6 +115,6 @@ def test_it_brings_a_network_nearer_to_its_exact_answer(tmp_path):
     ir.save(convolutional(body, **weights), source)
     seen, exact, found = calibrated(source, POSITIVE), compute(source, x=POSITIVE)["y"], []
     for correct in (False, True):
-        int8.quantize(source, seen, Recipe(correct_bias=correct), tmp_path / str(correct))
+        int8.write_quantized_graph(source, seen, Recipe(correct_bias=correct), tmp_path / str(correct))
         found.append(snr(exact, compute(tmp_path / str(correct) / "model.onnx", x=POSITIVE)["y"]))
     assert found[1] > found[0] + 1

@@ -46,7 +46,9 @@ RECIPES = pytest.mark.parametrize("recipe", [Recipe(), Recipe(rest="fp16", corre
 def test_two_runs_write_the_same_bytes(source, fresh, recipe):
     seen = calibrated(source, half=True)
     one, other = fresh(), fresh()
-    assert int8.quantize(source, seen, recipe, one) == int8.quantize(source, seen, recipe, other)
+    assert int8.write_quantized_graph(source, seen, recipe, one) == int8.write_quantized_graph(
+        source, seen, recipe, other
+    )
     assert written(one) == written(other)
 
 
@@ -56,22 +58,22 @@ def test_the_order_of_ranges_changes_nothing(source, fresh, recipe):
     ranges = msgspec.structs.replace(seen.ranges, tensors=dict(reversed(seen.ranges.tensors.items())))
     turned = msgspec.structs.replace(seen, ranges=ranges, means=dict(reversed(seen.means.items())))
     one, other = fresh(), fresh()
-    int8.quantize(source, seen, recipe, one)
-    int8.quantize(source, turned, recipe, other)
+    int8.write_quantized_graph(source, seen, recipe, one)
+    int8.write_quantized_graph(source, turned, recipe, other)
     assert written(one) == written(other)
 
 
 def test_weights_take_a_quarter_of_the_space(tmp_path, fresh):
     ir.save(convolutional("[conv] y = Conv (x, w)", w=random(256, 4, 5, 5)), tmp_path / "large.onnx")
     folder = fresh()
-    made = int8.quantize(tmp_path / "large.onnx", calibrated(tmp_path / "large.onnx"), Recipe(), folder)
+    made = int8.write_quantized_graph(tmp_path / "large.onnx", calibrated(tmp_path / "large.onnx"), Recipe(), folder)
     assert made.files[0].bytes == pytest.approx((tmp_path / "large.onnx").stat().st_size / 4, rel=0.1)
 
 
-def test_weights_beside_the_source_come_along(tmp_path, fresh):
+def test_external_weights_of_the_source_are_included(tmp_path, fresh):
     ir.save(model(), tmp_path / "source.onnx", external_data="weights.data", size_threshold_bytes=0)
     seen, folder = calibrated(tmp_path / "source.onnx"), fresh()
-    int8.quantize(tmp_path / "source.onnx", seen, Recipe(), folder)
+    int8.write_quantized_graph(tmp_path / "source.onnx", seen, Recipe(), folder)
     (tmp_path / "weights.data").unlink()
     assert [path.name for path in folder.iterdir()] == ["model.onnx"]
     onnx.checker.check_model(folder / "model.onnx", full_check=True)
@@ -80,35 +82,35 @@ def test_weights_beside_the_source_come_along(tmp_path, fresh):
 # ── What it says and computes ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_record_says_where_pairs_stand_and_why(source, fresh):
-    made = int8.quantize(source, calibrated(source), Recipe(), fresh())
-    assert made.placement == int8.placed(source)
+def test_the_record_holds_the_placement_and_its_rules(source, fresh):
+    made = int8.write_quantized_graph(source, calibrated(source), Recipe(), fresh())
+    assert made.placement == int8.plan_placement(source)
     assert made.recipe == Recipe()
-    assert (made.precision, made.kept, made.cast_nodes) == ("int8", (), 0)
+    assert (made.precision, made.fp32_nodes, made.cast_nodes) == ("int8", (), 0)
 
 
-def test_what_is_excluded_stays_in_floating_point(source, fresh):
+def test_excluded_layers_stay_in_floating_point(source, fresh):
     folder = fresh()
-    made = int8.quantize(source, calibrated(source), Recipe(excluded=("one",)), folder)
+    made = int8.write_quantized_graph(source, calibrated(source), Recipe(excluded=("one",)), folder)
     assert made.placement.layers == ("two", "last")
     assert "w" in ir.load(folder / "model.onnx").graph.initializers
 
 
 @pytest.mark.parametrize("excluded", ["one", "two", "last", "add"])
-def test_the_calibration_of_the_whole_graph_serves_whatever_is_excluded(source, fresh, excluded):
-    int8.quantize(source, calibrated(source), Recipe(excluded=(excluded,)), fresh())
+def test_one_calibration_serves_any_exclusion(source, fresh, excluded):
+    int8.write_quantized_graph(source, calibrated(source), Recipe(excluded=(excluded,)), fresh())
 
 
 @RECIPES
 def test_the_graph_computes_nearly_the_same(source, fresh, recipe):
     folder = fresh()
-    int8.quantize(source, calibrated(source, half=True), recipe, folder)
+    int8.write_quantized_graph(source, calibrated(source, half=True), recipe, folder)
     assert snr(compute(source, x=X)["y"], compute(folder / "model.onnx", x=X)["y"]) > 25
 
 
-def test_the_rest_is_typed_fp16(source, fresh):
+def test_the_rest_is_cast_to_fp16(source, fresh):
     folder = fresh()
-    made = int8.quantize(source, calibrated(source, half=True), Recipe(rest="fp16"), folder)
+    made = int8.write_quantized_graph(source, calibrated(source, half=True), Recipe(rest="fp16"), folder)
     graph = ir.load(folder / "model.onnx").graph
     assert made.precision == "int8-fp16"
     bias = next(node for node in graph if node.name == "one").inputs[2]
@@ -117,9 +119,9 @@ def test_the_rest_is_typed_fp16(source, fresh):
     assert made.cast_nodes == sum(1 for node in graph if node.op_type == "Cast")
 
 
-def test_inputs_and_outputs_are_fp16_if_asked(source, fresh):
+def test_inputs_and_outputs_are_fp16_on_request(source, fresh):
     folder = fresh()
-    int8.quantize(source, calibrated(source, half=True), Recipe(rest="fp16", io="fp16"), folder)
+    int8.write_quantized_graph(source, calibrated(source, half=True), Recipe(rest="fp16", io="fp16"), folder)
     graph = ir.load(folder / "model.onnx").graph
     assert {value.dtype for value in (*graph.inputs, *graph.outputs)} == {ir.DataType.FLOAT16}
 
@@ -127,9 +129,9 @@ def test_inputs_and_outputs_are_fp16_if_asked(source, fresh):
 def test_scales_are_the_same_codes_in_fp16(source, fresh):
     """Typing must not move a scale: else the FP16 graph would quantize to other codes than those that were judged."""
     seen, folder = calibrated(source, half=True), fresh()
-    int8.quantize(source, seen, Recipe(rest="fp16"), folder)
+    int8.write_quantized_graph(source, seen, Recipe(rest="fp16"), folder)
     quantize = next(node for node in ir.load(folder / "model.onnx").graph if node.name == "r/QuantizeLinear")
-    scale, exact = quantize.inputs[1].const_value.numpy(), int8.thresholds(seen)["r"] / 127
+    scale, exact = quantize.inputs[1].const_value.numpy(), int8.clip_thresholds(seen)["r"] / 127
     assert scale.dtype == np.float16
     assert exact <= scale <= exact * (1 + 2.0**-10)
 
@@ -177,7 +179,7 @@ def test_other_networks_compute_nearly_the_same_and_are_built_by_tensorrt_rtx(tm
     shape = [size for size in model.graph.inputs[0].shape if isinstance(size, int)]
     x = random(16, *shape)
     ir.save(model, source)
-    int8.quantize(source, calibrated(source, x, half=True), recipe, folder)
+    int8.write_quantized_graph(source, calibrated(source, x, half=True), recipe, folder)
     exact, given = compute(source, x=x), compute(folder / "model.onnx", x=x)
     assert min(snr(exact[name], given[name]) for name in exact) > 25
     require_rtx(folder / "model.onnx", *shape)
@@ -190,8 +192,10 @@ def test_other_networks_compute_nearly_the_same_and_are_built_by_tensorrt_rtx(tm
 def test_fp16_scales_before_opset_19_are_refused(tmp_path, fresh, opset):
     ir.save(model(opset), tmp_path / "old.onnx")
     folder = fresh()
-    with pytest.raises(InputError, match=f"Opset {opset} has no FP16 scales") as caught:
-        int8.quantize(tmp_path / "old.onnx", calibrated(tmp_path / "old.onnx", half=True), Recipe(rest="fp16"), folder)
+    with pytest.raises(InputError, match=f"Opset {opset} does not support FP16 scales") as caught:
+        int8.write_quantized_graph(
+            tmp_path / "old.onnx", calibrated(tmp_path / "old.onnx", half=True), Recipe(rest="fp16"), folder
+        )
     assert "--opset 19" in caught.value.remedy
     assert not folder.exists()
 
@@ -200,5 +204,5 @@ def test_fp16_scales_before_opset_19_are_refused(tmp_path, fresh, opset):
 def test_int8_alone_is_valid_at_the_first_and_the_last_opset(tmp_path, fresh, opset):
     ir.save(model(opset), tmp_path / "source.onnx")
     folder = fresh()
-    int8.quantize(tmp_path / "source.onnx", calibrated(tmp_path / "source.onnx"), Recipe(), folder)
+    int8.write_quantized_graph(tmp_path / "source.onnx", calibrated(tmp_path / "source.onnx"), Recipe(), folder)
     onnx.checker.check_model(folder / "model.onnx", full_check=True)

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from small_int8 import KERNELS, convolutional, parse, random
 
 from deploykit.core.errors import InputError
-from deploykit.quantize.placement import place
+from deploykit.quantize.placement import place_qdq_pairs
 
 IN = "layer input"
 SKIP = "residual skip"
@@ -15,11 +15,11 @@ POOL = "max pool"
 
 def edges(model, *excluded):
     """The rule of each input that is read through a pair, by `node position`."""
-    return {f"{e.node} {e.position}": e.rule for e in place(model, frozenset(excluded)).edges}
+    return {f"{e.node} {e.position}": e.rule for e in place_qdq_pairs(model, frozenset(excluded)).edges}
 
 
 def shared(model, *excluded):
-    return place(model, frozenset(excluded)).shared
+    return place_qdq_pairs(model, frozenset(excluded)).shared
 
 
 # ── Layers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -30,7 +30,7 @@ def test_a_convolutions_input_is_quantized_and_not_its_output():
 
 
 def test_nothing_stands_between_a_convolution_and_its_activation():
-    placement = place(convolutional("[one] a = Conv (x, w0) [relu] b = Relu (a) [two] y = Conv (b, w1)"))
+    placement = place_qdq_pairs(convolutional("[one] a = Conv (x, w0) [relu] b = Relu (a) [two] y = Conv (b, w1)"))
     assert [(edge.tensor, edge.node) for edge in placement.edges] == [("x", "one"), ("b", "two")]
 
 
@@ -81,10 +81,10 @@ def test_a_convolution_with_computed_weights_is_no_layer():
     assert edges(parse(text, w0=KERNELS["w0"])) == {"constant 0": IN}
 
 
-def test_weights_in_half_precision_are_none_to_quantize():
+def test_float16_weights_are_not_quantized():
     text = "g (float16[N,4] x) => (float16[N,4] y) { y = MatMul (x, w) }"
     with pytest.raises(InputError, match="with constant FP32 weights"):
-        place(parse(text, w=random(4, 4).astype("float16")))
+        place_qdq_pairs(parse(text, w=random(4, 4).astype("float16")))
 
 
 def test_a_grouped_transposed_convolution_stays_out_because_no_axis_of_its_weight_counts_output_channels():
@@ -92,14 +92,14 @@ def test_a_grouped_transposed_convolution_stays_out_because_no_axis_of_its_weigh
     assert edges(convolutional(body, w=random(4, 2, 1, 1))) == {"conv 0": IN}
 
 
-def test_excluded_layers_take_no_part():
+def test_excluded_layers_get_no_pairs():
     body = "[one] a = Conv (x, w0) [two] b = Conv (a, w1) [three] y = Conv (b, w2)"
-    assert place(convolutional(body), frozenset({"two"})).layers == ("one", "three")
+    assert place_qdq_pairs(convolutional(body), frozenset({"two"})).layers == ("one", "three")
     assert edges(convolutional(body), "two") == {"one 0": IN, "three 0": IN}
 
 
 def test_a_tensor_that_several_layers_read_is_one_tensor_with_several_edges():
-    placement = place(convolutional("[one] a = Conv (x, w0) [two] b = Conv (x, w1) y = Mul (a, b)"))
+    placement = place_qdq_pairs(convolutional("[one] a = Conv (x, w0) [two] b = Conv (x, w1) y = Mul (a, b)"))
     assert [(edge.tensor, edge.node) for edge in placement.edges] == [("x", "one"), ("x", "two")]
 
 
@@ -108,7 +108,7 @@ def test_an_output_that_a_layer_reads_too_gets_that_layers_pair():
         "g (float[N,4,8,8] x) => (float[N,4,8,8] a, float[N,4,8,8] y) { [one] a = Conv (x, w0) [two] y = Conv (a, w1) }"
     )
     model = parse(text, w0=KERNELS["w0"], w1=KERNELS["w1"])
-    assert [(edge.tensor, edge.node) for edge in place(model).edges] == [("x", "one"), ("a", "two")]
+    assert [(edge.tensor, edge.node) for edge in place_qdq_pairs(model).edges] == [("x", "one"), ("a", "two")]
 
 
 # ── Residual Adds ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -135,7 +135,7 @@ def test_of_two_branches_of_one_depth_the_first_is_fused_with():
     assert {edge for edge, rule in found.items() if rule == SKIP} == {"add 1"}
 
 
-def test_an_excluded_layer_does_not_turn_the_skip_around():
+def test_excluding_a_layer_does_not_swap_the_skip():
     """`b`, the main branch, was not observed: it is never read through a pair while all layers are quantized."""
     model = convolutional(PROJECTION.format(inputs="c, b"))
     assert "add 0" in edges(model, "one")
@@ -203,7 +203,7 @@ def test_a_join_of_activations_is_quantized_on_both_sides():
     }
 
 
-def test_a_partial_sum_stays_as_it_is():
+def test_a_partial_sum_gets_no_pair():
     body = f"{BRANCHES} [three] e = Conv (x, w2) f = Relu (e) [join] s = Add (c, d) [more] y = Add (s, f)"
     found = edges(convolutional(body))
     assert {edge for edge, rule in found.items() if rule == JOIN} == {"join 0", "join 1", "more 1"}
@@ -216,7 +216,7 @@ def test_a_skip_that_layers_read_quantized_is_joined_quantized():
 
 
 def test_an_activation_added_to_itself_is_one_tensor_with_two_edges():
-    placement = place(convolutional("[conv] a = Conv (x, w0) r = Relu (a) [join] y = Add (r, r)"))
+    placement = place_qdq_pairs(convolutional("[conv] a = Conv (x, w0) r = Relu (a) [join] y = Add (r, r)"))
     assert [(edge.tensor, edge.position) for edge in placement.edges if edge.node == "join"] == [("r", 0), ("r", 1)]
 
 
@@ -238,7 +238,7 @@ def test_a_concats_branches_and_its_output_share_a_scale():
 
 
 @pytest.mark.parametrize(("outputs", "more"), [("f", "f = Sigmoid (e)"), ("e", "")], ids=["a node", "an output"])
-def test_a_concat_that_is_read_in_floating_point_too_gets_nothing(outputs, more):
+def test_a_concat_also_read_in_floating_point_gets_no_pairs(outputs, more):
     ends = f"(float[N,4,8,8] x) => (float[N,4,8,8] y, float[N,8,8,8] {outputs})"
     text = f"g {ends} {{ {CONCAT} [last] y = Conv (e, w) {more} }}"
     model = parse(text, w=WIDE, w0=KERNELS["w0"], w1=KERNELS["w1"])
@@ -274,7 +274,7 @@ def test_averages_stay_in_floating_point(pool):
     assert shared(model) == ()
 
 
-def test_a_concat_with_a_constant_gets_nothing():
+def test_a_concat_with_a_constant_gets_no_pairs():
     body = "[cat] e = Concat <axis = 0> (x, k) [conv] y = Conv (e, w0)"
     assert edges(convolutional(body, k=random(1, 4, 8, 8))) == {"conv 0": IN}
 
@@ -284,30 +284,30 @@ def test_a_concat_with_a_constant_gets_nothing():
 
 def refusal(model, *excluded):
     with pytest.raises(InputError) as caught:
-        place(model, frozenset(excluded))
+        place_qdq_pairs(model, frozenset(excluded))
     assert caught.value.remedy
     return caught.value.what
 
 
-def test_a_graph_without_layers():
+def test_a_graph_without_layers_is_refused():
     assert "no layer that INT8 could speed up" in refusal(convolutional("y = Relu (x)"))
 
 
-def test_a_graph_whose_layers_are_all_excluded():
-    assert refusal(convolutional("[conv] y = Conv (x, w0)"), "conv").endswith("but for those that were kept out.")
+def test_a_graph_whose_layers_are_all_excluded_is_refused():
+    assert refusal(convolutional("[conv] y = Conv (x, w0)"), "conv").endswith("besides the excluded ones.")
 
 
-def test_a_graph_that_is_quantized_already():
+def test_a_quantized_graph_is_refused():
     text = """g (float[N,4] x) => (float[N,4] y) <float s = {0.1}, int8 z = {0}>
         { q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) y = MatMul (d, w) }"""
-    assert "quantized nodes already" in refusal(parse(text, w=random(4, 4)))
+    assert "quantized already" in refusal(parse(text, w=random(4, 4)))
 
 
-def test_a_layer_without_a_name():
+def test_a_layer_without_a_name_is_refused():
     assert "without a name" in refusal(convolutional("y = Conv (x, w0)"))
 
 
-def test_two_nodes_of_one_name():
+def test_duplicate_node_names_are_refused():
     assert "two nodes with the name conv" in refusal(convolutional("[conv] a = Conv (x, w0) [conv] y = Conv (a, w1)"))
 
 
@@ -326,8 +326,8 @@ def everything():
     return convolutional(EVERYTHING, w=random(4, 12, 1, 1))
 
 
-def test_the_same_graph_is_placed_the_same():
-    assert place(everything()) == place(everything())
+def test_placement_is_deterministic():
+    assert place_qdq_pairs(everything()) == place_qdq_pairs(everything())
 
 
 NODES = ["two", "cat", "outer", "mix", "pool", "deep", "side", "add", "left", "right", "join"]
@@ -337,6 +337,6 @@ NODES = ["two", "cat", "outer", "mix", "pool", "deep", "side", "add", "left", "r
 @given(st.sets(st.sampled_from(NODES)))
 def test_excluding_only_takes_edges_away(excluded):
     """Calibration sees the tensors of the whole placement: any part must do with those."""
-    whole, part = place(everything()), place(everything(), frozenset(excluded))
+    whole, part = place_qdq_pairs(everything()), place_qdq_pairs(everything(), frozenset(excluded))
     assert set(part.edges) <= set(whole.edges)
     assert not {edge.node for edge in part.edges} & excluded

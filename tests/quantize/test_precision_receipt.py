@@ -7,19 +7,19 @@ import pytest
 from small_int8 import KERNELS, calibrated, convolutional, parse, random
 
 from deploykit.core.errors import InputError
-from deploykit.core.values import Executed, Recipe
+from deploykit.core.values import ExecutedPrecision, Recipe
 from deploykit.quantize import int8
-from deploykit.quantize.receipt import int8_share, macs, multiplies, receipt
+from deploykit.quantize.receipt import compute_int8_share, compute_precision_receipt, count_macs, has_weight
 
 CATALOG = Path(__file__).resolve().parents[2] / "architectures" / "catalog.json"
 
 
 def layers(model):
-    return [node for node in model.graph if multiplies(node)]
+    return [node for node in model.graph if has_weight(node)]
 
 
 def work(model):
-    return {node.name: count for node, count in macs(model).items()}
+    return {node.name: count for node, count in count_macs(model).items()}
 
 
 # ── Multiply-accumulates ────────────────────────────────────────────────────────────────────────────────────────────
@@ -48,11 +48,11 @@ def test_multiply_accumulates_of_a_matrix_product(text, shape):
     }
 
 
-def test_the_batch_counts_for_nothing():
+def test_a_fixed_batch_is_divided_out():
     assert work(parse("g (float[5,4] x) => (float[5,6] y) { [fc] y = MatMul (x, w) }", w=random(4, 6))) == {"fc": 24}
 
 
-def test_a_batch_behind_the_sequence_counts_for_nothing():
+def test_a_batch_on_the_second_axis_is_divided_out():
     text = """g (float[N,7,4] x) => (float[7,N,6] y) {
         a = Transpose <perm = [1, 0, 2]> (x)
         [fc] y = MatMul (a, w)
@@ -88,8 +88,8 @@ def test_the_whole_network_has_the_catalogs_count(fp32_bundle):
 
 def test_an_unknown_height_is_refused_with_a_remedy():
     model = parse("g (float[N,4,H,W] x) => (float[N,4,H,W] y) { [conv] y = Conv (x, w) }", w=KERNELS["w0"])
-    with pytest.raises(InputError, match="size H at the input x is not known") as caught:
-        macs(model)
+    with pytest.raises(InputError, match="size H at the input x is dynamic") as caught:
+        count_macs(model)
     assert "one height and width" in caught.value.remedy
 
 
@@ -100,7 +100,7 @@ def test_a_tensor_whose_shape_does_not_follow_is_refused():
     )
     proto.graph.initializer.append(onnx.numpy_helper.from_array(KERNELS["w0"], "w"))
     with pytest.raises(InputError, match="no shapes for conv"):
-        macs(ir.from_proto(proto))
+        count_macs(ir.from_proto(proto))
 
 
 def test_products_of_two_computed_tensors_are_no_layers():
@@ -120,88 +120,88 @@ def graph(tmp_path):
     """Three layers of which `two` stays in floating point."""
     source = tmp_path / "source.onnx"
     ir.save(convolutional(BODY, **WEIGHTS), source)
-    int8.quantize(source, calibrated(source), Recipe(excluded=("two",)), tmp_path)
+    int8.write_quantized_graph(source, calibrated(source), Recipe(excluded=("two",)), tmp_path)
     return tmp_path / "model.onnx"
 
 
-def told(graph, **arithmetic):
-    return receipt(graph, Executed("its own word", arithmetic), "toy", "1.0")
+def compute_receipt(graph, **arithmetic):
+    return compute_precision_receipt(graph, ExecutedPrecision("kernel list", arithmetic), "toy", "1.0")
 
 
 def test_shares_weigh_layers_by_their_work(graph):
-    found = told(graph, one="int8", two="fp32", three="int8")
+    found = compute_receipt(graph, one="int8", two="fp32", three="int8")
     assert found.shares == {"int8": (WORK["one"] + WORK["three"]) / TOTAL, "fp32": WORK["two"] / TOTAL}
     assert sum(found.shares.values()) == pytest.approx(1)
 
 
-def test_what_was_asked_for_stands_beside_what_ran(graph):
-    found = told(graph, one="int8", two="fp32", three="fp32").layers
-    assert [(each.node, each.op_type, each.macs, each.asked, each.ran) for each in found] == [
+def test_requested_and_executed_arithmetic_are_recorded(graph):
+    found = compute_receipt(graph, one="int8", two="fp32", three="fp32").layers
+    assert [(each.node, each.op_type, each.macs, each.requested, each.executed) for each in found] == [
         ("one", "Conv", WORK["one"], "int8", "int8"),
         ("two", "Conv", WORK["two"], "fp32", "fp32"),
         ("three", "Conv", WORK["three"], "int8", "fp32"),
     ]
 
 
-def test_int8_that_did_not_run_is_missed_and_said(graph):
-    found = told(graph, one="fp32", two="fp32", three="int8")
-    assert [each.node for each in found.missed] == ["one"]
+def test_int8_that_did_not_run_is_a_failure(graph):
+    found = compute_receipt(graph, one="fp32", two="fp32", three="int8")
+    assert [each.node for each in found.int8_fallbacks] == ["one"]
     assert found.failures == (
         "1 of 3 layers are INT8 in the graph and FP32 in toy (such as one): choose another --target",
     )
 
 
-def test_a_fortieth_of_the_work_is_missed_without_failing(graph):
+def test_missing_int8_on_a_fortieth_of_the_work_passes(graph):
     """`three` is 144 of 5328 multiply-accumulates that were to be INT8."""
-    found = told(graph, one="int8", two="fp32", three="fp32")
-    assert [each.node for each in found.missed] == ["three"]
+    found = compute_receipt(graph, one="int8", two="fp32", three="fp32")
+    assert [each.node for each in found.int8_fallbacks] == ["three"]
     assert found.failures == ()
 
 
-def test_wider_than_asked_is_no_failure_where_nothing_was_quantized(graph):
-    assert told(graph, one="int8", two="int8", three="int8").failures == ()
+def test_higher_precision_than_requested_passes_without_int8(graph):
+    assert compute_receipt(graph, one="int8", two="int8", three="int8").failures == ()
 
 
-def test_the_evidence_is_named(graph):
-    found = told(graph, one="int8", two="fp32", three="int8")
-    assert (found.backend, found.version, found.evidence) == ("toy", "1.0", "its own word")
+def test_the_receipt_names_its_evidence(graph):
+    found = compute_receipt(graph, one="int8", two="fp32", three="int8")
+    assert (found.backend, found.version, found.evidence) == ("toy", "1.0", "kernel list")
 
 
-def test_a_layer_without_an_account_is_untold_and_counts_as_no_arithmetic(graph):
-    found = told(graph, one="int8", two="fp32")
-    assert [each.node for each in found.untold] == ["three"]
-    assert found.missed == ()
+def test_an_unreported_layer_counts_for_no_arithmetic(graph):
+    found = compute_receipt(graph, one="int8", two="fp32")
+    assert [each.node for each in found.unreported] == ["three"]
+    assert found.int8_fallbacks == ()
     assert sum(found.shares.values()) == pytest.approx(1 - WORK["three"] / TOTAL)
 
 
-def test_a_fortieth_of_the_work_is_untold_without_failing(graph):
-    assert told(graph, one="int8", two="fp32").failures == ()
+def test_an_unreported_fortieth_of_the_work_passes(graph):
+    assert compute_receipt(graph, one="int8", two="fp32").failures == ()
 
 
-def test_int8_that_nobody_accounts_for_fails(graph):
-    assert told(graph, two="fp32", three="int8").failures == (
-        "1 of 3 layers are INT8 in the graph, and its own word does not tell what computes them (such as one): "
+def test_unreported_int8_fails(graph):
+    assert compute_receipt(graph, two="fp32", three="int8").failures == (
+        "1 of 3 layers are INT8 in the graph, and toy's kernel list does not show what computes them (such as one): "
         "choose another --target, or report it with the graph",
     )
 
 
-def test_types_of_the_graph_say_what_is_asked_for(tmp_path):
+def test_the_graphs_types_are_the_requested_arithmetic(tmp_path):
     text = "g (float16[N,4] x) => (float16[N,4] y) { [fc] y = MatMul (x, w) }"
     ir.save(parse(text, w=random(4, 4).astype("float16")), tmp_path / "half.onnx")
-    assert told(tmp_path / "half.onnx", fc="fp16").layers[0].asked == "fp16"
+    assert compute_receipt(tmp_path / "half.onnx", fc="fp16").layers[0].requested == "fp16"
 
 
-def test_the_rest_of_an_int8_graph_is_asked_for_in_fp16(tmp_path):
+def test_the_rest_of_an_int8_fp16_graph_requests_fp16(tmp_path):
     source = tmp_path / "source.onnx"
     ir.save(convolutional(BODY, **WEIGHTS), source)
-    int8.quantize(source, calibrated(source, half=True), Recipe(rest="fp16", excluded=("two",)), tmp_path)
-    found = told(tmp_path / "model.onnx", one="int8", two="fp16", three="int8")
-    assert [each.asked for each in found.layers] == ["int8", "fp16", "int8"]
+    int8.write_quantized_graph(source, calibrated(source, half=True), Recipe(rest="fp16", excluded=("two",)), tmp_path)
+    found = compute_receipt(tmp_path / "model.onnx", one="int8", two="fp16", three="int8")
+    assert [each.requested for each in found.layers] == ["int8", "fp16", "int8"]
 
 
 def test_a_network_without_layers_has_no_shares(tmp_path):
     ir.save(convolutional("y = Relu (x)"), tmp_path / "none.onnx")
-    found = told(tmp_path / "none.onnx")
+    found = compute_receipt(tmp_path / "none.onnx")
     assert (found.shares, found.layers) == ({}, ())
 
 
@@ -215,10 +215,10 @@ def test_a_network_without_layers_has_no_shares(tmp_path):
 )
 def test_the_share_that_a_recipe_quantizes(tmp_path, excluded, expected):
     ir.save(convolutional(BODY, **WEIGHTS), tmp_path / "source.onnx")
-    assert int8_share(tmp_path / "source.onnx", frozenset(excluded)) == expected / TOTAL
+    assert compute_int8_share(tmp_path / "source.onnx", frozenset(excluded)) == expected / TOTAL
 
 
 def test_layers_that_cannot_be_quantized_count_among_all(tmp_path):
     text = "g (float[4,4] x) => (float[4,4] y) { [scaled] a = Gemm <alpha = 2.0> (x, w) [plain] y = Gemm (a, w) }"
     ir.save(parse(text, w=random(4, 4)), tmp_path / "source.onnx")
-    assert int8_share(tmp_path / "source.onnx", frozenset()) == 1 / 2
+    assert compute_int8_share(tmp_path / "source.onnx", frozenset()) == 1 / 2

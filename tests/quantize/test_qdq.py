@@ -11,14 +11,14 @@ from deploykit.backends.onnxruntime import open_graph
 from deploykit.backends.openvino import OpenVino
 from deploykit.core.errors import InputError, InternalError
 from deploykit.quantize import qdq
-from deploykit.quantize.placement import place
+from deploykit.quantize.placement import place_qdq_pairs
 
 
 def quantized(model, half=False, threshold=3.0, **thresholds):
     """The model with its pairs; every tensor is clipped at `threshold` unless told."""
-    placement = place(model)
+    placement = place_qdq_pairs(model)
     tensors = {edge.tensor for edge in placement.edges}
-    qdq.insert(model, placement, {**dict.fromkeys(tensors, threshold), **thresholds}, half)
+    qdq.insert_qdq_pairs(model, placement, {**dict.fromkeys(tensors, threshold), **thresholds}, half)
     return model
 
 
@@ -91,7 +91,7 @@ def test_a_bias_stays_as_it_is():
     assert node(model, "conv").inputs[2].name == "b"
 
 
-def test_weights_from_a_constant_node_are_stored_as_codes_alone():
+def test_weights_from_a_constant_node_are_stored_only_as_codes():
     text = (
         "g (float[N,2] x) => (float[N,2] y) { w = Constant <value = float[2,2] {1,2,3,4}> () [fc] y = MatMul (x, w) }"
     )
@@ -100,7 +100,7 @@ def test_weights_from_a_constant_node_are_stored_as_codes_alone():
     assert "w" not in model.graph.initializers
 
 
-def test_weights_that_an_old_exporter_lists_as_inputs_are_inputs_no_longer():
+def test_weights_listed_as_graph_inputs_become_initializers():
     text = "g (float[N,4] x, float[4,4] w) => (float[N,4] y) { [fc] y = MatMul (x, w) }"
     model = quantized(parse(text, w=random(4, 4)))
     assert [value.name for value in model.graph.inputs] == ["x"]
@@ -119,13 +119,13 @@ def test_a_weight_read_along_both_axes_is_quantized_along_both():
     assert snr(compute(exact, x=x)["y"], compute(model, x=x)["y"]) > 20
 
 
-def test_a_weight_that_others_read_too_stays_for_them():
+def test_a_weight_with_other_readers_is_kept_for_them():
     body = "[conv] a = Conv (x, w0) b = ReduceSum <keepdims = 0> (w0) y = Mul (a, b)"
     np.testing.assert_array_equal(constant(quantized(convolutional(body)), "w0"), KERNELS["w0"])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_weights_that_are_no_numbers_are_refused(bad):
+def test_nan_weights_are_refused(bad):
     weight = random(4, 4, 1, 1)
     weight[1, 2] = bad
     with pytest.raises(InputError, match="The weight w holds NaN or infinity"):
@@ -133,7 +133,7 @@ def test_weights_that_are_no_numbers_are_refused(bad):
 
 
 @given(arrays.arrays(np.float32, (3, 2, 2, 2), elements=st.floats(-1e3, 1e3, width=32)), st.booleans())
-def test_weights_are_moved_by_half_a_step_at_most(weight, half):
+def test_weights_change_by_at_most_half_a_step(weight, half):
     text = "g (float[N,2,4,4] x) => (float[N,3,A,B] y) { [conv] y = Conv (x, w) }"
     model = quantized(parse(text, w=weight), half)
     steps = constant(model, "w/scale").reshape(3, 1, 1, 1)
@@ -162,10 +162,10 @@ def test_a_weight_of_zeros_stays_zero(half):
 
 
 @pytest.mark.parametrize("smallest", [1e-45, 1e-38, 1e-30])
-def test_no_scale_is_so_small_that_a_kernel_may_take_it_for_zero(smallest):
+def test_no_scale_is_subnormal(smallest):
     weight = np.full((2, 1), smallest, np.float32)
     assert (qdq.weight_scales(weight, 0, half_scales=False) >= np.finfo(np.float32).tiny).all()
-    scales = qdq.activation_scales(place(convolutional("[conv] y = Conv (x, w0)")), {"x": smallest})
+    scales = qdq.activation_scales(place_qdq_pairs(convolutional("[conv] y = Conv (x, w0)")), {"x": smallest})
     assert scales["x"] >= np.finfo(np.float32).tiny
 
 
@@ -184,7 +184,7 @@ def test_half_scales_are_at_most_a_thousandth_larger(weight):
 
 
 @pytest.mark.parametrize("largest", [1e8, 1e-5])
-def test_scales_out_of_float16s_reach_stay_exact_so_that_typing_can_refuse_them(largest):
+def test_scales_beyond_float16_stay_exact(largest):
     half = qdq.weight_scales(np.array([[largest], [largest / 2]], np.float32), 0, half_scales=True)
     assert half[0] == np.float32(largest / 127)
 
@@ -212,7 +212,7 @@ def test_readers_of_one_tensor_share_its_pair():
     assert node(model, "one").inputs[0] is node(model, "two").inputs[0]
 
 
-def test_who_is_no_edge_reads_the_tensor_itself():
+def test_inputs_without_an_edge_read_the_original_tensor():
     model = quantized(convolutional("[conv] a = Conv (x, w0) [mul] y = Mul (a, x)"))
     assert node(model, "mul").inputs[1].name == "x"
 
@@ -223,20 +223,20 @@ def test_shared_tensors_get_the_largest_scale_among_them():
     assert {constant(model, f"{name}/scale").item() for name in "xae"} == {np.float32(0.1).item()}
 
 
-def test_a_tensor_that_was_always_zero_has_a_scale():
+def test_an_all_zero_tensor_has_a_scale():
     assert constant(quantized(convolutional(ONE), x=0.0), "x/scale") == np.float32(1 / 127)
 
 
-def test_a_missing_threshold_is_our_fault_and_names_the_tensor():
+def test_a_missing_threshold_is_an_internal_error_that_names_the_tensor():
     model = convolutional(ONE)
     with pytest.raises(InternalError, match="no threshold for x"):
-        qdq.insert(model, place(model), {}, half_scales=False)
+        qdq.insert_qdq_pairs(model, place_qdq_pairs(model), {}, half_scales=False)
 
 
 def test_a_placement_of_another_graph_is_refused():
-    placement = place(convolutional("a = Relu (x) [conv] y = Conv (a, w0)"))
+    placement = place_qdq_pairs(convolutional("a = Relu (x) [conv] y = Conv (a, w0)"))
     with pytest.raises(InternalError, match="conv does not read a at input 0"):
-        qdq.insert(convolutional(ONE), placement, {"a": 1.0}, half_scales=False)
+        qdq.insert_qdq_pairs(convolutional(ONE), placement, {"a": 1.0}, half_scales=False)
 
 
 IDENTITY = np.eye(4, dtype=np.float32).reshape(4, 4, 1, 1) * 127
@@ -244,7 +244,7 @@ IDENTITY = np.eye(4, dtype=np.float32).reshape(4, 4, 1, 1) * 127
 
 
 @given(arrays.arrays(np.float32, (1, 4, 8, 8), elements=st.floats(-8, 8, width=32)), st.floats(0.5, 4))
-def test_inside_the_range_a_value_moves_by_half_a_step_and_outside_it_is_clipped(x, threshold):
+def test_values_are_rounded_to_half_a_step_or_clipped(x, threshold):
     scale = np.float32(threshold / 127)
     given_back = compute(quantized(convolutional("[conv] y = Conv (x, w)", w=IDENTITY), x=threshold), x=x)["y"] / 127
     inside = np.abs(x) <= scale * 127

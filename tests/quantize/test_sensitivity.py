@@ -7,7 +7,7 @@ import pytest
 from small_int8 import X, calibrated, compute, convolutional, random
 
 from deploykit.quantize import sensitivity
-from deploykit.quantize.int8 import placed
+from deploykit.quantize.int8 import plan_placement
 
 BODY = (
     "[one] a = Conv (x, w0) r = Relu (a) [bad] b = Conv (r, v) s = Relu (b) [add] t = Add (s, x) [two] y = Conv (t, w1)"
@@ -47,12 +47,12 @@ def test_the_layer_that_loses_most_comes_first(source, folder):
     clipped = msgspec.structs.replace(seen.ranges.tensors["r"], threshold=seen.ranges.tensors["r"].high / 1000)
     ranges = msgspec.structs.replace(seen.ranges, tensors={**seen.ranges.tensors, "r": clipped})
     seen = msgspec.structs.replace(seen, ranges=ranges)
-    found = sensitivity.rank(source, seen, folder, noise(source), nothing)
+    found = sensitivity.rank_by_sensitivity(source, seen, folder, noise(source), nothing)
     assert found[0].layer == "bad"
     assert found[0].error > 100 * found[1].error
 
 
-def test_every_layer_is_tried_alone(source, folder):
+def test_every_layer_is_quantized_by_itself(source, folder):
     graphs = []
 
     def look(path):
@@ -60,7 +60,7 @@ def test_every_layer_is_tried_alone(source, folder):
         graphs.append([n.name for n in nodes if n.op_type == "Conv" and n.inputs[1].producer() is not None])
         return 0.0
 
-    sensitivity.rank(source, calibrated(source), folder, look, nothing)
+    sensitivity.rank_by_sensitivity(source, calibrated(source), folder, look, nothing)
     assert graphs == [["one"], ["bad"], ["two"]]
 
 
@@ -71,34 +71,34 @@ def test_only_the_layers_own_input_is_quantized_with_it(source, folder):
         found.append([node.inputs[0].name for node in ir.load(path).graph if node.op_type == "QuantizeLinear"])
         return 0.0
 
-    sensitivity.rank(source, calibrated(source), folder, look, nothing)
+    sensitivity.rank_by_sensitivity(source, calibrated(source), folder, look, nothing)
     assert found == [["x"], ["r"], ["t"]]
 
 
 def test_equal_errors_keep_the_graphs_order(source, folder):
-    found = sensitivity.rank(source, calibrated(source), folder, lambda _: 0.5, nothing)
+    found = sensitivity.rank_by_sensitivity(source, calibrated(source), folder, lambda _: 0.5, nothing)
     assert [each.layer for each in found] == ["one", "bad", "two"]
 
 
 def test_the_largest_error_comes_first(source, folder):
     errors = iter([0.1, 0.3, 0.2])
-    found = sensitivity.rank(source, calibrated(source), folder, lambda _: next(errors), nothing)
+    found = sensitivity.rank_by_sensitivity(source, calibrated(source), folder, lambda _: next(errors), nothing)
     assert [(each.layer, each.error) for each in found] == [("bad", 0.3), ("two", 0.2), ("one", 0.1)]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_an_error_that_is_no_number_is_the_worst_and_finite(source, folder, bad):
+def test_a_nan_error_ranks_first_and_is_stored_as_a_finite_number(source, folder, bad):
     """Finite, since the ranking is stored as JSON."""
     errors = iter([1e300, bad, 0.2])
-    found = sensitivity.rank(source, calibrated(source), folder, lambda _: next(errors), nothing)
+    found = sensitivity.rank_by_sensitivity(source, calibrated(source), folder, lambda _: next(errors), nothing)
     assert found[0].layer == "bad"
     assert math.isfinite(found[0].error)
 
 
-def test_progress_is_told_once_per_layer(source, folder):
+def test_progress_is_reported_once_per_layer(source, folder):
     steps = []
-    sensitivity.rank(source, calibrated(source), folder, lambda _: 0.0, lambda: steps.append(1))
-    assert len(steps) == sensitivity.count(source) == len(placed(source).layers)
+    sensitivity.rank_by_sensitivity(source, calibrated(source), folder, lambda _: 0.0, lambda: steps.append(1))
+    assert len(steps) == sensitivity.count_layers(source) == len(plan_placement(source).layers)
 
 
 @pytest.mark.parametrize("constant", [False, True], ids=["initializers", "Constant nodes"])
@@ -116,10 +116,12 @@ def test_weights_are_written_once_and_each_graph_is_small(tmp_path, folder, cons
         sizes.append(path.stat().st_size)
         return 0.0
 
-    sensitivity.rank(tmp_path / "source.onnx", calibrated(tmp_path / "source.onnx"), folder, look, nothing)
+    sensitivity.rank_by_sensitivity(
+        tmp_path / "source.onnx", calibrated(tmp_path / "source.onnx"), folder, look, nothing
+    )
     codes = weights["v0"].size  # of the one layer that is quantized
     assert max(sizes) < codes + 20_000
-    assert sorted(path.name for path in folder.iterdir()) == ["alone.onnx", "weights.data", "whole.onnx"]
+    assert sorted(path.name for path in folder.iterdir()) == ["isolated.onnx", "shared.onnx", "weights.data"]
 
 
 def turn_into_nodes(model):
@@ -133,7 +135,7 @@ def turn_into_nodes(model):
         model.graph.insert_before(model.graph[0], node)
 
 
-def test_the_source_stays_as_it_is(source, folder):
+def test_the_source_graph_is_unchanged(source, folder):
     before = source.read_bytes()
-    sensitivity.rank(source, calibrated(source), folder, lambda _: 0.0, nothing)
+    sensitivity.rank_by_sensitivity(source, calibrated(source), folder, lambda _: 0.0, nothing)
     assert source.read_bytes() == before

@@ -1,4 +1,4 @@
-"""Inference libraries, each behind the Backend protocol, each imported only when it is asked for."""
+"""Inference libraries behind the Backend protocol, each imported only when it is used."""
 
 from __future__ import annotations
 
@@ -6,45 +6,46 @@ import importlib
 import importlib.util
 from typing import Final, NamedTuple
 
-from deploykit.core.errors import BackendError, UsageError, unknown
+from deploykit.core.errors import BackendError, UsageError, format_unknown
+from deploykit.core.extras import install_remedy
 from deploykit.core.values import Backend, BuildOptions
 
-DEFAULT: Final = BuildOptions()
+DEFAULT_OPTIONS: Final = BuildOptions()
 
 
-class Entry(NamedTuple):
-    """Where a backend lives, which module it needs, and how that is installed."""
+class BackendEntry(NamedTuple):
+    """A backend's class, the module it requires, and the extra of deploykit that installs it."""
 
     target: str
     requires: str
-    install: str
+    extra: str
 
 
-BACKENDS: Final[dict[str, Entry]] = {
-    "onnxruntime": Entry("deploykit.backends.onnxruntime:OnnxRuntime", "onnxruntime", "pip install 'deploykit[cpu]'"),
-    "openvino": Entry("deploykit.backends.openvino:OpenVino", "openvino", "pip install 'deploykit[openvino]'"),
-    "tensorrt": Entry("deploykit.backends.tensorrt.backend:TensorRt", "tensorrt", "pip install 'deploykit[gpu]'"),
-    "tensorrt-rtx": Entry(
-        "deploykit.backends.tensorrt.backend:TensorRtRtx", "tensorrt_rtx", "pip install 'deploykit[rtx]'"
-    ),
+BACKENDS: Final[dict[str, BackendEntry]] = {
+    "onnxruntime": BackendEntry("deploykit.backends.onnxruntime:OnnxRuntime", "onnxruntime", "cpu"),
+    "openvino": BackendEntry("deploykit.backends.openvino:OpenVino", "openvino", "openvino"),
+    "tensorrt": BackendEntry("deploykit.backends.tensorrt.backend:TensorRt", "tensorrt", "gpu"),
+    "tensorrt-rtx": BackendEntry("deploykit.backends.tensorrt.backend:TensorRtRtx", "tensorrt_rtx", "rtx"),
 }
 
 
-def backend(name: str, options: BuildOptions = DEFAULT) -> Backend:
-    """The backend of that name, compiling as `options` say. UsageError for a name that does not exist, BackendError for
-    what is not installed.
+def create_backend(name: str, options: BuildOptions = DEFAULT_OPTIONS) -> Backend:
+    """Create a backend that compiles with `options`. UsageError for an unknown name, BackendError for a library that is
+    not installed.
     """
     if name not in BACKENDS:
-        raise UsageError(unknown("backend", name, BACKENDS), "")
+        raise UsageError(format_unknown("backend", name, BACKENDS), "")
     entry = BACKENDS[name]
-    if not installed(name):
-        raise BackendError(f"The backend {name} needs {entry.requires}, which is not installed.", entry.install)
+    if not is_installed(name):
+        raise BackendError(
+            f"The backend {name} needs {entry.requires}, which is not installed.", install_remedy(entry.extra)
+        )
     module, _, attribute = entry.target.partition(":")
-    made: Backend = getattr(importlib.import_module(module), attribute)(options)
-    return made
+    backend: Backend = getattr(importlib.import_module(module), attribute)(options)
+    return backend
 
 
-def installed(name: str) -> bool:
-    """Whether the backend's library is there. A folder without code is not: type stubs bring one of that name."""
+def is_installed(name: str) -> bool:
+    """Whether the backend's library is installed. A folder without code does not count: type stubs install one."""
     spec = importlib.util.find_spec(BACKENDS[name].requires)
     return spec is not None and spec.origin is not None

@@ -1,4 +1,4 @@
-"""Runners made of others: one that is given float32, and one that only repeats what was recorded."""
+"""Runners that wrap others: one casts float32 inputs, one replays recorded outputs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Fitted:
-    """A runner that takes float32 whatever floating-point type its inputs have: samples are made once, as float32."""
+class CastingRunner:
+    """Takes float32 samples and casts them to the runner's input types."""
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
@@ -20,23 +20,23 @@ class Fitted:
         self.outputs = runner.outputs
 
     def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
-        """Outputs by name, of the types that the runner gives."""
+        """Outputs by name, in the runner's own types."""
         return self.runner.run({spec.name: arrays[spec.name].astype(spec.dtype, copy=False) for spec in self.inputs})
 
 
-class Recorded:
-    """A runner that gives recorded answers in the order in which they were recorded, a batch's worth per call."""
+class ReplayRunner:
+    """Replays recorded outputs in their order, as many rows per call as the input has."""
 
     def __init__(
-        self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], answers: Mapping[str, NDArray[Any]]
+        self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], recorded: Mapping[str, NDArray[Any]]
     ) -> None:
         self.inputs = inputs
         self.outputs = outputs
-        self._answers = answers
-        self._given = 0
+        self._recorded = recorded
+        self._position = 0
 
     def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
-        """The next answers, as many as there are rows in the input."""
-        start = self._given
-        self._given += len(next(iter(arrays.values())))
-        return {name: answers[start : self._given] for name, answers in self._answers.items()}
+        """The next recorded rows, as many as the input has."""
+        start = self._position
+        self._position += len(next(iter(arrays.values())))
+        return {name: rows[start : self._position] for name, rows in self._recorded.items()}

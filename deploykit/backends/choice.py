@@ -1,12 +1,13 @@
-"""Which backend serves where the user names none."""
+"""Choice of backends: what `--target` selects on this machine."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from deploykit.backends import BACKENDS, DEFAULT, backend, installed
+from deploykit.backends import BACKENDS, DEFAULT_OPTIONS, create_backend, is_installed
 from deploykit.core.errors import BackendError, UsageError
+from deploykit.core.extras import install_remedy
 from deploykit.core.values import Backend, BuildOptions, Precision
 
 AUTO: Final = "auto"
@@ -14,79 +15,82 @@ AUTO: Final = "auto"
 ON_GPU: Final = ("tensorrt", "tensorrt-rtx")
 
 AHEAD_OF_TIME: Final = "tensorrt-rtx"
-"""Builds engines where there is no GPU."""
+"""The backend that builds engines on machines without a GPU."""
 
 BUILD_ELSEWHERE: Final = (
-    "Export for this machine, and run deploykit compile on the bundle where the engine is to run; "
+    "Export for this machine, then run `deploykit compile` on the bundle on the machine that will run the engine; "
     "--target tensorrt-rtx builds without a GPU."
 )
 
 PREFERRED: Final = ("onnxruntime", "openvino")
 
 FOR_INT8: Final = ("openvino", "onnxruntime")
-"""On a CPU, OpenVINO computes every layer of our Q/DQ graphs in INT8, ONNX Runtime those that it has kernels for."""
+"""On a CPU, OpenVINO computes every layer of our Q/DQ graphs in INT8; ONNX Runtime only those it has kernels for."""
 
 FOR_BF16: Final = ("openvino",)
-"""ONNX Runtime's CPU provider has no BF16 convolution, and refuses the graph."""
+"""ONNX Runtime's CPU provider has no BF16 convolution and rejects the graph."""
 
 
 class Targets(NamedTuple):
-    """The backend whose engine is judged, and those whose engines are packed beside it."""
+    """The backend whose engine is evaluated for parity, and those that build additional engines."""
 
-    judged: str
-    beside: tuple[str, ...] = ()
-    offered: tuple[str, ...] = ()
-    """Beside it too, if they take the graph: nobody asked for them by name."""
+    primary: str
+    extra_engines: tuple[str, ...] = ()
+    optional_engines: tuple[str, ...] = ()
+    """Additional engines that the user did not name: skipped where the library does not accept the graph."""
 
 
-def targets(asked: Sequence[str], precision: Precision, options: BuildOptions = DEFAULT) -> Targets:
-    """What `--target` means, given once or more: the first backend that this machine can run is judged, all others are
-    beside it. Where it can run none of them, the graph is judged on the CPU.
+def select_targets(requested: Sequence[str], precision: Precision, options: BuildOptions = DEFAULT_OPTIONS) -> Targets:
+    """Resolve the values of `--target`: the first backend that this machine can run is the primary one, all others
+    build extra engines. Where this machine can run none of them, a CPU backend is the primary one.
 
-    `auto` is TensorRT where a GPU is at hand, else a CPU backend, with a portable TensorRT-RTX engine beside it where
-    that is installed. UsageError for unknown names, BackendError for a library that is not installed.
+    `auto` is TensorRT where there is a GPU, else a CPU backend, plus a portable TensorRT-RTX engine where that library
+    is installed. UsageError for unknown names, BackendError for a library that is not installed.
     """
-    names = tuple(dict.fromkeys(asked))
+    names = tuple(dict.fromkeys(requested))
     if AUTO in names:
         if len(names) > 1:
-            raise UsageError("--target auto chooses by itself.", "Leave it out, or leave the others out.")
-        judged = chosen(AUTO, precision)
-        return Targets(judged, offered=offered() if judged not in ON_GPU else ())
+            raise UsageError(
+                "--target auto selects the backend itself and cannot be combined with other targets.",
+                "Give either --target auto or the names of backends.",
+            )
+        primary = resolve_target(AUTO, precision)
+        return Targets(primary, optional_engines=find_optional_engines() if primary not in ON_GPU else ())
     for name in names:
-        if (reason := backend(name, options).build_obstacle()) is not None:
+        if (reason := create_backend(name, options).cannot_build_reason()) is not None:
             raise BackendError(f"{name} cannot build engines here: {reason}.", BUILD_ELSEWHERE)
-    runnable = [name for name in names if backend(name, options).obstacle() is None]
-    judged = runnable[0] if runnable else on_cpu(precision)
-    return Targets(judged, tuple(name for name in names if name != judged))
+    runnable = [name for name in names if create_backend(name, options).unavailable_reason() is None]
+    primary = runnable[0] if runnable else select_cpu_backend(precision)
+    return Targets(primary, tuple(name for name in names if name != primary))
 
 
-def offered() -> tuple[str, ...]:
-    """What builds engines for a GPU where there is none."""
-    return (AHEAD_OF_TIME,) if installed(AHEAD_OF_TIME) else ()
+def find_optional_engines() -> tuple[str, ...]:
+    """The backends that build GPU engines on a machine without a GPU, where installed."""
+    return (AHEAD_OF_TIME,) if is_installed(AHEAD_OF_TIME) else ()
 
 
-def chosen(target: str, precision: Precision) -> str:
-    """The name of the backend that `target` means for a graph of that precision."""
+def resolve_target(target: str, precision: Precision) -> str:
+    """Resolve `auto` to the name of a backend for a graph of that precision."""
     if target != AUTO:
         return target
     for name in ON_GPU:
-        if installed(name) and backend(name).obstacle() is None:
+        if is_installed(name) and create_backend(name).unavailable_reason() is None:
             return name
-    return on_cpu(precision)
+    return select_cpu_backend(precision)
 
 
-def on_cpu(precision: Precision) -> str:
-    """The backend that computes a graph of that precision on this machine's processor."""
-    return _installed({"int8": FOR_INT8, "int8-fp16": FOR_INT8, "bf16": FOR_BF16}.get(precision, PREFERRED))
+def select_cpu_backend(precision: Precision) -> str:
+    """The CPU backend for a graph of that precision."""
+    return _first_installed({"int8": FOR_INT8, "int8-fp16": FOR_INT8, "bf16": FOR_BF16}.get(precision, PREFERRED))
 
 
-def reference() -> Backend:
-    """The backend that runs FP32 graphs to try them, see their values and rank their layers."""
-    return backend(_installed(PREFERRED))
+def reference_backend() -> Backend:
+    """The CPU backend that runs FP32 graphs for checks, calibration and layer ranking."""
+    return create_backend(_first_installed(PREFERRED))
 
 
-def _installed(names: tuple[str, ...]) -> str:
+def _first_installed(names: tuple[str, ...]) -> str:
     for name in names:
-        if name in BACKENDS and installed(name):
+        if name in BACKENDS and is_installed(name):
             return name
-    raise BackendError("No backend is installed.", BACKENDS[names[0]].install)
+    raise BackendError("No backend is installed.", install_remedy(BACKENDS[names[0]].extra))

@@ -1,20 +1,20 @@
-"""ONNX Runtime: the embedded default, on any machine. To load and run an engine it needs no package but its own."""
+"""ONNX Runtime on the CPU: the default backend. Loading and running an engine needs no package except onnxruntime."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from deploykit.backends.interface import tensor_spec, types_inside
-from deploykit.backends.weighted_layers import layers
-from deploykit.core.errors import BackendError, InputError
-from deploykit.core.files import record
-from deploykit.core.onnx_outline import outline
-from deploykit.core.values import Arrays, BuildOptions, Engine, EngineLayer, Executed, Progress, TensorSpec
+from deploykit.backends.cpu_backend import CpuBackend
+from deploykit.backends.interface import tensor_spec, tensor_types
+from deploykit.backends.weighted_layers import find_weighted_layers
+from deploykit.core.errors import InputError
+from deploykit.core.files import record_file
+from deploykit.core.onnx_outline import read_outline
+from deploykit.core.values import Arrays, Engine, ExecutedPrecision, Progress, TensorSpec
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -22,85 +22,56 @@ if TYPE_CHECKING:
 
 PROVIDER: Final = "CPUExecutionProvider"
 
-ANY: Final = BuildOptions()
-
 ENGINE_FILE: Final = "onnxruntime.onnx"
 
-HALF_ON_CPU: Final = (
-    "ONNX Runtime's CPU provider computes in FP32 where it has no FP16 kernel, which on x86-64 is all arithmetic, and "
-    "leaves out nearly all roundings in between: the graph's types and the rounding of its weights were checked, the "
-    "rounding and overflow of its activations were not, nor a GPU's arithmetic"
+FP16_CAVEAT: Final = (
+    "ONNX Runtime's CPU provider computes in FP32 where it has no FP16 kernel (on x86-64: all arithmetic) and "
+    "skips rounding of intermediate tensors: the graph's types and the rounding of its weights were checked, but not "
+    "the rounding and overflow of its activations, nor a GPU's arithmetic"
 )
-"""Seen in the graph that 1.31 saves as optimized: at every level, off included, it casts FP16 weights to FP32 and
-removes the Casts between nodes, the graph's own first one among them. A test holds it to that."""
+"""Observed in the optimized graph of 1.31: at every optimization level, including none, it casts FP16 weights to FP32
+and removes the Casts between nodes, including the graph's own first one. A test checks this."""
 
 
-class OnnxRuntime:
-    """The CPU execution provider. Its engine is the graph itself, which it optimizes while loading, in a second or two;
-    of a Q/DQ graph it is the form that `onnxruntime_int8` gives it.
+class OnnxRuntime(CpuBackend):
+    """The CPU execution provider. The engine is the graph itself; for a Q/DQ graph it is the form from
+    `onnxruntime_int8`.
     """
 
     name = "onnxruntime"
-    opsets = range(7, 27)  # of 1.31; an older one says so itself when it loads
-
-    @property
-    def version(self) -> str:
-        """Of the installed package, whichever of the two that own the import name it is."""
-        for package in ("onnxruntime", "onnxruntime-gpu"):
-            try:
-                return metadata.version(package)
-            except metadata.PackageNotFoundError:
-                continue
-        raise BackendError("ONNX Runtime is not installed.", "pip install 'deploykit[cpu]'")
-
-    def __init__(self, options: BuildOptions = ANY) -> None:
-        pass
-
-    @property
-    def identity(self) -> str:
-        """Name and version."""
-        return f"{self.name} {self.version}"
-
-    def obstacle(self) -> str | None:
-        """None: any machine that it installs on has a CPU."""
-        return None
-
-    def build_obstacle(self) -> str | None:
-        """None, for the same reason."""
-        return None
+    title = "ONNX Runtime"
+    distributions = ("onnxruntime", "onnxruntime-gpu")  # both install the module onnxruntime
+    extra = "cpu"
+    opsets = range(7, 27)  # of 1.31; an older version reports it when it loads the graph
 
     def compile(self, graph: Path, folder: Path, progress: Progress | None = None) -> Engine:  # noqa: ARG002 - quick
-        """Check that ONNX Runtime takes the graph. Only of a Q/DQ graph something is written: `onnxruntime.onnx`.
+        """Check that ONNX Runtime can load the graph; for a Q/DQ graph also write its INT8 form, `onnxruntime.onnx`.
 
-        InputError where the file is not a graph that ONNX Runtime can run, or where `folder` cannot be written. A graph
-        that is its own engine lies in `folder` already.
+        InputError where ONNX Runtime cannot run the file, or where `folder` cannot be written. Any other graph is its
+        own engine and lies in `folder` already.
         """
         import onnx_ir as ir
 
         from deploykit.backends import onnxruntime_int8
         from deploykit.backends.graph_form import write_form
 
-        inputs, outputs = _interface(_session(graph))
+        inputs, outputs = _session_interface(_open_session(graph))
         model = ir.load(graph)
-        half = ir.DataType.FLOAT16 in types_inside(model.graph)
+        half = ir.DataType.FLOAT16 in tensor_types(model.graph)
         quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
-        if quantized and onnxruntime_int8.adapt(model):
+        if quantized and onnxruntime_int8.adapt_graph(model):
             write_form(model, folder / ENGINE_FILE)
             graph = folder / ENGINE_FILE
-            _session(graph)
-        file = record(folder, str(graph.relative_to(folder)))
-        return Engine(self.name, self.version, file, inputs, outputs, (HALF_ON_CPU,) if half else ())
+            _open_session(graph)
+        file = record_file(folder, str(graph.relative_to(folder)))
+        return Engine(self.name, self.version, file, inputs, outputs, (FP16_CAVEAT,) if half else ())
 
     def load(self, engine: Engine, folder: Path) -> OnnxRuntimeRunner:
-        """A session on the engine's graph."""
+        """A runner of the engine's graph."""
         return open_graph(folder / engine.file.path)
 
-    def layers(self, engine: Engine, folder: Path, calls: int) -> tuple[EngineLayer, ...]:  # noqa: ARG002
-        """None: the engine is a graph, whose nodes `inspect` shows."""
-        return ()
-
-    def executed(self, engine: Engine, folder: Path) -> Executed:
-        """What each layer's kernel multiplies, by the name of its ONNX node."""
+    def read_executed_precision(self, engine: Engine, folder: Path) -> ExecutedPrecision:
+        """The type each layer's kernel multiplies in, by the name of its ONNX node."""
         import onnx_ir as ir
 
         from deploykit.backends import onnxruntime_receipt as receipt
@@ -108,27 +79,29 @@ class OnnxRuntime:
         graph = folder / engine.file.path
         with tempfile.TemporaryDirectory() as temporary:
             optimized = Path(temporary) / "optimized.onnx"
-            options = _options()
+            options = _session_options()
             options.optimized_model_filepath = str(optimized)
-            _session(graph, options)
+            _open_session(graph, options)
             kernels = ir.load(optimized).graph
-            return Executed(receipt.EVIDENCE, receipt.read(kernels, layers(ir.load(graph).graph)))
+            return ExecutedPrecision(
+                receipt.EVIDENCE, receipt.read_arithmetic(kernels, find_weighted_layers(ir.load(graph).graph))
+            )
 
 
 def open_graph(graph: Path) -> OnnxRuntimeRunner:
-    """A runner for any ONNX file. InputError where the file is not a graph that ONNX Runtime can run."""
-    return OnnxRuntimeRunner(_session(graph))
+    """A runner of any ONNX file. InputError where ONNX Runtime cannot run it."""
+    return OnnxRuntimeRunner(_open_session(graph))
 
 
-def open_as_written(graph: Path) -> OnnxRuntimeRunner:
-    """A runner that computes a file node by node: nothing is fused, so that what is judged is the graph and not what a
-    compiler made of it. FP16 all the same is computed in FP32, see `HALF_ON_CPU`. InputError as above.
+def open_unoptimized(graph: Path) -> OnnxRuntimeRunner:
+    """A runner that computes the file node by node without fusion, so that parity is measured for the graph as written.
+    FP16 is still computed in FP32, see `FP16_CAVEAT`. InputError where ONNX Runtime cannot run the file.
     """
     import onnxruntime
 
-    options = _options()
+    options = _session_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return OnnxRuntimeRunner(_session(graph, options))
+    return OnnxRuntimeRunner(_open_session(graph, options))
 
 
 class OnnxRuntimeRunner:
@@ -136,49 +109,49 @@ class OnnxRuntimeRunner:
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
-        self.inputs, self.outputs = _interface(session)
+        self.inputs, self.outputs = _session_interface(session)
         self._names = [spec.name for spec in self.outputs]
 
     def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
-        """Outputs by name. InputError where the arrays do not fit the graph's inputs."""
-        with _explained():
+        """Outputs by name. InputError where the arrays do not match the graph's inputs."""
+        with _translate_errors():
             return dict(zip(self._names, self._session.run(self._names, dict(arrays)), strict=True))
 
 
-def _options() -> onnxruntime.SessionOptions:
-    """With all optimizations, until somebody changes that."""
+def _session_options() -> onnxruntime.SessionOptions:
+    """Session options with ONNX Runtime's default optimizations, all enabled."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong comes back as an exception
+    options.log_severity_level = 4  # fatal only: errors are raised as exceptions
     return options
 
 
-def _session(graph: Path, options: onnxruntime.SessionOptions | None = None) -> onnxruntime.InferenceSession:
+def _open_session(graph: Path, options: onnxruntime.SessionOptions | None = None) -> onnxruntime.InferenceSession:
     import onnxruntime
 
-    options = options or _options()
-    with _explained(graph):
-        left_out = [BIAS_QUANTIZATION] if _has_half_scales(graph) else []
-        return onnxruntime.InferenceSession(graph, options, providers=[PROVIDER], disabled_optimizers=left_out)
+    options = options or _session_options()
+    with _translate_errors(graph):
+        disabled = [BIAS_QUANTIZATION] if _has_half_scales(graph) else []
+        return onnxruntime.InferenceSession(graph, options, providers=[PROVIDER], disabled_optimizers=disabled)
 
 
 BIAS_QUANTIZATION: Final = "WeightBiasQuantization"
-"""An optimization of 1.31 that holds bias / (scale · scale) in the scales' own type: in FP16 it overflows, and answers
-are wrong without a word."""
+"""An optimization of 1.31 that stores bias / (scale · scale) in the type of the scales: in FP16 it overflows, and
+outputs are silently wrong."""
 
 
 def _has_half_scales(path: Path) -> bool:
-    """Of a file that is no graph, ONNX Runtime itself says what is wrong."""
+    """Whether quantization scales are FP16. False for an unreadable file, which ONNX Runtime then reports."""
     try:
-        return outline(path).half_scales
+        return read_outline(path).half_scales
     except (OSError, ValueError):
         return False
 
 
 @contextmanager
-def _explained(graph: Path | None = None) -> Iterator[None]:
-    """ONNX Runtime's exceptions, which share no base class of their own, in our words."""
+def _translate_errors(graph: Path | None = None) -> Iterator[None]:
+    """Raise ONNX Runtime's exceptions, which share no base class, as InputError."""
     try:
         yield
     except MemoryError:
@@ -189,24 +162,24 @@ def _explained(graph: Path | None = None) -> Iterator[None]:
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         if graph is None:
             raise InputError(
-                f"ONNX Runtime refuses these inputs: {reason}.",
-                "Compare their names, types and values with what the network takes.",
+                f"ONNX Runtime rejects these inputs: {reason}.",
+                "Compare their names, types and values with the network's inputs: deploykit inspect.",
             ) from error
-        lacking = type(error).__name__ == "NotImplemented"  # BF16 convolutions, for one
-        remedy = "Choose another --target." if lacking else "The file may be damaged: export it again."
+        unsupported = type(error).__name__ == "NotImplemented"  # BF16 convolutions, for example
+        remedy = "Choose another --target." if unsupported else "The file may be damaged: export it again."
         raise InputError(f"ONNX Runtime cannot load {graph.name}: {reason}.", remedy) from error
 
 
-def _interface(session: onnxruntime.InferenceSession) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    return tuple(map(_spec, session.get_inputs())), tuple(map(_spec, session.get_outputs()))
+def _session_interface(session: onnxruntime.InferenceSession) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    return tuple(map(_argument_spec, session.get_inputs())), tuple(map(_argument_spec, session.get_outputs()))
 
 
-_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
-"""What ONNX Runtime calls otherwise than NumPy."""
+_DTYPE_NAMES = {"tensor(float)": "float32", "tensor(double)": "float64"}
+"""ONNX Runtime's type names that differ from NumPy's."""
 
 
-def _spec(argument: onnxruntime.NodeArg) -> TensorSpec:
+def _argument_spec(argument: onnxruntime.NodeArg) -> TensorSpec:
     shape = tuple(size if isinstance(size, int) else str(size or "batch") for size in argument.shape)
     return tensor_spec(
-        argument.name, _DTYPES.get(argument.type, argument.type.removeprefix("tensor(").removesuffix(")")), shape
+        argument.name, _DTYPE_NAMES.get(argument.type, argument.type.removeprefix("tensor(").removesuffix(")")), shape
     )

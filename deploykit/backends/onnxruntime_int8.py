@@ -1,14 +1,14 @@
-"""INT8 as ONNX Runtime's CPU provider takes it: the same integers as the Q/DQ graph, in a form that it has kernels for.
+"""ONNX Runtime's form of a Q/DQ graph: the same integers, as the patterns that its CPU provider has INT8 kernels for.
 
-As it stands it fuses none of our convolutions, for three reasons, each with its remedy here:
+Without it none of our convolutions is fused to an INT8 kernel, for three reasons that are solved here:
 
-    activations are int8     Its kernels want uint8. The codes are shifted: zero point 128 instead of 0, code + 128.
-    Conv → Relu → Q          Its QLinearConv is Conv → Q. Rounding and clipping keep the order of numbers and map 0 to
-                             the zero point, so Q(relu(x)) = max(Q(x), zero point): the Relu moves behind the Q.
-    Conv → floating point    A residual sum and a classifier read what nobody quantizes. A 1×1 convolution is a matrix
-                             product over channels, and MatMulIntegerToFloat multiplies integers and writes
-                             sum · scale + bias in floating point. Larger kernels have no such operator that gains
-                             anything (ConvInteger takes twice as long as FP32) and stay in floating point.
+    int8 activations         Its kernels need uint8. The codes are shifted: zero point 128 instead of 0, code + 128.
+    Conv → Relu → Q          Its QLinearConv is Conv → Q. Rounding and clipping are monotonic and map 0 to the zero
+                             point, so Q(relu(x)) = max(Q(x), zero point): the Relu moves after the Q.
+    Conv → floating point    Residual sums and classifiers read outputs that are not quantized. A 1×1 convolution is a
+                             matrix product over channels, and MatMulIntegerToFloat multiplies integers and writes
+                             sum · scale + bias in floating point. For larger kernels no such operator is faster
+                             (ConvInteger takes twice as long as FP32): they stay in floating point.
 """
 
 from __future__ import annotations
@@ -20,37 +20,38 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from deploykit.backends.graph_form import add_initializer, dequantize_readers
+from deploykit.backends.graph_form import dequantize_readers
+from deploykit.core.graph_edit import add_initializer, drop_unused_initializers, find_single_reader, read_constant
 
 MICROSOFT: Final = "com.microsoft"
 
 ZERO_NAME: Final = "deploykit/zero_point_128"
 
-TO_LAST: Final = (0, 2, 3, 1)
-"""N×C×H×W to N×H×W×C, where a product over the last axis is one over channels."""
-TO_SECOND: Final = (0, 3, 1, 2)
+TO_CHANNELS_LAST: Final = (0, 2, 3, 1)
+"""N×C×H×W to N×H×W×C: a matrix product over the last axis is then one over channels."""
+TO_CHANNELS_FIRST: Final = (0, 3, 1, 2)
 
 
-def adapt(model: ir.Model) -> int:
-    """Rewrite the Q/DQ graph of `model` in place; how many of its nodes were rewritten, 0 where nothing is INT8."""
+def adapt_graph(model: ir.Model) -> int:
+    """Rewrite the Q/DQ graph in place; returns the number of rewritten nodes, 0 where nothing is INT8."""
     graph = model.graph
     zero = add_initializer(graph, ZERO_NAME, np.array(128, np.uint8))
-    shifted = sum(shift(node, zero) for node in list(graph))
+    shifted = sum(shift_to_uint8(node, zero) for node in list(graph))
     moved = sum(move_relu(node, zero) for node in list(graph))
-    multiplied = sum(multiply(node, zero) for node in list(graph))
+    multiplied = sum(use_integer_product(node, zero) for node in list(graph))
     for node in list(graph):
-        restore_weight(node)
+        dequantize_weight(node)
     model.opset_imports.setdefault(MICROSOFT, 1)
-    _drop_unread(graph)
+    _remove_unread(graph)
     return shifted + moved + multiplied
 
 
-def shift(quantize: ir.Node, zero: ir.Value) -> bool:
-    """A pair (or one Q and several DQs) of int8 with zero point 0 becomes uint8 with zero point 128."""
-    if quantize.op_type != "QuantizeLinear" or not _symmetric(quantize):
+def shift_to_uint8(quantize: ir.Node, zero: ir.Value) -> bool:
+    """Rewrite a pair (or one Q and several DQs) from int8 with zero point 0 to uint8 with zero point 128."""
+    if quantize.op_type != "QuantizeLinear" or not _is_symmetric_int8(quantize):
         return False
     readers = dequantize_readers(quantize)
-    if not readers or not all(map(_symmetric, readers)):
+    if not readers or not all(map(_is_symmetric_int8, readers)):
         return False
     for node in (quantize, *readers):
         node.replace_input_with(2, zero)
@@ -59,18 +60,18 @@ def shift(quantize: ir.Node, zero: ir.Value) -> bool:
 
 
 def move_relu(relu: ir.Node, zero: ir.Value) -> bool:
-    """Conv → Relu → Q becomes Conv → Q → Max with the zero point."""
+    """Rewrite Conv → Relu → Q to Conv → Q → Max with the zero point."""
     convolution = relu.inputs[0].producer() if relu.op_type == "Relu" and relu.inputs[0] is not None else None
-    if convolution is None or convolution.op_type != "Conv" or _codes(convolution, zero) is None:
+    if convolution is None or convolution.op_type != "Conv" or _quantized_input(convolution, zero) is None:
         return False
-    quantize = _only_reader(relu)
+    quantize = find_single_reader(relu.outputs[0])
     if quantize is None or quantize.op_type != "QuantizeLinear" or quantize.inputs[2] is not zero:
         return False
-    if _only_reader(convolution) is not relu or relu.graph is None:
+    if find_single_reader(convolution.outputs[0]) is not relu or relu.graph is None:
         return False
     quantize.replace_input_with(0, convolution.outputs[0])
     written = quantize.outputs[0]
-    largest = _node("Max", [written, zero], f"{relu.name}/Max", like=written)
+    largest = _create_node("Max", [written, zero], f"{relu.name}/Max", like=written)
     for use in list(written.uses()):
         if use.node is not largest:
             use.node.replace_input_with(use.idx, largest.outputs[0])
@@ -79,25 +80,25 @@ def move_relu(relu: ir.Node, zero: ir.Value) -> bool:
     return True
 
 
-def multiply(layer: ir.Node, zero: ir.Value) -> bool:
-    """A Gemm, a MatMul or a 1×1 Conv whose output nobody quantizes becomes MatMulIntegerToFloat, under its name."""
-    codes, weight = _codes(layer, zero), _matrix(layer)
-    reader = _only_reader(layer)
+def use_integer_product(layer: ir.Node, zero: ir.Value) -> bool:
+    """Replace a Gemm, MatMul or 1×1 Conv with an unquantized output by a MatMulIntegerToFloat of the same name."""
+    codes, weight = _quantized_input(layer, zero), _weight_matrix(layer)
+    reader = find_single_reader(layer.outputs[0])
     quantized = layer.op_type == "Conv" and reader is not None and reader.op_type == "QuantizeLinear"
     if codes is None or weight is None or quantized or layer.graph is None:
         return False
     graph, name, output = layer.graph, layer.name or "", layer.outputs[0]
-    scale, weight_scale = _scale(layer.inputs[0]), _scale(layer.inputs[1])
+    scale, weight_scale = _scale_of(layer.inputs[0]), _scale_of(layer.inputs[1])
     bias = layer.inputs[2] if len(layer.inputs) > 2 else None
     before, after = [], []
     if layer.op_type == "Conv":
-        before = [_node("Transpose", [codes], f"{name}/last", {"perm": TO_LAST}, like=codes)]
+        before = [_create_node("Transpose", [codes], f"{name}/last", {"perm": TO_CHANNELS_LAST}, like=codes)]
         codes = before[0].outputs[0]
     matrix = add_initializer(graph, f"{name}/matrix", weight)
     inputs = [codes, matrix, scale, weight_scale, zero, None, bias]
-    product = _node("MatMulIntegerToFloat", inputs, f"{name}/product", like=output, domain=MICROSOFT)
+    product = _create_node("MatMulIntegerToFloat", inputs, f"{name}/product", like=output, domain=MICROSOFT)
     if layer.op_type == "Conv":
-        after = [_node("Transpose", product.outputs, f"{name}/second", {"perm": TO_SECOND}, like=output)]
+        after = [_create_node("Transpose", product.outputs, f"{name}/second", {"perm": TO_CHANNELS_FIRST}, like=output)]
     new = (*before, product, *after)
     graph.insert_after(layer, new)
     ir.convenience.replace_all_uses_with(output, new[-1].outputs[0], replace_graph_outputs=True)
@@ -108,83 +109,78 @@ def multiply(layer: ir.Node, zero: ir.Value) -> bool:
     return True
 
 
-def restore_weight(layer: ir.Node) -> bool:
-    """The weight of a convolution that stays in floating point: dequantized once, here, and not in every call."""
+def dequantize_weight(layer: ir.Node) -> bool:
+    """Dequantize the weight of a convolution that stays in floating point, once instead of in every call."""
     pair = layer.inputs[1].producer() if layer.op_type in ("Conv", "ConvTranspose") and layer.inputs[1] else None
-    reader = _only_reader(layer)
+    reader = find_single_reader(layer.outputs[0])
     if pair is None or pair.op_type != "DequantizeLinear" or (reader and reader.op_type == "QuantizeLinear"):
         return False
-    codes, scale, *zero = (ir.convenience.get_const_tensor(each) for each in pair.inputs if each is not None)
-    if codes is None or scale is None or scale.dtype != ir.DataType.FLOAT or layer.graph is None:
+    codes, scale, *zero = (read_constant(value) for value in pair.inputs if value is not None)
+    if codes is None or scale is None or scale.dtype != np.float32 or layer.graph is None:
         return False
-    if any(each is None or each.numpy().any() for each in zero):
+    if any(point is None or point.any() for point in zero):
         return False
     shape = [1] * len(codes.shape)
     if scale.size > 1:
         shape[pair.attributes.get_int("axis", 1)] = -1
-    restored = codes.numpy().astype(np.float32) * scale.numpy().reshape(shape)
+    restored = codes.astype(np.float32) * scale.reshape(shape)
     layer.replace_input_with(1, add_initializer(layer.graph, f"{layer.name}/weight", restored))
     return True
 
 
-def _symmetric(node: ir.Node) -> bool:
+def _is_symmetric_int8(node: ir.Node) -> bool:
     """Whether a Q or DQ has one scale in float32 and the int8 zero point 0."""
     if len(node.inputs) != 3 or not all(value is not None for value in node.inputs):
         return False
-    scale, zero = (ir.convenience.get_const_tensor(value) for value in node.inputs[1:] if value is not None)
+    scale, zero = (read_constant(value) for value in node.inputs[1:])
     if scale is None or zero is None or scale.size != 1 or zero.size != 1:
         return False
-    return scale.dtype == ir.DataType.FLOAT and zero.dtype == ir.DataType.INT8 and not zero.numpy().any()
+    return scale.dtype == np.float32 and zero.dtype == np.int8 and not zero.any()
 
 
-def _codes(layer: ir.Node, zero: ir.Value) -> ir.Value | None:
-    """The uint8 codes that a layer reads through a DQ; None where it reads something else."""
+def _quantized_input(layer: ir.Node, zero: ir.Value) -> ir.Value | None:
+    """The uint8 codes that a layer reads through a DQ; None where its input is not quantized."""
     pair = layer.inputs[0].producer() if layer.inputs and layer.inputs[0] is not None else None
     if pair is None or pair.op_type != "DequantizeLinear" or len(pair.inputs) != 3 or pair.inputs[2] is not zero:
         return None
     return pair.inputs[0]
 
 
-def _matrix(layer: ir.Node) -> NDArray[np.int8] | None:
-    """The codes of a layer's weight as inputs × outputs; None where the layer is no product of matrices, or its weight
-    is not symmetric int8.
+def _weight_matrix(layer: ir.Node) -> NDArray[np.int8] | None:
+    """The codes of a layer's weight as inputs × outputs; None where the layer is not a matrix product, or its weight is
+    not symmetric int8.
     """
     pair = layer.inputs[1].producer() if len(layer.inputs) > 1 and layer.inputs[1] is not None else None
     if pair is None or pair.op_type != "DequantizeLinear" or len(pair.inputs) != 3:
         return None
-    codes, scale, zero = (ir.convenience.get_const_tensor(each) for each in pair.inputs if each is not None)
-    if codes is None or scale is None or zero is None or zero.numpy().any() or codes.dtype != ir.DataType.INT8:
+    codes, scale, zero = (read_constant(value) for value in pair.inputs)
+    if codes is None or scale is None or zero is None or zero.any() or codes.dtype != np.int8:
         return None
-    array, attributes = codes.numpy(), layer.attributes
-    if scale.dtype != ir.DataType.FLOAT:
+    attributes = layer.attributes
+    if scale.dtype != np.float32:
         return None
-    if layer.op_type == "Conv" and array.shape[2:] == (1, 1) and _plain(layer):
-        return np.ascontiguousarray(array[:, :, 0, 0].T)
+    if layer.op_type == "Conv" and codes.shape[2:] == (1, 1) and _has_plain_geometry(layer):
+        return np.ascontiguousarray(codes[:, :, 0, 0].T)
     if layer.op_type == "Gemm" and (attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)) == (1, 1):
         transposed = attributes.get_int("transB", 0)
-        return None if attributes.get_int("transA", 0) else np.ascontiguousarray(array.T if transposed else array)
-    return array if layer.op_type == "MatMul" and array.ndim == 2 else None
+        return None if attributes.get_int("transA", 0) else np.ascontiguousarray(codes.T if transposed else codes)
+    return codes if layer.op_type == "MatMul" and codes.ndim == 2 else None
 
 
-def _plain(convolution: ir.Node) -> bool:
-    """Neither strides nor groups nor padding."""
+def _has_plain_geometry(convolution: ir.Node) -> bool:
+    """Whether the convolution has no strides, groups and padding."""
     strides = convolution.attributes.get_ints("strides", (1, 1))
     pads = convolution.attributes.get_ints("pads", (0, 0, 0, 0))
     padded = convolution.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
     return {*strides} == {1} and not any(pads) and not padded and convolution.attributes.get_int("group", 1) == 1
 
 
-def _scale(dequantized: ir.Value | None) -> ir.Value | None:
+def _scale_of(dequantized: ir.Value | None) -> ir.Value | None:
     pair = None if dequantized is None else dequantized.producer()
     return None if pair is None else pair.inputs[1]
 
 
-def _only_reader(node: ir.Node) -> ir.Node | None:
-    readers = tuple(node.outputs[0].uses())
-    return readers[0].node if len(readers) == 1 and not node.outputs[0].is_graph_output() else None
-
-
-def _node(
+def _create_node(
     op_type: str,
     inputs: Sequence[ir.Value | None],
     name: str,
@@ -198,11 +194,9 @@ def _node(
     return node
 
 
-def _drop_unread(graph: ir.Graph) -> None:
-    """What was replaced: DQs that nobody reads, and constants that only they read."""
+def _remove_unread(graph: ir.Graph) -> None:
+    """Remove nodes without readers, and constants that only they read."""
     for node in reversed(list(graph)):
         if not any(output.uses() or output.is_graph_output() for output in node.outputs):
             graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del graph.initializers[name]
+    drop_unused_initializers(graph)

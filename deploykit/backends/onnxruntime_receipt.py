@@ -1,9 +1,9 @@
-"""In what arithmetic ONNX Runtime computes each layer, read from the graph that it saves as optimized.
+"""The arithmetic ONNX Runtime computes each layer in, read from the optimized graph that it saves.
 
-Fusions keep a layer's node name or derive another one from it (MatMul with Add: `NAME/MatMulAddFusion`). Only the
-NCHWc layout names a convolution anew, after the tensor that the fused kernel writes: `TENSOR_nchwc`, and where FP16 was
-replaced by FP32 `InsertedPrecisionFreeCast_TENSOR_nchwc`. That tensor is the layer's own or one that follows it, reader
-by reader, as long as there is one reader.
+Fusions keep a layer's node name or derive another from it (MatMul with Add: `NAME/MatMulAddFusion`). Only the NCHWc
+layout renames a convolution, after the tensor that the fused kernel writes: `TENSOR_nchwc`, or
+`InsertedPrecisionFreeCast_TENSOR_nchwc` where FP16 was replaced by FP32. That tensor is the layer's own output or a
+later one, reached through nodes that are the only reader.
 """
 
 from __future__ import annotations
@@ -16,45 +16,50 @@ import onnx_ir as ir
 
 from deploykit.core.values import Arithmetic
 
-EVIDENCE: Final = "the graph that ONNX Runtime saves as optimized"
+EVIDENCE: Final = "optimized graph"
 
-INTEGER: Final = frozenset(
+INTEGER_OPERATORS: Final = frozenset(
     {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "QGemm", "MatMulIntegerToFloat"}
     | {"DynamicQuantizeMatMul"}
 )
-"""Operators that multiply integers, whatever they write."""
+"""Operators that multiply integers, whatever the type of their output."""
 
-FLOATING: Final[Mapping[ir.DataType, Arithmetic]] = {
+FLOATING_TYPES: Final[Mapping[ir.DataType, Arithmetic]] = {
     ir.DataType.FLOAT: "fp32",
     ir.DataType.FLOAT16: "fp16",
     ir.DataType.BFLOAT16: "bf16",
 }
 
-TOKEN: Final = re.compile(r"_token_\d+$")
-"""What ONNX Runtime appends to a name that some node had before."""
+NAME_SUFFIX: Final = re.compile(r"_token_\d+$")
+"""The suffix that ONNX Runtime appends to a name that another node already has."""
 
 
-def read(optimized: ir.Graph, layers: Sequence[ir.Node]) -> dict[str, Arithmetic]:
-    """The arithmetic of each layer. There is no entry where none of the optimized graph's nodes, or one that computes
-    another layer already, can be said to compute it.
+def read_arithmetic(optimized: ir.Graph, layers: Sequence[ir.Node]) -> dict[str, Arithmetic]:
+    """The arithmetic of each layer, by name. A layer has no entry where its kernel cannot be identified, or where the
+    same kernel matches several layers.
     """
-    multiplying = [node for node in optimized if _multiplies(node)]
-    named = {TOKEN.sub("", node.name or ""): node for node in multiplying}
-    named |= {node.name or "": node for node in multiplying}
-    kernels = [next((named[name] for name in _names(layer) if name in named), None) for layer in layers]
-    told = {}
+    multiplying = [node for node in optimized if _is_product(node)]
+    by_name = {NAME_SUFFIX.sub("", node.name or ""): node for node in multiplying}
+    by_name |= {node.name or "": node for node in multiplying}
+    kernels = [next((by_name[name] for name in _kernel_names(layer) if name in by_name), None) for layer in layers]
+    result = {}
     for layer, kernel in zip(layers, kernels, strict=True):
-        if kernel is not None and kernels.count(kernel) == 1 and (arithmetic := _arithmetic(kernel)) is not None:
-            told[layer.name or ""] = arithmetic
-    return told
+        if kernel is not None and kernels.count(kernel) == 1 and (arithmetic := _kernel_arithmetic(kernel)) is not None:
+            result[layer.name or ""] = arithmetic
+    return result
 
 
-def _multiplies(node: ir.Node) -> bool:
-    return node.op_type in INTEGER or "Conv" in node.op_type or "Gemm" in node.op_type or "MatMul" in node.op_type
+def _is_product(node: ir.Node) -> bool:
+    return (
+        node.op_type in INTEGER_OPERATORS
+        or "Conv" in node.op_type
+        or "Gemm" in node.op_type
+        or "MatMul" in node.op_type
+    )
 
 
-def _names(layer: ir.Node) -> Iterator[str]:
-    """What the kernel of a layer may be called, the surest first."""
+def _kernel_names(layer: ir.Node) -> Iterator[str]:
+    """Names that the kernel of a layer may have, the most certain first."""
     yield layer.name or ""
     yield f"{layer.name}/MatMulAddFusion"
     yield f"{layer.name}/MatmulTransposeFusion/"
@@ -69,21 +74,21 @@ def _names(layer: ir.Node) -> Iterator[str]:
         tensor = readers[0].node.outputs[0]
 
 
-def _arithmetic(kernel: ir.Node) -> Arithmetic | None:
-    """The type of the kernel's weight, which is that of its other input; looked up at the constants that lead to it,
-    since shape inference does not know ONNX Runtime's own operators. None where they do not tell.
+def _kernel_arithmetic(kernel: ir.Node) -> Arithmetic | None:
+    """The type of the kernel's weight, which its other input shares; read from the constants that produce the weight,
+    since shape inference does not know ONNX Runtime's own operators. None where the type cannot be determined.
     """
-    if kernel.op_type in INTEGER:
+    if kernel.op_type in INTEGER_OPERATORS:
         return "int8"
     weight = kernel.inputs[1]
     while weight is not None:
         producer = weight.producer()
-        if weight.dtype is not None and weight.dtype in FLOATING:
-            return FLOATING[weight.dtype]
+        if weight.dtype is not None and weight.dtype in FLOATING_TYPES:
+            return FLOATING_TYPES[weight.dtype]
         if producer is None or not producer.inputs:
             break
         if producer.op_type == "Cast":
             target = ir.DataType(producer.attributes.get_int("to", 0))
-            return FLOATING.get(target)
+            return FLOATING_TYPES.get(target)
         weight = producer.inputs[1] if producer.op_type == "DequantizeLinear" else producer.inputs[0]
     return None

@@ -1,4 +1,4 @@
-"""OpenVINO: INT8 graphs at the speed of INT8 on x86-64, where ONNX Runtime computes them in floating point."""
+"""OpenVINO on the CPU: computes INT8 graphs in INT8 on x86-64, where ONNX Runtime falls back to floating point."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from deploykit.backends import openvino_receipt as receipt
-from deploykit.backends.interface import interface, types_inside
-from deploykit.backends.weighted_layers import layers
+from deploykit.backends.cpu_backend import CpuBackend
+from deploykit.backends.interface import read_interface, tensor_types
+from deploykit.backends.weighted_layers import find_weighted_layers
 from deploykit.core.errors import BackendError, InputError
-from deploykit.core.files import record
-from deploykit.core.onnx_outline import outline
-from deploykit.core.values import Arrays, BuildOptions, Engine, EngineLayer, Executed, Progress, TensorSpec
+from deploykit.core.files import record_file
+from deploykit.core.input_check import find_input_mismatch
+from deploykit.core.onnx_outline import read_outline
+from deploykit.core.values import Arrays, Engine, ExecutedPrecision, Progress, TensorSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -29,93 +28,66 @@ DEVICE: Final = "CPU"
 
 ENGINE_FILE: Final = "openvino.onnx"
 
-ANY: Final = BuildOptions()
-
 SETTINGS: Final = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-"""Left to itself, OpenVINO computes FP32 graphs in BF16 or FP16 where the processor can: then a parity verdict would
-be about another precision than the graph's. LATENCY: one call gets all cores, as the other runners do it."""
+"""By default OpenVINO computes FP32 graphs in BF16 or FP16 where the processor supports it: parity would then be
+measured at a precision other than the graph's. LATENCY: one call uses all cores, as in the other runners."""
 
-HALF_IS_FLOAT: Final = (
-    "OpenVINO is asked for FP32 and computes what the graph types FP16 in FP32, without the roundings in between: the "
-    "graph's types and the rounding of its weights were checked, the rounding and overflow of its activations were "
-    "not, nor FP16 arithmetic"
+FP16_CAVEAT: Final = (
+    "OpenVINO computes the graph's FP16 nodes in FP32 and skips rounding of intermediate tensors: the graph's types "
+    "and the rounding of its weights were checked, but not the rounding and overflow of its activations, nor FP16 "
+    "arithmetic"
 )
-"""Seen in 2026.4: its execution graph is f32 throughout, the graph's own Casts gone. A test holds it to that."""
+"""Observed in 2026.4: its execution graph is f32 throughout, without the graph's own Casts. A test checks this."""
 
-BFLOAT_IS_CUT: Final = (
-    "OpenVINO computes what the graph types BF16 in BF16 with FP32 sums where the processor has BF16 instructions, "
-    "else in FP32, and where the graph casts FP32 to BF16 it cuts the bits off instead of rounding to nearest"
+BF16_CAVEAT: Final = (
+    "OpenVINO computes the graph's BF16 nodes in BF16 with FP32 accumulation where the processor has BF16 "
+    "instructions, else in FP32, and where the graph casts FP32 to BF16 it truncates instead of rounding to nearest"
 )
-"""Seen in 2026.4, whatever precision is asked for. A test holds it to that."""
+"""Observed in 2026.4 for every INFERENCE_PRECISION_HINT. A test checks this."""
 
 
-class OpenVino:
-    """The CPU plugin. Its engine is the graph itself, compiled while loading, in a second or two; of a Q/DQ graph it is
-    the form that `openvino_int8` gives it.
-    """
+class OpenVino(CpuBackend):
+    """The CPU plugin. The engine is the graph itself; for a Q/DQ graph it is the form from `openvino_int8`."""
 
     name = "openvino"
-    opsets = range(7, 27)  # computed as ONNX Runtime does, by 2026.4; it refuses none by its number
-
-    @property
-    def version(self) -> str:
-        """Of the installed package. BackendError where there is none."""
-        try:
-            return metadata.version("openvino")
-        except metadata.PackageNotFoundError:
-            raise BackendError("OpenVINO is not installed.", "pip install 'deploykit[openvino]'") from None
-
-    def __init__(self, options: BuildOptions = ANY) -> None:
-        pass
-
-    @property
-    def identity(self) -> str:
-        """Name and version."""
-        return f"{self.name} {self.version}"
-
-    def obstacle(self) -> str | None:
-        """None: any machine that it installs on has a CPU."""
-        return None
-
-    def build_obstacle(self) -> str | None:
-        """None, for the same reason."""
-        return None
+    title = "OpenVINO"
+    distributions = ("openvino",)
+    extra = "openvino"
+    opsets = range(7, 27)  # 2026.4 agrees with ONNX Runtime on these; it rejects no opset by its number
 
     def compile(self, graph: Path, folder: Path, progress: Progress | None = None) -> Engine:  # noqa: ARG002 - quick
-        """Check that OpenVINO takes the graph. Only of a Q/DQ graph something is written: `openvino.onnx`.
+        """Check that OpenVINO can compile the graph; for a Q/DQ graph also write its INT8 form, `openvino.onnx`.
 
-        InputError where the file is not a graph that OpenVINO can run, or where `folder` cannot be written. A graph
-        that is its own engine lies in `folder` already.
+        InputError where OpenVINO cannot run the file, or where `folder` cannot be written. Any other graph is its own
+        engine and lies in `folder` already.
         """
-        model = _parsed(graph)
-        inputs, outputs = interface(model.graph)
-        statements = _statements(model.graph)
+        model = _parse_onnx(graph)
+        inputs, outputs = read_interface(model.graph)
+        caveats = _precision_caveats(model.graph)
         if any(node.op_type == "QuantizeLinear" for node in model.graph):
             graph = _write_int8_form(model, graph, folder)
-        _compiled(_read(graph), graph)
-        file = record(folder, str(graph.relative_to(folder)))
-        return Engine(self.name, self.version, file, inputs, outputs, statements)
+        _compile_model(_read_model(graph), graph)
+        file = record_file(folder, str(graph.relative_to(folder)))
+        return Engine(self.name, self.version, file, inputs, outputs, caveats)
 
     def load(self, engine: Engine, folder: Path) -> OpenVinoRunner:
-        """The engine's graph, compiled."""
+        """A runner of the engine's graph."""
         graph = folder / engine.file.path
         _require_graph(graph)
-        return OpenVinoRunner(_compiled(_read(graph), graph), engine.inputs, engine.outputs)
+        return OpenVinoRunner(_compile_model(_read_model(graph), graph), engine.inputs, engine.outputs)
 
-    def layers(self, engine: Engine, folder: Path, calls: int) -> tuple[EngineLayer, ...]:  # noqa: ARG002
-        """None: the engine is a graph, whose nodes `inspect` shows."""
-        return ()
-
-    def executed(self, engine: Engine, folder: Path) -> Executed:
-        """What each layer's kernel multiplies, by the name of its ONNX node."""
+    def read_executed_precision(self, engine: Engine, folder: Path) -> ExecutedPrecision:
+        """The type each layer's kernel multiplies in, by the name of its ONNX node."""
         graph = folder / engine.file.path
-        model = _read(graph)
-        marks = receipt.mark(model, layers(_parsed(graph).graph))
-        return Executed(receipt.EVIDENCE, receipt.read(_compiled(model, graph).get_runtime_model(), marks))
+        model = _read_model(graph)
+        marks = receipt.mark_layers(model, find_weighted_layers(_parse_onnx(graph).graph))
+        return ExecutedPrecision(
+            receipt.EVIDENCE, receipt.read_arithmetic(_compile_model(model, graph).get_runtime_model(), marks)
+        )
 
 
 class OpenVinoRunner:
-    """A compiled graph; safe to call from several threads, each of which gets a request of its own."""
+    """A compiled graph; safe to call from several threads: each thread has its own inference request."""
 
     def __init__(
         self, compiled: openvino.CompiledModel, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
@@ -123,64 +95,45 @@ class OpenVinoRunner:
         self.inputs = inputs
         self.outputs = outputs
         self._compiled = compiled
-        self._of_thread = threading.local()  # a request per call instead would cost 0.16 ms each
+        self._thread_local = threading.local()  # a new request per call would cost 0.16 ms
 
     def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
-        """Outputs by name, the caller's to keep. InputError where the arrays do not fit the graph's inputs."""
-        if problem := _misfit(self.inputs, arrays):
+        """Outputs by name, owned by the caller. InputError where the arrays do not match the graph's inputs."""
+        if problem := find_input_mismatch(self.inputs, arrays, "graph"):
             raise InputError(
-                f"OpenVINO refuses these inputs: {problem}.",
-                "Compare their names, types and values with what the network takes.",
+                f"OpenVINO rejects these inputs: {problem}.",
+                "Compare their names, types and shapes with the network's inputs: deploykit inspect.",
             )
-        if not hasattr(self._of_thread, "request"):
-            self._of_thread.request = self._compiled.create_infer_request()
+        if not hasattr(self._thread_local, "request"):
+            self._thread_local.request = self._compiled.create_infer_request()
         try:
-            given = self._of_thread.request.infer(dict(arrays), share_inputs=True, share_outputs=False)
+            results = self._thread_local.request.infer(dict(arrays), share_inputs=True, share_outputs=False)
         except RuntimeError as error:
-            raise BackendError(f"OpenVINO failed while computing: {_reason(error)}.", "Report it.") from error
-        return {spec.name: given[spec.name] for spec in self.outputs}
+            raise BackendError(f"OpenVINO failed while computing: {_extract_reason(error)}.", "Report it.") from error
+        return {spec.name: results[spec.name] for spec in self.outputs}
 
 
-def _misfit(specs: tuple[TensorSpec, ...], arrays: Arrays) -> str | None:
-    """Why the arrays do not fit: OpenVINO itself would convert other types silently. None: they do."""
-    names = [spec.name for spec in specs]
-    if extra := [name for name in arrays if name not in names]:
-        return f"the graph has no input {extra[0]}"
-    for spec in specs:
-        if spec.name not in arrays:
-            return f"the input {spec.name} is missing"
-        array: Any = arrays[spec.name]
-        if not isinstance(array, np.ndarray):
-            return f"{spec.name} is no array"
-        if array.dtype != spec.dtype:
-            return f"{spec.name} is {array.dtype}, not {spec.dtype}"
-        pairs = zip(array.shape, spec.shape, strict=False)
-        if array.ndim != len(spec.shape) or any(isinstance(s, int) and s != size for size, s in pairs):
-            return f"{spec.name} is {'×'.join(map(str, array.shape))}, not {'×'.join(map(str, spec.shape))}"
-    return None
-
-
-def _statements(graph: ir.Graph) -> tuple[str, ...]:
+def _precision_caveats(graph: ir.Graph) -> tuple[str, ...]:
     import onnx_ir as ir
 
-    types = types_inside(graph)
-    said = {ir.DataType.FLOAT16: HALF_IS_FLOAT, ir.DataType.BFLOAT16: BFLOAT_IS_CUT}
-    return tuple(statement for dtype, statement in said.items() if dtype in types)
+    types = tensor_types(graph)
+    by_type = {ir.DataType.FLOAT16: FP16_CAVEAT, ir.DataType.BFLOAT16: BF16_CAVEAT}
+    return tuple(caveat for dtype, caveat in by_type.items() if dtype in types)
 
 
 def _write_int8_form(model: ir.Model, graph: Path, folder: Path) -> Path:
-    """The file to compile: OpenVINO's own form of the Q/DQ graph, or the graph where that has nothing to rewrite."""
+    """Write OpenVINO's form of the Q/DQ graph and return the file to compile: `graph` where nothing was rewritten."""
     from deploykit.backends import openvino_int8
     from deploykit.backends.graph_form import write_form
 
-    if not openvino_int8.adapt(model):
+    if not openvino_int8.adapt_graph(model):
         return graph
     write_form(model, folder / ENGINE_FILE)
     return folder / ENGINE_FILE
 
 
-def _parsed(graph: Path) -> ir.Model:
-    """The file as ONNX."""
+def _parse_onnx(graph: Path) -> ir.Model:
+    """Read the ONNX file. InputError where it is damaged."""
     import onnx_ir as ir
     from google.protobuf.message import DecodeError
 
@@ -188,72 +141,73 @@ def _parsed(graph: Path) -> ir.Model:
     try:
         return ir.load(graph)
     except DecodeError as error:
-        raise _refused(graph, NO_GRAPH) from error
+        raise _load_error(graph, NOT_ONNX) from error
 
 
 def _require_graph(graph: Path) -> None:
-    """Asked first: of a file that is no ONNX graph, OpenVINO tries every format it knows, with noise."""
+    """Require an ONNX graph: for other files OpenVINO tries every format it knows and prints errors to the terminal."""
     try:
-        outputs = outline(graph).outputs
+        outputs = read_outline(graph).outputs
     except OSError as error:
-        raise _refused(graph, error.strerror or str(error)) from error
+        raise _load_error(graph, error.strerror or str(error)) from error
     except ValueError as error:
-        raise _refused(graph, NO_GRAPH) from error
+        raise _load_error(graph, NOT_ONNX) from error
     if not outputs:
-        raise _refused(graph, "it holds no graph")
+        raise _load_error(graph, "it contains no graph")
 
 
-NO_GRAPH: Final = "it is no ONNX graph, or a part of one"
+NOT_ONNX: Final = "it is not an ONNX graph, or is incomplete"
 
 
-def _read(graph: Path) -> openvino.Model:
-    with _explained(graph):
-        return _library().Core().read_model(graph)
+def _read_model(graph: Path) -> openvino.Model:
+    with _translate_errors(graph):
+        return _import_openvino().Core().read_model(graph)
 
 
-def _compiled(model: openvino.Model, graph: Path) -> openvino.CompiledModel:
-    with _explained(graph):
-        return _library().Core().compile_model(model, DEVICE, dict(SETTINGS))
+def _compile_model(model: openvino.Model, graph: Path) -> openvino.CompiledModel:
+    with _translate_errors(graph):
+        return _import_openvino().Core().compile_model(model, DEVICE, dict(SETTINGS))
 
 
-def _library() -> Any:
-    """The module. Importing it sends an event to a web service unless the package openvino-telemetry is missing, so it
-    is missing meanwhile: nobody was asked, and a build machine may have no network.
+def _import_openvino() -> Any:
+    """Import openvino without telemetry. The import sends an event to a web service unless the package
+    openvino-telemetry is missing, so that package is hidden during the import: the user did not consent, and a build
+    machine may have no network.
     """
     if "openvino" in sys.modules:
         return sys.modules["openvino"]
-    held = sys.modules.get("openvino_telemetry")
+    telemetry = sys.modules.get("openvino_telemetry")
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     try:
         import openvino
     finally:
         del sys.modules["openvino_telemetry"]
-        if held is not None:
-            sys.modules["openvino_telemetry"] = held
+        if telemetry is not None:
+            sys.modules["openvino_telemetry"] = telemetry
     return openvino
 
 
 @contextmanager
-def _explained(graph: Path) -> Iterator[None]:
-    """OpenVINO's exceptions, all of them RuntimeErrors of many lines, in our words."""
+def _translate_errors(graph: Path) -> Iterator[None]:
+    """Raise OpenVINO's exceptions, all RuntimeErrors of many lines, as InputError."""
     try:
         yield
     except RuntimeError as error:
-        raise _refused(graph, _reason(error)) from error
+        raise _load_error(graph, _extract_reason(error)) from error
 
 
-def _refused(graph: Path, reason: str) -> InputError:
+def _load_error(graph: Path, reason: str) -> InputError:
     remedy = "Choose another --target; where that fails too, the file may be damaged: export it again."
     return InputError(f"OpenVINO cannot load {graph.name}: {reason}.", remedy)
 
 
-def _reason(error: Exception) -> str:
-    """The last line that tells the cause: before it stand places in OpenVINO's sources, behind it names of operators
-    that fell with it.
+def _extract_reason(error: Exception) -> str:
+    """The last line that states the cause: the lines before it are source locations, those after it name operators that
+    failed as a consequence.
     """
     lines = [line.strip(" -.") for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith(UNTOLD)]
-    return told[-1] if told else type(error).__name__
+    causes = [line for line in lines if line and not line.startswith(CONTEXT_LINES)]
+    return causes[-1] if causes else type(error).__name__
 
 
-UNTOLD: Final = ("Exception from ", "Check '", "Summary:", "Conversion is failed for: ")
+CONTEXT_LINES: Final = ("Exception from ", "Check '", "Summary:", "Conversion is failed for: ")

@@ -1,4 +1,4 @@
-"""The nodes of a graph that multiply by weights: those whose arithmetic a backend gives account of."""
+"""The nodes of a graph that multiply by constant weights: the layers whose executed precision is reported."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from deploykit.core.errors import InputError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-WEIGHT: Final = {
+WEIGHT_INPUT: Final = {
     "Conv": 1,
     "ConvTranspose": 1,
     "Gemm": 1,
     "MatMul": 1,
     "MatMulIntegerToFloat": 1,
 }
-"""Which input holds the weight. The last one is what ONNX Runtime's INT8 engines have for some of the others."""
+"""Input index of the weight. ONNX Runtime's INT8 engines have MatMulIntegerToFloat in place of some of the others."""
 
 
-def layers(graph: ir.Graph) -> list[ir.Node]:
-    """Conv, ConvTranspose, Gemm and MatMul with constant weights, in the graph's order, with names of their own.
+def find_weighted_layers(graph: ir.Graph) -> list[ir.Node]:
+    """Conv, ConvTranspose, Gemm and MatMul nodes with constant weights, in the graph's order.
 
-    InputError where a layer has no name, or one that another has too: an account by name would lose it.
+    InputError where a layer has no name or shares it with another: results are reported by name.
     """
     constants = set(graph.initializers.values())
-    found = []
+    layers = []
     for node in graph:
         if all(value is None or value in constants for value in node.inputs):
-            constants.update(node.outputs)  # int8 codes behind a DequantizeLinear, for one
-        elif _multiplies(node, constants):
-            found.append(node)
-    names = [node.name for node in found]
+            constants.update(node.outputs)  # dequantized int8 codes, for example
+        elif _has_constant_weight(node, constants):
+            layers.append(node)
+    names = [node.name for node in layers]
     for name in names:
         if not name or names.count(name) > 1:
-            what = f"{names.count(name)} layers are named {name}" if name else "a layer has no name"
-            raise InputError(f"In this graph {what}.", "Export it with deploykit, which names every node.")
-    return found
+            problem = f"{names.count(name)} layers are named {name}" if name else "a layer has no name"
+            raise InputError(f"In this graph {problem}.", "Export it with deploykit, which names every node.")
+    return layers
 
 
-def _multiplies(node: ir.Node, constants: set[ir.Value]) -> bool:
-    weight = WEIGHT.get(node.op_type, len(node.inputs))
+def _has_constant_weight(node: ir.Node, constants: set[ir.Value]) -> bool:
+    weight = WEIGHT_INPUT.get(node.op_type, len(node.inputs))
     if node.domain not in ("", "ai.onnx", "com.microsoft") or weight >= len(node.inputs):
         return False
     return node.inputs[weight] in constants and node.inputs[0] not in constants

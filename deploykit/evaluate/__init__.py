@@ -1,1 +1,1 @@
-"""Does it still compute the same, and how fast: parity and latency."""
+"""Evaluation of engines: parity with the PyTorch network, and latency."""

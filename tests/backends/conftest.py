@@ -1,4 +1,4 @@
-"""Small graphs as text, whose weights are drawn from a seed."""
+"""Small graphs as text, with weights drawn from a seed."""
 
 from collections.abc import Callable
 from pathlib import Path

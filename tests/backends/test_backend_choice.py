@@ -1,11 +1,11 @@
-"""Which backend serves: what `--target` means, on a machine with a GPU and on one without."""
+"""What `--target` selects on machines with and without a GPU."""
 
 import pytest
 
 from deploykit.backends import choice
 from deploykit.core.errors import UsageError
 
-OFFERED = choice.offered
+OFFERED = choice.find_optional_engines
 """As it is: other tests keep engines that nobody asked for out of their way."""
 
 
@@ -22,18 +22,18 @@ class Machine:
     def backend(self, name, options=None):  # noqa: ARG002 - the table's words
         return self if name in self.runs else Unusable()
 
-    def obstacle(self):
+    def unavailable_reason(self):
         return None
 
-    def build_obstacle(self):
+    def cannot_build_reason(self):
         return None
 
 
 class Unusable:
-    def obstacle(self):
+    def unavailable_reason(self):
         return "there is no GPU"
 
-    def build_obstacle(self):
+    def cannot_build_reason(self):
         return None
 
 
@@ -41,9 +41,9 @@ class Unusable:
 def machine(monkeypatch):
     def set_up(*runs, unusable=()):
         made = Machine(*runs, unusable=unusable)
-        monkeypatch.setattr(choice, "installed", made.installed)
-        monkeypatch.setattr(choice, "backend", made.backend)
-        monkeypatch.setattr(choice, "offered", OFFERED)
+        monkeypatch.setattr(choice, "is_installed", made.installed)
+        monkeypatch.setattr(choice, "create_backend", made.backend)
+        monkeypatch.setattr(choice, "find_optional_engines", OFFERED)
 
     return set_up
 
@@ -53,37 +53,37 @@ CPU = ("onnxruntime", "openvino")
 
 def test_auto_is_tensorrt_where_it_runs(machine):
     machine(*CPU, "tensorrt", "tensorrt-rtx")
-    assert choice.targets(["auto"], "int8") == ("tensorrt", (), ())
+    assert choice.select_targets(["auto"], "int8") == ("tensorrt", (), ())
 
 
 def test_auto_is_tensorrt_rtx_where_that_alone_runs(machine):
     machine(*CPU, "tensorrt-rtx", unusable=["tensorrt"])
-    assert choice.targets(["auto"], "fp16") == ("tensorrt-rtx", (), ())
+    assert choice.select_targets(["auto"], "fp16") == ("tensorrt-rtx", (), ())
 
 
 @pytest.mark.parametrize(("precision", "judged"), [("fp32", "onnxruntime"), ("int8", "openvino")])
-def test_auto_without_a_gpu_is_the_cpu_with_a_portable_engine_beside(machine, precision, judged):
+def test_auto_without_a_gpu_is_the_cpu_with_an_extra_portable_engine(machine, precision, judged):
     machine(*CPU, unusable=["tensorrt-rtx"])
-    assert choice.targets(["auto"], precision) == (judged, (), ("tensorrt-rtx",))
+    assert choice.select_targets(["auto"], precision) == (judged, (), ("tensorrt-rtx",))
 
 
-def test_auto_builds_nothing_beside_where_nothing_can(machine):
+def test_auto_has_no_extra_engine_without_a_library_for_it(machine):
     machine(*CPU)
-    assert choice.targets(["auto"], "fp32") == ("onnxruntime", (), ())
+    assert choice.select_targets(["auto"], "fp32") == ("onnxruntime", (), ())
 
 
-def test_an_engine_that_cannot_run_here_lies_beside_what_the_cpu_is_judged_by(machine):
+def test_an_engine_that_cannot_run_here_is_an_extra_one_and_the_cpu_is_primary(machine):
     machine(*CPU, unusable=["tensorrt-rtx"])
-    assert choice.targets(["tensorrt-rtx"], "int8") == ("openvino", ("tensorrt-rtx",), ())
+    assert choice.select_targets(["tensorrt-rtx"], "int8") == ("openvino", ("tensorrt-rtx",), ())
 
 
-def test_the_first_of_several_that_runs_is_judged_and_all_others_lie_beside(machine):
+def test_the_first_runnable_target_is_primary_and_all_others_are_extra(machine):
     machine(*CPU, unusable=["tensorrt", "tensorrt-rtx"])
     asked = ["tensorrt", "openvino", "onnxruntime", "openvino"]
-    assert choice.targets(asked, "fp32") == ("openvino", ("tensorrt", "onnxruntime"), ())
+    assert choice.select_targets(asked, "fp32") == ("openvino", ("tensorrt", "onnxruntime"), ())
 
 
-def test_auto_beside_a_name_is_refused(machine):
+def test_auto_with_another_name_is_rejected(machine):
     machine(*CPU)
-    with pytest.raises(UsageError, match="--target auto chooses by itself"):
-        choice.targets(["auto", "openvino"], "fp32")
+    with pytest.raises(UsageError, match="--target auto selects the backend itself"):
+        choice.select_targets(["auto", "openvino"], "fp32")

@@ -1,4 +1,4 @@
-"""docs/adding-a-backend.md: the backend that it prints is a whole one."""
+"""docs/adding-a-backend.md: the printed backend is complete and works."""
 
 import re
 import sys
@@ -19,7 +19,7 @@ def printed(monkeypatch):
     module = ModuleType("deploykit.backends.onnx_reference")
     exec(compile(code, "docs/adding-a-backend.md", "exec"), module.__dict__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    entries = eval(f"{{{line}}}", {"Entry": backends.Entry})
+    entries = eval(f"{{{line}}}", {"BackendEntry": backends.BackendEntry})
     for name, entry in entries.items():
         monkeypatch.setitem(backends.BACKENDS, name, entry)
     return module

@@ -1,15 +1,15 @@
-"""ONNX Runtime as a backend: its interface, its refusals, and what its CPU provider really does with FP16."""
+"""ONNX Runtime as a backend: its interface, its errors, and how its CPU provider executes FP16."""
 
 import platform
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 
-from deploykit.backends import onnxruntime as subject
-from deploykit.backends.onnxruntime import HALF_ON_CPU, OnnxRuntime, open_graph
+from deploykit.backends.onnxruntime import FP16_CAVEAT, OnnxRuntime, open_graph
 from deploykit.core.errors import BackendError, InputError
 from deploykit.core.values import TensorSpec
 
@@ -96,10 +96,10 @@ def test_a_runner_knows_names_types_shapes_and_layouts(opened):
 
 
 def test_a_bundles_interface_is_what_its_manifest_says(fp16_bundle):
-    from deploykit.bundle.manifest import read
+    from deploykit.bundle.manifest import read_manifest
 
     runner = open_graph(fp16_bundle / "model.onnx")
-    assert (runner.inputs, runner.outputs) == (read(fp16_bundle).inputs, read(fp16_bundle).outputs)
+    assert (runner.inputs, runner.outputs) == (read_manifest(fp16_bundle).inputs, read_manifest(fp16_bundle).outputs)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -127,18 +127,18 @@ def test_the_version_is_the_packages_whichever_is_installed(monkeypatch):
     def version(package):
         if package == "onnxruntime-gpu":
             return "9.9"
-        raise subject.metadata.PackageNotFoundError
+        raise metadata.PackageNotFoundError
 
     assert OnnxRuntime().version == onnxruntime.__version__
-    monkeypatch.setattr(subject.metadata, "version", version)
+    monkeypatch.setattr(metadata, "version", version)
     assert OnnxRuntime().version == "9.9"
 
 
 def test_without_either_package_there_is_no_version(monkeypatch):
     def version(package):
-        raise subject.metadata.PackageNotFoundError(package)
+        raise metadata.PackageNotFoundError(package)
 
-    monkeypatch.setattr(subject.metadata, "version", version)
+    monkeypatch.setattr(metadata, "version", version)
     with pytest.raises(BackendError, match="ONNX Runtime is not installed"):
         _ = OnnxRuntime().version
 
@@ -168,7 +168,7 @@ def test_it_takes_the_opsets_that_it_says(graph, opset):
     ids=["doubles", "halves", "a column less", "no batch", "another name", "none", "one more", "a word", "nothing"],
 )
 def test_inputs_that_do_not_fit_are_refused_in_one_sentence(opened, arrays):
-    with pytest.raises(InputError, match=r"^ONNX Runtime refuses these inputs: [^\n]+[^.]\. Compare their names"):
+    with pytest.raises(InputError, match=r"^ONNX Runtime rejects these inputs: [^\n]+[^.]\. Compare their names"):
         opened(FLOAT32).run(arrays)
 
 
@@ -179,7 +179,7 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path, content):
         open_graph(tmp_path / "model.onnx")
 
 
-def test_a_graph_that_was_cut_is_refused(graph):
+def test_a_truncated_graph_is_rejected(graph):
     path = graph(FLOAT32)
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(InputError, match="cannot load"):
@@ -201,7 +201,7 @@ def test_an_operator_that_it_does_not_have_is_refused(graph):
 
 
 def test_inputs_of_a_type_that_is_not_served_are_refused(opened):
-    with pytest.raises(InputError, match="The graph's x is a float64"):
+    with pytest.raises(InputError, match="The graph's tensor x has the unsupported type float64"):
         opened(DOUBLES)
 
 
@@ -237,18 +237,18 @@ def test_threads_may_share_a_runner(fp32_bundle):
 
 @pytest.mark.parametrize(
     ("text", "statements"),
-    [(FLOAT32, ()), (FLOAT16_INSIDE, (HALF_ON_CPU,)), (FLOAT16_WEIGHTS, (HALF_ON_CPU,))],
+    [(FLOAT32, ()), (FLOAT16_INSIDE, (FP16_CAVEAT,)), (FLOAT16_WEIGHTS, (FP16_CAVEAT,))],
     ids=["fp32", "fp16", "fp16 weights"],
 )
-def test_an_engine_says_what_its_fp16_is_worth_where_there_is_any(graph, tmp_path, text, statements):
-    assert OnnxRuntime().compile(graph(text), tmp_path).statements == statements
+def test_an_engine_of_an_fp16_graph_has_the_fp16_caveat(graph, tmp_path, text, statements):
+    assert OnnxRuntime().compile(graph(text), tmp_path).caveats == statements
 
 
 def test_a_bundle_at_fp16_repeats_it_and_one_at_fp32_does_not(fp16_bundle, fp32_bundle):
-    from deploykit.bundle.manifest import read
+    from deploykit.bundle.manifest import read_manifest
 
-    assert HALF_ON_CPU in read(fp16_bundle).parity.statements
-    assert HALF_ON_CPU not in read(fp32_bundle).parity.statements
+    assert FP16_CAVEAT in read_manifest(fp16_bundle).parity.caveats
+    assert FP16_CAVEAT not in read_manifest(fp32_bundle).parity.caveats
 
 
 on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere ONNX Runtime has FP16 kernels")

@@ -1,4 +1,4 @@
-"""The INT8 engine of ONNX Runtime: the same integers as the Q/DQ graph, whatever was rewritten."""
+"""ONNX Runtime's form of a Q/DQ graph: the same integers, however it was rewritten."""
 
 import errno
 
@@ -87,7 +87,7 @@ def test_its_answers_are_the_q_dq_graphs_to_the_last_bit_where_sums_are_exact(ne
 
 def test_all_but_a_large_kernel_with_a_float_output_computes_in_int8(network, tmp_path):
     engine, _ = built(network(), tmp_path)
-    assert OnnxRuntime().executed(engine, tmp_path).arithmetic == {
+    assert OnnxRuntime().read_executed_precision(engine, tmp_path).arithmetic == {
         "first": "int8",
         "second": "int8",
         "third": "int8",
@@ -129,7 +129,7 @@ def test_a_full_disk_is_explained_and_leaves_nothing(network, tmp_path, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     graph = network()
-    monkeypatch.setattr("deploykit.core.onnx_io.save", full)
+    monkeypatch.setattr("deploykit.core.onnx_io.save_model", full)
     with pytest.raises(InputError, match="is full"):
         OnnxRuntime().compile(graph, tmp_path)
     assert list(tmp_path.iterdir()) == [graph]
@@ -164,9 +164,9 @@ def test_where_sums_are_not_exact_a_code_moves_by_one_at_most_and_seldom(written
 # ── What is left alone ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_relu_moves_behind_the_quantization(written):
+def test_a_relu_moves_after_the_quantization(written):
     model = ir.load(written(CHAIN))
-    subject.adapt(model)
+    subject.adapt_graph(model)
     kinds = [node.op_type for node in model.graph if node.op_type != "DequantizeLinear"]
     assert kinds == ["QuantizeLinear", "Conv", "QuantizeLinear", "Max"]
 
@@ -182,14 +182,14 @@ def test_a_relu_moves_behind_the_quantization(written):
 )
 def test_a_relu_whose_values_others_need_stays(written, old, new):
     model = ir.load(written(CHAIN.replace(old, new)))
-    subject.adapt(model)
+    subject.adapt_graph(model)
     assert "Max" not in [node.op_type for node in model.graph]
 
 
 @pytest.mark.parametrize("text", [CHAIN.replace("{0}", "{3}"), CHAIN.replace("int8", "uint8")], ids=["3", "uint8"])
 def test_pairs_of_another_zero_point_or_type_stay(written, text):
     model = ir.load(written(text))
-    assert subject.adapt(model) == 0
+    assert subject.adapt_graph(model) == 0
 
 
 def test_a_strided_or_grouped_or_padded_1x1_convolution_is_no_matrix_product(network):
@@ -197,7 +197,7 @@ def test_a_strided_or_grouped_or_padded_1x1_convolution_is_no_matrix_product(net
         text = NETWORK.replace("[second] c = Conv (", f"[second] c = Conv <{attribute}> (".replace("'", '"'))
         text = text.replace("d = Add (c, xd)", "d = Identity (c)")
         model = ir.load(network(text))
-        subject.adapt(model)
+        subject.adapt_graph(model)
         kinds = {node.name: node.op_type for node in model.graph}
         assert kinds["second"] == "Conv", attribute
 
@@ -206,7 +206,7 @@ def test_a_weight_that_stays_in_floating_point_is_dequantized_once_and_exactly(n
     graph = network()
     codes = next(t for t in onnx.load(graph).graph.initializer if t.name == "last_weight")
     model = ir.load(graph)
-    subject.adapt(model)
+    subject.adapt_graph(model)
     weight = model.graph.initializers["last/weight"].const_value.numpy()
     assert np.array_equal(weight, onnx.numpy_helper.to_array(codes).astype(np.float32) * np.float32(0.0078125))
 

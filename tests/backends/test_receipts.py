@@ -1,10 +1,10 @@
-"""The arithmetic that backends report: every layer of a graph has a word, whatever it was fused with and renamed to."""
+"""The executed precision that backends report: every layer is identified, however it was fused and renamed."""
 
 import onnx
 import onnx_ir as ir
 import pytest
 
-from deploykit.backends import backend, onnxruntime_receipt, openvino_receipt
+from deploykit.backends import create_backend, onnxruntime_receipt, openvino_receipt
 
 ON_CPU = ("onnxruntime", "openvino")
 
@@ -70,8 +70,8 @@ output_quantized (float[batch, 16, 8, 8] x) => (float[batch, 16, 8, 8] y)
 @pytest.fixture
 def arithmetic(written, tmp_path):
     def read(name, text):
-        library = backend(name)
-        return library.executed(library.compile(written(text), tmp_path), tmp_path).arithmetic
+        library = create_backend(name)
+        return library.read_executed_precision(library.compile(written(text), tmp_path), tmp_path).arithmetic
 
     return read
 
@@ -107,23 +107,23 @@ def test_a_layer_between_quantized_tensors_is_int8(arithmetic, name):
 
 @pytest.mark.parametrize("name", ON_CPU)
 def test_the_evidence_is_named(written, tmp_path, name):
-    library = backend(name)
-    told = library.executed(library.compile(written(QUANTIZED), tmp_path), tmp_path).evidence
-    assert told.endswith(("execution graph", "saves as optimized"))
+    library = create_backend(name)
+    told = library.read_executed_precision(library.compile(written(QUANTIZED), tmp_path), tmp_path).evidence
+    assert told.endswith(("execution graph", "optimized graph"))
 
 
-def test_onnxruntime_s_layer_without_a_kernel_is_no_guess():
+def test_onnxruntime_s_layer_without_a_kernel_has_no_arithmetic():
     model = ir.from_proto(onnx.parser.parse_model(typed("float", 1)))
     layer = next(node for node in model.graph if node.name == "plain")
-    assert onnxruntime_receipt.read(ir.Graph([], [], nodes=[]), [layer]) == {}
+    assert onnxruntime_receipt.read_arithmetic(ir.Graph([], [], nodes=[]), [layer]) == {}
 
 
 def test_onnxruntime_s_kernel_of_one_layer_is_not_given_to_another():
     graph = ir.from_proto(onnx.parser.parse_model(typed("float", 1))).graph
     layer = next(node for node in graph if node.name == "plain")
     layer.inputs[1].type = ir.TensorType(ir.DataType.FLOAT)
-    assert onnxruntime_receipt.read(graph, [layer]) == {"plain": "fp32"}
-    assert onnxruntime_receipt.read(graph, [layer, layer]) == {}
+    assert onnxruntime_receipt.read_arithmetic(graph, [layer]) == {"plain": "fp32"}
+    assert onnxruntime_receipt.read_arithmetic(graph, [layer, layer]) == {}
 
 
 def test_onnxruntime_s_product_with_a_transposition_inside_is_found(arithmetic):
@@ -171,26 +171,28 @@ class Execution:
     ],
     ids=["none", "only its addition", "two", "of an unknown type", "of no layer"],
 )
-def test_openvino_s_layer_without_one_kernel_is_no_guess(kernels):
-    assert openvino_receipt.read(Execution(*kernels), {"layer": ["a"]}) == {}
+def test_openvino_s_layer_without_a_single_kernel_has_no_arithmetic(kernels):
+    assert openvino_receipt.read_arithmetic(Execution(*kernels), {"layer": ["a"]}) == {}
 
 
-def test_openvino_s_kernels_without_a_name_are_the_layers_that_are_left():
+def test_openvino_s_unnamed_kernels_are_assigned_to_the_remaining_layers():
     named, spare = Kernel("Convolution", "f32", "a"), Kernel("FullyConnected", "i8", "made up")
-    told = openvino_receipt.read(Execution(named, spare, spare), {"first": ["a"], "one": ["b"], "other": ["c"]})
+    told = openvino_receipt.read_arithmetic(
+        Execution(named, spare, spare), {"first": ["a"], "one": ["b"], "other": ["c"]}
+    )
     assert told == {"first": "fp32", "one": "int8", "other": "int8"}
 
 
-def test_openvino_s_kernel_of_an_unknown_type_is_not_told_by_one_without_a_name():
+def test_openvino_s_kernel_of_an_unknown_type_is_not_guessed_from_an_unnamed_one():
     kernels = Kernel("Convolution", "f64", "a"), Kernel("FullyConnected", "i8", "made up")
-    assert openvino_receipt.read(Execution(*kernels), {"layer": ["a"]}) == {}
+    assert openvino_receipt.read_arithmetic(Execution(*kernels), {"layer": ["a"]}) == {}
 
 
-def test_openvino_s_kernels_without_a_name_that_are_fewer_than_layers_are_no_guess():
+def test_openvino_s_unnamed_kernels_fewer_than_layers_are_not_assigned():
     spare = Kernel("FullyConnected", "i8", "made up")
-    assert openvino_receipt.read(Execution(spare), {"one": ["b"], "other": ["c"]}) == {}
+    assert openvino_receipt.read_arithmetic(Execution(spare), {"one": ["b"], "other": ["c"]}) == {}
 
 
-def test_openvino_s_kernels_without_a_name_that_differ_are_no_guess():
+def test_openvino_s_unnamed_kernels_of_different_types_are_not_assigned():
     kernels = Kernel("FullyConnected", "i8", "made up"), Kernel("FullyConnected", "f32", "made up, too")
-    assert openvino_receipt.read(Execution(*kernels), {"one": ["b"], "other": ["c"]}) == {}
+    assert openvino_receipt.read_arithmetic(Execution(*kernels), {"one": ["b"], "other": ["c"]}) == {}

@@ -1,10 +1,10 @@
-"""Which nodes a backend gives account of."""
+"""Which nodes count as layers with weights."""
 
 import onnx
 import onnx_ir as ir
 import pytest
 
-from deploykit.backends.weighted_layers import layers
+from deploykit.backends.weighted_layers import find_weighted_layers
 from deploykit.core.errors import InputError
 
 GRAPH = """
@@ -40,7 +40,7 @@ def graph():
 
 
 def test_layers_multiply_something_computed_by_something_constant(graph):
-    assert [node.name for node in layers(graph(GRAPH))] == ["plain", "quantized", "product"]
+    assert [node.name for node in find_weighted_layers(graph(GRAPH))] == ["plain", "quantized", "product"]
 
 
 @pytest.mark.parametrize(
@@ -50,4 +50,4 @@ def test_a_layer_without_a_name_of_its_own_is_refused(graph, name, complaint):
     nodes = graph(GRAPH)
     next(node for node in nodes if node.name == "quantized").name = name
     with pytest.raises(InputError, match=f"In this graph {complaint}"):
-        layers(nodes)
+        find_weighted_layers(nodes)

@@ -1,7 +1,7 @@
-"""One enqueue as a CUDA graph: the kernels of a batch launched by one call instead of one call each.
+"""CUDA graph capture of an enqueue: one launch instead of one per kernel.
 
-pycuda has no graphs; cuda-bindings captures them on the same stream, through the same driver API. What is captured is
-the enqueue alone, not the copies, so that copies and computing can still be timed apart.
+pycuda has no graphs; cuda-bindings captures them on the same stream, through the same driver API. Only the enqueue is
+captured, not the copies, so that copies and computation can still be timed separately.
 """
 
 from __future__ import annotations
@@ -13,47 +13,47 @@ from deploykit.core.errors import BackendError
 
 
 class CaptureRefused(Exception):
-    """Why there is no graph, as half a sentence. Nothing was enqueued, and a plain enqueue is still a way."""
+    """Why there is no graph, as a clause. Nothing was enqueued, and an ordinary enqueue is still possible."""
 
 
-class Capture:
-    """A graph that can be launched: of one context's enqueue, at one shape, on one set of addresses."""
+class CapturedGraph:
+    """An executable graph of one context's enqueue, for one set of shapes and addresses."""
 
     def __init__(self, cuda: Any, executable: Any) -> None:
         self._cuda = cuda
         self._executable = executable
 
     def launch(self, stream: int) -> None:
-        """Enqueue it all. CaptureRefused where the driver does not take it."""
-        _call(self._cuda, "cuGraphLaunch", self._executable, stream)
+        """Enqueue the graph. CaptureRefused where the driver rejects it."""
+        _call_driver(self._cuda, "cuGraphLaunch", self._executable, stream)
 
     def destroy(self) -> None:
-        """Give its memory back, after its last launch; a driver that refuses has lost it already."""
+        """Free the graph after its last launch; errors are ignored, since the memory is then lost anyway."""
         self._cuda.cuGraphExecDestroy(self._executable)
 
 
-def capture(stream: int, enqueue: Callable[[], None]) -> Capture:
-    """Capture what `enqueue` puts on the stream of that handle. CaptureRefused where that cannot be.
+def capture_graph(stream: int, enqueue: Callable[[], None]) -> CapturedGraph:
+    """Capture what `enqueue` puts on the stream with handle `stream`. CaptureRefused where that is impossible.
 
-    The caller has enqueued once before at the same shapes and addresses: TensorRT settles deferred work then, part of
-    which no capture allows. What a capture forbids is forbidden to this thread alone, so others may go on.
+    The caller has enqueued once before at the same shapes and addresses: TensorRT does deferred work then, some of
+    which is not allowed during capture. The restrictions of a capture apply to this thread only.
     """
     try:
         from cuda.bindings import driver as cuda
     except ImportError as error:
         raise CaptureRefused(f"cuda-bindings cannot be imported ({error})") from error
-    graph = _captured(cuda, stream, enqueue)
+    graph = _record_graph(cuda, stream, enqueue)
     try:
-        executable = _call(cuda, "cuGraphInstantiate", graph, 0)
+        executable = _call_driver(cuda, "cuGraphInstantiate", graph, 0)
     finally:
         cuda.cuGraphDestroy(graph)
-    return Capture(cuda, executable)
+    return CapturedGraph(cuda, executable)
 
 
-def _captured(cuda: Any, stream: int, enqueue: Callable[[], None]) -> Any:
-    """The graph. Whatever happens in between, the capture is ended: a stream left capturing is of no more use."""
+def _record_graph(cuda: Any, stream: int, enqueue: Callable[[], None]) -> Any:
+    """Record the graph. The capture is always ended: a stream left in capture mode is unusable."""
     mode = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-    _call(cuda, "cuStreamBeginCapture", stream, mode)
+    _call_driver(cuda, "cuStreamBeginCapture", stream, mode)
     try:
         enqueue()
     except BaseException as error:
@@ -63,12 +63,12 @@ def _captured(cuda: Any, stream: int, enqueue: Callable[[], None]) -> Any:
         if isinstance(error, BackendError):
             raise CaptureRefused(error.what.rstrip(".")) from error
         raise
-    return _call(cuda, "cuStreamEndCapture", stream)
+    return _call_driver(cuda, "cuStreamEndCapture", stream)
 
 
-def _call(cuda: Any, name: str, *arguments: object) -> Any:
-    """The call's result, if it has one: cuda-bindings answers with a tuple, the error code first, and raises
-    RuntimeError where the driver or this version of it lacks the function.
+def _call_driver(cuda: Any, name: str, *arguments: object) -> Any:
+    """Call a driver function and return its result, if any. cuda-bindings returns a tuple with the error code first,
+    and raises RuntimeError where the driver lacks the function.
     """
     try:
         code, *results = getattr(cuda, name)(*arguments)

@@ -1,10 +1,10 @@
-"""What sets one TensorRT apart from another, asked of the module itself: 8.6, 10, 11 and TensorRT-RTX.
+"""Differences between TensorRT 8.6, 10, 11 and TensorRT-RTX, detected from the module itself.
 
-A feature is there if its class, attribute or enum member is; version numbers are for messages. What a Dialect knows
-is used from two sides: `building` makes networks and plans of it, `running` engines and execution contexts.
+A feature exists if its class, attribute or enum member does; version numbers are used in messages only. `builder` uses
+a Dialect for networks and plans, `runtime` for engines and execution contexts.
 
-Both are checked by mypy against type stubs made from NVIDIA's bindings of 10.13, where these are installed. What other
-versions alone have is asked for by `has` and `member`, and used through names typed Any.
+Both are type-checked against stubs made from NVIDIA's bindings of 10.13, where these are installed. What only other
+versions have is looked up with `has_attribute` and `find_member` and used through names typed Any.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from deploykit.backends.tensorrt.log import log_of
+from deploykit.backends.tensorrt.log import get_log
 from deploykit.core.errors import BackendError
 
 if TYPE_CHECKING:
     import tensorrt
 
     class Api:
-        """What we use of the module. A class, since mypy knows no module whose name it does not see imported."""
+        """The part of the module that we use. A class, since mypy cannot type a module chosen at run time."""
 
         from tensorrt import (
             Builder,
@@ -49,55 +49,55 @@ class Dialect:
     def __init__(self, trt: Any) -> None:
         self.trt: Api = trt
         self.version = str(trt.__version__)
-        self.log, self.logger = log_of(trt)
+        self.log, self.logger = get_log(trt)
 
     @property
-    def rtx(self) -> bool:
-        """Whether it is TensorRT-RTX: the only one whose engines are built for GPUs that need not be there."""
+    def is_rtx(self) -> bool:
+        """Whether this is TensorRT-RTX, the only one that builds without a GPU."""
         return hasattr(self.trt, "ComputeCapability")
 
     @property
     def title(self) -> str:
-        """`TensorRT 10.3.0`, as messages call it."""
-        return f"{'TensorRT-RTX' if self.rtx else 'TensorRT'} {self.version}"
+        """Name and version for messages: `TensorRT 10.3.0`."""
+        return f"{'TensorRT-RTX' if self.is_rtx else 'TensorRT'} {self.version}"
 
     @property
     def strongly_typed(self) -> bool:
-        """Whether the graph's own types are the engine's. 8.6 chooses types by itself, within what flags allow."""
-        return self.member("NetworkDefinitionCreationFlag", "STRONGLY_TYPED") is not None
+        """Whether the engine keeps the graph's types. 8.6 chooses types by itself, within what the flags allow."""
+        return self.find_member("NetworkDefinitionCreationFlag", "STRONGLY_TYPED") is not None
 
     @property
     def builds_without_gpu(self) -> bool:
-        """TensorRT times kernels on the GPU it builds for; TensorRT-RTX leaves that to the machine that runs."""
-        return self.rtx
+        """Whether building needs no GPU: TensorRT times kernels on the GPU, TensorRT-RTX chooses them at run time."""
+        return self.is_rtx
 
-    def has(self, kind: str, attribute: str) -> bool:
-        """Whether the module's class `kind` is there and has that attribute."""
+    def has_attribute(self, kind: str, attribute: str) -> bool:
+        """Whether the module has the class `kind` and it has that attribute."""
         return hasattr(getattr(self.trt, kind, None), attribute)
 
-    def member(self, enum: str, name: str) -> Any:
-        """A member of one of the module's enums; None where this version has no such member, or no such enum."""
+    def find_member(self, enum: str, name: str) -> Any:
+        """A member of one of the module's enums; None where this version lacks the member or the enum."""
         return getattr(getattr(self.trt, enum, None), name, None)
 
-    def members(self, enum: str) -> tuple[str, ...]:
-        """The names that an enum of the module has; none where it has no such enum."""
+    def member_names(self, enum: str) -> tuple[str, ...]:
+        """The member names of one of the module's enums; empty where this version lacks the enum."""
         return tuple(getattr(getattr(self.trt, enum, None), "__members__", ()))
 
-    def lacks(self, what: str, remedy: str) -> BackendError:
-        """The refusal of an option: `TensorRT 8.6.1 has no stripped plans.`, and what to do."""
+    def unsupported(self, what: str, remedy: str) -> BackendError:
+        """The error for an option that this version lacks: `TensorRT 8.6.1 has no stripped plans.`, and the remedy."""
         return BackendError(f"{self.title} has no {what}.", remedy)
 
 
-def perhaps(made: T) -> T | None:
-    """What the library made, or None where it failed: the stubs promise an object."""
-    return made
+def or_none(result: T) -> T | None:
+    """Retype a result as optional: the library returns None on failure, but the stubs promise an object."""
+    return result
 
 
-def dims(shape: tuple[int, ...]) -> tensorrt.Dims:
-    """A shape as an argument: pybind11 converts tuples, and the stubs do not say so."""
+def to_dims(shape: tuple[int, ...]) -> tensorrt.Dims:
+    """Retype a tuple as Dims: pybind11 converts tuples, but the stubs do not say so."""
     return cast("tensorrt.Dims", shape)
 
 
-def sizes(shape: tensorrt.Dims) -> tuple[int, ...]:
-    """A shape that the library gave: it can be iterated over, and the stubs do not say so."""
+def to_shape(shape: tensorrt.Dims) -> tuple[int, ...]:
+    """Convert Dims to a tuple: they are iterable, but the stubs do not say so."""
     return tuple(cast("Iterable[int]", shape))

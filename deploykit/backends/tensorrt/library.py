@@ -1,4 +1,4 @@
-"""The Python module of TensorRT or TensorRT-RTX, or why it cannot be had."""
+"""Import of the Python module of TensorRT or TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from importlib import metadata
 from typing import Any, Final, Literal, NamedTuple
 
 from deploykit.core.errors import BackendError
+from deploykit.core.extras import install_remedy
 
-Name = Literal["tensorrt", "tensorrt-rtx"]
+LibraryName = Literal["tensorrt", "tensorrt-rtx"]
 
 OLDEST: Final = (8, 6)
 """The first TensorRT with version-compatible plans, and the one of JetPack 6.0."""
@@ -22,72 +23,79 @@ class Package(NamedTuple):
     title: str
     module: str
     distributions: tuple[str, ...]
-    remedy: str
+    extra: str
+    alternative: str = ""
+
+    @property
+    def remedy(self) -> str:
+        """The command that installs it, and what else would."""
+        return install_remedy(self.extra) + self.alternative
 
 
-PACKAGES: Final[dict[Name, Package]] = {
+PACKAGES: Final[dict[LibraryName, Package]] = {
     "tensorrt": Package(
         "TensorRT",
         "tensorrt",
         ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"),
-        "pip install 'deploykit[gpu]'; on a Jetson: sudo apt install python3-libnvinfer, and an environment that sees "
-        "the system's packages (python -m venv --system-site-packages).",
+        "gpu",
+        "\nor, on a Jetson: sudo apt install python3-libnvinfer, and an environment that sees the system's packages "
+        "(python3 -m venv --system-site-packages).",
     ),
     "tensorrt-rtx": Package(
         "TensorRT-RTX",
         "tensorrt_rtx",
         ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
-        "pip install 'deploykit[rtx]'",
+        "rtx",
     ),
 }
 
 
-def library(name: Name) -> Any:
-    """The imported module. BackendError that quotes why it cannot be imported, or that it is too old."""
+def import_library(name: LibraryName) -> Any:
+    """Import the module. BackendError where it is not installed, cannot be imported or is too old."""
     package = PACKAGES[name]
     try:
         module = importlib.import_module(package.module)
     except ModuleNotFoundError as error:
         if error.name == package.module:
             raise BackendError(f"{package.title} is not installed.", package.remedy) from error
-        raise _unusable(package, error) from error
+        raise _import_error(package, error) from error
     except (
         Exception
     ) as error:  # ImportError of a lacking libnvinfer.so.10, OSError of ctypes, a wheel's own RuntimeError
-        raise _unusable(package, error) from error
+        raise _import_error(package, error) from error
     if not hasattr(module, "Builder"):  # type stubs bring a folder of that name, which imports as an empty module
         raise BackendError(f"{package.title} is not installed: its module {package.module} is empty.", package.remedy)
-    if name == "tensorrt" and _numbers(module.__version__) < OLDEST:
+    if name == "tensorrt" and _major_minor(module.__version__) < OLDEST:
         what = f"TensorRT {module.__version__} is too old: deploykit needs {'.'.join(map(str, OLDEST))} or later."
         raise BackendError(what, package.remedy)
     return module
 
 
-def version(name: Name) -> str:
-    """Of the library that `library` would give, the same text wherever it was read: plans are taken by the version that
-    built them and no other. What pip or apt recorded is enough: importing TensorRT takes seconds where it is cold.
-    BackendError where there is none.
+def library_version(name: LibraryName) -> str:
+    """The version of the library that `import_library` imports, always as the same text: a plan runs only on the
+    version that built it. Package metadata is read where possible, since a cold import of TensorRT takes seconds.
+    BackendError where it is not installed.
     """
     package = PACKAGES[name]
     if package.module not in sys.modules:
         for distribution in package.distributions:
             try:
-                return _released(metadata.version(distribution))
+                return _strip_post_release(metadata.version(distribution))
             except metadata.PackageNotFoundError:
                 continue
-    return _released(str(library(name).__version__))
+    return _strip_post_release(str(import_library(name).__version__))
 
 
-def _released(text: str) -> str:
-    """`8.6.1.post1`, a wheel that was packed again, as `8.6.1`: what its module says."""
+def _strip_post_release(text: str) -> str:
+    """`8.6.1.post1` (a repackaged wheel) → `8.6.1`, the module's own version."""
     return re.sub(r"\.post\d+$", "", text)
 
 
-def _unusable(package: Package, error: Exception) -> BackendError:
+def _import_error(package: Package, error: Exception) -> BackendError:
     reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return BackendError(f"{package.title} is installed and cannot be imported: {reason}.", package.remedy)
+    return BackendError(f"{package.title} is installed but cannot be imported: {reason}.", package.remedy)
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    """`8.6.1.post1` as (8, 6)."""
+def _major_minor(text: str) -> tuple[int, ...]:
+    """`8.6.1.post1` → (8, 6)."""
     return tuple(map(int, re.findall(r"\d+", text)[:2]))

@@ -1,7 +1,7 @@
-"""What TensorRT says while it works, and its sentences without places in NVIDIA's sources.
+"""TensorRT's error messages, without their source locations.
 
-TensorRT registers one logger per process and keeps telling it things that belong to later builders and runtimes, so
-there is one per library here, and whoever wants to quote it listens for a while.
+TensorRT registers one logger per process and also sends it messages of later builders and runtimes. So there is one log
+per library, and callers read the errors that were added since a count they remember.
 """
 
 from __future__ import annotations
@@ -13,34 +13,34 @@ from collections import deque
 from typing import Any, Final
 
 ERRORS: Final = ("INTERNAL_ERROR", "ERROR")
-"""Severities that are kept: of the others there are thousands per build."""
+"""Severities that are kept: there are thousands of other messages per build."""
 
 
 class Log:
-    """The errors of one library, the last of them; any thread may speak."""
+    """The last 1000 errors of one library; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._told: deque[tuple[int, str]] = deque(maxlen=1000)
+        self._messages: deque[tuple[int, str]] = deque(maxlen=1000)
         self.count = 0
-        """Of all errors so far: what a caller remembers before it asks the library for something."""
+        """Number of errors so far: remembered by a caller before a call of the library."""
 
-    def add(self, severity: str, text: str) -> None:
-        """Called by the library, from threads of its own too."""
+    def add_message(self, severity: str, text: str) -> None:
+        """Called by the library, also from its own threads."""
         if severity in ERRORS:
             with self._lock:
-                self._told.append((self.count, text))
+                self._messages.append((self.count, text))
                 self.count += 1
 
-    def errors(self, since: int) -> tuple[str, ...]:
-        """What went wrong since `count` was that, each in one line and only once."""
+    def errors_since(self, since: int) -> tuple[str, ...]:
+        """The distinct errors since `count` had that value, one line each."""
         with self._lock:
-            return tuple(dict.fromkeys(plain(text) for number, text in self._told if number >= since))
+            return tuple(dict.fromkeys(clean_message(text) for number, text in self._messages if number >= since))
 
 
 @functools.cache
-def log_of(trt: Any) -> tuple[Log, Any]:
-    """The log of that module, and the ILogger that its builders, parsers and runtimes are given."""
+def get_log(trt: Any) -> tuple[Log, Any]:
+    """The log of that module, and the ILogger to pass to its builders, parsers and runtimes."""
     log = Log()
 
     class Logger(trt.ILogger):  # type: ignore[misc]
@@ -48,31 +48,31 @@ def log_of(trt: Any) -> tuple[Log, Any]:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, msg: str) -> None:
-            log.add(severity.name, msg)
+            log.add_message(severity.name, msg)
 
     return log, Logger()
 
 
-PLACE: Final = re.compile(r"\s*\bIn \S+ at /?\S+\.(?:cpp|h|cu):\d+|\[[^\[\]]*\.(?:cpp|h|cu):[^\[\]]*\]\s*")
+SOURCE_PLACE: Final = re.compile(r"\s*\bIn \S+ at /?\S+\.(?:cpp|h|cu):\d+|\[[^\[\]]*\.(?:cpp|h|cu):[^\[\]]*\]\s*")
 """`In validate at /_src/optimizer/api/network.cpp:4023`, `[codeGenerator.cpp::createMyelinGraph::1203]`."""
 
-CODED: Final = re.compile(r"Error Code \d+: (?P<kind>[^(]*?)\s*\((?P<told>.*)\)?\s*$")
+ERROR_CODE: Final = re.compile(r"Error Code \d+: (?P<kind>[^(]*?)\s*\((?P<reason>.*)\)?\s*$")
 """`Error Code 4: API Usage Error (Network must have at least one output.)`."""
 
-UNTOLD: Final = ("", "no further information")
+EMPTY_REASONS: Final = ("", "no further information")
 
 
-def plain(text: str) -> str:
-    """A message in one line: no places in sources, no function names, no full stop."""
-    line = " ".join(PLACE.sub("", text).split())
-    if found := CODED.search(line):
-        told = _unwrapped(found["told"])
-        line = found["kind"] if told in UNTOLD else told
+def clean_message(text: str) -> str:
+    """Reduce a message to one line without source locations, function names and the final full stop."""
+    line = " ".join(SOURCE_PLACE.sub("", text).split())
+    if match := ERROR_CODE.search(line):
+        reason = _strip_parentheses(match["reason"])
+        line = match["kind"] if reason in EMPTY_REASONS else reason
     return line.rstrip(" .:")
 
 
-def _unwrapped(text: str) -> str:
-    """Without the parenthesis that the whole stood in, and what is left of a nested one."""
+def _strip_parentheses(text: str) -> str:
+    """Remove the parentheses around the whole text, and unbalanced closing ones."""
     text = text.strip()
     while text.count(")") > text.count("(") and text.endswith(")"):
         text = text[:-1].strip()

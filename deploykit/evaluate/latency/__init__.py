@@ -1,1 +1,1 @@
-"""How long a call takes: a monotonic clock, warm-up that is detected, percentiles as trtexec defines them."""
+"""Latency: a monotonic clock, detected warm-up, percentiles as trtexec defines them."""

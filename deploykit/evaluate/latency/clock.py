@@ -1,4 +1,4 @@
-"""The one clock of the house: monotonic, so that a clock set right in the middle of a run changes no figure."""
+"""The clock of all measurements: monotonic, so that a change of the system time does not affect them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 Clock: TypeAlias = Callable[[], int]
-"""Nanoseconds since some fixed moment; never goes back. Tests pass one that they turn by hand."""
+"""Nanoseconds since a fixed moment; never decreases. Tests pass a simulated one."""
 
 MONOTONIC: Final[Clock] = time.perf_counter_ns

@@ -1,4 +1,4 @@
-"""Two candidates in turn: how long the second takes beside the first."""
+"""Compare the latencies of two candidates that run alternately."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from deploykit.core.values import Interval, Measured
+from deploykit.core.values import Interval, Measurement
+from deploykit.evaluate.latency.alternate import PAUSE_S, WARMUP_CALLS, alternate_blocks
 from deploykit.evaluate.latency.clock import Clock
 from deploykit.evaluate.latency.load import Sleep
-from deploykit.evaluate.latency.measure import Series, Settings, summed_up, warm_up
-from deploykit.evaluate.latency.statistics import FEWEST_PAIRS, percentile, ratio
-from deploykit.evaluate.latency.turns import PAUSE_S, UNCOUNTED, in_turn
+from deploykit.evaluate.latency.measure import Series, Settings, summarize_calls, warm_up
+from deploykit.evaluate.latency.statistics import MIN_PAIRS, median_ratio, percentile
 
-ROUNDS: Final = 10
-"""At least, where nobody says how many, and the time at most holds them."""
+DEFAULT_ROUNDS: Final = 10
+"""Minimum number of rounds by default, if they fit the maximum time."""
 
 Blocks = Sequence[Sequence[int]]
-"""Durations of one side, round by round."""
+"""Durations of one candidate, by round."""
 
 
-class Compared(NamedTuple):
-    """Either side's figures, and the second's median over the first's in the same round."""
+class LatencyComparison(NamedTuple):
+    """Figures of both candidates, and the median ratio second / first by round."""
 
-    first: Measured
-    second: Measured
+    first: Measurement
+    second: Measurement
     ratio: Interval
     rounds: int
 
 
-def compare(
+def compare_latency(
     first: Callable[[], object],
     second: Callable[[], object],
     batch: int,
@@ -38,27 +38,29 @@ def compare(
     clock: Clock,
     settings: Settings,
     sleep: Sleep = time.sleep,
-) -> Compared:
-    """Each warms up by itself, then they take turns: `rounds` times, or as long as `settings` says for both together.
-    A side's throughput is that of its own time.
+) -> LatencyComparison:
+    """Warm up each candidate, then alternate them for `rounds` rounds, or for the time in `settings` for both together.
+    Each candidate's throughput counts its own time only.
     """
-    sides = {"first": first, "second": second}
-    warmups = {name: warm_up(run, clock, settings) for name, run in sides.items()}
-    count = rounds or _rounds(in_turn(sides, 1, clock, sleep), settings)
-    spent = in_turn(sides, count, clock, sleep)
-    figures = {name: summed_up(_series(blocks), batch, warmups[name]) for name, blocks in spent.items()}
-    medians = {name: [percentile(block, 50) for block in blocks] for name, blocks in spent.items()}
-    return Compared(figures["first"], figures["second"], ratio(medians["second"], medians["first"]), count)
+    runs = {"first": first, "second": second}
+    warmups = {name: warm_up(run, clock, settings) for name, run in runs.items()}
+    count = rounds or _count_rounds(alternate_blocks(runs, 1, clock, sleep), settings)
+    durations = alternate_blocks(runs, count, clock, sleep)
+    figures = {name: summarize_calls(_join_blocks(blocks), batch, warmups[name]) for name, blocks in durations.items()}
+    medians = {name: [percentile(block, 50) for block in blocks] for name, blocks in durations.items()}
+    return LatencyComparison(
+        figures["first"], figures["second"], median_ratio(medians["second"], medians["first"]), count
+    )
 
 
-def _series(blocks: Blocks) -> Series:
+def _join_blocks(blocks: Blocks) -> Series:
     durations = [duration for block in blocks for duration in block]
     return Series(durations, sum(durations))
 
 
-def _rounds(trial: Mapping[str, Blocks], settings: Settings) -> int:
-    """As many as fill the time, and never fewer than an interval needs; a round takes what the one of `trial` took."""
-    blocks = [block for each in trial.values() for block in each]
-    round_s = sum(PAUSE_S + sum(block) / 1e9 * (1 + UNCOUNTED / len(block)) for block in blocks)
-    wanted = max(ROUNDS, math.ceil(settings.seconds_at_least / round_s))
-    return max(min(wanted, math.floor(settings.seconds_at_most / round_s)), FEWEST_PAIRS)
+def _count_rounds(trial: Mapping[str, Blocks], settings: Settings) -> int:
+    """The number of rounds that fill the time, estimated from a trial round; at least as many as an interval needs."""
+    blocks = [block for rounds in trial.values() for block in rounds]
+    round_s = sum(PAUSE_S + sum(block) / 1e9 * (1 + WARMUP_CALLS / len(block)) for block in blocks)
+    target = max(DEFAULT_ROUNDS, math.ceil(settings.seconds_at_least / round_s))
+    return max(min(target, math.floor(settings.seconds_at_most / round_s)), MIN_PAIRS)

@@ -1,4 +1,4 @@
-"""The state of the machine while something is measured: figures of a throttled device are of that device."""
+"""The machine's state during a measurement: clocks, temperature, power, throttling."""
 
 from __future__ import annotations
 
@@ -9,68 +9,72 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from deploykit.core.values import Conditions
+from deploykit.core.values import DeviceConditions
 from deploykit.evaluate.latency import jetson, nvml
-from deploykit.evaluate.latency.processor import processor
+from deploykit.evaluate.latency.processor import read_processor
 
 INTERVAL_S: Final = 0.4
-"""Between two looks: each takes some hundred microseconds of one core, and must not show in the figures."""
+"""Time between two readings: each takes some hundred microseconds of one core, which must not affect latencies."""
 
 
-class Watched:
-    """What was seen; empty until the block is left."""
+class ConditionsRecord:
+    """The recorded conditions; empty until the block ends."""
 
     def __init__(self) -> None:
-        self.conditions: tuple[Conditions, ...] = ()
+        self.conditions: tuple[DeviceConditions, ...] = ()
 
 
 @contextmanager
-def watch(root: Path = Path("/"), interval_s: float = INTERVAL_S) -> Iterator[Watched]:
-    """Look at the processor and the GPUs in a thread of its own, a few times per second and once at the end.
+def record_conditions(root: Path = Path("/"), interval_s: float = INTERVAL_S) -> Iterator[ConditionsRecord]:
+    """Read the state of the processor and the GPUs in a separate thread, a few times per second and once at the end.
 
-    What the machine does not tell is not there, and no error: no device that tells nothing is among the conditions.
-    `root` is where Linux's files are looked for.
+    Values that the machine does not provide are omitted without an error, as are devices without any value. `root` is
+    the root of Linux's file system.
     """
-    watched, ended = Watched(), threading.Event()
-    looks: list[list[Conditions]] = []
-    with nvml.readers() as gpus:
-        board = jetson.reader(root)
-        readers: list[Callable[[], Conditions]] = [partial(processor, root), *([board] if board else ()), *gpus]
+    record, ended = ConditionsRecord(), threading.Event()
+    readings: list[list[DeviceConditions]] = []
+    with nvml.open_readers() as gpus:
+        board = jetson.create_reader(root)
+        readers: list[Callable[[], DeviceConditions]] = [
+            partial(read_processor, root),
+            *([board] if board else ()),
+            *gpus,
+        ]
 
-        def look() -> None:
+        def read_repeatedly() -> None:
             while not ended.wait(interval_s):
-                looks.append([read() for read in readers])
-            looks.append([read() for read in readers])
+                readings.append([read() for read in readers])
+            readings.append([read() for read in readers])
 
-        thread = threading.Thread(target=look, name="conditions", daemon=True)
+        thread = threading.Thread(target=read_repeatedly, name="conditions", daemon=True)
         thread.start()
         try:
-            yield watched
+            yield record
         finally:
             ended.set()
             thread.join()
-    watched.conditions = tuple(filter(_telling, map(_joined, zip(*looks, strict=True))))
+    record.conditions = tuple(filter(_has_readings, map(_merge_readings, zip(*readings, strict=True))))
 
 
-def _joined(looks: Sequence[Conditions]) -> Conditions:
-    """One device over all looks."""
-    modes = dict.fromkeys(look.power_mode for look in looks if look.power_mode is not None)
-    return Conditions(
-        looks[0].device,
-        looks[0].source,
-        clock_mhz=_span([look.clock_mhz for look in looks]),
-        memory_clock_mhz=_span([look.memory_clock_mhz for look in looks]),
-        temperature_c=_span([look.temperature_c for look in looks]),
-        power_w=_span([look.power_w for look in looks]),
+def _merge_readings(readings: Sequence[DeviceConditions]) -> DeviceConditions:
+    """Merge all readings of one device into ranges."""
+    modes = dict.fromkeys(reading.power_mode for reading in readings if reading.power_mode is not None)
+    return DeviceConditions(
+        readings[0].device,
+        readings[0].source,
+        clock_mhz=_merge_ranges([reading.clock_mhz for reading in readings]),
+        memory_clock_mhz=_merge_ranges([reading.memory_clock_mhz for reading in readings]),
+        temperature_c=_merge_ranges([reading.temperature_c for reading in readings]),
+        power_w=_merge_ranges([reading.power_w for reading in readings]),
         power_mode=", then ".join(modes) or None,
-        throttled=tuple(dict.fromkeys(reason for look in looks for reason in look.throttled)),
+        throttled=tuple(dict.fromkeys(reason for reading in readings for reason in reading.throttled)),
     )
 
 
-def _span(pairs: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
-    there = [pair for pair in pairs if pair is not None]
-    return (min(low for low, _ in there), max(high for _, high in there)) if there else None
+def _merge_ranges(pairs: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
+    known = [pair for pair in pairs if pair is not None]
+    return (min(low for low, _ in known), max(high for _, high in known)) if known else None
 
 
-def _telling(seen: Conditions) -> bool:
-    return seen != Conditions(seen.device, seen.source)
+def _has_readings(conditions: DeviceConditions) -> bool:
+    return conditions != DeviceConditions(conditions.device, conditions.source)

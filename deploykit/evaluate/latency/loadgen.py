@@ -1,7 +1,7 @@
-"""The same engine under MLCommons' own LoadGen, the load generator of MLPerf, for those who want its scenarios.
+"""Measurements with MLCommons' LoadGen, the load generator of MLPerf, in its scenarios.
 
-LoadGen asks from C++, where an exception of Python's ends the process. So none gets there: it is kept, nothing is
-computed any more until LoadGen is through, and then it is raised. That takes some seconds, of Ctrl-C too.
+LoadGen calls from C++, where a Python exception ends the process. So exceptions are stored, nothing more is computed
+until LoadGen has finished, and then they are raised. This delays them by some seconds, Ctrl-C included.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any, Final, TypeVar
 
 from deploykit.core.errors import BackendError, InternalError, UsageError
+from deploykit.core.extras import install_remedy
 from deploykit.core.values import Arrays, BatchRange, LoadGenSummary, Scenario
 from deploykit.evaluate.latency.clock import MONOTONIC
 
@@ -28,17 +29,17 @@ T = TypeVar("T")
 
 PACKAGE: Final = "mlcommons-loadgen"
 
-OFFICIAL_S: Final = 600.0
-"""The duration that MLPerf's rules ask for; LoadGen takes any for good that it was given."""
+MLPERF_MIN_S: Final = 600.0
+"""The duration that MLPerf's rules require; LoadGen itself accepts any."""
 
 PROBES: Final = 3
-"""Calls before, by whose fastest LoadGen is told what to expect."""
+"""Preliminary calls: LoadGen's expected latency is derived from the fastest."""
 
 MARGIN: Final = 1.5
-"""So much faster than that it is told: queries that run out end a run before its time, those left over cost nothing."""
+"""LoadGen's expectation is faster by this factor: a lack of queries ends a run early, unused ones cost nothing."""
 
 BACKLOG_S: Final = 5.0
-"""A server that is behind by that much work will not catch up, and LoadGen ends."""
+"""With that much work waiting a server will not catch up, and LoadGen ends."""
 
 FIGURES: Final[dict[Scenario, str]] = {
     "SingleStream": r"\S+th percentile latency \(ns\)",
@@ -46,10 +47,10 @@ FIGURES: Final[dict[Scenario, str]] = {
     "Offline": "Samples per second",
     "Server": "Completed samples per second",
 }
-"""What each scenario is scored by, as the summary calls it."""
+"""The score of each scenario, by its name in the summary."""
 
 
-def run(
+def run_loadgen(
     answer: Callable[[Arrays], object],
     rows: Arrays,
     batch: BatchRange,
@@ -57,54 +58,54 @@ def run(
     seconds: float,
     target_qps: float | None = None,
 ) -> LoadGenSummary:
-    """What LoadGen says of `answer` after at least so many seconds, in performance mode.
+    """Run LoadGen in performance mode for at least so many seconds and return its summary.
 
-    Its samples are the rows of the arrays. `answer` is called with as many as wait, up to the largest batch; too few
-    for the smallest are filled up with the last one. Offline, `target_qps` is what LoadGen is told to expect, since it
-    makes one query that lasts; measured where it is None. A server needs it: so many queries of one sample come per
-    second, by a Poisson process.
+    The rows of the arrays are the samples. `answer` is called with the waiting samples, up to the maximum batch; fewer
+    than the minimum are padded with the last one. For Offline, `target_qps` is the expected rate, from which LoadGen
+    sizes its single query; measured where None. For Server it is required: the rate of single-sample queries, which
+    arrive by a Poisson process.
 
-    BackendError without LoadGen's package, UsageError for a server without a rate, InternalError where the summary has
-    no score. What `answer` raises is raised.
+    BackendError where LoadGen is not installed, UsageError for Server without a rate, InternalError where the summary
+    has no score. Exceptions of `answer` are raised.
     """
     if scenario == "Server" and target_qps is None:
-        raise UsageError("LoadGen's scenario Server needs the rate at which queries come.", "Give it with --rate.")
-    given = (seconds,) if target_qps is None else (seconds, target_qps)
-    if not all(0 < number < math.inf for number in given):
-        raise ValueError(f"a rate and a duration are finite and above 0, not {target_qps} per s and {seconds} s")
-    loadgen, version = _imported()
-    system = _System(loadgen, answer, rows, batch)
-    settings = _settings(loadgen, scenario, seconds, target_qps, system)
+        raise UsageError("LoadGen's scenario Server needs an arrival rate.", "Give it with --rate.")
+    numbers = (seconds,) if target_qps is None else (seconds, target_qps)
+    if not all(0 < number < math.inf for number in numbers):
+        raise ValueError(f"rate and duration must be finite and above 0, not {target_qps} per s and {seconds} s")
+    loadgen, version = _import_loadgen()
+    system = _SystemUnderTest(loadgen, answer, rows, batch)
+    settings = _create_settings(loadgen, scenario, seconds, target_qps, system)
     with tempfile.TemporaryDirectory() as folder:
-        serving = system.serving() if scenario == "Server" else contextlib.nullcontext()
-        with _interruptions(system.fail), serving:
-            _start(loadgen, system, settings, Path(folder))
+        serving = system.serve_in_thread() if scenario == "Server" else contextlib.nullcontext()
+        with _capture_interrupts(system.record_failure), serving:
+            _start_test(loadgen, system, settings, Path(folder))
         if system.failure is not None:
             raise system.failure
         file = Path(folder) / "mlperf_log_summary.txt"
         summary = file.read_text(errors="replace") if file.is_file() else ""
-    figure, value, valid = _parsed(summary, scenario)
-    return LoadGenSummary(version, scenario, valid and seconds >= OFFICIAL_S, figure, value, system.queries, summary)
+    figure, value, valid = _parse_summary(summary, scenario)
+    return LoadGenSummary(version, scenario, valid and seconds >= MLPERF_MIN_S, figure, value, system.queries, summary)
 
 
-def _imported() -> tuple[Any, str]:
+def _import_loadgen() -> tuple[Any, str]:
     try:
         import mlperf_loadgen
     except ImportError as error:
         what = f"MLCommons' LoadGen is not installed ({PACKAGE})."
-        raise BackendError(what, "pip install 'deploykit[loadgen]'") from error
+        raise BackendError(what, install_remedy("loadgen")) from error
     return mlperf_loadgen, metadata.version(PACKAGE)
 
 
-class Word(enum.Enum):
-    """What the thread that serves is told among the samples."""
+class QueueSignal(enum.Enum):
+    """Signals in the queue of samples."""
 
-    FLUSH = "no more samples come"
-    END = "LoadGen is through"
+    FLUSH = "no more samples"
+    END = "LoadGen has finished"
 
 
-class _System:
-    """What LoadGen calls the system under test. Nothing that it calls raises."""
+class _SystemUnderTest:
+    """LoadGen's system under test. The methods that LoadGen calls never raise."""
 
     def __init__(
         self, loadgen: ModuleType, answer: Callable[[Arrays], object], rows: Arrays, batch: BatchRange
@@ -119,124 +120,126 @@ class _System:
         self.queries = 0
         self.failure: BaseException | None = None
 
-    def fail(self, failure: BaseException) -> None:
-        """From now on nothing is computed."""
+    def record_failure(self, failure: BaseException) -> None:
+        """Store the first failure; nothing is computed after it."""
         self.failure = self.failure or failure
 
-    def seconds(self, samples: int) -> float:
-        """How long so many take, the fastest of a few."""
+    def time_samples(self, samples: int) -> float:
+        """The time in seconds for so many samples, the fastest of a few calls."""
         indices = [index % self.count for index in range(samples)]
         durations = []
         for _ in range(PROBES):
             start = MONOTONIC()
-            for piece in self._pieces(indices):
-                self._answer(self._arrays(piece))
+            for piece in self._split_batches(indices):
+                self._answer(self._select_rows(piece))
             durations.append((MONOTONIC() - start) / 1e9)
         return min(durations)
 
-    def issue(self, samples: Sequence[Any]) -> None:
-        """A query, in pieces that the engine takes; a server's is left to the thread that serves."""
+    def issue_query(self, samples: Sequence[Any]) -> None:
+        """Compute a query in batches; in the Server scenario, queue it for the serving thread."""
         self.queries += 1
         if self._waiting is not None:
             for sample in samples:
                 self._waiting.put(sample)
             return
-        for piece in self._pieces(samples):
-            self._compute(piece)
+        for piece in self._split_batches(samples):
+            self._answer_batch(piece)
 
-    def flush(self) -> None:
-        """No more queries come."""
+    def flush_queries(self) -> None:
+        """Called by LoadGen after the last query."""
         if self._waiting is not None:
-            self._waiting.put(Word.FLUSH)
+            self._waiting.put(QueueSignal.FLUSH)
 
     @contextlib.contextmanager
-    def serving(self) -> Iterator[None]:
-        """While the block lasts, a thread answers what comes, all that waits at once."""
+    def serve_in_thread(self) -> Iterator[None]:
+        """Within the block, a thread answers the queued samples, batching those that wait."""
         self._waiting = queue.SimpleQueue()
-        thread = threading.Thread(target=self._serve, args=(self._waiting,), name="serving")
+        thread = threading.Thread(target=self._serve_queue, args=(self._waiting,), name="serving")
         thread.start()
         try:
             yield
-        finally:  # LoadGen is through: 6.0.17 dies by SIGSEGV where a thread that answered much is gone before
-            self._waiting.put(Word.END)
+        finally:  # after LoadGen has finished: 6.0.17 dies of SIGSEGV if a busy answering thread ends before
+            self._waiting.put(QueueSignal.END)
             thread.join()
 
-    def _serve(self, waiting: queue.SimpleQueue[Any]) -> None:
-        """After a failure nothing is answered before the flush: LoadGen sees the backlog grow, and ends soon."""
-        held: list[Any] = []
-        while (come := waiting.get()) is not Word.END:
-            if come is Word.FLUSH:
-                self._complete(held)
-                held.clear()
+    def _serve_queue(self, waiting: queue.SimpleQueue[Any]) -> None:
+        """After a failure no sample is answered before the flush: LoadGen sees the backlog grow and ends soon."""
+        unanswered: list[Any] = []
+        while (item := waiting.get()) is not QueueSignal.END:
+            if item is QueueSignal.FLUSH:
+                self._complete_samples(unanswered)
+                unanswered.clear()
                 continue
-            piece = [come, *self._next(waiting)]
+            samples = [item, *self._take_waiting(waiting)]
             if self.failure is None:
-                self._compute(piece)
+                self._answer_batch(samples)
             else:
-                held += piece
+                unanswered += samples
 
-    def _next(self, waiting: queue.SimpleQueue[Any]) -> Iterator[Any]:
-        """What waits already, as far as it fits into a batch with the one before it."""
+    def _take_waiting(self, waiting: queue.SimpleQueue[Any]) -> Iterator[Any]:
+        """Samples that are waiting, as many as fit into a batch with one more."""
         for _ in range(self._batch.maximum - 1):
             if waiting.empty():
                 return
-            come = waiting.get()
-            if isinstance(come, Word):
-                waiting.put(come)  # it is the last
+            item = waiting.get()
+            if isinstance(item, QueueSignal):
+                waiting.put(item)  # nothing follows it
                 return
-            yield come
+            yield item
 
-    def _pieces(self, samples: Sequence[T]) -> Iterator[Sequence[T]]:
-        """As many at once as the engine takes."""
+    def _split_batches(self, samples: Sequence[T]) -> Iterator[Sequence[T]]:
+        """Split into chunks of the maximum batch."""
         for start in range(0, len(samples), self._batch.maximum):
             yield samples[start : start + self._batch.maximum]
 
-    def _compute(self, samples: Sequence[Any]) -> None:
+    def _answer_batch(self, samples: Sequence[Any]) -> None:
         if self.failure is None:
             try:
-                self._answer(self._arrays([sample.index for sample in samples]))
-            except BaseException as error:  # whatever it is, it may not reach C++
-                self.fail(error)
-        self._complete(samples)
+                self._answer(self._select_rows([sample.index for sample in samples]))
+            except BaseException as error:  # no exception may reach C++
+                self.record_failure(error)
+        self._complete_samples(samples)
 
-    def _complete(self, samples: Sequence[Any]) -> None:
-        self._loadgen.QuerySamplesComplete([self._loadgen.QuerySampleResponse(each.id, 0, 0) for each in samples])
+    def _complete_samples(self, samples: Sequence[Any]) -> None:
+        self._loadgen.QuerySamplesComplete([self._loadgen.QuerySampleResponse(sample.id, 0, 0) for sample in samples])
 
-    def _arrays(self, indices: Sequence[int]) -> Arrays:
-        filled = [*indices, *[indices[-1]] * (self._batch.minimum - len(indices))]
-        return {name: array[filled] for name, array in self._rows.items()}
+    def _select_rows(self, indices: Sequence[int]) -> Arrays:
+        padded = [*indices, *[indices[-1]] * (self._batch.minimum - len(indices))]
+        return {name: array[padded] for name, array in self._rows.items()}
 
 
-def _settings(loadgen: Any, scenario: Scenario, seconds: float, target_qps: float | None, system: _System) -> Any:
-    """What LoadGen is to expect, as measured: it makes up its queries beforehand."""
+def _create_settings(
+    loadgen: Any, scenario: Scenario, seconds: float, target_qps: float | None, system: _SystemUnderTest
+) -> Any:
+    """LoadGen's settings, with measured expectations: it generates its queries in advance."""
     settings = loadgen.TestSettings()
     settings.scenario = getattr(loadgen.TestScenario, scenario)
     settings.mode = loadgen.TestMode.PerformanceOnly
     settings.min_duration_ms = math.ceil(1000 * seconds)
-    settings.min_query_count = 1  # LoadGen says itself, as early stopping, whether there were enough for its percentile
+    settings.min_query_count = 1  # LoadGen's early stopping reports whether there were enough for its percentile
     match scenario:
         case "SingleStream":
-            settings.single_stream_expected_latency_ns = 1e9 * system.seconds(1) / MARGIN
+            settings.single_stream_expected_latency_ns = 1e9 * system.time_samples(1) / MARGIN
         case "MultiStream":
             settings.multi_stream_expected_latency_ns = (
-                1e9 * system.seconds(settings.multi_stream_samples_per_query) / MARGIN
+                1e9 * system.time_samples(settings.multi_stream_samples_per_query) / MARGIN
             )
         case "Offline":
-            most = system.largest
-            settings.offline_expected_qps = target_qps or MARGIN * most / system.seconds(most)
+            largest = system.largest
+            settings.offline_expected_qps = target_qps or MARGIN * largest / system.time_samples(largest)
         case "Server":
-            assert target_qps is not None, "it was asked for"
-            system.seconds(1)
+            assert target_qps is not None, "run_loadgen requires it"
+            system.time_samples(1)
             settings.server_target_qps = target_qps
             settings.server_max_async_queries = math.ceil(BACKLOG_S * target_qps)
     return settings
 
 
 @contextlib.contextmanager
-def _interruptions(fail: Callable[[BaseException], None]) -> Iterator[None]:
-    """While the block lasts, Ctrl-C is a failure like others: raised where it happens, it would reach C++."""
+def _capture_interrupts(fail: Callable[[BaseException], None]) -> Iterator[None]:
+    """Within the block, Ctrl-C is recorded as a failure: raised where it occurs, it would reach C++."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # it is the main thread that is interrupted
+        yield  # Ctrl-C interrupts the main thread
         return
     before = signal.signal(signal.SIGINT, lambda *_: fail(KeyboardInterrupt()))
     try:
@@ -245,21 +248,21 @@ def _interruptions(fail: Callable[[BaseException], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _start(loadgen: Any, system: _System, settings: Any, folder: Path) -> None:
+def _start_test(loadgen: Any, system: _SystemUnderTest, settings: Any, folder: Path) -> None:
     log = loadgen.LogSettings()
     log.log_output.outdir = str(folder)
     log.enable_trace = False
-    sut = loadgen.ConstructSUT(system.issue, system.flush)
+    sut = loadgen.ConstructSUT(system.issue_query, system.flush_queries)
     qsl = loadgen.ConstructQSL(system.count, system.count, lambda _: None, lambda _: None)
     try:
-        # The last word: without it, an audit.config in the current folder would change the settings.
+        # The last argument: without it, an audit.config in the current folder would change the settings.
         loadgen.StartTestWithLogSettings(sut, qsl, settings, log, str(folder / "no audit"))
     finally:
         loadgen.DestroyQSL(qsl)
         loadgen.DestroySUT(sut)
 
 
-def _parsed(summary: str, scenario: Scenario) -> tuple[str, float, bool]:
+def _parse_summary(summary: str, scenario: Scenario) -> tuple[str, float, bool]:
     """The name of the score, its value, and whether LoadGen calls the result valid."""
     score = re.search(rf"^({FIGURES[scenario]})\s*:\s*(\S+)$", summary, re.MULTILINE)
     result = re.search(r"^Result is : (VALID|INVALID)$", summary, re.MULTILINE)
@@ -268,5 +271,5 @@ def _parsed(summary: str, scenario: Scenario) -> tuple[str, float, bool]:
             raise ValueError
         return score[1], float(score[2]), result[1] == "VALID"
     except ValueError as error:
-        what = f"LoadGen's summary of {scenario} has no score: {' '.join(summary.split())[:300] or 'it is empty'}"
+        what = f"LoadGen's summary of {scenario} has no score: {' '.join(summary.split())[:300] or 'it is empty'}."
         raise InternalError(what, "Report it, with the version of mlcommons-loadgen.") from error

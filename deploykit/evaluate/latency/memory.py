@@ -1,4 +1,4 @@
-"""The most memory that this process had at once."""
+"""Peak memory of this process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from pathlib import Path
 
 
 def peak_memory_bytes() -> int:
-    """The largest resident set so far. getrusage would tell the parent's where that was larger: Linux hands it on."""
-    found = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
+    """The peak resident set size. getrusage may return the parent's instead: Linux inherits a larger value."""
+    match = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0

@@ -1,7 +1,6 @@
-"""The state of NVIDIA's GPUs, by NVML: what nvidia-smi shows, asked of the driver directly.
+"""The state of NVIDIA GPUs, read through NVML, the library behind nvidia-smi.
 
-Tried with a stand-in only, as no GPU was at hand; a test compares the names that are used with those of the installed
-nvidia-ml-py.
+Tested with a double only, without a GPU; a test checks the names used here against the installed nvidia-ml-py.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from deploykit.core.values import Conditions
+from deploykit.core.values import DeviceConditions
 
-REASONS: Final = {
+THROTTLE_REASONS: Final = {
     "ApplicationsClocksSetting": "application clocks are set",
     "SwPowerCap": "power cap",
     "HwSlowdown": "hardware slowdown",
@@ -22,76 +21,78 @@ REASONS: Final = {
     "HwPowerBrakeSlowdown": "power brake",
     "DisplayClockSetting": "display clocks are set",
 }
-"""Why clocks are held back, in NVML's words and in ours. A GPU that idles is not held back."""
+"""NVML's throttle reasons and how they are reported. An idle GPU is not throttled."""
 
 
 @contextmanager
-def readers() -> Iterator[tuple[Callable[[], Conditions], ...]]:
-    """What reads the state of each GPU now, while the block lasts; none without a driver or without nvidia-ml-py.
+def open_readers() -> Iterator[tuple[Callable[[], DeviceConditions], ...]]:
+    """Yield a function per GPU that reads its state, valid within the block; none without a driver or nvidia-ml-py.
 
-    All GPUs that the driver has, whatever CUDA_VISIBLE_DEVICES says: the numbers of the two do not agree.
+    Includes all GPUs of the driver regardless of CUDA_VISIBLE_DEVICES, whose numbering differs from NVML's.
     """
     try:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # ImportError, or NVMLError_LibraryNotFound and its like: there is nothing to tell
+    except Exception:  # ImportError, NVMLError_LibraryNotFound and similar: no GPU to report
         yield ()
         return
     try:
-        yield tuple(_found(pynvml))
+        yield tuple(_create_readers(pynvml))
     finally:
-        _perhaps(pynvml.nvmlShutdown)
+        _or_none(pynvml.nvmlShutdown)
 
 
-def _found(nvml: Any) -> Iterator[Callable[[], Conditions]]:
-    count = _perhaps(nvml.nvmlDeviceGetCount) or 0
+def _create_readers(nvml: Any) -> Iterator[Callable[[], DeviceConditions]]:
+    count = _or_none(nvml.nvmlDeviceGetCount) or 0
     for index in range(count):
-        handle = _perhaps(nvml.nvmlDeviceGetHandleByIndex, index)
+        handle = _or_none(nvml.nvmlDeviceGetHandleByIndex, index)
         if handle is not None:
             number = f" {index}" if count > 1 else ""
-            yield _reader(nvml, handle, f"{_text(_perhaps(nvml.nvmlDeviceGetName, handle)) or 'GPU'}{number}")
+            yield _create_reader(
+                nvml, handle, f"{_decode_name(_or_none(nvml.nvmlDeviceGetName, handle)) or 'GPU'}{number}"
+            )
 
 
-def _reader(nvml: Any, handle: Any, name: str) -> Callable[[], Conditions]:
+def _create_reader(nvml: Any, handle: Any, name: str) -> Callable[[], DeviceConditions]:
     reasons = (
         "nvmlDeviceGetCurrentClocksEventReasons"
         if hasattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons")
         else "nvmlDeviceGetCurrentClocksThrottleReasons"  # its name before 12.2
     )
 
-    def read() -> Conditions:
-        return Conditions(
+    def read_gpu() -> DeviceConditions:
+        return DeviceConditions(
             name,
             "NVML",
-            clock_mhz=_pair(_perhaps(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM), 1),
-            memory_clock_mhz=_pair(_perhaps(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM), 1),
-            temperature_c=_pair(_perhaps(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU), 1),
-            power_w=_pair(_perhaps(nvml.nvmlDeviceGetPowerUsage, handle), 1e3),  # mW
-            throttled=tuple(_words(nvml, _perhaps(getattr(nvml, reasons), handle) or 0)),
+            clock_mhz=_as_range(_or_none(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM), 1),
+            memory_clock_mhz=_as_range(_or_none(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM), 1),
+            temperature_c=_as_range(_or_none(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU), 1),
+            power_w=_as_range(_or_none(nvml.nvmlDeviceGetPowerUsage, handle), 1e3),  # mW
+            throttled=tuple(_throttle_reasons(nvml, _or_none(getattr(nvml, reasons), handle) or 0)),
         )
 
-    return read
+    return read_gpu
 
 
-def _perhaps(ask: Callable[..., Any], *arguments: object) -> Any:
-    """The answer, or None where the GPU has none: many lack a sensor, and a container may not be allowed to ask."""
+def _or_none(function: Callable[..., Any], *arguments: object) -> Any:
+    """The result, or None where the call fails: many GPUs lack a sensor, and a container may lack permission."""
     try:
-        return ask(*arguments)
+        return function(*arguments)
     except Exception:
         return None
 
 
-def _pair(value: float | None, unit: float) -> tuple[float, float] | None:
+def _as_range(value: float | None, unit: float) -> tuple[float, float] | None:
     return None if value is None else (value / unit, value / unit)
 
 
-def _text(name: str | bytes | None) -> str | None:
-    """Versions before 11.515 give bytes."""
+def _decode_name(name: str | bytes | None) -> str | None:
+    """Versions before 11.515 return bytes."""
     return name.decode(errors="replace") if isinstance(name, bytes) else name
 
 
-def _words(nvml: Any, bits: int) -> Iterator[str]:
-    for name, text in REASONS.items():
+def _throttle_reasons(nvml: Any, bits: int) -> Iterator[str]:
+    for name, text in THROTTLE_REASONS.items():
         if bits & (getattr(nvml, f"nvmlClocksThrottleReason{name}", None) or 0):
             yield text

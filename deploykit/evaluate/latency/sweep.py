@@ -1,22 +1,22 @@
-"""Several batch sizes: the one from which on larger ones give nothing more."""
+"""Batch sweeps: the batch size beyond which throughput hardly grows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
 
-from deploykit.core.values import Measured
+from deploykit.core.values import Measurement
 
 NEAR_BEST: Final = 0.95
-"""Of the best throughput: what is lost is less than what machines differ by from one run to the next."""
+"""Share of the best throughput: the loss is smaller than the variation from one run to the next."""
 
 
-def knee(found: Sequence[Measured]) -> int | None:
-    """The smallest batch that gives 95 % of the best throughput. None where there is nothing to choose: of one size,
-    and where calls come at a rate, which is then all the throughput there is.
+def find_knee(measurements: Sequence[Measurement]) -> int | None:
+    """The smallest batch with 95 % of the best throughput. None for a single size, and for an open-loop load, whose
+    rate determines the throughput.
     """
-    figures = [each.latency for each in found if each.rate_per_s is None]
-    if len({each.batch for each in figures}) < 2:
+    latencies = [measurement.latency for measurement in measurements if measurement.rate_per_s is None]
+    if len({latency.batch for latency in latencies}) < 2:
         return None
-    best = max(each.throughput_per_s for each in figures)
-    return min(each.batch for each in figures if each.throughput_per_s >= NEAR_BEST * best)
+    best = max(latency.throughput_per_s for latency in latencies)
+    return min(latency.batch for latency in latencies if latency.throughput_per_s >= NEAR_BEST * best)

@@ -1,4 +1,4 @@
-"""What Linux tells of a machine in small files: each is read or is not there, and neither is an error."""
+"""Small files in which Linux reports a machine's state. A missing or unreadable file is not an error."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
-def word(path: Path) -> str | None:
-    """What a file says, without its last line break or zero byte; None where it cannot be read.
+def read_text(path: Path) -> str | None:
+    """Read a file without surrounding white space and zero bytes; None where it cannot be read.
 
-    Sensors that are switched off answer with an error instead of a value.
+    Reading a sensor that is switched off fails with an error.
     """
     try:
         return path.read_text(errors="replace").strip(" \t\n\0") or None
@@ -17,24 +17,24 @@ def word(path: Path) -> str | None:
         return None
 
 
-def number(path: Path) -> float | None:
-    """The number that a file holds."""
-    text = word(path)
+def read_number(path: Path) -> float | None:
+    """Read a number; None where there is none."""
+    text = read_text(path)
     try:
         return float(text) if text is not None else None
     except ValueError:
         return None
 
 
-def span(values: Iterable[float | None], unit: float) -> tuple[float, float] | None:
-    """The lowest and the highest of the values that are there, each divided by `unit`; None where none is."""
-    there = [value / unit for value in values if value is not None]
-    return (min(there), max(there)) if there else None
+def value_range(values: Iterable[float | None], unit: float) -> tuple[float, float] | None:
+    """The lowest and highest of the known values, divided by `unit`; None where none is known."""
+    known = [value / unit for value in values if value is not None]
+    return (min(known), max(known)) if known else None
 
 
-def zones(root: Path, *words: str) -> Iterator[float | None]:
-    """Temperatures in thousandths of a degree, of the thermal zones whose type has one of these words in it."""
+def zone_temperatures(root: Path, *words: str) -> Iterator[float | None]:
+    """Temperatures in thousandths of a degree of the thermal zones whose type contains one of the words."""
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        kind = (word(zone / "type") or "").lower()
-        if any(each in kind for each in words):
-            yield number(zone / "temp")
+        kind = (read_text(zone / "type") or "").lower()
+        if any(word in kind for word in words):
+            yield read_number(zone / "temp")

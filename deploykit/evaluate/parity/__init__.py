@@ -1,1 +1,1 @@
-"""Does a candidate compute what eager PyTorch computes: figures, bounds with reasons, a verdict."""
+"""Parity of a candidate with eager PyTorch: metrics, tolerances with reasons, a verdict."""

@@ -1,7 +1,7 @@
-"""Judge a candidate against the oracle on the same samples.
+"""Compare a candidate with the oracle on the same samples.
 
-Inputs stream through both runners batch by batch; only outputs are kept, about 4 kB per sample and side for a
-network of 1000 classes.
+Inputs stream through both runners batch by batch; only outputs are kept, about 4 kB per sample and runner for a
+network with 1000 classes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from deploykit.core.errors import InputError, InternalError
 from deploykit.core.values import (
-    CLASSES,
+    CLASSIFIER_HEADS,
     Accuracy,
     Batch,
     DataRecord,
@@ -32,188 +32,189 @@ from deploykit.evaluate.parity import metrics
 Array = NDArray[Any]
 
 
-class Observed(NamedTuple):
-    """What both sides gave for the samples of a comparison, in order; arrays by output name, sample axis first."""
+class PairedOutputs(NamedTuple):
+    """Outputs of both runners for the same samples, by output name, sample axis first."""
 
     reference: Mapping[str, Array]
     candidate: Mapping[str, Array]
     labels: tuple[int | None, ...]
 
 
-def compare(
+def compare_runners(
     oracle: Runner,
     candidate: Runner,
     batches: Iterable[Batch],
     tolerance: Tolerance,
     data: DataRecord,
     head: Head,
-    statements: tuple[str, ...] = (),
+    caveats: tuple[str, ...] = (),
 ) -> Parity:
-    """Run both on every batch and judge each of the oracle's outputs by `tolerance`.
+    """Run both on every batch and check each of the oracle's outputs against `tolerance`.
 
-    `data` describes the samples in `batches`; `statements` are what the caller knows that the verdict does not cover.
+    `data` describes the samples in `batches`; `caveats` are limits of the verdict that the caller knows.
     """
-    return judged(_observe(oracle, candidate, batches, data), tolerance, data, head, statements)
+    return compare_outputs(_run_both(oracle, candidate, batches, data), tolerance, data, head, caveats)
 
 
-def judged(
-    observed: Observed, tolerance: Tolerance, data: DataRecord, head: Head, statements: tuple[str, ...] = ()
+def compare_outputs(
+    observed: PairedOutputs, tolerance: Tolerance, data: DataRecord, head: Head, caveats: tuple[str, ...] = ()
 ) -> Parity:
-    """The verdict on answers that are there already; those of the reference are finite."""
+    """The parity verdict on outputs that were computed before; the reference's are finite."""
     outputs: list[OutputParity] = []
     failures = _interface_failures(observed)
     for name, reference in observed.reference.items():
         output = observed.candidate.get(name)
         if output is None or output.shape != reference.shape:
-            continue  # already among the failures: there is nothing to measure
-        measured = _measure(name, reference, output, head)
-        outputs.append(measured)
-        failures += _judge(measured, output, tolerance)
+            continue  # reported by _interface_failures
+        parity = _measure_output(name, reference, output, head)
+        outputs.append(parity)
+        failures += _check_bounds(parity, output, tolerance)
     return Parity(
         passed=not failures,
         failures=tuple(failures),
         outputs=tuple(outputs),
-        accuracy=_accuracy(observed, head),
+        accuracy=_labelled_accuracy(observed, head),
         tolerance=tolerance,
         data=data,
-        statements=(*statements, *_uncovered(observed, tolerance, data, head)),
+        caveats=(*caveats, *_find_caveats(observed, tolerance, data, head)),
     )
 
 
-def untrained(weights: WeightsRecord) -> tuple[str, ...]:
-    """What must be said of a network that was never trained."""
+def untrained_caveats(weights: WeightsRecord) -> tuple[str, ...]:
+    """The caveat of a network with untrained weights; empty for trained ones."""
     if weights.trained:
         return ()
-    return (f"the weights are {weights.source}: the network is untrained and its answers mean nothing",)
+    return (f"the weights are {weights.source}: the network is untrained and its predictions are meaningless",)
 
 
-def _observe(oracle: Runner, candidate: Runner, batches: Iterable[Batch], data: DataRecord) -> Observed:
+def _run_both(oracle: Runner, candidate: Runner, batches: Iterable[Batch], data: DataRecord) -> PairedOutputs:
     references: list[Mapping[str, Array]] = []
     candidates: list[Mapping[str, Array]] = []
     labels: list[int | None] = []
     for batch in batches:
-        references.append(_run(oracle, batch, "the oracle"))
-        candidates.append(_run(candidate, batch, "the candidate"))
+        references.append(_run_batch(oracle, batch, "the oracle"))
+        candidates.append(_run_batch(candidate, batch, "the candidate"))
         labels += batch.labels
     if not labels:
-        raise InputError("there is no sample to compare on.", "Name a data set or folder that holds some.")
+        raise InputError("there are no samples to compare on.", "Give a data set or folder with --data.")
     if len(labels) != data.count:
-        raise InternalError(f"{data.count} samples of {data.name} were announced and {len(labels)} came.", "")
-    observed = Observed(_joined(references), _joined(candidates), tuple(labels))
+        raise InternalError(f"{data.name} has {len(labels)} samples, not {data.count} as recorded.", "")
+    observed = PairedOutputs(_concatenate(references), _concatenate(candidates), tuple(labels))
     for name, reference in observed.reference.items():
         _require_finite(name, reference)
     return observed
 
 
-def _run(runner: Runner, batch: Batch, side: str) -> dict[str, Array]:
+def _run_batch(runner: Runner, batch: Batch, side: str) -> dict[str, Array]:
     outputs = runner.run(batch.inputs)
     declared = [spec.name for spec in runner.outputs]
     if sorted(outputs) != sorted(declared):
-        raise InternalError(f"{side} declares the outputs {declared} and gave {sorted(outputs)}.", "")
+        raise InternalError(f"{side} declares the outputs {declared} and returned {sorted(outputs)}.", "")
     for name, array in outputs.items():
         if array.ndim < 1 or len(array) != len(batch.labels):
-            raise InternalError(f"{side} gave {name!r} the shape {array.shape} for {len(batch.labels)} samples.", "")
+            raise InternalError(f"{side} returned {name!r} as {array.shape} for {len(batch.labels)} samples.", "")
     # A runner may reuse its output buffers from call to call.
     return {name: np.array(outputs[name]) for name in declared}
 
 
-def _joined(outputs: list[Mapping[str, Array]]) -> dict[str, Array]:
+def _concatenate(outputs: list[Mapping[str, Array]]) -> dict[str, Array]:
     return {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
 
 
 def _require_finite(name: str, reference: Array) -> None:
-    bad = _not_finite(reference)
+    bad = _nonfinite_samples(reference)
     if bad.size:
         raise InputError(
-            f"the network itself gives NaN or infinity in output {name!r} ({_which(bad, reference)}).",
-            "Check its weights and the preprocessing; there is nothing that a candidate could be compared with.",
+            f"the network itself computes NaN or infinity in output {name!r} ({_describe_samples(bad, reference)}).",
+            "Check its weights and the preprocessing: no candidate can be compared with such outputs.",
         )
 
 
-def _interface_failures(observed: Observed) -> list[str]:
-    """What differs before any number does: outputs that lack, that are too many, that have another shape."""
+def _interface_failures(observed: PairedOutputs) -> list[str]:
+    """Outputs that are missing, additional, or of another shape."""
     failures = []
     for name, reference in observed.reference.items():
         output = observed.candidate.get(name)
         if output is None:
-            failures.append(f"output {name!r} is missing; the candidate gives {', '.join(observed.candidate)}")
+            failures.append(f"output {name!r} is missing; the candidate has {', '.join(observed.candidate)}")
         elif output.shape != reference.shape:
-            expected, found = ("N" + "".join(f"×{n}" for n in a.shape[1:]) for a in (reference, output))
-            failures.append(f"output {name!r} has the shape {found} where the oracle gives {expected}")
+            expected, actual = ("N" + "".join(f"×{n}" for n in a.shape[1:]) for a in (reference, output))
+            failures.append(f"output {name!r} has the shape {actual}, the oracle's has {expected}")
     extra = [name for name in observed.candidate if name not in observed.reference]
-    return failures + [f"output {name!r} is one that the oracle does not have" for name in extra]
+    return failures + [f"the oracle has no output {name!r}" for name in extra]
 
 
-def _measure(name: str, reference: Array, candidate: Array, head: Head) -> OutputParity:
+def _measure_output(name: str, reference: Array, candidate: Array, head: Head) -> OutputParity:
     snr = metrics.snr_db(reference, candidate)
-    classes = head in CLASSES and math.prod(reference.shape[2:]) == 1
-    if classes:  # N×classes×1×1 is as good
+    classes = head in CLASSIFIER_HEADS and math.prod(reference.shape[2:]) == 1
+    if classes:  # N×classes×1×1 → N×classes
         reference, candidate = (array.reshape(array.shape[:2]) for array in (reference, candidate))
     kl = metrics.kl_of_probabilities if head == "probabilities" else metrics.kl_of_logits
     return OutputParity(
         name=name,
-        max_abs=_recordable(metrics.max_abs(reference, candidate)),
-        mean_abs=_recordable(metrics.mean_abs(reference, candidate)),
-        max_relative=_recordable(metrics.max_relative(reference, candidate)),
+        max_abs=_clamp_to_float(metrics.max_abs(reference, candidate)),
+        mean_abs=_clamp_to_float(metrics.mean_abs(reference, candidate)),
+        max_relative=_clamp_to_float(metrics.max_relative(reference, candidate)),
         cosine=metrics.cosine(reference, candidate),
-        snr_db=None if snr is None else _recordable(snr),
-        kl=_recordable(kl(reference, candidate)) if classes else None,
+        snr_db=None if snr is None else _clamp_to_float(snr),
+        kl=_clamp_to_float(kl(reference, candidate)) if classes else None,
         top1_agreement=metrics.top1_agreement(reference, candidate) if classes else None,
         top5_overlap=metrics.top5_overlap(reference, candidate) if classes else None,
     )
 
 
-def _judge(measured: OutputParity, output: Array, tolerance: Tolerance) -> list[str]:
-    """One sentence per bound that does not hold."""
-    where = f"output {measured.name!r}:"
-    bad = _not_finite(output)
-    if bad.size:  # every figure follows from this, so that this alone is said
-        return [f"{where} the candidate gives NaN or infinity ({_which(bad, output)})"]
+def _check_bounds(parity: OutputParity, output: Array, tolerance: Tolerance) -> list[str]:
+    """One message per violated bound."""
+    where = f"output {parity.name!r}:"
+    bad = _nonfinite_samples(output)
+    if bad.size:  # the only message: all metrics follow from it
+        return [f"{where} the candidate computes NaN or infinity ({_describe_samples(bad, output)})"]
     failures = []
-    if not measured.max_relative <= tolerance.max_relative:
+    if not parity.max_relative <= tolerance.max_relative:
         failures.append(
-            f"{where} the largest difference is {measured.max_relative:.2e} of full scale, "
+            f"{where} the largest difference is {parity.max_relative:.2e} of full scale, "
             f"above the {tolerance.name} bound of {tolerance.max_relative:.2e}"
         )
-    if not measured.cosine >= tolerance.min_cosine:
+    if not parity.cosine >= tolerance.min_cosine:
         failures.append(
-            f"{where} the worst sample's cosine is {measured.cosine:.6f}, "
+            f"{where} the worst sample's cosine is {parity.cosine:.6f}, "
             f"below the {tolerance.name} bound of {tolerance.min_cosine:.6f}"
         )
-    if measured.snr_db is not None and not measured.snr_db >= tolerance.min_snr_db:
+    if parity.snr_db is not None and not parity.snr_db >= tolerance.min_snr_db:
         failures.append(
-            f"{where} the signal-to-noise ratio is {measured.snr_db:.1f} dB, "
+            f"{where} the signal-to-noise ratio is {parity.snr_db:.1f} dB, "
             f"below the {tolerance.name} bound of {tolerance.min_snr_db:.1f} dB"
         )
-    return failures + _judge_top1(measured, len(output), tolerance)
+    return failures + _check_top1(parity, len(output), tolerance)
 
 
-def _judge_top1(measured: OutputParity, samples: int, tolerance: Tolerance) -> list[str]:
-    agreement, bound = measured.top1_agreement, tolerance.min_top1_agreement
+def _check_top1(parity: OutputParity, samples: int, tolerance: Tolerance) -> list[str]:
+    agreement, bound = parity.top1_agreement, tolerance.min_top1_agreement
     if agreement is None or bound is None:
         return []
-    # Of few samples, one near tie is a large share: a single sample may always differ.
+    # With few samples one near-tie is a large share: a single sample may always differ.
     different = round((1 - agreement) * samples)
     if different <= max(1, math.floor((1 - bound) * samples)):
         return []
     return [
-        f"output {measured.name!r}: the best class is the same for {agreement:.2%} of {samples} samples, "
+        f"output {parity.name!r}: top-1 agreement is {agreement:.2%} of {samples} samples, "
         f"below the {tolerance.name} bound of {bound:.2%}"
     ]
 
 
-def _accuracy(observed: Observed, head: Head) -> Accuracy | None:
-    """Top-1 of both on the labelled samples, by the first output; None without labels or classes."""
+def _labelled_accuracy(observed: PairedOutputs, head: Head) -> Accuracy | None:
+    """Top-1 accuracy of both on the labelled samples, from the first output; None without labels or classes."""
     name, reference = next(iter(observed.reference.items()))
     candidate = observed.candidate.get(name)
     labelled = [index for index, label in enumerate(observed.labels) if label is not None]
-    if not labelled or head not in CLASSES or candidate is None or candidate.shape != reference.shape:
+    if not labelled or head not in CLASSIFIER_HEADS or candidate is None or candidate.shape != reference.shape:
         return None
     labels = np.array([observed.labels[index] for index in labelled])
     if labels.min() < 0 or labels.max() >= reference.shape[1]:
         raise InputError(
-            f"the data has labels from {labels.min()} to {labels.max()}, the network {reference.shape[1]} classes.",
-            "Compare on data that has the classes the network was trained for.",
+            f"the data has labels from {labels.min()} to {labels.max()}, but the network has {reference.shape[1]} "
+            "classes.",
+            "Use data with the classes that the network was trained on.",
         )
     return Accuracy(
         reference=metrics.top1_accuracy(reference[labelled], labels),
@@ -222,31 +223,31 @@ def _accuracy(observed: Observed, head: Head) -> Accuracy | None:
     )
 
 
-def _uncovered(observed: Observed, tolerance: Tolerance, data: DataRecord, head: Head) -> list[str]:
-    statements = []
+def _find_caveats(observed: PairedOutputs, tolerance: Tolerance, data: DataRecord, head: Head) -> list[str]:
+    caveats = []
     if not data.real:
-        statements.append(f"the inputs are synthetic ({data.name}): nothing is said about accuracy")
-    if tolerance.min_top1_agreement is None and head in CLASSES:
-        statements.append(f"top-1 agreement is {tolerance.reasons['min_top1_agreement']}")
+        caveats.append(f"the inputs are synthetic ({data.name}): accuracy was not evaluated")
+    if tolerance.min_top1_agreement is None and head in CLASSIFIER_HEADS:
+        caveats.append(f"top-1 agreement is {tolerance.reasons['min_top1_agreement']}")
     for name, reference in observed.reference.items():
-        # Badly scaled random weights let the signal die on its way: then bias alone reaches the output.
+        # With badly scaled random weights the signal vanishes on its way: only biases reach the output.
         if metrics.variation(reference) < 10 ** (-tolerance.min_snr_db / 20):
-            statements.append(
-                f"output {name!r} varies less between the {len(reference)} samples than the tolerance lets pass: "
-                "a candidate that ignores its input would have passed too"
+            caveats.append(
+                f"output {name!r} varies less between the {len(reference)} samples than the tolerance allows: "
+                "a candidate that ignores its input would also have passed"
             )
-    return statements
+    return caveats
 
 
-def _not_finite(array: Array) -> NDArray[np.intp]:
-    """Indices of the samples that hold NaN or infinity."""
+def _nonfinite_samples(array: Array) -> NDArray[np.intp]:
+    """Indices of the samples with NaN or infinity."""
     return np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
 
 
-def _which(bad: NDArray[np.intp], array: Array) -> str:
-    return f"{bad.size} of {len(array)} samples, the first is number {bad[0]} counted from 0"
+def _describe_samples(bad: NDArray[np.intp], array: Array) -> str:
+    return f"{bad.size} of {len(array)} samples, the first at index {bad[0]}"
 
 
-def _recordable(figure: float) -> float:
-    """Infinity as the largest float: JSON has no infinity, and a record of failure must be readable too."""
+def _clamp_to_float(figure: float) -> float:
+    """Replace infinity by the largest float: JSON has no infinity, and records of failures must be readable too."""
     return min(max(figure, -sys.float_info.max), sys.float_info.max)

@@ -1,8 +1,8 @@
-"""At which stage did the error enter? Each stage's answers beside those of the stage before, and beside PyTorch's.
+"""Attribution of errors to stages: each stage's outputs are compared with those of the previous stage and PyTorch's.
 
-What goes wrong at one stage is carried on by all that follow: beside eager PyTorch they all look guilty. Beside the
-stage before, only the one that did it does, and it is judged by the bounds of its own precision: a wrong transpose
-cannot hide among the roundings of INT8.
+An error of one stage propagates to all later ones, so that compared with eager PyTorch all of them fail. Compared with
+the previous stage only the faulty one fails, and it is checked against the bounds of its own precision: a wrong
+transpose cannot hide among INT8 rounding errors.
 """
 
 from __future__ import annotations
@@ -12,91 +12,91 @@ from typing import NamedTuple
 import numpy as np
 
 from deploykit.core.values import Arrays, DataRecord, Head, Parity, Precision, Stage, StageParity, Stages, Tolerance
-from deploykit.evaluate.parity.compare import Observed, judged
+from deploykit.evaluate.parity.compare import PairedOutputs, compare_outputs
 
-JUDGED_AT_EXPORT = (
-    "an export judges typing and engine together, and neither preprocessing nor C++: deploykit parity BUNDLE --stages "
-    "tells all of them apart"
+EXPORT_CAVEAT = (
+    "an export checks precision conversion and engine together, and neither preprocessing nor C++; to check every "
+    "stage: deploykit parity BUNDLE --stages"
 )
 
 
-class Looked(NamedTuple):
-    """A stage, and the bounds that it breaks together with all before it."""
+class StageResult(NamedTuple):
+    """A stage, and the bounds that all stages up to and including it violate together."""
 
     parity: StageParity
     together: tuple[str, ...] = ()
 
 
-class Walk:
-    """The stages in their order, one after the other, on the same samples.
+class StageAttribution:
+    """Compares the stages in order, on the same samples.
 
-    `truth` holds eager PyTorch's answers by output, sample axis first; `whole` is what all stages together must keep.
+    `truth` holds eager PyTorch's outputs by name, sample axis first; `whole` is the tolerance of all stages together.
     """
 
     def __init__(self, truth: Arrays, data: DataRecord, head: Head, whole: Tolerance) -> None:
-        self.before = truth
-        """Answers of the last stage that could be looked at."""
+        self.previous_outputs = truth
+        """Outputs of the last stage that was run."""
         self._truth = truth
         self._data = data
         self._head = head
         self._whole = whole
-        self._looked: list[Looked] = []
+        self._results: list[StageResult] = []
 
-    def add(self, stage: Stage, subject: str, tolerance: Tolerance, answers: Arrays, behind: Arrays) -> None:
-        """A stage's answers, judged beside those of the stage that it stands behind."""
-        if not all(np.isfinite(array).all() for array in behind.values()):
-            nothing = "the stage before gives NaN or infinity, and nothing can be compared with that"
-            self.skip(stage, subject, tolerance, nothing)
+    def add_stage(self, stage: Stage, subject: str, tolerance: Tolerance, outputs: Arrays, previous: Arrays) -> None:
+        """Compare a stage's outputs with those of the previous stage, and with eager PyTorch's."""
+        if not all(np.isfinite(array).all() for array in previous.values()):
+            reason = "the previous stage computes NaN or infinity, which nothing can be compared with"
+            self.skip_stage(stage, subject, tolerance, reason)
             return
-        own, whole = self._judged(behind, answers, tolerance), self._judged(self._truth, answers, self._whole)
-        found = StageParity(stage, subject, whole.outputs, own.outputs, tolerance, own.failures)
-        self._looked.append(Looked(found, whole.failures))
+        own, whole = self._compare(previous, outputs, tolerance), self._compare(self._truth, outputs, self._whole)
+        parity = StageParity(stage, subject, whole.outputs, own.outputs, tolerance, own.failures)
+        self._results.append(StageResult(parity, whole.failures))
 
-    def fail(self, stage: Stage, subject: str, tolerance: Tolerance, failure: str) -> None:
-        """A stage that gives no answers, which is its own fault."""
-        self._looked.append(Looked(StageParity(stage, subject, (), (), tolerance, (failure,))))
+    def fail_stage(self, stage: Stage, subject: str, tolerance: Tolerance, failure: str) -> None:
+        """Record a stage that failed to compute outputs."""
+        self._results.append(StageResult(StageParity(stage, subject, (), (), tolerance, (failure,))))
 
-    def skip(self, stage: Stage, subject: str, tolerance: Tolerance, reason: str) -> None:
-        """A stage that cannot be looked at here."""
-        self._looked.append(Looked(StageParity(stage, subject, (), (), tolerance, (), reason)))
+    def skip_stage(self, stage: Stage, subject: str, tolerance: Tolerance, reason: str) -> None:
+        """Record a stage that cannot be run on this machine."""
+        self._results.append(StageResult(StageParity(stage, subject, (), (), tolerance, (), reason)))
 
-    def account(self, statements: tuple[str, ...]) -> Stages:
-        """All of them. `statements` are what the caller knows that the figures do not cover."""
-        of_all = self._judged(self._truth, self._truth, self._whole)
-        found = Stages(tuple(looked.parity for looked in self._looked), self._data, (*statements, *of_all.statements))
-        if found.guilty is not None:
-            return found
-        together = (f"{each.parity.subject}: {failure}" for each in self._looked for failure in each.together)
-        return Stages(found.stages, found.data, found.statements, tuple(together))
+    def summarize(self, caveats: tuple[str, ...]) -> Stages:
+        """All stages so far. `caveats` are limits of the comparison that the caller knows."""
+        general = self._compare(self._truth, self._truth, self._whole).caveats
+        stages = Stages(tuple(result.parity for result in self._results), self._data, (*caveats, *general))
+        if stages.failing_stage is not None:
+            return stages
+        together = (f"{result.parity.subject}: {failure}" for result in self._results for failure in result.together)
+        return Stages(stages.stages, stages.data, stages.caveats, tuple(together))
 
-    def _judged(self, reference: Arrays, candidate: Arrays, tolerance: Tolerance) -> Parity:
+    def _compare(self, reference: Arrays, candidate: Arrays, tolerance: Tolerance) -> Parity:
         unlabelled = (None,) * self._data.count
-        return judged(Observed(reference, candidate, unlabelled), tolerance, self._data, self._head)
+        return compare_outputs(PairedOutputs(reference, candidate, unlabelled), tolerance, self._data, self._head)
 
 
-def at_export(exported: Parity, typed: Parity, precision: Precision, engine: str) -> Stages:
-    """What an export knows by itself: the verdict on the FP32 graph, and that on the typed one in its `engine`, both
-    beside eager PyTorch.
+def attribute_at_export(exported: Parity, converted: Parity, precision: Precision, engine: str) -> Stages:
+    """The stages that an export measures: the FP32 graph, and the converted graph in its `engine`, each compared with
+    eager PyTorch.
 
-    What typing and engine each did on their own was not measured; they are guilty together where the FP32 graph is not.
+    Precision conversion and engine are not measured separately: they fail together where the FP32 graph passes.
     """
     first = StageParity(
         "export", f"the FP32 graph in {engine}", exported.outputs, exported.outputs, exported.tolerance,
         exported.failures,
     )  # fmt: skip
     if precision == "fp32":
-        return Stages((first,), exported.data, (JUDGED_AT_EXPORT,))
+        return Stages((first,), exported.data, (EXPORT_CAVEAT,))
     second = StageParity(
-        "engine", f"{graph_name(precision)} in {engine}", typed.outputs, (), typed.tolerance, typed.failures
+        "engine", f"{graph_name(precision)} in {engine}", converted.outputs, (), converted.tolerance, converted.failures
     )
-    return Stages((first, second), typed.data, (JUDGED_AT_EXPORT,))
+    return Stages((first, second), converted.data, (EXPORT_CAVEAT,))
 
 
 def graph_name(precision: Precision) -> str:
-    """What typing made of the graph."""
+    """The converted graph, in words."""
     match precision:
         case "fp32":
-            return "the graph as it was exported"
+            return "the exported graph"
         case "fp16" | "bf16":
             return f"the graph cast to {precision.upper()}"
         case "int8" | "int8-fp16":

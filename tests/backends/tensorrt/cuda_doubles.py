@@ -1,9 +1,9 @@
 """Doubles of pycuda, cuda-bindings, TensorRT's runtime and libcuda.
 
-They keep the rules that our code must keep: work on a stream happens when the stream is waited for and not before,
-everything needs the current context, pycuda gives memory back only under the context object it was made under, a stream
-that is captured executes nothing. What passes here is in the right order on the right buffers; whether a GPU takes
-it, and what TensorRT computes, is proved by the tests that run on one.
+They enforce the rules that our code must follow: work on a stream happens only when the stream is synchronized, every
+call needs the current context, pycuda frees memory only under the context object it was allocated with, and a stream
+in capture mode executes nothing. They verify the order of calls and the buffers; that a GPU accepts them, and what
+TensorRT computes, is verified by the tests that run on one.
 """
 
 from __future__ import annotations
@@ -470,8 +470,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     gpu = Gpu()
     for name, module in {**pycuda(gpu), **cuda_bindings(gpu)}.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(memory, "driver", lambda: Driver(THE_GPU, None))
-    monkeypatch.setattr(memory, "_primary", functools.cache(memory._primary.__wrapped__))
+    monkeypatch.setattr(memory, "query_driver", lambda: Driver(THE_GPU, None))
+    monkeypatch.setattr(memory, "_primary_context", functools.cache(memory._primary_context.__wrapped__))
     return gpu
 
 

@@ -1,10 +1,10 @@
-"""Doubles of the Python modules of TensorRT 8.6, 10.3, 10.16 and 11.4, with which no machine without a GPU can build,
-and of TensorRT-RTX's, whose engines no such machine can run.
+"""Doubles of the Python modules of TensorRT 8.6, 10.3, 10.16 and 11.4, which cannot build without a GPU, and of
+TensorRT-RTX, whose engines cannot run without one.
 
-Each has the classes, attributes and enum members of its version (`surfaces`), and no others: whatever a version lacks
-raises AttributeError, on writing too, as NVIDIA's module does. They record what they are told in `calls`, read an ONNX
-file for the names and shapes in it, and answer with bytes that mean nothing. So they show that we speak each version's
-language. They prove nothing about what TensorRT makes of it: no kernel, no number, no plan is real.
+Each has exactly the classes, attributes and enum members of its version (`surfaces`): anything else raises
+AttributeError, on assignment too, as in NVIDIA's module. They record calls in `calls`, read names and shapes from an
+ONNX file, and return meaningless bytes. They verify that we use each version's API correctly, and nothing about
+TensorRT's results: no kernel, number or plan is real.
 """
 
 from __future__ import annotations

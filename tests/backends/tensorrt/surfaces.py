@@ -1,9 +1,8 @@
-"""What TensorRT's Python module has, version by version: the words that `doubles` are made of.
+"""The API of TensorRT's Python module by version: the names that `doubles` consist of.
 
-Read off NVIDIA's own binding wheels, imported against empty libraries: 8.6.1, 10.3.0, 10.16.1.11 and 11.4.0.106, and
-off TensorRT-RTX 1.7.1.116 as it is. Under `all` stands what the five have in common, under a version what it has beside
-that; of networks the add_* methods, of which there are dozens, are left out. Enum members have the values that they
-have there: 11 renumbered its flags.
+Extracted from NVIDIA's binding wheels, imported against empty libraries: 8.6.1, 10.3.0, 10.16.1.11 and 11.4.0.106, and
+from TensorRT-RTX 1.7.1.116 itself. `all` lists what the five have in common, a version what it has in addition; the
+dozens of add_* methods of networks are left out. Enum members have their original values: 11 renumbered its flags.
 """
 
 from typing import Final

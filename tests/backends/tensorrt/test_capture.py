@@ -1,5 +1,5 @@
-"""CUDA graphs: captured, launched, given back, and every way of having none. cuda-bindings is a double but in one test:
-the order of its calls is proved, and nothing about a GPU.
+"""CUDA graphs: capture, launch, release, and every way in which they fail. cuda-bindings is a double in all but one
+test: the order of its calls is verified, and nothing about a GPU.
 """
 
 import sys
@@ -9,8 +9,8 @@ import cuda_doubles
 import pytest
 from cuda_doubles import Gpu, Stream
 
-from deploykit.backends.tensorrt.capture import CaptureRefused, capture
-from deploykit.backends.tensorrt.driver import driver
+from deploykit.backends.tensorrt.capture import CaptureRefused, capture_graph
+from deploykit.backends.tensorrt.driver import query_driver
 from deploykit.core.errors import BackendError
 
 
@@ -31,7 +31,7 @@ def appending(stream: Stream, done: list[str]) -> Callable[[], None]:
 
 def test_what_is_captured_runs_at_each_launch_and_not_before(gpu: Gpu, stream: Stream) -> None:
     done: list[str] = []
-    graph = capture(stream.handle, appending(stream, done))
+    graph = capture_graph(stream.handle, appending(stream, done))
     stream.synchronize()
     assert done == []
     graph.launch(stream.handle)
@@ -63,7 +63,7 @@ def test_a_step_that_fails_is_named_and_the_stream_stays_of_use(
 ) -> None:
     gpu.refuses[call] = 900
     with pytest.raises(CaptureRefused, match=f"^{function} failed with CUDA_ERROR_900$"):
-        capture(stream.handle, appending(stream, []))
+        capture_graph(stream.handle, appending(stream, []))
     assert stream.captured is None
     assert len(gpu.named("destroy graph")) == destroyed
 
@@ -75,7 +75,7 @@ def test_an_enqueue_that_fails_ends_the_capture(gpu: Gpu, stream: Stream, also_e
 
     gpu.refuses["end capture"] = also_ending
     with pytest.raises(CaptureRefused, match=r"^TensorRT failed while computing: no workspace$"):
-        capture(stream.handle, refuse)
+        capture_graph(stream.handle, refuse)
     assert stream.captured is None
     assert len(gpu.named("destroy graph")) == (0 if also_ending else 1)
 
@@ -85,12 +85,12 @@ def test_an_interrupt_ends_the_capture_and_goes_on(stream: Stream) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        capture(stream.handle, interrupt)
+        capture_graph(stream.handle, interrupt)
     assert stream.captured is None
 
 
 def test_a_launch_that_fails_says_so(gpu: Gpu, stream: Stream) -> None:
-    graph = capture(stream.handle, appending(stream, []))
+    graph = capture_graph(stream.handle, appending(stream, []))
     gpu.refuses["launch"] = 999
     with pytest.raises(CaptureRefused, match="cuGraphLaunch failed with CUDA_ERROR_999"):
         graph.launch(stream.handle)
@@ -99,14 +99,14 @@ def test_a_launch_that_fails_says_so(gpu: Gpu, stream: Stream) -> None:
 def test_without_cuda_bindings_there_is_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     with pytest.raises(CaptureRefused, match="cuda-bindings cannot be imported"):
-        capture(1, lambda: None)
+        capture_graph(1, lambda: None)
 
 
-@pytest.mark.skipif(driver().gpu is not None, reason="here is a driver")
+@pytest.mark.skipif(query_driver().gpu is not None, reason="here is a driver")
 def test_the_real_cuda_bindings_without_a_driver_refuse_in_words() -> None:
     pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
     with pytest.raises(CaptureRefused, match=r"^cuStreamBeginCapture failed with "):
-        capture(1, lambda: None)
+        capture_graph(1, lambda: None)
 
 
 def test_the_real_cuda_bindings_have_all_that_is_called() -> None:

@@ -1,4 +1,4 @@
-"""Every version is spoken to in its own language, through doubles that have what it has and nothing else."""
+"""Every TensorRT version is used through its own API, with doubles that have exactly that API."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +7,12 @@ import pytest
 from doubles import RTX, VERSIONS, Double, ILogger
 from surfaces import CLASSES, ENUMS
 
-from deploykit.backends.tensorrt.build import build
-from deploykit.backends.tensorrt.building import Building
+from deploykit.backends.tensorrt.builder import Builder
+from deploykit.backends.tensorrt.compile import compile_plan
 from deploykit.backends.tensorrt.dialect import Dialect
 from deploykit.backends.tensorrt.driver import Gpu
-from deploykit.backends.tensorrt.log import plain
-from deploykit.backends.tensorrt.running import EngineTensor, Running
+from deploykit.backends.tensorrt.log import clean_message
+from deploykit.backends.tensorrt.runtime import EngineTensor, Runtime
 from deploykit.core.errors import BackendError, DeploykitError, UsageError
 from deploykit.core.values import BatchRange, BuildOptions
 
@@ -49,7 +49,7 @@ def double(version: str) -> Double:
 
 
 def settings_of(double: Double, graph: Path, options: BuildOptions = PLAIN) -> tuple[str, ...]:
-    return build(Dialect(double), graph, graph.with_name("engine.plan"), options, GPU, None).settings
+    return compile_plan(Dialect(double), graph, graph.with_name("engine.plan"), options, GPU, None).settings
 
 
 def flags_of(double: Double) -> set[str]:
@@ -130,7 +130,7 @@ def test_a_level_that_the_library_would_round_is_refused(double: Double, written
 
 
 def test_more_workspace_than_the_gpu_has_is_refused(double: Double, written: Written) -> None:
-    with pytest.raises(BackendError, match=r"does not grant a workspace of 9000 MiB\. Ask for up to 8192 MiB"):
+    with pytest.raises(BackendError, match=r"does not grant a workspace of 9000 MiB\. Set --workspace to at most 8192"):
         settings_of(double, written(FP32), BuildOptions(batch=BATCH, workspace_mib=9000))
 
 
@@ -181,7 +181,11 @@ def test_layers_that_the_accelerator_cannot_take_are_named(double: Double, writt
 
 @pytest.mark.parametrize(
     ("cores", "core", "told"),
-    [(0, 0, "finds no deep-learning accelerator"), (2, 2, "finds cores 0 to 1"), (2, -1, "DLA core -1 was asked for")],
+    [
+        (0, 0, "finds no deep-learning accelerator"),
+        (2, 2, "finds DLA cores 0 to 1"),
+        (2, -1, "DLA core -1 does not exist"),
+    ],
 )
 def test_an_accelerator_that_is_not_there_is_refused(
     double: Double, written: Written, cores: int, core: int, told: str
@@ -193,20 +197,20 @@ def test_an_accelerator_that_is_not_there_is_refused(
 
 def test_the_accelerator_takes_one_batch_size(double: Double, written: Written) -> None:
     double.dla_cores = 2
-    with pytest.raises(UsageError, match=r"one batch size, and 1:2:4 was asked for\. Give --batch 2:2:2"):
+    with pytest.raises(UsageError, match=r"a fixed batch, not 1:2:4\. Give --batch 2:2:2"):
         settings_of(double, written(FP16), BuildOptions(batch=BATCH, dla_core=0))
 
 
 def test_no_builder_without_a_driver_says_what_the_library_said(double: Double) -> None:
     double.failure = "no builder"
-    with pytest.raises(BackendError, match=r"TensorRT [\d.]+ gives no builder: CUDA initialization failure"):
-        Building(Dialect(double))
+    with pytest.raises(BackendError, match=r"TensorRT [\d.]+ could not create a builder: CUDA initialization failure"):
+        Builder(Dialect(double))
 
 
 def test_without_a_gpu_only_tensorrt_rtx_is_asked_to_build(double: Double, written: Written) -> None:
     graph = written(FP32)
-    with pytest.raises(BackendError, match="there is none here"):
-        build(Dialect(double), graph, graph.with_name("engine.plan"), PLAIN, None, None)
+    with pytest.raises(BackendError, match="this machine has none"):
+        compile_plan(Dialect(double), graph, graph.with_name("engine.plan"), PLAIN, None, None)
     assert double.calls == []
 
 
@@ -214,7 +218,7 @@ def test_without_a_gpu_only_tensorrt_rtx_is_asked_to_build(double: Double, writt
 
 
 def test_a_plan_becomes_an_engine_and_foreign_code_runs_only_where_it_was_asked_for(double: Double) -> None:
-    running = Running(Dialect(double))
+    running = Runtime(Dialect(double))
     running.deserialize(b"plan")
     running.deserialize(b"plan", version_compatible=True)
     assert double.calls == [
@@ -226,46 +230,44 @@ def test_a_plan_becomes_an_engine_and_foreign_code_runs_only_where_it_was_asked_
 
 
 def test_a_plan_that_is_refused_quotes_the_library(double: Double) -> None:
-    running = Running(Dialect(double))
+    running = Runtime(Dialect(double))
     double.failure = "1: [stdArchiveReader.cpp::stdArchiveReaderInitCommon::46] Error Code 1: Serialization (magic tag)"
-    with pytest.raises(BackendError, match=r"does not take this engine: magic tag\. Build it again here"):
+    with pytest.raises(BackendError, match=r"rejects this engine: magic tag\. Build it again here"):
         running.deserialize(b"plan")
 
 
 def test_an_engines_tensors_and_batch_are_read_by_name(double: Double) -> None:
-    running = Running(Dialect(double))
+    running = Runtime(Dialect(double))
     engine = running.deserialize(b"plan")
-    assert running.tensors(engine) == (
+    assert running.list_tensors(engine) == (
         EngineTensor("x", True, "float32", (-1, 4, 8, 8)),
         EngineTensor("y", False, "float16", (-1, 10)),
     )
-    assert running.batch(engine) == BATCH
+    assert running.read_batch_range(engine) == BATCH
 
 
-def test_types_that_no_array_has_are_refused_at_an_engines_border(
-    double: Double, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    running = Running(Dialect(double))
+def test_unsupported_types_of_engine_inputs_are_rejected(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = Runtime(Dialect(double))
     engine = running.deserialize(b"plan")
     monkeypatch.setattr(type(engine), "get_tensor_dtype", lambda *_: double.DataType.FP8)
-    with pytest.raises(BackendError, match="The engine's x is a FP8"):
-        running.tensors(engine)
+    with pytest.raises(BackendError, match="The engine's tensor x has the unsupported type FP8"):
+        running.list_tensors(engine)
 
 
 def test_an_engine_of_fixed_shapes_has_no_batch_range(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
-    running = Running(Dialect(double))
+    running = Runtime(Dialect(double))
     engine = running.deserialize(b"plan")
     monkeypatch.setattr(type(engine), "get_tensor_shape", lambda *_: (2, 4, 8, 8))
-    assert running.batch(engine) is None
+    assert running.read_batch_range(engine) is None
 
 
 def test_an_inference_sets_shapes_and_addresses_and_goes_on_the_stream(double: Double) -> None:
-    running = Running(Dialect(double))
-    context = running.context(running.deserialize(b"plan"))
+    running = Runtime(Dialect(double))
+    context = running.create_context(running.deserialize(b"plan"))
     double.calls.clear()
     running.set_shape(context, "x", (3, 4, 8, 8))
-    assert running.shape(context, "y") == (3, 10)
-    running.bind(context, "x", 512)
+    assert running.read_shape(context, "y") == (3, 10)
+    running.bind_tensor(context, "x", 512)
     running.enqueue(context, 77)
     assert double.calls == [
         "IExecutionContext.set_input_shape(x, (3, 4, 8, 8))",
@@ -275,57 +277,57 @@ def test_an_inference_sets_shapes_and_addresses_and_goes_on_the_stream(double: D
 
 
 def test_what_a_context_refuses_is_an_error_with_a_remedy(double: Double) -> None:
-    running = Running(Dialect(double))
-    context = running.context(running.deserialize(b"plan"))
-    with pytest.raises(BackendError, match="refuses x of 9×4×8×8"):
+    running = Runtime(Dialect(double))
+    context = running.create_context(running.deserialize(b"plan"))
+    with pytest.raises(BackendError, match="rejects the shape 9×4×8×8 for x"):
         running.set_shape(context, "x", (9, 4, 8, 8))
-    with pytest.raises(BackendError, match="refuses the memory of x"):
-        running.bind(context, "x", 513)
+    with pytest.raises(BackendError, match="rejects the device address of x"):
+        running.bind_tensor(context, "x", 513)
     double.failure = "out of memory"
     with pytest.raises(BackendError, match="failed while computing"):
         running.enqueue(context, 77)
 
 
 def test_no_context_is_an_error_with_a_remedy(double: Double) -> None:
-    running = Running(Dialect(double))
+    running = Runtime(Dialect(double))
     engine = running.deserialize(b"plan")
     double.failure = "out of memory"
-    with pytest.raises(BackendError, match="gives no execution context"):
-        running.context(engine)
+    with pytest.raises(BackendError, match="could not create an execution context"):
+        running.create_context(engine)
 
 
 def test_no_runtime_is_an_error_that_says_what_the_library_said(double: Double) -> None:
     double.failure = "no runtime"
-    with pytest.raises(BackendError, match="gives no runtime: CUDA initialization failure"):
-        Running(Dialect(double))
+    with pytest.raises(BackendError, match="could not create a runtime: CUDA initialization failure"):
+        Runtime(Dialect(double))
 
 
 def test_only_tensorrt_rtx_compiles_at_run_time_and_tells_what_can_be_captured(double: Double) -> None:
-    running = Running(Dialect(double))
-    context = running.context(running.deserialize(b"plan"), jit_cache=b"of another library")
-    assert running.compiled(context) is None
-    assert running.capturable(context, 77)
+    running = Runtime(Dialect(double))
+    context = running.create_context(running.deserialize(b"plan"), jit_cache=b"of another library")
+    assert running.serialize_kernels(context) is None
+    assert running.can_capture(context, 77)
 
 
 @pytest.mark.parametrize(("kept", "known"), [(None, ""), (b"", ""), (b"kernels", "kernels"), (b"of another GPU", "")])
 def test_tensorrt_rtx_starts_with_the_kernels_that_it_compiled_before(kept: bytes | None, known: str) -> None:
     double = Double(RTX)
-    running = Running(Dialect(double))
-    context = running.context(running.deserialize(b"plan"), jit_cache=kept)
+    running = Runtime(Dialect(double))
+    context = running.create_context(running.deserialize(b"plan"), jit_cache=kept)
     assert double.calls[-3:] == [
         f"IRuntimeConfig.set_runtime_cache({known})",
         "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy = EAGER",
         "ICudaEngine.create_execution_context(IRuntimeConfig)",
     ]
-    assert running.compiled(context) == known.encode() + b" and more"
-    assert running.capturable(context, 77)
-    assert not running.capturable(context, 78)
+    assert running.serialize_kernels(context) == known.encode() + b" and more"
+    assert running.can_capture(context, 77)
+    assert not running.can_capture(context, 78)
 
 
 def test_tensorrt_rtx_is_told_its_targets_and_keeps_no_timings(written: Written) -> None:
     double = Double(RTX)
     graph, options = written(FP32), BuildOptions(batch=BATCH, compute_capabilities=(86, 120))
-    plan = build(Dialect(double), graph, graph.with_name("engine.plan"), options, GPU, None)
+    plan = compile_plan(Dialect(double), graph, graph.with_name("engine.plan"), options, GPU, None)
     assert plan.settings == ("STRONGLY_TYPED", "TF32 off", "DETAILED", PROFILE, "SM86", "SM120")
     assert [call for call in double.calls if "compute_cap" in call] == [
         "IBuilderConfig.num_compute_capabilities = 2",
@@ -337,27 +339,27 @@ def test_tensorrt_rtx_is_told_its_targets_and_keeps_no_timings(written: Written)
 
 
 def test_layers_are_timed_and_told(double: Double) -> None:
-    running, times = Running(Dialect(double)), []
+    running, times = Runtime(Dialect(double)), []
     engine = running.deserialize(b"plan")
-    context = running.context(engine)
-    running.profile(context, lambda name, ms: times.append((name, ms)))
+    context = running.create_context(engine)
+    running.attach_profiler(context, lambda name, ms: times.append((name, ms)))
     running.enqueue(context, 77)
     assert times == [("conv", 0.5)]
-    assert running.inspect(engine) == '{"Layers": []}'
+    assert running.inspect_layers(engine) == '{"Layers": []}'
     assert "EngineInspector.get_engine_information(JSON)" in double.calls
-    running.inspect(engine, context)
+    running.inspect_layers(engine, context)
     assert "EngineInspector.execution_context = IExecutionContext" in double.calls
 
 
 @pytest.mark.parametrize("version", [name for name in VERSIONS if name != "8.6"], indirect=True)
 def test_an_engine_without_weights_gets_those_of_its_graph(double: Double, tmp_path: Path) -> None:
-    running = Running(Dialect(double))
+    running = Runtime(Dialect(double))
     engine = running.deserialize(b"plan")
     graph = tmp_path / "model.onnx"
     running.refit(engine, graph)
     assert double.calls[-2:] == [f"OnnxParserRefitter.refit_from_file({graph})", "Refitter.refit_cuda_engine()"]
     double.failure = "missing weights"
-    with pytest.raises(BackendError, match=r"cannot take weights from model\.onnx"):
+    with pytest.raises(BackendError, match=r"cannot refit weights from model\.onnx"):
         running.refit(engine, graph)
 
 
@@ -403,7 +405,7 @@ def test_a_double_refuses_what_its_version_does_not_have() -> None:
 # What the library says.
 
 
-def test_errors_are_remembered_from_where_one_stood(double: Double) -> None:
+def test_only_errors_since_the_remembered_count_are_returned(double: Double) -> None:
     dialect = Dialect(double)
     dialect.logger.log(ILogger.Severity.ERROR, "before")
     mark = dialect.log.count
@@ -411,7 +413,7 @@ def test_errors_are_remembered_from_where_one_stood(double: Double) -> None:
     dialect.logger.log(ILogger.Severity.WARNING, "harmless")
     dialect.logger.log(ILogger.Severity.INTERNAL_ERROR, "worse")
     dialect.logger.log(ILogger.Severity.ERROR, "twice")
-    assert dialect.log.errors(mark) == ("twice", "worse")
+    assert dialect.log.errors_since(mark) == ("twice", "worse")
 
 
 def test_dialects_of_one_module_share_its_logger(double: Double) -> None:
@@ -449,7 +451,7 @@ def test_dialects_of_one_module_share_its_logger(double: Double) -> None:
     ],
 )
 def test_messages_are_told_without_places_in_nvidias_sources(text: str, said: str) -> None:
-    assert plain(text) == said
+    assert clean_message(text) == said
 
 
 def test_every_refusal_is_an_error_of_ours(double: Double, written: Written) -> None:

@@ -1,5 +1,5 @@
-"""What the driver says: of this machine, and of drivers compiled for the occasion. A double proves nothing of NVIDIA's
-own library but that we call it by its declared interface.
+"""Queries of the driver: this machine's, and drivers compiled for the tests. A double only verifies that NVIDIA's
+library is called by its declared interface.
 """
 
 import json
@@ -18,7 +18,7 @@ from deploykit.backends.tensorrt import driver as subject
 
 needs_a_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to make a driver with")
 
-ASKS = "import json; from deploykit.backends.tensorrt.driver import driver; print(json.dumps(driver()))"
+ASKS = "import json; from deploykit.backends.tensorrt.driver import query_driver; print(json.dumps(query_driver()))"
 
 
 def asked(folder: Path, **environment: str) -> Any:
@@ -40,8 +40,8 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_this_machine_has_a_gpu_or_says_why_not() -> None:
-    gpu, absence = subject.driver()
+def test_this_machine_has_a_gpu_or_a_reason() -> None:
+    gpu, absence = subject.query_driver()
     assert (gpu is None) == (absence is not None)
     if gpu is not None:
         assert gpu.compute_capability >= 50
@@ -49,18 +49,18 @@ def test_this_machine_has_a_gpu_or_says_why_not() -> None:
 
 
 def test_without_a_gpu_the_answer_takes_less_than_50_ms() -> None:
-    subject.driver.cache_clear()
+    subject.query_driver.cache_clear()
     began = time.perf_counter()
-    answer = subject.driver()
+    answer = subject.query_driver()
     assert answer.gpu is not None or time.perf_counter() - began < 0.05
-    assert subject.driver() is answer
+    assert subject.query_driver() is answer
 
 
 @needs_a_compiler
 def test_the_first_gpu_is_described_and_no_context_is_made(drivers: Path) -> None:
     (name, capability, version, memory), absence = asked(drivers)
     assert (name, capability, memory, absence) == ("NVIDIA Fake", 87, 80 << 30, None)
-    assert version == (subject._kernel_module() or "CUDA 13.1")
+    assert version == (subject._kernel_module_version() or "CUDA 13.1")
 
 
 @needs_a_compiler
@@ -100,7 +100,7 @@ def test_a_library_that_does_not_load_is_told_from_a_missing_one(tmp_path: Path)
 
 def test_a_missing_library_is_a_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "LIBRARY", "libcuda-that-is-nowhere.so.1")
-    assert subject.driver.__wrapped__() == (
+    assert subject.query_driver.__wrapped__() == (
         None,
         "no NVIDIA driver is installed (libcuda-that-is-nowhere.so.1 is not found)",
     )
@@ -126,4 +126,4 @@ def test_the_kernel_module_gives_the_driver_its_number(
 ) -> None:
     (tmp_path / "version").write_text(text)
     monkeypatch.setattr(subject, "KERNEL_MODULE", tmp_path / "version")
-    assert subject._kernel_module() == version
+    assert subject._kernel_module_version() == version

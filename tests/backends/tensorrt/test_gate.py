@@ -1,5 +1,5 @@
-"""What the gate lets through: by an engine's record, and by a child process that may die of it. The library in the
-child is a double on its path; that NVIDIA's own dies without a driver was seen by hand and is why there is a gate.
+"""Checks before a plan is loaded: its record, and a child process that may crash. The library in the child is a double
+on its path; that NVIDIA's own crashes without a driver was observed by hand and is the reason for these checks.
 """
 
 import sys
@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from cuda_doubles import THE_GPU
 
-from deploykit.backends import installed
+from deploykit.backends import is_installed
 from deploykit.backends.tensorrt import gate as subject
-from deploykit.backends.tensorrt.driver import Driver, driver
-from deploykit.backends.tensorrt.gate import refuse_foreign, try_in_child
+from deploykit.backends.tensorrt.driver import Driver, query_driver
+from deploykit.backends.tensorrt.gate import reject_foreign_engine, try_in_child
 from deploykit.core.errors import BackendError, InputError
 from deploykit.core.values import BuildOptions, BuildRecord, Engine, FileRecord, TensorSpec
 
@@ -47,7 +47,7 @@ def engine(
 def refusal(made: Engine, version: str = "10.3.0.26", platform: str = HERE, capability: int = 87) -> str | None:
     """Why an engine is refused on a machine like this, but for what is said."""
     try:
-        refuse_foreign(made, version, THE_GPU._replace(compute_capability=capability), platform)
+        reject_foreign_engine(made, version, THE_GPU._replace(compute_capability=capability), platform)
     except BackendError as refused:
         what, _, remedy = str(refused).partition(" Build it here: ")
         return what if remedy == f"deploykit compile BUNDLE --target {made.backend}." else "no remedy is told"
@@ -66,7 +66,7 @@ def test_another_platform_is_refused_with_both_named() -> None:
 @pytest.mark.parametrize("running", ["10.3.1.26", "10.2.0.26", "11.4.0.106", "8.6.2"])
 def test_another_version_is_refused_with_both_named(running: str) -> None:
     error = refusal(engine(), running)
-    assert error == f"engines/tensorrt/engine.plan was built for tensorrt 10.3.0.26; here is {running}."
+    assert error == f"engines/tensorrt/engine.plan was built for tensorrt 10.3.0.26; this machine has {running}."
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_version_compatible_engine_runs_forward_and_as_far_as_nvidia_says(
 def test_another_gpu_is_refused_with_both_named() -> None:
     error = refusal(engine(), capability=90)
     assert error == (
-        "engines/tensorrt/engine.plan was built for compute capability 8.7; the GPU here, NVIDIA Fake, is of 9.0."
+        "engines/tensorrt/engine.plan was built for compute capability 8.7; this machine's NVIDIA Fake has 9.0."
     )
 
 
@@ -116,8 +116,8 @@ def test_a_portable_engine_runs_where_it_names_and_above_its_last(capability: in
 
 def test_an_engine_without_a_record_is_a_damaged_manifest() -> None:
     made = msgspec.structs.replace(engine(), build=None)
-    with pytest.raises(InputError, match=r"does not say what engines/tensorrt/engine.plan was built for"):
-        refuse_foreign(made, "10.3.0.26", THE_GPU, HERE)
+    with pytest.raises(InputError, match=r"it has no build record for engines/tensorrt/engine.plan"):
+        reject_foreign_engine(made, "10.3.0.26", THE_GPU, HERE)
 
 
 LIBRARY = """
@@ -154,7 +154,7 @@ def tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "tried.txt"
     (tmp_path / "tensorrt.py").write_text(f"TRIED = {str(file)!r}\n{LIBRARY}")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(subject, "driver", lambda: Driver(THE_GPU, None))
+    monkeypatch.setattr(subject, "query_driver", lambda: Driver(THE_GPU, None))
     monkeypatch.setattr(subject, "version_of", lambda _: "10.3.0")
     monkeypatch.setattr(subject, "_PASSED", set())
     return file
@@ -174,7 +174,7 @@ def test_a_plan_that_deserializes_passes_and_is_not_tried_again(tries: Path, tmp
     assert tries.read_text() == "False\nTrue\n"
 
 
-def test_marks_spare_the_next_process_the_trial_but_only_with_the_same_library(
+def test_the_next_process_skips_the_trial_only_with_the_same_library(
     tries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marks = tmp_path / "marks"
@@ -190,9 +190,9 @@ def test_marks_spare_the_next_process_the_trial_but_only_with_the_same_library(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"crash", "a child process that tried it died of SIGSEGV, its last words: a last word"),
+        (b"crash", "the child process that tried it died of SIGSEGV, its last output: a last word"),
         (b"exit", "a last word"),
-        (b"refused", "TensorRT 10.3.0 does not take this engine: the plan is damaged"),
+        (b"refused", "TensorRT 10.3.0 rejects this engine: the plan is damaged"),
     ],
 )
 def test_a_plan_that_does_not_deserialize_is_refused_in_words(
@@ -209,18 +209,20 @@ def test_a_plan_that_does_not_deserialize_is_refused_in_words(
 @pytest.mark.usefixtures("tries")
 def test_a_child_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "TIMEOUT_S", 2.0)
-    with pytest.raises(BackendError, match="was not done after 2 s"):
+    with pytest.raises(BackendError, match="did not finish within 2 s"):
         try_in_child("tensorrt", plan(tmp_path, b"hang"))
 
 
-def test_a_python_that_starts_no_child_says_so(tries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_process_that_cannot_start_is_reported(
+    tries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.executable", str(tmp_path / "no-python"))
-    with pytest.raises(BackendError, match="no child process could be started to try it: No such file"):
+    with pytest.raises(BackendError, match="the child process for a trial could not be started: No such file"):
         try_in_child("tensorrt", plan(tmp_path, b"good"))
     assert not tries.exists()
 
 
-def test_marks_that_cannot_be_written_are_done_without(tries: Path, tmp_path: Path) -> None:
+def test_markers_that_cannot_be_written_are_ignored(tries: Path, tmp_path: Path) -> None:
     (tmp_path / "marks").write_text("a file where a folder should be")
     try_in_child("tensorrt", plan(tmp_path, b"good"), tmp_path / "marks")
     assert tries.read_text() == "False\n"
@@ -244,19 +246,21 @@ def test_the_child_does_not_import_from_the_folder_that_it_starts_in(
     assert tries.read_text() == "False\n"
 
 
-@pytest.mark.skipif(driver().gpu is not None, reason="where there is a GPU, NVIDIA's library refuses for other reasons")
-@pytest.mark.skipif(not installed("tensorrt-rtx"), reason="TensorRT-RTX is not installed")
+@pytest.mark.skipif(
+    query_driver().gpu is not None, reason="where there is a GPU, NVIDIA's library refuses for other reasons"
+)
+@pytest.mark.skipif(not is_installed("tensorrt-rtx"), reason="TensorRT-RTX is not installed")
 def test_nvidias_own_library_without_a_driver_fails_in_the_child_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The double here is the driver that is not there: the library and its failure are real."""
-    monkeypatch.setattr(subject, "driver", lambda: Driver(THE_GPU, None))
+    monkeypatch.setattr(subject, "query_driver", lambda: Driver(THE_GPU, None))
     with pytest.raises(BackendError, match=r"^engine.plan cannot be loaded by tensorrt-rtx"):
         try_in_child("tensorrt-rtx", plan(tmp_path, b"no plan"))
 
 
 def test_without_a_driver_nothing_is_spawned(tries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "driver", lambda: Driver(None, "the NVIDIA driver finds no GPU"))
+    monkeypatch.setattr(subject, "query_driver", lambda: Driver(None, "the NVIDIA driver finds no GPU"))
     with pytest.raises(BackendError) as caught:
         try_in_child("tensorrt", plan(tmp_path, b"good"))
     assert caught.value.what == "engine.plan cannot be loaded: the NVIDIA driver finds no GPU."

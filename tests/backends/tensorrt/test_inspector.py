@@ -1,7 +1,7 @@
-"""What is read from TensorRT's engine inspector.
+"""Reading the documents of TensorRT's engine inspector.
 
-No GPU wrote the documents in `inspections`: they were composed by hand in the shapes that NVIDIA documents and that
-public reports show, all for the network below. What they prove is the reading, not what TensorRT makes of a network.
+The documents in `inspections` were not written by a GPU but composed by hand, for the network below, in the formats
+that NVIDIA documents and public reports show. They verify the reading, not what TensorRT makes of a network.
 """
 
 import json
@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from deploykit.backends.tensorrt import inspector
 from deploykit.core.errors import BackendError
-from deploykit.export.passes import names
+from deploykit.core.onnx_metadata import MODULE_KEY
 
 INSPECTIONS = Path(__file__).parent / "inspections"
 
@@ -61,7 +61,7 @@ def graph():
     )
     read = ir.from_proto(model).graph
     for node, (*_, module) in zip(read, NODES, strict=True):
-        node.metadata_props[inspector.MODULE] = module
+        node.metadata_props[MODULE_KEY] = module
     return read
 
 
@@ -79,7 +79,7 @@ def read(graph):
 
     def by_name(what, *more):
         text = inspection(what) if isinstance(what, str) else document(what, *more)
-        return {layer.name: layer for layer in inspector.layers(text, graph)}
+        return {layer.name: layer for layer in inspector.parse_layers(text, graph)}
 
     return by_name
 
@@ -106,7 +106,7 @@ FOLDED = {"block.relu/Relu"}  # into the activation of block.conv1/Conv, where 8
     [("tensorrt-8.6", FOLDED), ("names-only", FOLDED), ("tensorrt-10", set()), ("tensorrt-11", set())],
 )
 def test_every_node_that_a_document_names_is_found(graph, name, unnamed):
-    found = inspector.layers(inspection(name), graph)
+    found = inspector.parse_layers(inspection(name), graph)
     assert {node for layer in found for node in layer.nodes} == {name for _, name, *_ in NODES} - unnamed
 
 
@@ -118,10 +118,6 @@ def test_a_fused_convolution_has_all_its_nodes_and_their_modules(only, name):
     assert layer.modules[-3:] == ("block.conv2", "block", "block.relu")
 
 
-def test_the_module_of_a_node_is_where_the_exporter_writes_it():
-    assert inspector.MODULE == names.MODULE
-
-
 def test_nodes_of_no_module_give_no_empty_names(read):
     layer = read("tensorrt-8.6")["PWN(PWN(gate/Sigmoid), PWN(gate/Mul))"]
     assert layer.nodes == ("gate/Sigmoid", "gate/Mul")
@@ -131,13 +127,13 @@ def test_nodes_of_no_module_give_no_empty_names(read):
 @pytest.mark.parametrize("between", ["", "\x1e", "\x1f", " "])
 def test_metadata_is_read_whatever_stands_between_its_parts(graph, between):
     metadata = between.join(f"[ONNX Layer: {name}]" for name in ("stem/Conv", "folded/Constant", "relu/Relu"))
-    [layer] = inspector.layers(document({"Name": "anything", "Metadata": metadata}), graph)
+    [layer] = inspector.parse_layers(document({"Name": "anything", "Metadata": metadata}), graph)
     assert layer.nodes == ("stem/Conv", "relu/Relu")
 
 
-def test_control_characters_may_stand_bare_in_the_document(graph):
+def test_control_characters_may_be_unescaped_in_the_document(graph):
     text = '{"Layers": [{"Name": "n", "Metadata": "[ONNX Layer: stem/Conv]\x1f[ONNX Layer: relu/Relu]"}]}'
-    assert inspector.layers(text, graph)[0].nodes == ("stem/Conv", "relu/Relu")
+    assert inspector.parse_layers(text, graph)[0].nodes == ("stem/Conv", "relu/Relu")
 
 
 def test_the_callers_of_a_local_function_are_no_part_of_a_node_s_name(read):
@@ -168,10 +164,10 @@ def test_names_without_metadata_are_taken_apart(read, name, nodes):
     assert layer.nodes == nodes
 
 
-def test_a_bracket_may_be_a_node_s_own(graph):
+def test_a_node_name_may_contain_brackets(graph):
     copy = graph.clone()
     next(iter(copy)).name = "stem(1)"
-    [layer] = inspector.layers(document({"Name": "PWN(PWN(stem(1)), relu/Relu)"}), copy)
+    [layer] = inspector.parse_layers(document({"Name": "PWN(PWN(stem(1)), relu/Relu)"}), copy)
     assert layer.nodes == ("stem(1)", "relu/Relu")
 
 
@@ -203,7 +199,7 @@ def test_a_foreign_node_that_begins_with_shared_weights_does_not_begin_at_their_
     second = next(node for node in copy if node.name == "block.conv2/Conv")
     second.replace_input_with(1, copy.initializers["block.conv1.weight"])
     name = "{ForeignNode[block.conv1.weight...block.conv2/Conv]}"
-    assert inspector.layers(document(name), copy)[0].nodes == ("block.conv2/Conv",)
+    assert inspector.parse_layers(document(name), copy)[0].nodes == ("block.conv2/Conv",)
 
 
 def test_a_foreign_node_of_unknown_ends_names_nothing(read):
@@ -223,8 +219,8 @@ def test_a_foreign_node_of_unknown_ends_names_nothing(read):
     ],
 )
 def test_every_convolution_and_product_has_its_arithmetic(graph, name, expected):
-    found = inspector.layers(inspection(name), graph)
-    assert inspector.arithmetic(found, LAYERS) == dict(zip(LAYERS, expected, strict=True))
+    found = inspector.parse_layers(inspection(name), graph)
+    assert inspector.arithmetic_by_node(found, LAYERS) == dict(zip(LAYERS, expected, strict=True))
 
 
 def test_an_addition_s_type_is_not_its_convolution_s(only):
@@ -272,7 +268,7 @@ def test_inputs_say_what_is_computed_in_and_tactics_help_where_they_differ(read,
         ("0x00000000000003ea", None),
     ],
 )
-def test_where_no_type_is_told_the_tactic_may(read, tactic, expected):
+def test_the_tactic_decides_where_no_type_is_known(read, tactic, expected):
     layer = {"Name": "n", "LayerType": "CaskConvolution", "Inputs": tensor("N/A due to dynamic shapes")}
     [found] = read({**layer, "TacticName": tactic}).values()
     assert found.arithmetic == expected
@@ -293,7 +289,7 @@ def test_where_no_type_is_told_the_tactic_may(read, tactic, expected):
         ("__myl_Move_myl0_0", "kgen"),
     ],
 )
-def test_layers_that_move_data_compute_in_nothing(read, name, kind):
+def test_layers_that_move_data_have_no_arithmetic(read, name, kind):
     [layer] = read({"Name": name, "LayerType": kind, "Inputs": tensor("Half")}).values()
     assert layer.arithmetic is None
 
@@ -303,35 +299,37 @@ def test_a_generated_kernel_with_one_operator_that_computes_does_compute(read):
     assert layer.arithmetic == "fp16"
 
 
-def test_an_engine_of_names_says_nothing_about_arithmetic(graph):
-    found = inspector.layers(inspection("names-only"), graph)
+def test_an_engine_with_layer_names_only_has_no_arithmetic(graph):
+    found = inspector.parse_layers(inspection("names-only"), graph)
     assert {layer.arithmetic for layer in found} == {None}
-    assert inspector.arithmetic(found, ["stem/Conv"]) == {}
+    assert inspector.arithmetic_by_node(found, ["stem/Conv"]) == {}
 
 
 def test_without_a_context_only_telling_tactics_count(graph):
-    found = inspector.layers(inspection("dynamic-without-context"), graph)
+    found = inspector.parse_layers(inspection("dynamic-without-context"), graph)
     told = {"stem/Conv": "fp16", "block.conv1/Conv": "int8"}
-    assert inspector.arithmetic(found, [*told, "block.conv2/Conv"]) == told
+    assert inspector.arithmetic_by_node(found, [*told, "block.conv2/Conv"]) == told
 
 
-def test_a_node_that_no_layer_has_is_no_guess(graph):
-    found = inspector.layers(inspection("tensorrt-10"), graph)
-    assert inspector.arithmetic(found, ["elsewhere/Conv"]) == {}
+def test_a_node_without_a_layer_has_no_arithmetic(graph):
+    found = inspector.parse_layers(inspection("tensorrt-10"), graph)
+    assert inspector.arithmetic_by_node(found, ["elsewhere/Conv"]) == {}
 
 
-def test_a_layer_that_hides_several_convolutions_counts_for_each(graph):
+def test_a_layer_with_several_convolutions_counts_for_each(graph):
     region = {"Name": "{ForeignNode[stem/Conv...block/Add]}", "LayerType": "Myelin", "Inputs": tensor("Half")}
-    found = inspector.layers(document(region), graph)
+    found = inspector.parse_layers(document(region), graph)
     inside = [name for name in LAYERS if name != "fc/Gemm"]
-    assert inspector.arithmetic(found, inside) == dict.fromkeys(inside, "fp16")
+    assert inspector.arithmetic_by_node(found, inside) == dict.fromkeys(inside, "fp16")
 
 
 def test_kernels_that_cannot_multiply_do_not_speak_for_a_product(graph):
     metadata = {"Metadata": "[ONNX Layer: fc/Gemm]"}
     product = {"Name": "fc/Gemm_myl0_1", "LayerType": "gemm", "Inputs": tensor("Int8"), **metadata}
     bias = {"Name": "__myl_Add_myl0_2", "LayerType": "kgen", "Inputs": tensor("Float"), **metadata}
-    assert inspector.arithmetic(inspector.layers(document(product, bias), graph), ["fc/Gemm"]) == {"fc/Gemm": "int8"}
+    assert inspector.arithmetic_by_node(inspector.parse_layers(document(product, bias), graph), ["fc/Gemm"]) == {
+        "fc/Gemm": "int8"
+    }
 
 
 def test_where_kernels_of_one_product_disagree_the_widest_counts(graph):
@@ -339,7 +337,9 @@ def test_where_kernels_of_one_product_disagree_the_widest_counts(graph):
         {"Name": str(each), "LayerType": "gemm", "Inputs": tensor(each), "Metadata": "[ONNX Layer: fc/Gemm]"}
         for each in ("Int8", "Half", "Int8")
     ]
-    assert inspector.arithmetic(inspector.layers(document(*halves), graph), ["fc/Gemm"]) == {"fc/Gemm": "fp16"}
+    assert inspector.arithmetic_by_node(inspector.parse_layers(document(*halves), graph), ["fc/Gemm"]) == {
+        "fc/Gemm": "fp16"
+    }
 
 
 # ── Formats, tactics, documents ─────────────────────────────────────────────────────────────────────────────────────
@@ -388,20 +388,20 @@ def test_a_layer_without_a_tactic_s_name_has_its_number(read):
     ["", "Layers: none", "[]", "{}", '{"Layers": [{"LayerType": "Reformat"}]}', '{"Layers": [{"Name": 1}]}'],
 )
 def test_a_document_of_another_kind_is_refused(graph, text):
-    with pytest.raises(BackendError, match="engine inspector says something that deploykit cannot read"):
-        inspector.layers(text, graph)
+    with pytest.raises(BackendError, match="deploykit cannot read the output of TensorRT's engine inspector"):
+        inspector.parse_layers(text, graph)
 
 
 def test_an_engine_that_hides_its_layers_has_none(graph):
-    assert inspector.layers(document(), graph) == ()
+    assert inspector.parse_layers(document(), graph) == ()
 
 
 # ── Time ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_times_are_joined_by_name_and_none_is_lost(graph):
-    found = inspector.layers(inspection("tensorrt-10"), graph)
-    timed = inspector.timed(found, {"block.conv1/Conv": 30.0, "somewhere else": 5.0})
+    found = inspector.parse_layers(inspection("tensorrt-10"), graph)
+    timed = inspector.add_times(found, {"block.conv1/Conv": 30.0, "somewhere else": 5.0})
     assert {layer.name: layer.time_us for layer in timed if layer.time_us} == {
         "block.conv1/Conv": 30.0,
         "somewhere else": 5.0,
@@ -410,8 +410,8 @@ def test_times_are_joined_by_name_and_none_is_lost(graph):
 
 
 def test_a_name_that_two_layers_have_is_timed_once(graph):
-    twice = inspector.layers(document("n", "n"), graph)
-    assert [layer.time_us for layer in inspector.timed(twice, {"n": 7.0})] == [7.0, None]
+    twice = inspector.parse_layers(document("n", "n"), graph)
+    assert [layer.time_us for layer in inspector.add_times(twice, {"n": 7.0})] == [7.0, None]
 
 
 def test_no_inspection_pretends_to_come_from_a_gpu():

@@ -1,12 +1,13 @@
-"""The modules of TensorRT, and every way in which they cannot be had."""
+"""The modules of TensorRT, and every way in which their import fails."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-from deploykit.backends.tensorrt.library import PACKAGES, Name, library, version
+from deploykit.backends.tensorrt.library import PACKAGES, LibraryName, import_library, library_version
 from deploykit.core.errors import BackendError
+from deploykit.core.extras import install_command
 
 
 @pytest.fixture
@@ -46,40 +47,40 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_library_that_cannot_be_imported_is_quoted_in_one_line(install, code: str, told: str) -> None:
     install(code)
     with pytest.raises(BackendError) as raised:
-        library("tensorrt")
-    assert raised.value.what.startswith("TensorRT is installed and cannot be imported: ")
+        import_library("tensorrt")
+    assert raised.value.what.startswith("TensorRT is installed but cannot be imported: ")
     assert told in raised.value.what
     assert "\n" not in raised.value.what
-    assert "pip install 'deploykit[gpu]'" in raised.value.remedy
+    assert install_command("gpu") in raised.value.remedy
     assert "python3-libnvinfer" in raised.value.remedy
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_a_library_that_is_missing_says_how_to_get_it(name: Name, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_is_missing_says_how_to_get_it(name: LibraryName, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.delitem(sys.modules, PACKAGES[name].module, raising=False)
-    with pytest.raises(BackendError, match=r"is not installed\. pip install 'deploykit"):
-        library(name)
+    with pytest.raises(BackendError, match=r"is not installed\. Install it with:\n  \S+ -m pip install"):
+        import_library(name)
 
 
 def test_type_stubs_are_no_library(install) -> None:
     install(None)
     with pytest.raises(BackendError, match="its module tensorrt is empty"):
-        library("tensorrt")
+        import_library("tensorrt")
 
 
 @pytest.mark.parametrize("old", ["8.5.3.1", "8.2.1", "7.1.3.0"])
 def test_versions_before_8_6_are_refused(install, old: str) -> None:
     install(f"__version__ = {old!r}\nclass Builder: pass")
     with pytest.raises(BackendError, match=rf"TensorRT {old} is too old: deploykit needs 8\.6 or later"):
-        library("tensorrt")
+        import_library("tensorrt")
 
 
 @pytest.mark.parametrize("good", ["8.6.1", "10.3.0", "10.13.3.9", "11.4.0.106"])
 def test_later_versions_are_taken(install, good: str) -> None:
     install(f"__version__ = {good!r}\nclass Builder: pass")
-    assert library("tensorrt").__version__ == good
-    assert version("tensorrt") == good
+    assert import_library("tensorrt").__version__ == good
+    assert library_version("tensorrt") == good
 
 
 @pytest.mark.parametrize("imported", [False, True])
@@ -88,25 +89,25 @@ def test_later_versions_are_taken(install, good: str) -> None:
 def test_a_wheel_packed_again_is_the_same_version(install, said: str, recorded: str, imported: bool) -> None:
     install(f"__version__ = {said!r}\nclass Builder: pass", recorded)
     if imported:
-        library("tensorrt")
-    assert version("tensorrt") == "10.13.3.9"
+        import_library("tensorrt")
+    assert library_version("tensorrt") == "10.13.3.9"
     assert ("tensorrt" in sys.modules) == imported
 
 
 def test_the_version_is_read_without_importing(install) -> None:
     install("raise ImportError('libnvinfer.so.10')", recorded="10.3.0")
-    assert version("tensorrt") == "10.3.0"
+    assert library_version("tensorrt") == "10.3.0"
     assert "tensorrt" not in sys.modules
 
 
 def test_an_imported_module_knows_its_version_best(install) -> None:
     install("__version__ = '10.3.1'\nclass Builder: pass", recorded="10.3.0")
-    library("tensorrt")
-    assert version("tensorrt") == "10.3.1"
+    import_library("tensorrt")
+    assert library_version("tensorrt") == "10.3.1"
 
 
 def test_tensorrt_rtx_tells_the_same_version_either_way(process_free_version: str) -> None:
-    assert library("tensorrt-rtx").__version__ == process_free_version
+    assert import_library("tensorrt-rtx").__version__ == process_free_version
 
 
 @pytest.fixture
@@ -115,6 +116,6 @@ def process_free_version(monkeypatch: pytest.MonkeyPatch) -> str:
     module = pytest.importorskip("tensorrt_rtx")
     with monkeypatch.context() as patch:
         patch.delitem(sys.modules, "tensorrt_rtx")
-        recorded = version("tensorrt-rtx")
+        recorded = library_version("tensorrt-rtx")
     assert sys.modules["tensorrt_rtx"] is module
     return recorded

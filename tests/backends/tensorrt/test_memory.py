@@ -1,5 +1,5 @@
-"""Buffers, and arrays of other libraries. The GPU is a double: what is proved is who asks for what, in which order and
-under which context, and nothing about a real one.
+"""Buffers, and arrays of other libraries. The GPU is a double: the order of calls and their contexts are verified, and
+nothing about a real GPU.
 """
 
 import gc
@@ -17,8 +17,17 @@ from cuda_doubles import Gpu, described, pushed
 
 from deploykit.backends.tensorrt import memory as subject
 from deploykit.backends.tensorrt.driver import Driver
-from deploykit.backends.tensorrt.memory import Block, Buffer, DeviceArray, aligned, device_array, on_gpu, wait_for
+from deploykit.backends.tensorrt.memory import (
+    DeviceArray,
+    DeviceBlock,
+    TensorBuffer,
+    align_array,
+    on_gpu,
+    read_device_array,
+    wait_for,
+)
 from deploykit.core.errors import BackendError, InputError
+from deploykit.core.extras import install_command
 from deploykit.core.values import TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # a failed finalizer
@@ -54,11 +63,11 @@ class Dlpack:
 
 
 def test_a_buffer_grows_with_the_largest_batch_and_is_used_again(gpu: Gpu) -> None:
-    buffer = Buffer(X)
+    buffer = TensorBuffer(X)
     addresses = []
     with on_gpu("testing"):
         for batch in (2, 1, 2, 5, 3):
-            buffer.fit((batch, 2))
+            buffer.resize((batch, 2))
             addresses.append(buffer.address)
             assert buffer.host.shape == (batch, 2)
             assert buffer.host.dtype == np.float32
@@ -71,8 +80,8 @@ def test_a_buffer_grows_with_the_largest_batch_and_is_used_again(gpu: Gpu) -> No
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_memory_is_given_back_under_its_own_context_in_whichever_thread_drops_it(gpu: Gpu, elsewhere: bool) -> None:
     with on_gpu("testing"):
-        held: list[object] = [Block(64, "A block"), Buffer(X)]
-        held[1].fit((4, 2))  # type: ignore[attr-defined]
+        held: list[object] = [DeviceBlock(64, "A block"), TensorBuffer(X)]
+        held[1].resize((4, 2))  # type: ignore[attr-defined]
     with pushed(gpu):  # another library's context is current meanwhile
         if elsewhere:
             thread = threading.Thread(target=held.clear)
@@ -103,7 +112,7 @@ def test_one_primary_context_serves_all_threads(gpu: Gpu) -> None:
 def test_running_out_of_gpu_memory_names_the_bytes_asked_and_free(gpu: Gpu) -> None:
     gpu.refuses["alloc"] = cuda_doubles.MemoryError("cuMemAlloc failed: out of memory")
     with pytest.raises(BackendError) as caught, on_gpu("testing"):
-        Buffer(X).fit((1000, 2))
+        TensorBuffer(X).resize((1000, 2))
     assert caught.value.what == "The tensor x needs 8000 bytes of GPU memory; 3000 of 8000 bytes are free."
     assert "smaller batch" in caught.value.remedy
 
@@ -111,7 +120,7 @@ def test_running_out_of_gpu_memory_names_the_bytes_asked_and_free(gpu: Gpu) -> N
 def test_running_out_of_page_locked_memory_is_told_apart(gpu: Gpu) -> None:
     gpu.refuses["alloc_host"] = cuda_doubles.MemoryError("cuMemHostAlloc failed: out of memory")
     with pytest.raises(BackendError, match="8000 bytes of page-locked host memory"), on_gpu("testing"):
-        Buffer(X).fit((1000, 2))
+        TensorBuffer(X).resize((1000, 2))
 
 
 @pytest.mark.parametrize(
@@ -136,8 +145,8 @@ def test_other_errors_pass_through_and_the_context_is_popped(gpu: Gpu) -> None:
     assert not gpu.stack
 
 
-def test_without_a_gpu_its_absence_is_quoted(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "driver", lambda: Driver(None, "no NVIDIA driver is installed"))
+def test_without_a_gpu_the_reason_is_quoted(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "query_driver", lambda: Driver(None, "no NVIDIA driver is installed"))
     with pytest.raises(BackendError, match="There is no GPU to run on: no NVIDIA driver is installed"), on_gpu("x"):
         pass
     assert gpu.calls == []
@@ -146,14 +155,14 @@ def test_without_a_gpu_its_absence_is_quoted(gpu: Gpu, monkeypatch: pytest.Monke
 def test_a_missing_pycuda_says_how_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycuda", None)
     with pytest.raises(BackendError) as caught:
-        subject.pycuda()
-    assert "pip install 'deploykit[gpu]'" in caught.value.remedy
+        subject.import_pycuda()
+    assert install_command("gpu") in caught.value.remedy
     assert "CUDA toolkit" in caught.value.remedy
 
 
 def test_a_device_array_is_read_where_it_lies() -> None:
     array = Array(stream=7)
-    assert device_array("x", array) == DeviceArray(4096, (3, 2), np.dtype(np.float32), 7, array)
+    assert read_device_array("x", array) == DeviceArray(4096, (3, 2), np.dtype(np.float32), 7, array)
 
 
 @pytest.mark.parametrize(
@@ -175,10 +184,10 @@ def test_only_dense_arrays_in_c_order_are_taken(
 ) -> None:
     array = Array(shape=shape, strides=strides)
     if dense:
-        assert device_array("x", array).shape == shape
+        assert read_device_array("x", array).shape == shape
     else:
-        with pytest.raises(InputError, match="x is not dense in C order"):
-            device_array("x", array)
+        with pytest.raises(InputError, match="x is not contiguous in C order"):
+            read_device_array("x", array)
 
 
 def test_density_is_what_numpy_calls_c_contiguous() -> None:
@@ -193,55 +202,55 @@ def test_density_is_what_numpy_calls_c_contiguous() -> None:
         whole[::2],
         whole[:, :1],
     ):
-        assert subject._dense(view.shape, view.strides, 4) == view.flags.c_contiguous
+        assert subject._is_contiguous(view.shape, view.strides, 4) == view.flags.c_contiguous
 
 
 def test_masked_arrays_are_refused() -> None:
     with pytest.raises(InputError, match="x has a mask"):
-        device_array("x", Array(mask=object()))
+        read_device_array("x", Array(mask=object()))
 
 
 @pytest.mark.parametrize("array", [np.zeros((3, 2), np.float32), torch.zeros(3, 2), [1.0], None])
-def test_host_arrays_are_told_to_go_elsewhere(array: object) -> None:
-    with pytest.raises(InputError, match="x is no array in GPU memory") as caught:
-        device_array("x", array)
+def test_host_arrays_are_rejected_with_a_hint(array: object) -> None:
+    with pytest.raises(InputError, match="x is not an array in GPU memory") as caught:
+        read_device_array("x", array)
     assert "host arrays to run" in caught.value.remedy
 
 
-def test_an_array_that_does_not_give_its_memory_away_is_refused_with_its_own_words() -> None:
+def test_an_array_that_does_not_expose_its_memory_is_rejected_with_its_own_message() -> None:
     class Grudging:
         @property
         def __cuda_array_interface__(self) -> object:
             raise RuntimeError("Can't get __cuda_array_interface__ on Variable that requires grad.\nUse detach.")
 
-    with pytest.raises(InputError, match=r"on Variable that requires grad\. Give \.detach"):
-        device_array("x", Grudging())
+    with pytest.raises(InputError, match=r"on Variable that requires grad\. Pass the result of \.detach"):
+        read_device_array("x", Grudging())
 
 
 def test_an_array_on_another_gpu_is_refused() -> None:
-    with pytest.raises(InputError, match="x lies on GPU 1"):
-        device_array("x", Dlpack((2, 1)))
+    with pytest.raises(InputError, match="x is on GPU 1"):
+        read_device_array("x", Dlpack((2, 1)))
 
 
-def test_what_speaks_dlpack_alone_goes_through_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrays_with_dlpack_only_go_through_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     cupy = ModuleType("cupy")
     cupy.from_dlpack = lambda _: Array(stream=1)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    found = device_array("x", Dlpack())
+    found = read_device_array("x", Dlpack())
     assert (found.address, found.stream) == (4096, 1)
 
 
-def test_what_nobody_can_translate_is_refused_with_everybodys_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_array_that_no_library_can_convert_is_rejected_with_all_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     def from_dlpack(array: Dlpack) -> object:
         return array.__dlpack__()
 
     monkeypatch.setitem(sys.modules, "cupy", None)
     monkeypatch.setattr(torch, "from_dlpack", from_dlpack)  # its own looks for a driver first
-    with pytest.raises(BackendError, match=r"x speaks DLPack alone.*\(cupy is not installed; torch: no capsule\)"):
-        device_array("x", Dlpack())
+    with pytest.raises(BackendError, match=r"x only supports DLPack.*\(cupy is not installed; torch: no capsule\)"):
+        read_device_array("x", Dlpack())
 
 
-def test_pytorch_is_asked_for_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pytorchs_current_stream_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     class Tensor:
         device = "cuda:0"
         __cuda_array_interface__ = described(4096, (3, 2), np.float32)
@@ -250,15 +259,15 @@ def test_pytorch_is_asked_for_its_stream(monkeypatch: pytest.MonkeyPatch) -> Non
     streams = {"cuda:0": 0}
     cuda = SimpleNamespace(current_stream=lambda device: SimpleNamespace(cuda_stream=streams[device]))
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(Tensor=Tensor, cuda=cuda))
-    assert device_array("x", Tensor()).stream == subject.LEGACY_STREAM
+    assert read_device_array("x", Tensor()).stream == subject.LEGACY_STREAM
     streams["cuda:0"] = 77
-    assert device_array("x", Tensor()).stream == 77
+    assert read_device_array("x", Tensor()).stream == 77
 
 
 def test_an_array_that_names_no_stream_may_be_written_on_any() -> None:
     array = Array()
     del array.__cuda_array_interface__["stream"]
-    assert device_array("x", array).stream == subject.UNNAMED_STREAM
+    assert read_device_array("x", array).stream == subject.UNNAMED_STREAM
 
 
 @pytest.mark.parametrize(
@@ -279,12 +288,12 @@ def test_a_writer_is_waited_for_as_far_as_pycuda_can(gpu: Gpu, writer: int | Non
 
 def test_an_address_that_tensorrt_would_refuse_is_copied_to_one_that_it_takes(gpu: Gpu) -> None:
     with on_gpu("testing") as cuda:
-        stream, block = cuda.Stream(), Block(512, "A block")
+        stream, block = cuda.Stream(), DeviceBlock(512, "A block")
         gpu.memory[block.address][:] = np.arange(512, dtype=np.uint16).astype(np.uint8)
         there = DeviceArray(block.address, (3, 2), np.dtype(np.float32), None, None)
-        assert aligned("x", there, stream) is there
+        assert align_array("x", there, stream) is there
         assert gpu.named("dtod") == []
-        copy = aligned("x", there._replace(address=block.address + 8), stream)
+        copy = align_array("x", there._replace(address=block.address + 8), stream)
         stream.synchronize()
         assert copy.address % subject.ALIGNMENT == 0
         assert gpu.bytes_at(copy.address, 24).tolist() == list(range(8, 32))

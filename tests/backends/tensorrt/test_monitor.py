@@ -1,4 +1,4 @@
-"""A build's phases as steps of a Progress, and how it is stopped."""
+"""A build's phases as steps of a Progress, and its cancellation."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,10 +7,10 @@ from threading import Thread
 
 import pytest
 
-from deploykit.backends.tensorrt.build import build
+from deploykit.backends.tensorrt.compile import compile_plan
 from deploykit.backends.tensorrt.dialect import Dialect
-from deploykit.backends.tensorrt.library import library
-from deploykit.backends.tensorrt.monitor import Phases
+from deploykit.backends.tensorrt.library import import_library
+from deploykit.backends.tensorrt.monitor import PhaseReporter
 from deploykit.core.values import BatchRange, BuildOptions
 
 
@@ -38,52 +38,52 @@ class Recording:
 
 def test_only_outermost_phases_become_steps() -> None:
     progress = Recording()
-    phases = Phases(progress)
-    phases.start("Building", None, 2)
-    phases.start("Timing", "Building", 9)
-    assert phases.step("Timing")
-    assert phases.step("Building")
-    phases.finish("Timing")
-    phases.finish("Building")
-    phases.close()
+    phases = PhaseReporter(progress)
+    phases.start_phase("Building", None, 2)
+    phases.start_phase("Timing", "Building", 9)
+    assert phases.complete_step("Timing")
+    assert phases.complete_step("Building")
+    phases.finish_phase("Timing")
+    phases.finish_phase("Building")
+    phases.close_all()
     assert progress.told == ["Building of 2", "done", "end of Building"]
 
 
 def test_phases_that_a_failed_build_left_open_are_closed_from_the_inside() -> None:
     progress = Recording()
-    phases = Phases(progress)
-    phases.start("first", None, 1)
-    phases.start("second", None, 1)
-    phases.close()
+    phases = PhaseReporter(progress)
+    phases.start_phase("first", None, 1)
+    phases.start_phase("second", None, 1)
+    phases.close_all()
     assert progress.told == ["first of 1", "second of 1", "end of second", "end of first"]
 
 
 def test_a_cancelled_build_is_told_to_stop_at_its_next_step() -> None:
-    phases = Phases(None)
-    assert phases.step("Building")
+    phases = PhaseReporter(None)
+    assert phases.complete_step("Building")
     phases.cancel()
-    assert not phases.step("Building")
+    assert not phases.complete_step("Building")
 
 
 @pytest.mark.parametrize("where", ["Building of 1", "done", "end of Building"])
 def test_an_error_of_the_progress_stops_the_build_and_is_kept(where: str) -> None:
-    phases = Phases(Recording(where))
-    phases.start("Building", None, 1)
-    phases.step("Building")
-    phases.finish("Building")
-    assert not phases.step("Building")
+    phases = PhaseReporter(Recording(where))
+    phases.start_phase("Building", None, 1)
+    phases.complete_step("Building")
+    phases.finish_phase("Building")
+    assert not phases.complete_step("Building")
     assert str(phases.failure) == where
 
 
 def test_phases_may_come_from_many_threads() -> None:
     progress = Recording()
-    phases = Phases(progress)
+    phases = PhaseReporter(progress)
 
     def work(name: str) -> None:
-        phases.start(name, None, 100)
+        phases.start_phase(name, None, 100)
         for _ in range(100):
-            phases.step(name)
-        phases.finish(name)
+            phases.complete_step(name)
+        phases.finish_phase(name)
 
     threads = [Thread(target=work, args=(f"phase {number}",)) for number in range(8)]
     for thread in threads:
@@ -100,7 +100,7 @@ def test_nvidias_builder_reports_one_outermost_phase(written: Callable[[str], Pa
     text = """<ir_version: 10, opset_import: ["" : 20]> g (float[N,4,8,8] x) => (float[N,4,8,8] y)
         <float[4,4,1,1] weight> { y = Conv (x, weight) }"""
     progress, options = Recording(), BuildOptions(batch=BatchRange(1, 2, 4))
-    build(Dialect(library("tensorrt-rtx")), written(text), tmp_path / "plan", options, None, progress)
+    compile_plan(Dialect(import_library("tensorrt-rtx")), written(text), tmp_path / "plan", options, None, progress)
     assert progress.told[0] == "Building engine of 6"
     assert progress.told[-1] == "end of Building engine"
     assert set(progress.told[1:-1]) == {"done"}

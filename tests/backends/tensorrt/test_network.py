@@ -1,4 +1,4 @@
-"""ONNX files as networks; what a parser refuses is told node by node."""
+"""ONNX files parsed to networks; a parser's errors are reported by node."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,22 +7,21 @@ import onnx
 import pytest
 from doubles import VERSIONS, Double, Refusal
 
-from deploykit.backends.tensorrt import network
-from deploykit.backends.tensorrt.building import Building
+from deploykit.backends.tensorrt.builder import Builder
 from deploykit.backends.tensorrt.dialect import Dialect
-from deploykit.backends.tensorrt.library import library
-from deploykit.backends.tensorrt.network import parse
+from deploykit.backends.tensorrt.library import import_library
+from deploykit.backends.tensorrt.network import parse_network
 from deploykit.core.errors import InputError
-from deploykit.export.passes import names
+from deploykit.core.onnx_metadata import MODULE_KEY
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>'
 GOOD = f"{HEAD} g (float[N,4,8,8] x) => (float[N,4,8,8] y) {{ [act] y = Relu (x) }}"
 
 
 @pytest.fixture
-def rtx() -> Building:
+def rtx() -> Builder:
     pytest.importorskip("tensorrt_rtx")
-    return Building(Dialect(library("tensorrt-rtx")))
+    return Builder(Dialect(import_library("tensorrt-rtx")))
 
 
 @pytest.fixture
@@ -33,31 +32,30 @@ def unchecked(tmp_path: Path) -> Callable[..., Path]:
         model = onnx.parser.parse_model(text)
         for node in model.graph.node:
             if node.name in modules:
-                node.metadata_props.add(key="deploykit.module", value=modules[node.name])
+                node.metadata_props.add(key=MODULE_KEY, value=modules[node.name])
         onnx.save(model, tmp_path / "model.onnx")
         return tmp_path / "model.onnx"
 
     return write
 
 
-def test_modules_are_read_where_the_exporter_writes_them() -> None:
-    assert network.MODULE == names.MODULE
-
-
-def test_a_good_file_becomes_a_network(rtx: Building, unchecked: Callable[..., Path]) -> None:
-    parsed = parse(rtx, unchecked(GOOD)).network
+def test_a_good_file_becomes_a_network(rtx: Builder, unchecked: Callable[..., Path]) -> None:
+    parsed = parse_network(rtx, unchecked(GOOD)).network
     assert (parsed.get_input(0).name, tuple(parsed.get_input(0).shape)) == ("x", (-1, 4, 8, 8))
     assert parsed.num_layers == 1
 
 
 def test_every_node_that_the_parser_refuses_is_named_with_its_module(
-    rtx: Building, unchecked: Callable[..., Path]
+    rtx: Builder, unchecked: Callable[..., Path]
 ) -> None:
     text = f"""{HEAD} g (float[N,4,8,8] x) => (float[N,4,8,8] y)
         {{ [first] a = Frobnicate (x) [second] b = Relu (a) [third] y = Unique<axis = 0> (b) }}"""
     with pytest.raises(InputError) as raised:
-        parse(rtx, unchecked(text, first="layer1.0.frob", third="head"))
-    assert "cannot take model.onnx: first (Frobnicate, module layer1.0.frob): it has no operator" in raised.value.what
+        parse_network(rtx, unchecked(text, first="layer1.0.frob", third="head"))
+    assert (
+        "cannot parse model.onnx: first (Frobnicate, module layer1.0.frob): it does not support the operator"
+        in raised.value.what
+    )
     assert "third (Unique, module head)" in raised.value.what
     assert "second" not in raised.value.what
 
@@ -74,10 +72,10 @@ def test_every_node_that_the_parser_refuses_is_named_with_its_module(
     ],
 )  # fmt: skip
 def test_reasons_are_told_in_words_not_in_c_plus_plus(
-    rtx: Building, unchecked: Callable[..., Path], body: str, told: str
+    rtx: Builder, unchecked: Callable[..., Path], body: str, told: str
 ) -> None:
     with pytest.raises(InputError) as raised:
-        parse(rtx, unchecked(f"{HEAD} g (float[N,4,8,8] x) => (float[N,4,A,B] y) {{ {body} }}"))
+        parse_network(rtx, unchecked(f"{HEAD} g (float[N,4,8,8] x) => (float[N,4,A,B] y) {{ {body} }}"))
     assert told in raised.value.what
     for noise in (".cpp", "/_src", "Assertion", "::", "\n", "&&"):
         assert noise not in raised.value.what
@@ -85,35 +83,35 @@ def test_reasons_are_told_in_words_not_in_c_plus_plus(
 
 @pytest.mark.parametrize(("name", "told"), [("[inner]", "inner (Frobnicate)"), ("", "Frobnicate")])
 def test_a_node_inside_a_subgraph_is_not_mistaken_for_the_outer_one_of_its_index(
-    rtx: Building, unchecked: Callable[..., Path], name: str, told: str
+    rtx: Builder, unchecked: Callable[..., Path], name: str, told: str
 ) -> None:
     text = f"""{HEAD} g (float[N,4,8,8] x, bool b) => (float[N,4,8,8] y) {{ [outer] y = If (b) <
         then_branch = one () => (float[N,4,8,8] k) {{ {name} k = Frobnicate (x) }},
         else_branch = other () => (float[N,4,8,8] k) {{ k = Identity (x) }}> }}"""
     with pytest.raises(InputError) as raised:
-        parse(rtx, unchecked(text))
-    assert f"model.onnx: {told}: it has no operator Frobnicate." in raised.value.what
+        parse_network(rtx, unchecked(text))
+    assert f"model.onnx: {told}: it does not support the operator Frobnicate." in raised.value.what
 
 
 @pytest.mark.parametrize("content", [b"", b"hello" * 100, b"\x00" * 64, b"PK\x03\x04 a zip"])
-def test_a_file_that_is_no_graph_is_refused(rtx: Building, tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_graph_is_refused(rtx: Builder, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"model\.onnx"):
-        parse(rtx, path)
+        parse_network(rtx, path)
 
 
-def test_half_a_file_is_refused(rtx: Building, unchecked: Callable[..., Path]) -> None:
+def test_half_a_file_is_refused(rtx: Builder, unchecked: Callable[..., Path]) -> None:
     path = unchecked(GOOD)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match=r"model\.onnx"):
-        parse(rtx, path)
+        parse_network(rtx, path)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     double = Double("10.3")
-    with pytest.raises(InputError, match=r"There is no file .*absent\.onnx"):
-        parse(Building(Dialect(double)), tmp_path / "absent.onnx")
+    with pytest.raises(InputError, match=r"The file .*absent\.onnx"):
+        parse_network(Builder(Dialect(double)), tmp_path / "absent.onnx")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -124,22 +122,22 @@ def test_all_versions_name_the_node_though_8_6_knows_its_index_only(
     double.refusals = [Refusal(0, 'Assertion failed: creator && "Plugin not found"')]
     graph = unchecked(GOOD, act="layer1.act")
     with pytest.raises(InputError, match=r"model\.onnx: act \(Relu, module layer1\.act\): Plugin not found\."):
-        parse(Building(Dialect(double)), graph)
+        parse_network(Builder(Dialect(double)), graph)
     double.operators_lacking = {"Relu"}
-    with pytest.raises(InputError, match=r"act \(Relu, module layer1\.act\): it has no operator Relu\."):
-        parse(Building(Dialect(double)), graph)
+    with pytest.raises(InputError, match=r"act \(Relu, module layer1\.act\): it does not support the operator Relu\."):
+        parse_network(Builder(Dialect(double)), graph)
 
 
 def test_a_description_without_words_is_replaced_by_the_errors_code(unchecked: Callable[..., Path]) -> None:
     double = Double("10.3")
     double.refusals = [Refusal(0, "false")]
     with pytest.raises(InputError, match=r"act \(Relu\): unsupported node\."):
-        parse(Building(Dialect(double)), unchecked(GOOD))
+        parse_network(Builder(Dialect(double)), unchecked(GOOD))
 
 
 def test_hundreds_of_refused_nodes_are_counted_not_listed(unchecked: Callable[..., Path]) -> None:
     double = Double("10.3")
     double.refusals = [Refusal(0, "false")] * 200
     with pytest.raises(InputError, match="and 190 more") as raised:
-        parse(Building(Dialect(double)), unchecked(GOOD))
+        parse_network(Builder(Dialect(double)), unchecked(GOOD))
     assert raised.value.what.count("act") == 10

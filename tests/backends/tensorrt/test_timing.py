@@ -1,4 +1,4 @@
-"""Tactic timings outlive a build: through a double whose timings are words."""
+"""The timing cache is kept between builds; the double has words for timings."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from doubles import VERSIONS, Double
 
 from deploykit.backends.tensorrt import timing
-from deploykit.backends.tensorrt.building import Building, Config
+from deploykit.backends.tensorrt.builder import Builder, Config
 from deploykit.backends.tensorrt.dialect import Dialect
 from deploykit.core import cache
 from deploykit.core.errors import InputError
@@ -20,7 +20,7 @@ def double(request: pytest.FixtureRequest) -> Double:
 
 @pytest.fixture
 def config(double: Double) -> Config:
-    return Building(Dialect(double)).config()
+    return Builder(Dialect(double)).create_config()
 
 
 def timed(config: Config, *words: bytes) -> None:
@@ -29,23 +29,23 @@ def timed(config: Config, *words: bytes) -> None:
 
 
 def test_each_gpu_and_version_has_a_file_beside_the_other_caches() -> None:
-    file = timing.file("NVIDIA RTX™ 6000 Ada", "10.3.0")
-    assert file == cache.folder() / "timing" / "nvidia-rtx-6000-ada-10.3.0.cache"
-    assert file != timing.file("NVIDIA RTX™ 6000 Ada", "10.3.1")
+    file = timing.timings_file("NVIDIA RTX™ 6000 Ada", "10.3.0")
+    assert file == cache.cache_folder() / "timing" / "nvidia-rtx-6000-ada-10.3.0.cache"
+    assert file != timing.timings_file("NVIDIA RTX™ 6000 Ada", "10.3.1")
 
 
 @pytest.mark.parametrize("name", ["", "../..", "a/b", "·"])
 def test_no_name_leads_out_of_the_folder(name: str) -> None:
-    assert timing.file(name, "1").parent == cache.folder() / "timing"
+    assert timing.timings_file(name, "1").parent == cache.cache_folder() / "timing"
 
 
 def test_what_one_build_timed_the_next_one_knows(double: Double, tmp_path: Path) -> None:
     path = tmp_path / "new" / "timings.cache"
     for expected, word in ((b"first", b"first"), (b"first|second", b"second")):
-        config = Building(Dialect(double)).config()
-        timing.load(config, path)
+        config = Builder(Dialect(double)).create_config()
+        timing.load_timings(config, path)
         timed(config, word)
-        digest = timing.save(config, path)
+        digest = timing.save_timings(config, path)
         assert path.read_bytes() == expected
         assert digest == hashlib.sha256(expected).hexdigest()
     assert "IBuilderConfig.set_timing_cache(first)" in double.calls
@@ -53,12 +53,12 @@ def test_what_one_build_timed_the_next_one_knows(double: Double, tmp_path: Path)
 
 def test_builds_at_the_same_time_lose_nothing_of_each_other(double: Double, tmp_path: Path) -> None:
     path = tmp_path / "timings.cache"
-    one, other = (Building(Dialect(double)).config() for _ in range(2))
+    one, other = (Builder(Dialect(double)).create_config() for _ in range(2))
     for config, word in ((one, b"one"), (other, b"other")):
-        timing.load(config, path)
+        timing.load_timings(config, path)
         timed(config, word)
-    timing.save(one, path)
-    timing.save(other, path)
+    timing.save_timings(one, path)
+    timing.save_timings(other, path)
     assert path.read_bytes() == b"one|other"
 
 
@@ -66,20 +66,20 @@ def test_builds_at_the_same_time_lose_nothing_of_each_other(double: Double, tmp_
 def test_timings_that_do_not_fit_are_replaced(config: Config, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "timings.cache"
     path.write_bytes(content)
-    timing.load(config, path)
+    timing.load_timings(config, path)
     timed(config, b"here")
-    timing.save(config, path)
+    timing.save_timings(config, path)
     assert path.read_bytes() == b"here"
 
 
 def test_a_folder_that_cannot_be_made_is_found_before_the_build(config: Config, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="DEPLOYKIT_CACHE_DIR"):
-        timing.load(config, tmp_path / "file" / "timing" / "timings.cache")
+        timing.load_timings(config, tmp_path / "file" / "timing" / "timings.cache")
 
 
 def test_nothing_but_the_file_and_its_lock_stays(config: Config, tmp_path: Path) -> None:
     path = tmp_path / "timings.cache"
-    timing.load(config, path)
-    timing.save(config, path)
+    timing.load_timings(config, path)
+    timing.save_timings(config, path)
     assert {each.name for each in tmp_path.iterdir()} <= {"timings.cache", "timings.lock"}

@@ -15,7 +15,7 @@ def test_memory_that_was_given_back_counts():
     assert peak_memory_bytes() > size
 
 
-def test_a_parents_memory_does_not():
+def test_the_parents_memory_does_not_count():
     held = bytearray(400 * MIB)
     program = "from deploykit.evaluate.latency.memory import peak_memory_bytes; print(peak_memory_bytes())"
     child = int(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)

@@ -1,4 +1,4 @@
-"""What the machine tells of itself while it is measured: from made folders, and from a stand-in for NVML."""
+"""The machine's state during a measurement: from prepared folders, and from a double of NVML."""
 
 import inspect
 import os
@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from deploykit.core.values import Conditions
+from deploykit.core.values import DeviceConditions
 from deploykit.evaluate.latency import jetson, nvml
-from deploykit.evaluate.latency.conditions import watch
-from deploykit.evaluate.latency.processor import processor
+from deploykit.evaluate.latency.conditions import record_conditions
+from deploykit.evaluate.latency.processor import read_processor
 
 
 class Machine:
@@ -54,8 +54,8 @@ def test_clocks_and_governors_are_those_of_the_processors_that_one_may_run_on(ma
     ):
         machine.says(f"sys/devices/system/cpu/cpu{number}/cpufreq/scaling_cur_freq", f"{clock}\n")
         machine.says(f"sys/devices/system/cpu/cpu{number}/cpufreq/scaling_governor", f"{governor}\n")
-    told = Conditions("CPU", "sysfs", clock_mhz=(2400.0, 3600.0), power_mode="powersave, schedutil")
-    assert processor(machine.root) == told
+    told = DeviceConditions("CPU", "sysfs", clock_mhz=(2400.0, 3600.0), power_mode="powersave, schedutil")
+    assert read_processor(machine.root) == told
 
 
 def test_without_cpufreq_proc_tells_the_clock(machine):
@@ -63,7 +63,7 @@ def test_without_cpufreq_proc_tells_the_clock(machine):
         f"processor\t: {number}\ncpu MHz\t\t: {clock}\n" for number, clock in enumerate(("2000.1", "1", "2500.5"))
     ]
     machine.says("proc/cpuinfo", "\n".join(blocks))
-    assert processor(machine.root) == Conditions("CPU", "/proc/cpuinfo", clock_mhz=(2000.1, 2500.5))
+    assert read_processor(machine.root) == DeviceConditions("CPU", "/proc/cpuinfo", clock_mhz=(2000.1, 2500.5))
 
 
 @pytest.mark.parametrize("kind", ["x86_pkg_temp", "cpu-thermal", "CPU-therm"])
@@ -71,7 +71,7 @@ def test_the_temperature_is_that_of_the_processors_zones(machine, kind):
     machine.zone(0, "acpitz", "27800")
     machine.zone(1, kind, "51500")
     machine.zone(2, kind, "49000")
-    assert processor(machine.root).temperature_c == (49.0, 51.5)
+    assert read_processor(machine.root).temperature_c == (49.0, 51.5)
 
 
 def test_where_no_zone_is_the_processors_a_sensor_inside_it_is_read(machine):
@@ -81,30 +81,30 @@ def test_where_no_zone_is_the_processors_a_sensor_inside_it_is_read(machine):
     machine.says("sys/class/hwmon/hwmon1/name", "k10temp\n")
     machine.says("sys/class/hwmon/hwmon1/temp1_input", "61250\n")
     machine.says("sys/class/hwmon/hwmon1/temp3_input", "58000\n")
-    assert processor(machine.root).temperature_c == (58.0, 61.25)
+    assert read_processor(machine.root).temperature_c == (58.0, 61.25)
 
 
-def test_a_machine_that_tells_nothing_has_nothing_told(machine):
-    assert processor(machine.root) == Conditions("CPU", "/proc/cpuinfo")
+def test_a_machine_without_readings_has_no_conditions(machine):
+    assert read_processor(machine.root) == DeviceConditions("CPU", "/proc/cpuinfo")
 
 
 @pytest.mark.parametrize("text", ["", "\n", "N/A\n", "\0"])
-def test_what_is_no_number_is_not_there(machine, text):
+def test_text_that_is_not_a_number_is_none(machine, text):
     machine.zone(0, "x86_pkg_temp", text)
     machine.says("sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", text)
-    assert processor(machine.root) == Conditions("CPU", "/proc/cpuinfo")
+    assert read_processor(machine.root) == DeviceConditions("CPU", "/proc/cpuinfo")
 
 
 def test_a_sensor_that_answers_with_an_error_is_not_there(machine):
     machine.zone(0, "cpu-thermal", "50000")
     machine.says("sys/class/thermal/thermal_zone1/type", "cpu-thermal\n")
     (machine.root / "sys/class/thermal/thermal_zone1/temp").mkdir()  # reading it fails, as of a sensor that is off
-    assert processor(machine.root).temperature_c == (50.0, 50.0)
+    assert read_processor(machine.root).temperature_c == (50.0, 50.0)
 
 
 def test_this_machine_is_read_without_an_error(monkeypatch):
     monkeypatch.undo()
-    assert processor().device == "CPU"
+    assert read_processor().device == "CPU"
 
 
 # ── A Jetson ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -137,7 +137,7 @@ def orin(machine):
 
 
 def test_a_jetson_tells_its_gpu_memory_rail_and_mode(orin):
-    assert jetson.reader(orin.root)() == Conditions(
+    assert jetson.create_reader(orin.root)() == DeviceConditions(
         ORIN,
         "sysfs, power of VDD_IN",
         clock_mhz=(918.0, 918.0),
@@ -149,7 +149,7 @@ def test_a_jetson_tells_its_gpu_memory_rail_and_mode(orin):
 
 
 def test_over_current_events_count_from_the_start_of_the_measurement(orin):
-    read = jetson.reader(orin.root)
+    read = jetson.create_reader(orin.root)
     assert read().throttled == ()
     orin.says("sys/class/hwmon/hwmon4/oc1_event_cnt", "8\n")
     assert read().throttled == ("over-current oc1",)
@@ -159,22 +159,22 @@ def test_over_current_events_count_from_the_start_of_the_measurement(orin):
 def test_the_gpus_clock_is_found_by_the_names_that_boards_give_it(orin, clock):
     (orin.root / "sys/class/devfreq/17000000.ga10b").rename(orin.root / "sys/class/devfreq" / clock)
     orin.says("sys/class/devfreq/gpu-nvd-0/cur_freq", "1\n")
-    assert jetson.reader(orin.root)().clock_mhz == (918.0, 918.0)
+    assert jetson.create_reader(orin.root)().clock_mhz == (918.0, 918.0)
 
 
-def test_a_board_that_does_not_measure_the_module_tells_the_gpus_rail(orin):
+def test_power_is_the_gpu_rails_where_the_board_does_not_measure_the_module(orin):
     orin.says("sys/class/hwmon/hwmon3/in1_label", "VDD_GPU_SOC\n")
-    assert jetson.reader(orin.root)().source == "sysfs, power of VDD_GPU_SOC"
+    assert jetson.create_reader(orin.root)().source == "sysfs, power of VDD_GPU_SOC"
 
 
-def test_a_jetson_that_tells_nothing_else_has_its_name(machine):
+def test_a_jetson_without_readings_still_has_its_name(machine):
     machine.says("proc/device-tree/model", "NVIDIA Jetson AGX Thor\0")
-    assert jetson.reader(machine.root)() == Conditions("NVIDIA Jetson AGX Thor", "sysfs")
+    assert jetson.create_reader(machine.root)() == DeviceConditions("NVIDIA Jetson AGX Thor", "sysfs")
 
 
 def test_another_board_is_no_jetson(machine):
     machine.says("proc/device-tree/model", "Raspberry Pi 5 Model B\0")
-    assert jetson.reader(machine.root) is None
+    assert jetson.create_reader(machine.root) is None
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_another_board_is_no_jetson(machine):
 )
 def test_a_power_mode_has_the_name_of_its_number(orin, status, mode):
     orin.says("var/lib/nvpmodel/status", status)
-    assert jetson.power_mode(orin.root) == mode
+    assert jetson.read_power_mode(orin.root) == mode
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_where_no_file_tells_the_mode_the_program_is_asked(tmp_path, monkeypatch
     program.write_text(f"#!/bin/sh\n[ $1 = -q ] || exit 9\n{answer}\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert jetson.power_mode() == mode
+    assert jetson.read_power_mode() == mode
 
 
 # ── NVIDIA's GPUs ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -220,7 +220,7 @@ def made(**answers):
     names = ("nvmlInit", "nvmlShutdown", "nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex", "nvmlDeviceGetName",
              "nvmlDeviceGetClockInfo", "nvmlDeviceGetTemperature", "nvmlDeviceGetPowerUsage",
              "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")  # fmt: skip
-    bits = {f"nvmlClocksThrottleReason{name}": 2 << place for place, name in enumerate(nvml.REASONS)}
+    bits = {f"nvmlClocksThrottleReason{name}": 2 << place for place, name in enumerate(nvml.THROTTLE_REASONS)}
     constants = {"NVML_CLOCK_SM": 1, "NVML_CLOCK_MEM": 2, "NVML_TEMPERATURE_GPU": 0, **bits}
     return SimpleNamespace(calls=calls, **{name: asked(name) for name in names}, **constants)
 
@@ -247,14 +247,14 @@ def gpus(monkeypatch):
 
 
 def seen():
-    with nvml.readers() as readers:
+    with nvml.open_readers() as readers:
         return [read() for read in readers]
 
 
 def test_a_gpu_tells_clocks_temperature_and_power(gpus):
     gpus()
     assert seen() == [
-        Conditions(
+        DeviceConditions(
             "NVIDIA H200",
             "NVML",
             clock_mhz=(1980, 1980),
@@ -279,7 +279,7 @@ def test_of_several_gpus_each_has_its_number(gpus):
 
 def test_what_a_gpu_does_not_support_is_not_there(gpus):
     gpus(nvmlDeviceGetPowerUsage=NVMLError("Not Supported"), nvmlDeviceGetClockInfo=NVMLError("Not Supported"))
-    assert seen() == [Conditions("NVIDIA H200", "NVML", temperature_c=(41, 41))]
+    assert seen() == [DeviceConditions("NVIDIA H200", "NVML", temperature_c=(41, 41))]
 
 
 def test_older_versions_call_the_reasons_otherwise_and_give_names_as_bytes(gpus):
@@ -338,15 +338,15 @@ def test_the_lowest_and_the_highest_are_kept_and_every_reason(gpus):
     gpus(
         nvmlDeviceGetClockInfo=clock, nvmlDeviceGetCurrentClocksEventReasons=lambda _: reasons[min(len(looked), 3) - 1]
     )
-    with watch(Path("/nowhere"), interval_s=0.001) as watched:
+    with record_conditions(Path("/nowhere"), interval_s=0.001) as watched:
         until(lambda: len(looked) > 3)
     [found] = watched.conditions
     assert found.clock_mhz == (1200, 1980)
     assert found.throttled == ("power cap",)
 
 
-def test_one_look_is_taken_however_short_it_was(orin):
-    with watch(orin.root) as watched:
+def test_even_the_shortest_measurement_has_one_reading(orin):
+    with record_conditions(orin.root) as watched:
         assert watched.conditions == ()
     assert [each.device for each in watched.conditions] == ["CPU", ORIN]
 
@@ -355,22 +355,22 @@ def test_a_mode_that_changes_is_told_in_order(machine, gpus):
     governor = "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
     machine.says(governor, "powersave")
     module = gpus()
-    with watch(machine.root, interval_s=0.001) as watched:
+    with record_conditions(machine.root, interval_s=0.001) as watched:
         until(lambda: "nvmlDeviceGetPowerUsage" in module.calls)  # GPUs are looked at last
         machine.says(governor, "performance")
     assert watched.conditions[0].power_mode == "powersave, then performance"
 
 
 def test_devices_that_tell_nothing_are_left_out(machine):
-    with watch(machine.root) as watched:
+    with record_conditions(machine.root) as watched:
         pass
     assert watched.conditions == ()
 
 
-def test_what_is_measured_may_fail_and_nobody_goes_on_watching(machine):
+def test_recording_stops_when_the_measurement_fails(machine):
     import threading
 
     before = threading.active_count()
-    with pytest.raises(ZeroDivisionError), watch(machine.root, interval_s=0.001):
+    with pytest.raises(ZeroDivisionError), record_conditions(machine.root, interval_s=0.001):
         raise ZeroDivisionError
     assert threading.active_count() == before

@@ -1,12 +1,12 @@
-"""What `deploykit-bench` prints and how it ends, as our values and errors. A script stands for the program."""
+"""The output and exit codes of `deploykit-bench` as values and errors. A script stands in for the program."""
 
 import json
 
 import pytest
 
 from deploykit.core.errors import BackendError, CheckFailed, InputError, InternalError, UsageError
-from deploykit.core.values import Measured
-from deploykit.evaluate.latency.cpp_runtime import ToldTime, measure_native, served
+from deploykit.core.values import Measurement
+from deploykit.evaluate.latency.cpp_runtime import ReportedClock, measure_cpp, start_bench_process
 from deploykit.evaluate.latency.measure import Settings
 
 LATENCY = {
@@ -25,14 +25,14 @@ LATENCY = {
 ANSWER = {
     "runtime": "ONNX Runtime 1.31.1",
     "file": "model.onnx",
-    "passed_over": ["tensorrt: no driver is installed."],
-    "start_up": {"open_ms": 10.0, "load_ms": 20.0, "first_ms": 3.0},
+    "skipped_engines": ["tensorrt: no driver is installed."],
+    "start_up": {"open_ms": 10.0, "load_ms": 20.0, "first_call_ms": 3.0},
     "latency": LATENCY,
     "peak_memory_bytes": 1 << 20,
 }
 
 
-HEAD = {name: ANSWER[name] for name in ("runtime", "file", "passed_over", "start_up")}
+HEAD = {name: ANSWER[name] for name in ("runtime", "file", "skipped_engines", "start_up")}
 DURATIONS = [1_000_000, 2_000_000, 900_000]
 PRINTS = (f"printf '{' '.join(map(str, DURATIONS))}' > $5", f"echo '{json.dumps(ANSWER)}'")  # $5 is behind --raw
 SETTINGS = Settings(iterations_at_least=7, seconds_at_least=3, seconds_at_most=40)
@@ -52,17 +52,17 @@ def program(tmp_path):
 
 
 def test_what_it_prints_becomes_a_value(program, tmp_path):
-    found = measure_native(program(*PRINTS), tmp_path, 2, SETTINGS)
+    found = measure_cpp(program(*PRINTS), tmp_path, 2, SETTINGS)
     assert (found.runtime, found.file) == ("ONNX Runtime 1.31.1", "model.onnx")
-    assert found.passed_over == ("tensorrt: no driver is installed.",)
+    assert found.skipped_engines == ("tensorrt: no driver is installed.",)
     assert (found.latency.batch, found.latency.p99_ms, found.latency.settled) == (2, 4.0, True)
     assert (found.start_up.load_ms, found.peak_memory_bytes) == (20.0, 1 << 20)
-    assert found.measured == Measured(found.latency, 2.0, tuple(DURATIONS))
+    assert found.measured == Measurement(found.latency, 2.0, tuple(DURATIONS))
 
 
 def test_it_is_given_the_bundle_the_batch_and_when_it_is_enough(program, tmp_path):
     given = tmp_path / "given"
-    measure_native(program(f"echo \"$*\" > '{given}'", *PRINTS), tmp_path / "bundle", 8, SETTINGS)
+    measure_cpp(program(f"echo \"$*\" > '{given}'", *PRINTS), tmp_path / "bundle", 8, SETTINGS)
     said = given.read_text().split()
     assert said[:3] == [str(tmp_path / "bundle"), "--batch", "8"]
     assert said[5:] == ["--iterations", "7", "--seconds", "3", "--seconds-at-most", "40"]
@@ -71,37 +71,35 @@ def test_it_is_given_the_bundle_the_batch_and_when_it_is_enough(program, tmp_pat
 @pytest.mark.parametrize(
     ("code", "error"), [(1, CheckFailed), (2, UsageError), (3, InputError), (4, BackendError), (5, InternalError)]
 )
-def test_an_error_of_the_library_is_ours_of_the_same_kind_in_its_own_words(program, tmp_path, code, error):
+def test_an_error_of_the_library_keeps_its_kind_and_message(program, tmp_path, code, error):
     with pytest.raises(error) as raised:
-        measure_native(
-            program("echo 'model.onnx: it is\n a link. Copy it.' >&2", f"exit {code}"), tmp_path, 1, SETTINGS
-        )
+        measure_cpp(program("echo 'model.onnx: it is\n a link. Copy it.' >&2", f"exit {code}"), tmp_path, 1, SETTINGS)
     assert type(raised.value) is error
     assert str(raised.value) == "model.onnx: it is a link. Copy it."
 
 
 def test_a_signal_is_named(program, tmp_path):
-    with pytest.raises(InternalError, match="died by SIGSEGV"):
-        measure_native(program("kill -SEGV $$"), tmp_path, 1, SETTINGS)
+    with pytest.raises(InternalError, match="was killed by SIGSEGV"):
+        measure_cpp(program("kill -SEGV $$"), tmp_path, 1, SETTINGS)
 
 
 def test_a_program_that_cannot_be_loaded_is_a_backend_that_is_not_usable(program, tmp_path):
     missing = "error while loading shared libraries: libonnxruntime.so.1"
     with pytest.raises(BackendError, match=missing):
-        measure_native(program(f"echo '{missing}' >&2", "exit 127"), tmp_path, 1, SETTINGS)
+        measure_cpp(program(f"echo '{missing}' >&2", "exit 127"), tmp_path, 1, SETTINGS)
 
 
 @pytest.mark.parametrize("raw", ["", "1 2 three"])
-def test_durations_that_are_none_are_no_measurement(program, tmp_path, raw):
+def test_invalid_durations_are_an_invalid_measurement(program, tmp_path, raw):
     lines = (f"printf '{raw}' > $5", f"echo '{json.dumps(ANSWER)}'")
-    with pytest.raises(InternalError, match="answered what is no measurement"):
-        measure_native(program(*lines), tmp_path, 1, SETTINGS)
+    with pytest.raises(InternalError, match="returned an invalid measurement"):
+        measure_cpp(program(*lines), tmp_path, 1, SETTINGS)
 
 
 @pytest.mark.parametrize("printed", ["", "{}", "ready", json.dumps({**ANSWER, "latency": None})])
-def test_anything_else_is_no_measurement(program, tmp_path, printed):
-    with pytest.raises(InternalError, match="answered what is no measurement"):
-        measure_native(program(f"echo '{printed}'"), tmp_path, 1, SETTINGS)
+def test_invalid_output_is_an_invalid_measurement(program, tmp_path, printed):
+    with pytest.raises(InternalError, match="returned an invalid measurement"):
+        measure_cpp(program(f"echo '{printed}'"), tmp_path, 1, SETTINGS)
 
 
 # ── Asked call by call ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -111,20 +109,22 @@ SERVES = f"echo '{json.dumps(HEAD)}'"
 
 def test_a_process_that_serves_says_what_it_is_and_answers_each_request(program, tmp_path):
     answers = "while read request; do case $request in run) echo 1500;; memory) echo 4096;; esac; done"
-    with served(program(SERVES, answers), tmp_path, 1) as process:
+    with start_bench_process(program(SERVES, answers), tmp_path, 1) as process:
         assert (process.engine.runtime, process.engine.start_up.load_ms) == ("ONNX Runtime 1.31.1", 20.0)
-        assert [process.ask("run"), process.ask("memory"), process.ask("run")] == [1500, 4096, 1500]
+        assert [process.request("run"), process.request("memory"), process.request("run")] == [1500, 4096, 1500]
 
 
 def test_it_is_told_to_serve_the_bundle_at_the_batch(program, tmp_path):
-    with served(program(f"echo \"$*\" > '{tmp_path}/given'", SERVES), tmp_path / "bundle", 4):
+    with start_bench_process(program(f"echo \"$*\" > '{tmp_path}/given'", SERVES), tmp_path / "bundle", 4):
         pass
     assert (tmp_path / "given").read_text() == f"{tmp_path}/bundle --batch 4 --serve\n"
 
 
 def test_only_what_it_answers_moves_the_clock(program, tmp_path):
-    time = ToldTime()
-    with served(program(SERVES, "while read request; do sleep 0.01; echo 7; done"), tmp_path, 1) as process:
+    time = ReportedClock()
+    with start_bench_process(
+        program(SERVES, "while read request; do sleep 0.01; echo 7; done"), tmp_path, 1
+    ) as process:
         before = time()
         time.run(process)
         assert time() - before == 7
@@ -134,12 +134,12 @@ def test_only_what_it_answers_moves_the_clock(program, tmp_path):
     ("lines", "error", "match"),
     [
         (("echo 'it has no such batch.' >&2", "exit 2"), UsageError, "it has no such batch"),
-        (("echo '{}'",), InternalError, "answered what is no measurement"),
-        (("kill -SEGV $$",), InternalError, "died by SIGSEGV"),
+        (("echo '{}'",), InternalError, "returned an invalid measurement"),
+        (("kill -SEGV $$",), InternalError, "was killed by SIGSEGV"),
     ],
 )
 def test_a_process_that_cannot_serve_says_why(program, tmp_path, lines, error, match):
-    with pytest.raises(error, match=match), served(program(*lines), tmp_path, 1):
+    with pytest.raises(error, match=match), start_bench_process(program(*lines), tmp_path, 1):
         pass
 
 
@@ -147,10 +147,10 @@ def test_a_process_that_cannot_serve_says_why(program, tmp_path, lines, error, m
     ("then", "error", "match"),
     [
         ("read request; echo 'out of memory.' >&2; exit 4", BackendError, "out of memory"),
-        ("read request; echo soon", InternalError, "answered what is no measurement"),
+        ("read request; echo soon", InternalError, "returned an invalid measurement"),
         ("exit 5", InternalError, "ended with exit code 5"),
     ],
 )
-def test_a_process_that_ends_or_babbles_instead_of_answering_says_why(program, tmp_path, then, error, match):
-    with served(program(SERVES, then), tmp_path, 1) as process, pytest.raises(error, match=match):
-        process.ask("run")
+def test_a_process_that_ends_or_prints_garbage_is_an_error(program, tmp_path, then, error, match):
+    with start_bench_process(program(SERVES, then), tmp_path, 1) as process, pytest.raises(error, match=match):
+        process.request("run")

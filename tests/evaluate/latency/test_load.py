@@ -1,4 +1,4 @@
-"""Measurement under load, in virtual time: what the callers do is computed beside it, call by call, by other means."""
+"""Measurement under load in virtual time, compared with an independent simulation of the callers."""
 
 import heapq
 import threading
@@ -11,8 +11,8 @@ from scipy import stats
 from virtual_time import VirtualTime
 
 from deploykit.core.errors import InputError, UsageError
-from deploykit.evaluate.latency.load import Load, Loaded, arrivals, under_load
-from deploykit.evaluate.latency.measure import Settings, measure
+from deploykit.evaluate.latency.load import Load, LoadResult, draw_arrivals, measure_under_load
+from deploykit.evaluate.latency.measure import Settings, measure_calls
 
 MS = 1_000_000
 QUICK = Settings(window_s=0, agreement=1e9)
@@ -21,7 +21,7 @@ ONE_IN_A_MILLION = 1e-6
 
 def load_of(
     durations_ms: Iterator[float], load: Load, settings: Settings = QUICK, calls: list[tuple[int, int]] | None = None
-) -> Loaded:
+) -> LoadResult:
     """The figures of calls that take so long. `calls` is told when each began and how long it took."""
     time, lock = VirtualTime(load.threads), threading.Lock()
 
@@ -32,7 +32,7 @@ def load_of(
             calls.append((time(), round(duration * MS)))
         time.sleep(duration / 1e3)
 
-    return under_load(run, 1, load, time, time.sleep, settings)
+    return measure_under_load(run, 1, load, time, time.sleep, settings)
 
 
 def queued(due: Sequence[int], durations: Sequence[int], servers: int) -> list[int]:
@@ -54,18 +54,18 @@ def test_one_caller_alone_gives_what_the_plain_loop_gives() -> None:
     settings = Settings(window_s=1)
     found = load_of(iter(durations), Load(), settings).measured
     time, plain = VirtualTime(), iter(durations)
-    assert found == measure(lambda: time.sleep(next(plain) / 1e3), 1, time, settings)
+    assert found == measure_calls(lambda: time.sleep(next(plain) / 1e3), 1, time, settings)
 
 
 @pytest.mark.parametrize("threads", [2, 3, 8])
-def test_callers_that_do_not_hinder_each_other_multiply_the_throughput(threads: int) -> None:
+def test_independent_callers_multiply_the_throughput(threads: int) -> None:
     found = load_of(repeat(10), Load(threads)).measured
     assert found.threads == threads
     assert set(found.durations_ns) == {10 * MS}
     assert found.latency.throughput_per_s == pytest.approx(100 * threads, rel=0.05)
 
 
-def test_calls_that_are_under_way_at_either_end_make_the_throughput_neither_higher_nor_lower() -> None:
+def test_calls_in_progress_at_either_end_do_not_bias_the_throughput() -> None:
     chance = np.random.default_rng(1)
     settings = Settings(window_s=0.1, agreement=1e9, seconds_at_least=60, seconds_at_most=60)
     found = load_of((float(chance.exponential(10)) for _ in count()), Load(4), settings).measured
@@ -100,7 +100,7 @@ def test_every_caller_has_made_its_first_slow_call_before_it_counts() -> None:
         first_of_thread.made = True
         time.sleep(0.5 if slow else 0.01)
 
-    found = under_load(run, 1, Load(4), time, time.sleep).measured
+    found = measure_under_load(run, 1, Load(4), time, time.sleep).measured
     assert found.latency.settled
     assert set(found.durations_ns) == {10 * MS}
 
@@ -128,14 +128,14 @@ def test_each_latency_is_that_of_a_queue_with_so_many_servers(threads: int, rate
     load, calls = Load(threads, rate), []
     settings = Settings(window_s=0, agreement=1e9, seconds_at_least=5, seconds_at_most=1e3)
     found = load_of((float(chance.gamma(4, 2.5)) for _ in count()), load, settings, calls).measured
-    due = arrivals(load, settings)
+    due = draw_arrivals(load, settings)
     served = [duration for _, duration in calls[-len(due) :]]
     assert list(found.durations_ns) == pytest.approx(queued(due, served, threads), abs=2)
     assert (found.threads, found.rate_per_s) == (threads, rate)
 
 
 def test_the_moments_are_those_of_a_poisson_process() -> None:
-    due = arrivals(Load(1, 250), Settings(seconds_at_least=40, seconds_at_most=60))
+    due = draw_arrivals(Load(1, 250), Settings(seconds_at_least=40, seconds_at_most=60))
     gaps = np.diff([0, *due]) / 1e9
     assert 40 <= due[-1] / 1e9 < 41
     assert stats.kstest(gaps, stats.expon(scale=1 / 250).cdf).pvalue > 0.001
@@ -144,20 +144,20 @@ def test_the_moments_are_those_of_a_poisson_process() -> None:
 
 
 def test_a_seed_gives_its_moments_again_and_another_gives_others() -> None:
-    assert arrivals(Load(1, 50, 7), QUICK) == arrivals(Load(1, 50, 7), QUICK)
-    assert arrivals(Load(1, 50, 7), QUICK) != arrivals(Load(1, 50, 8), QUICK)
+    assert draw_arrivals(Load(1, 50, 7), QUICK) == draw_arrivals(Load(1, 50, 7), QUICK)
+    assert draw_arrivals(Load(1, 50, 7), QUICK) != draw_arrivals(Load(1, 50, 8), QUICK)
 
 
 def test_calls_are_due_until_there_are_enough_and_the_time_is_over() -> None:
-    assert len(arrivals(Load(1, 5), Settings(seconds_at_least=1, seconds_at_most=100))) == 50
-    many = arrivals(Load(1, 1000), Settings(seconds_at_least=1, seconds_at_most=100))
+    assert len(draw_arrivals(Load(1, 5), Settings(seconds_at_least=1, seconds_at_most=100))) == 50
+    many = draw_arrivals(Load(1, 1000), Settings(seconds_at_least=1, seconds_at_most=100))
     assert many[-2] < 1e9 <= many[-1]
-    assert arrivals(Load(1, 1), Settings(seconds_at_most=10))[-1] <= 10e9
+    assert draw_arrivals(Load(1, 1), Settings(seconds_at_most=10))[-1] <= 10e9
 
 
 def test_a_rate_at_which_nothing_is_due_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"At 0.001 calls per second none is due within 30 s. Choose a higher --rate"):
-        under_load(lambda: None, 1, Load(1, 0.001))
+    with pytest.raises(UsageError, match=r"At 0.001 requests/s no call arrives within 30 s. Choose a higher --rate"):
+        measure_under_load(lambda: None, 1, Load(1, 0.001))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -174,7 +174,7 @@ def test_a_stall_is_in_the_p99_of_an_open_loop_and_hidden_by_a_closed_one(thread
             stalled = 300 * MS - into if 0 <= into < 300 * MS else 0
             time.sleep((MS + stalled) / 1e9)
 
-        latency = under_load(run, 1, Load(threads, rate), time, time.sleep, settings).measured.latency
+        latency = measure_under_load(run, 1, Load(threads, rate), time, time.sleep, settings).measured.latency
         return latency.p50_ms, latency.p99_ms, latency.iterations
 
     closed_p50, closed_p99, _ = figures(None)
@@ -185,29 +185,29 @@ def test_a_stall_is_in_the_p99_of_an_open_loop_and_hidden_by_a_closed_one(thread
     assert open_p99 == pytest.approx(250, abs=300 / (0.06 * calls) ** 0.5)
 
 
-def test_more_than_can_be_served_is_said_as_a_growing_backlog() -> None:
+def test_an_overload_is_reported_as_a_growing_backlog() -> None:
     found = load_of(repeat(10), Load(1, 150))
-    due = arrivals(Load(1, 150), QUICK)
-    (statement,) = found.statements
-    assert statement.startswith(f"{len(due) / due[-1] * 1e9:.1f} calls were due per second and 99.")
+    due = draw_arrivals(Load(1, 150), QUICK)
+    (statement,) = found.caveats
+    assert statement.startswith(f"{len(due) / due[-1] * 1e9:.1f} requests/s arrived and 99.")
     assert "were served: the backlog grew" in statement
     assert found.measured.latency.throughput_per_s == pytest.approx(100, rel=0.01)
     assert found.measured.latency.p99_ms > 500
 
 
 @pytest.mark.parametrize(("threads", "rate"), [(1, 80), (2, 160)])
-def test_a_queue_that_comes_and_goes_is_none(threads: int, rate: float) -> None:
+def test_a_temporary_queue_is_not_a_backlog(threads: int, rate: float) -> None:
     found = load_of(repeat(10), Load(threads, rate))
-    assert found.statements == ()
+    assert found.caveats == ()
     assert found.measured.latency.p99_ms > 15
 
 
-def test_calls_for_which_there_was_no_time_are_counted_in_words() -> None:
+def test_requests_left_waiting_are_a_caveat() -> None:
     settings = Settings(window_s=0, agreement=1e9, seconds_at_least=4, seconds_at_most=5)
     found = load_of(repeat(100), Load(1, 50), settings)
-    due, made = len(arrivals(Load(1, 50), settings)), found.measured.latency.iterations
+    due, made = len(draw_arrivals(Load(1, 50), settings)), found.measured.latency.iterations
     assert made == 50  # of 100 ms each in 5 s
-    assert f"{due - made} calls that were due were not made when the time was over" in found.statements[1]
+    assert f"{due - made} requests were still waiting when the time was over" in found.caveats[1]
 
 
 def test_the_last_calls_to_warm_up_delay_none_that_counts() -> None:
@@ -234,7 +234,7 @@ def test_callers_call_at_the_same_time() -> None:
         with lock:
             inside -= 1
 
-    found = under_load(run, 1, Load(3), settings=Settings(window_s=0, agreement=1e9, seconds_at_least=0.001))
+    found = measure_under_load(run, 1, Load(3), settings=Settings(window_s=0, agreement=1e9, seconds_at_least=0.001))
     assert found.measured.latency.iterations >= 50
 
 
@@ -250,11 +250,11 @@ def test_what_a_call_raises_ends_all_callers_and_is_raised(rate: float | None, n
 
     before = threading.active_count()
     with pytest.raises(InputError, match="The engine broke"):
-        under_load(run, 1, Load(2, rate), settings=Settings(window_s=0, agreement=1e9))
+        measure_under_load(run, 1, Load(2, rate), settings=Settings(window_s=0, agreement=1e9))
     assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("make", [lambda: Load(0), lambda: Load(1, 0.0), lambda: Load(1, float("inf"))])
-def test_loads_that_are_none_are_refused(make: Callable[[], Load]) -> None:
-    with pytest.raises(ValueError, match=r"a load has a caller|a rate is finite"):
+def test_invalid_loads_are_rejected(make: Callable[[], Load]) -> None:
+    with pytest.raises(ValueError, match=r"threads must be at least 1|rate_per_s must be finite"):
         make()

@@ -1,4 +1,4 @@
-"""MLCommons' LoadGen, the real one, drives our runners; what it says of them is read strictly."""
+"""MLCommons' real LoadGen drives our runners; its summary is parsed strictly."""
 
 import os
 import signal
@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from deploykit.core.errors import BackendError, InternalError, UsageError
+from deploykit.core.extras import install_remedy
 from deploykit.core.values import BatchRange
 from deploykit.evaluate.latency import loadgen
-from deploykit.evaluate.latency.loadgen import _parsed, run
+from deploykit.evaluate.latency.loadgen import _parse_summary, run_loadgen
 
 ROWS = {"input": np.arange(12.0).reshape(4, 3)}
 ANY = BatchRange(1, 4, 8)
@@ -42,7 +43,7 @@ class Engine:
     ],
 )
 def test_every_scenario_ends_with_its_own_score(scenario, rate, figure):
-    found = run(Engine(seconds=0.01), ROWS, ANY, scenario, SHORT_S, rate)
+    found = run_loadgen(Engine(seconds=0.01), ROWS, ANY, scenario, SHORT_S, rate)
     assert (found.scenario, found.figure) == (scenario, figure)
     assert found.value > 0
     assert f"Scenario : {scenario}" in found.summary
@@ -51,7 +52,7 @@ def test_every_scenario_ends_with_its_own_score(scenario, rate, figure):
 
 def test_a_single_stream_is_one_sample_per_query_and_its_score_no_less_than_the_engine_takes():
     engine = Engine(seconds=0.005)
-    found = run(engine, ROWS, ANY, "SingleStream", SHORT_S)
+    found = run_loadgen(engine, ROWS, ANY, "SingleStream", SHORT_S)
     assert {len(asked) for asked in engine.asked} == {1}
     assert found.queries == len(engine.asked) - loadgen.PROBES
     assert found.value >= 5e6
@@ -59,65 +60,65 @@ def test_a_single_stream_is_one_sample_per_query_and_its_score_no_less_than_the_
 
 def test_all_rows_are_asked_for():
     engine = Engine()
-    run(engine, ROWS, ANY, "SingleStream", SHORT_S)
+    run_loadgen(engine, ROWS, ANY, "SingleStream", SHORT_S)
     assert {tuple(row) for asked in engine.asked for row in asked} == {tuple(row) for row in ROWS["input"]}
 
 
 @pytest.mark.parametrize(("batch", "sizes"), [(BatchRange(1, 3, 3), {3, 2}), (BatchRange(8, 8, 8), {8})])
-def test_a_query_of_eight_is_cut_to_what_the_engine_takes_and_the_rest_filled_up(batch, sizes):
+def test_a_query_of_eight_is_split_into_batches_and_the_last_is_padded(batch, sizes):
     engine = Engine()
-    run(engine, ROWS, batch, "MultiStream", SHORT_S)
+    run_loadgen(engine, ROWS, batch, "MultiStream", SHORT_S)
     assert {len(asked) for asked in engine.asked} == sizes
 
 
 def test_an_engine_of_larger_batches_gets_a_single_sample_several_times():
     engine = Engine()
-    run(engine, ROWS, BatchRange(4, 4, 4), "SingleStream", SHORT_S)
+    run_loadgen(engine, ROWS, BatchRange(4, 4, 4), "SingleStream", SHORT_S)
     assert all(np.array_equal(asked, asked[[0, 0, 0, 0]]) for asked in engine.asked)
 
 
 def test_offline_is_one_query_in_full_batches():
     engine = Engine()
-    found = run(engine, ROWS, ANY, "Offline", SHORT_S)
+    found = run_loadgen(engine, ROWS, ANY, "Offline", SHORT_S)
     assert found.queries == 1
     assert {len(asked) for asked in engine.asked[:-1]} == {8}
 
 
 def test_a_server_answers_what_waits_all_at_once():
     engine = Engine(seconds=0.02)
-    found = run(engine, ROWS, ANY, "Server", SHORT_S, 200.0)
+    found = run_loadgen(engine, ROWS, ANY, "Server", SHORT_S, 200.0)
     assert max(len(asked) for asked in engine.asked) > 1
     assert sum(len(asked) for asked in engine.asked[loadgen.PROBES :]) == found.queries
 
 
 def test_a_short_run_is_not_valid_whatever_loadgen_says():
-    found = run(Engine(seconds=0.0005), ROWS, ANY, "SingleStream", SHORT_S)
+    found = run_loadgen(Engine(seconds=0.0005), ROWS, ANY, "SingleStream", SHORT_S)
     assert "Result is : VALID" in found.summary
     assert not found.valid
 
 
 def test_ten_minutes_are_as_valid_as_loadgen_says(monkeypatch):
-    monkeypatch.setattr(loadgen, "OFFICIAL_S", SHORT_S)
-    assert run(Engine(seconds=0.0005), ROWS, ANY, "SingleStream", SHORT_S).valid
+    monkeypatch.setattr(loadgen, "MLPERF_MIN_S", SHORT_S)
+    assert run_loadgen(Engine(seconds=0.0005), ROWS, ANY, "SingleStream", SHORT_S).valid
 
 
 def test_an_audit_file_in_the_current_folder_changes_nothing(tmp_path, monkeypatch):
     (tmp_path / "audit.config").write_text("*.*.mode = 1\n*.*.min_duration = 60000\n")
     monkeypatch.chdir(tmp_path)
-    found = run(Engine(), ROWS, ANY, "SingleStream", SHORT_S)
+    found = run_loadgen(Engine(), ROWS, ANY, "SingleStream", SHORT_S)
     assert "min_duration (ms): 300" in found.summary
     assert [path.name for path in tmp_path.iterdir()] == ["audit.config"]
 
 
-def test_a_bundles_own_engine_is_driven(fp32_bundle):
+def test_loadgen_runs_a_bundles_engine(fp32_bundle):
     from deploykit.bundle import manifest as manifests
-    from deploykit.bundle.open import opened
-    from deploykit.bundle.verify import golden
+    from deploykit.bundle.open import open_engine
+    from deploykit.bundle.verify import read_golden
 
-    manifest = manifests.read(fp32_bundle)
-    _, runner = opened(fp32_bundle, manifest)
-    rows, _ = golden(fp32_bundle, manifest)
-    found = run(runner.run, rows, manifest.batch, "SingleStream", SHORT_S)
+    manifest = manifests.read_manifest(fp32_bundle)
+    _, runner = open_engine(fp32_bundle, manifest)
+    rows, _ = read_golden(fp32_bundle, manifest)
+    found = run_loadgen(runner.run, rows, manifest.batch, "SingleStream", SHORT_S)
     assert found.queries > 1
 
 
@@ -144,14 +145,14 @@ def test_what_the_engine_raises_is_raised_and_nothing_is_computed_behind_it(monk
     monkeypatch.setattr(loadgen, "BACKLOG_S", 0.1)
     engine = Broken()
     with pytest.raises(BackendError, match="fallen off the bus"):
-        run(engine, ROWS, BatchRange(1, 1, 1), scenario, SHORT_S, rate)
+        run_loadgen(engine, ROWS, BatchRange(1, 1, 1), scenario, SHORT_S, rate)
     assert len(engine.asked) == FATAL
 
 
 def test_after_a_failure_the_next_run_is_whole():
     with pytest.raises(BackendError):
-        run(Broken(), ROWS, ANY, "SingleStream", SHORT_S)
-    assert run(Engine(), ROWS, ANY, "SingleStream", SHORT_S).value > 0
+        run_loadgen(Broken(), ROWS, ANY, "SingleStream", SHORT_S)
+    assert run_loadgen(Engine(), ROWS, ANY, "SingleStream", SHORT_S).value > 0
 
 
 @pytest.mark.parametrize(("scenario", "rate"), [("SingleStream", None), ("Server", 200.0)])
@@ -166,13 +167,13 @@ def test_ctrl_c_ends_a_run_as_it_ends_others(monkeypatch, scenario, rate):
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        run(Interrupted(), ROWS, ANY, scenario, 60, rate)
+        run_loadgen(Interrupted(), ROWS, ANY, scenario, 60, rate)
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_thread_that_is_not_the_main_one_may_measure():
     found = []
-    thread = threading.Thread(target=lambda: found.append(run(Engine(), ROWS, ANY, "SingleStream", SHORT_S)))
+    thread = threading.Thread(target=lambda: found.append(run_loadgen(Engine(), ROWS, ANY, "SingleStream", SHORT_S)))
     thread.start()
     thread.join()
     assert found[0].value > 0
@@ -181,27 +182,27 @@ def test_a_thread_that_is_not_the_main_one_may_measure():
 def test_a_server_that_cannot_keep_up_ends_with_its_backlog(monkeypatch):
     monkeypatch.setattr(loadgen, "BACKLOG_S", 0.1)
     engine = Engine(seconds=0.05)
-    found = run(engine, ROWS, BatchRange(1, 1, 1), "Server", 60, 200.0)
+    found = run_loadgen(engine, ROWS, BatchRange(1, 1, 1), "Server", 60, 200.0)
     assert found.queries < 200
     assert "Result is : INVALID" in found.summary
 
 
 def test_a_server_needs_a_rate():
     with pytest.raises(UsageError, match="--rate"):
-        run(Engine(), ROWS, ANY, "Server", SHORT_S)
+        run_loadgen(Engine(), ROWS, ANY, "Server", SHORT_S)
 
 
 @pytest.mark.parametrize(("seconds", "rate"), [(0, 1), (-1, 1), (float("inf"), 1), (1, 0), (1, -1), (1, float("nan"))])
 def test_times_and_rates_that_are_none_are_refused(seconds, rate):
     with pytest.raises(ValueError, match="finite and above 0"):
-        run(Engine(), ROWS, ANY, "Server", seconds, rate)
+        run_loadgen(Engine(), ROWS, ANY, "Server", seconds, rate)
 
 
 def test_without_the_package_the_command_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)
     with pytest.raises(BackendError, match="LoadGen is not installed") as caught:
-        run(Engine(), ROWS, ANY, "SingleStream", SHORT_S)
-    assert caught.value.remedy == "pip install 'deploykit[loadgen]'"
+        run_loadgen(Engine(), ROWS, ANY, "SingleStream", SHORT_S)
+    assert caught.value.remedy == install_remedy("loadgen")
 
 
 def test_it_is_imported_when_it_is_needed_and_not_before():
@@ -220,7 +221,7 @@ Result is : INVALID
 
 
 def test_a_summary_is_read():
-    assert _parsed(SUMMARY, "Offline") == ("Samples per second", 997.285, False)
+    assert _parse_summary(SUMMARY, "Offline") == ("Samples per second", 997.285, False)
 
 
 @pytest.mark.parametrize(
@@ -236,9 +237,9 @@ def test_a_summary_is_read():
 )
 def test_a_summary_without_a_score_or_a_result_is_a_fault(spoiled):
     with pytest.raises(InternalError, match="has no score"):
-        _parsed(spoiled, "Offline")
+        _parse_summary(spoiled, "Offline")
 
 
-def test_the_score_of_another_scenario_is_none():
+def test_the_score_of_another_scenario_is_not_accepted():
     with pytest.raises(InternalError):
-        _parsed(SUMMARY, "Server")
+        _parse_summary(SUMMARY, "Server")

@@ -1,4 +1,4 @@
-"""Time that passes only while all threads of a test sleep, so that what they do together is the same in every run."""
+"""Time that advances only while all threads of a test sleep, so that every run has the same interleaving."""
 
 from __future__ import annotations
 

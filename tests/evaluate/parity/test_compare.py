@@ -1,4 +1,4 @@
-"""The verdict: what passes, what fails and in which words, and what is no comparison at all."""
+"""The verdict: what passes, what fails with which message, and what cannot be compared."""
 
 import math
 import sys
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deploykit.core.errors import InputError, InternalError
 from deploykit.core.values import Arrays, Batch, DataRecord, Head, Parity, TensorSpec
-from deploykit.evaluate.parity.compare import compare
+from deploykit.evaluate.parity.compare import compare_runners
 from deploykit.evaluate.parity.tolerances import for_precision
 
 Array = NDArray[Any]
@@ -53,7 +53,7 @@ def judge(
     real: bool = True,
     head: Head = "logits",
     size: int = 7,
-    statements: tuple[str, ...] = (),
+    caveats: tuple[str, ...] = (),
 ) -> Parity:
     inputs = samples() if inputs is None else inputs
     labels = (None,) * len(inputs) if labels is None else labels
@@ -63,7 +63,7 @@ def judge(
     ]
     data = DataRecord("digits", "evaluation", len(inputs), real, labels[:1] != (None,), "0" * 64)
     tolerance = for_precision("fp16", trained)
-    return compare(oracle or logits(same), candidate, batches, tolerance, data, head, statements)
+    return compare_runners(oracle or logits(same), candidate, batches, tolerance, data, head, caveats)
 
 
 def test_the_same_function_passes_without_a_failure() -> None:
@@ -74,7 +74,7 @@ def test_the_same_function_passes_without_a_failure() -> None:
     assert output.name == "logits"
     assert (output.max_abs, output.snr_db, output.cosine) == (0.0, None, pytest.approx(1))
     assert (output.top1_agreement, output.top5_overlap, output.kl) == (1.0, 1.0, 0.0)
-    assert parity.statements == ()
+    assert parity.caveats == ()
 
 
 def test_the_batch_size_changes_nothing() -> None:
@@ -95,20 +95,20 @@ def test_outputs_in_a_buffer_that_is_used_again_are_kept() -> None:
     assert judge(logits(overwrite)).passed
 
 
-def test_every_broken_bound_is_one_sentence_with_value_and_bound() -> None:
+def test_every_violated_bound_is_one_message_with_value_and_bound() -> None:
     parity = judge(logits(lambda values: values[:, ::-1]))
     assert not parity.passed
     assert [failure.split(" of ")[0].split(" is ")[0] for failure in parity.failures] == [
         "output 'logits': the largest difference",
         "output 'logits': the worst sample's cosine",
         "output 'logits': the signal-to-noise ratio",
-        "output 'logits': the best class",
+        "output 'logits': top-1 agreement",
     ]
     assert all("fp16 bound of" in failure for failure in parity.failures)
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
-def test_nan_is_said_once_and_where(poison: float) -> None:
+def test_nan_is_reported_once_with_its_sample(poison: float) -> None:
     inputs = samples()
 
     def poisoned(values: Array) -> Array:
@@ -119,7 +119,7 @@ def test_nan_is_said_once_and_where(poison: float) -> None:
     parity = judge(logits(poisoned), inputs=inputs)
     assert not parity.passed
     assert parity.failures == (
-        "output 'logits': the candidate gives NaN or infinity (1 of 24 samples, the first is number 17 counted from 0)",
+        "output 'logits': the candidate computes NaN or infinity (1 of 24 samples, the first at index 17)",
     )
 
 
@@ -131,22 +131,22 @@ def test_a_record_of_nan_can_be_written_and_read() -> None:
 
 
 def test_a_network_that_gives_nan_itself_is_bad_input() -> None:
-    with pytest.raises(InputError, match="network itself gives NaN or infinity in output 'logits'"):
+    with pytest.raises(InputError, match="network itself computes NaN or infinity in output 'logits'"):
         judge(logits(same), oracle=logits(lambda values: values * np.float32(math.nan)))
 
 
 def test_an_output_too_few_or_too_many_fails() -> None:
     two = Given({"logits": same, "embedding": same})
     missing = judge(logits(same), oracle=two)
-    assert missing.failures == ("output 'embedding' is missing; the candidate gives logits",)
+    assert missing.failures == ("output 'embedding' is missing; the candidate has logits",)
     assert [output.name for output in missing.outputs] == ["logits"]
     extra = judge(two)
-    assert extra.failures == ("output 'embedding' is one that the oracle does not have",)
+    assert extra.failures == ("the oracle has no output 'embedding'",)
 
 
 def test_another_shape_fails_and_is_not_measured() -> None:
     parity = judge(logits(lambda values: values[:, :5]))
-    assert parity.failures == ("output 'logits' has the shape N×5 where the oracle gives N×10",)
+    assert parity.failures == ("output 'logits' has the shape N×5, the oracle's has N×10",)
     assert parity.outputs == ()
     assert parity.accuracy is None
 
@@ -176,7 +176,7 @@ def test_labels_give_the_accuracy_of_both() -> None:
 
 
 def test_labels_that_the_network_has_no_class_for_are_refused() -> None:
-    with pytest.raises(InputError, match=r"labels from 3 to 10, the network 10 classes"):
+    with pytest.raises(InputError, match=r"labels from 3 to 10, but the network has 10 classes"):
         judge(logits(same), labels=(3,) * 23 + (10,))
 
 
@@ -185,7 +185,7 @@ def test_an_embedding_has_no_classes() -> None:
     [output] = parity.outputs
     assert (output.kl, output.top1_agreement, output.top5_overlap) == (None, None, None)
     assert parity.accuracy is None
-    assert parity.statements == ()
+    assert parity.caveats == ()
 
 
 def test_probabilities_are_not_put_through_softmax_again() -> None:
@@ -226,29 +226,29 @@ def test_one_near_tie_may_differ_and_no_more_than_the_share(count: int, allowed:
     assert f"of {count} samples, below the fp16 bound of 99.00%" in failure
 
 
-def test_near_ties_of_untrained_weights_are_not_judged_and_it_is_said() -> None:
+def test_top1_of_untrained_weights_is_not_checked_and_that_is_a_caveat() -> None:
     inputs = near_ties(16)
     parity = judge(flipped(inputs, 16), inputs=inputs, trained=False)
     assert parity.passed
     assert parity.outputs[0].top1_agreement == 0.0
-    assert any("top-1 agreement is not judged" in statement for statement in parity.statements)
+    assert any("top-1 agreement is not checked" in statement for statement in parity.caveats)
 
 
-def test_the_callers_statements_come_first_and_synthetic_inputs_are_said() -> None:
-    parity = judge(logits(same), real=False, statements=("computed in FP32",))
-    assert parity.statements == (
+def test_the_callers_caveats_come_first_and_synthetic_inputs_are_a_caveat() -> None:
+    parity = judge(logits(same), real=False, caveats=("computed in FP32",))
+    assert parity.caveats == (
         "computed in FP32",
-        "the inputs are synthetic (digits): nothing is said about accuracy",
+        "the inputs are synthetic (digits): accuracy was not evaluated",
     )
 
 
-def test_an_output_that_hardly_depends_on_the_input_is_said() -> None:
+def test_an_output_that_hardly_depends_on_the_input_is_a_caveat() -> None:
     def bias(values: Array) -> Array:
         return np.arange(CLASSES, dtype=np.float32) + np.float32(1e-6) * values
 
     parity = judge(logits(bias), oracle=logits(bias))
     assert parity.passed
-    assert "a candidate that ignores its input would have passed too" in parity.statements[-1]
+    assert "a candidate that ignores its input would also have passed" in parity.caveats[-1]
 
 
 def test_no_sample_is_refused() -> None:
@@ -256,15 +256,15 @@ def test_no_sample_is_refused() -> None:
         judge(logits(same), inputs=samples(0))
 
 
-def test_promises_of_runners_and_callers_are_checked() -> None:
+def test_runners_and_callers_are_checked_for_consistency() -> None:
     batch = [Batch({"input": samples(4)}, (None,) * 4)]
     data = DataRecord("digits", "evaluation", 5, True, False, "0" * 64)
     tolerance = for_precision("fp32", trained=True)
-    with pytest.raises(InternalError, match="5 samples of digits were announced and 4 came"):
-        compare(logits(same), logits(same), batch, tolerance, data, "logits")
-    with pytest.raises(InternalError, match="the candidate gave 'logits' the shape"):
-        compare(logits(same), logits(lambda values: values[:2]), batch, tolerance, data, "logits")
+    with pytest.raises(InternalError, match="digits has 4 samples, not 5 as recorded"):
+        compare_runners(logits(same), logits(same), batch, tolerance, data, "logits")
+    with pytest.raises(InternalError, match="the candidate returned 'logits' as"):
+        compare_runners(logits(same), logits(lambda values: values[:2]), batch, tolerance, data, "logits")
     forgetful = logits(same)
     forgetful.functions = {}
     with pytest.raises(InternalError, match="the oracle declares the outputs"):
-        compare(forgetful, logits(same), batch, tolerance, data, "logits")
+        compare_runners(forgetful, logits(same), batch, tolerance, data, "logits")

@@ -1,4 +1,4 @@
-"""Which tensors survive fusion, and what each layer adds, on graphs small enough to see through."""
+"""Tensors that survive fusion, and the error that each layer adds, on small graphs."""
 
 import sys
 
@@ -8,10 +8,10 @@ import onnx_ir as ir
 import pytest
 
 from deploykit.backends.onnxruntime import open_graph
-from deploykit.backends.weighted_layers import layers
-from deploykit.evaluate.parity.layer_errors import cut, given, points, powers, ranked
-from deploykit.export.layer_rows import layers as rows
-from deploykit.quantize.calibrate import expose
+from deploykit.backends.weighted_layers import find_weighted_layers
+from deploykit.evaluate.parity.layer_errors import error_power, fusion_boundaries, input_for, rank_layers, split_at
+from deploykit.export.layer_rows import read_layer_rows as rows
+from deploykit.quantize.calibrate import add_graph_outputs
 
 X = np.random.default_rng(9).standard_normal((8, 4, 6, 6)).astype(np.float32)
 
@@ -30,14 +30,17 @@ def model(body, **weights):
 def surviving(body):
     """Tensor to layer."""
     graph = model(body).graph
-    return {point.tensor: point.node for point in points(graph, {node.name for node in layers(graph)})}
+    return {
+        point.tensor: point.node
+        for point in fusion_boundaries(graph, {node.name for node in find_weighted_layers(graph)})
+    }
 
 
-def test_a_layer_is_seen_behind_its_activation():
+def test_the_boundary_of_a_layer_is_after_its_activation():
     assert surviving("[a] t = Conv (x, w0) [r] u = Relu (t) [b] y = Conv (u, w1)") == {"u": "a", "y": "b"}
 
 
-def test_a_layer_is_seen_behind_the_pooling_that_follows_it_alone():
+def test_the_boundary_of_a_layer_is_after_its_own_pooling():
     body = "[a] t = Conv (x, w0) [r] u = Relu (t) [p] v = MaxPool <kernel_shape=[2, 2]> (u) [b] y = Conv (v, w1)"
     assert surviving(body) == {"v": "a", "y": "b"}
 
@@ -59,17 +62,17 @@ def test_which_branch_is_deeper_does_not_depend_on_the_order_of_the_sum():
     assert surviving(body) == {"s": "a", "u": "b", "y": "c"}
 
 
-def test_a_concat_ends_no_kernel_so_that_each_branch_is_seen():
+def test_every_branch_of_a_concat_survives_fusion():
     body = """[a] s = Conv (x, w0) [b] t = Conv (x, w1) [q] u = Relu (t)
               [cat] y = Concat <axis=1> (s, u)"""
     assert surviving(body) == {"s": "a", "u": "b", "y": "cat"}
 
 
-def test_a_constant_is_no_branch():
+def test_a_constant_input_is_not_a_branch():
     assert surviving("[a] t = Conv (x, w0) [m] u = Mul (t, w1) [b] y = Conv (u, w2)") == {"u": "a", "y": "b"}
 
 
-def test_what_nobody_reads_is_not_there():
+def test_tensors_without_readers_do_not_survive():
     assert surviving("[a] y = Conv (x, w0) [b] t = Conv (x, w1)") == {"y": "a"}
 
 
@@ -88,11 +91,11 @@ def errors(tmp_path):
             ir.save(made, tmp_path / f"{name}.onnx")
         source = tmp_path / "exported.onnx"
         graph = ir.load(source).graph
-        where = points(graph, {node.name for node in layers(graph)})
+        where = fusion_boundaries(graph, {node.name for node in find_weighted_layers(graph)})
         tensors = [point.tensor for point in where]
         for name in ("exported", "typed"):
-            expose(tmp_path / f"{name}.onnx", tmp_path / f"{name}-exposed.onnx", tensors)
-        cut(source, tmp_path / "pieces.onnx", tensors)
+            add_graph_outputs(tmp_path / f"{name}.onnx", tmp_path / f"{name}-exposed.onnx", tensors)
+        split_at(source, tmp_path / "pieces.onnx", tensors)
         exported, candidate = (
             open_graph(tmp_path / f"{name}-exposed.onnx").run({"x": X}) for name in ("exported", "typed")
         )
@@ -100,8 +103,8 @@ def errors(tmp_path):
         inputs = {
             spec.name: X if spec.name == "x" else candidate[spec.name.removesuffix("/given")] for spec in pieces.inputs
         }
-        found = ranked(
-            where, powers([(exported, candidate, pieces.run(inputs))]), {row.name: row for row in rows(source)}
+        found = rank_layers(
+            where, error_power([(exported, candidate, pieces.run(inputs))]), {row.name: row for row in rows(source)}
         )
         assert {error.node for error in found} == set(names)
         return found
@@ -118,8 +121,8 @@ def off(name, share):
 def test_of_one_noisy_layer_that_layer_is_named_and_the_others_add_nothing(errors):
     first, *others = errors(CHAIN, "abcd", w1=off("w1", 0.1))
     assert (first.node, first.op_type, first.tensor) == ("b", "Conv", "w")
-    assert first.added > 1e-3
-    assert max(error.added for error in others) < 1e-12
+    assert first.added_noise > 1e-3
+    assert max(error.added_noise for error in others) < 1e-12
 
 
 def test_noise_that_came_in_shows_in_the_snr_of_all_that_follow(errors):
@@ -131,7 +134,7 @@ def test_noise_that_came_in_shows_in_the_snr_of_all_that_follow(errors):
 def test_what_the_first_noisy_layer_adds_is_the_noise_of_its_tensor(errors):
     worst = errors(CHAIN, "abcd", w0=off("w0", 0.1))[0]
     assert worst.node == "a"
-    assert -10 * np.log10(worst.added) == pytest.approx(worst.snr_db, abs=1e-3)
+    assert -10 * np.log10(worst.added_noise) == pytest.approx(worst.snr_db, abs=1e-3)
 
 
 def test_two_noisy_layers_are_ranked_by_what_each_adds(errors):
@@ -144,26 +147,26 @@ def test_a_layer_is_charged_for_its_own_noise_though_it_averages_away_what_came_
     body = """[a] t = Conv (x, w0) [ra] u = Relu (t) [b] v = Conv (u, w1)
               [p] y = GlobalAveragePool (v)"""
     found = {error.node: error for error in errors(body, "ab", w0=off("w0", 0.3), w1=off("w1", 0.05))}
-    assert found["b"].added > 1e-5
+    assert found["b"].added_noise > 1e-5
 
 
-def test_a_tensor_that_is_no_number_is_as_bad_as_can_be_written(errors):
+def test_a_nan_tensor_has_the_largest_noise(errors):
     found = errors(CHAIN, "abcd", w1=np.full((4, 4, 1, 1), np.nan, np.float32))
     worst = next(error for error in found if error.node == "b")
-    assert worst.added == sys.float_info.max
+    assert worst.added_noise == sys.float_info.max
     assert worst.snr_db < -3000
 
 
 def test_equal_graphs_add_nothing_but_another_order_of_sums(errors):
-    assert max(error.added for error in errors(CHAIN, "abcd")) < 1e-12
+    assert max(error.added_noise for error in errors(CHAIN, "abcd")) < 1e-12
 
 
-def test_pieces_read_what_they_are_given(tmp_path):
+def test_pieces_read_their_new_inputs(tmp_path):
     ir.save(model("[a] t = Conv (x, w0) [r] u = Relu (t) [b] y = Conv (u, w1)"), tmp_path / "whole.onnx")
-    cut(tmp_path / "whole.onnx", tmp_path / "pieces.onnx", ["u", "y"])
+    split_at(tmp_path / "whole.onnx", tmp_path / "pieces.onnx", ["u", "y"])
     pieces = open_graph(tmp_path / "pieces.onnx")
-    assert {spec.name for spec in pieces.inputs} == {"x", given("u")}
+    assert {spec.name for spec in pieces.inputs} == {"x", input_for("u")}
     assert {spec.name for spec in pieces.outputs} == {"u", "y"}
-    zeros = pieces.run({"x": X, given("u"): np.zeros_like(X)})
+    zeros = pieces.run({"x": X, input_for("u"): np.zeros_like(X)})
     assert not zeros["y"].any()
     assert zeros["u"].any()

@@ -1,4 +1,4 @@
-"""The figures: hand-computed values, what identity gives, what scaling must not change, what NaN must not pass."""
+"""The metrics: hand-computed values, identity, invariance to scaling, NaN."""
 
 import math
 
@@ -103,7 +103,7 @@ def test_hand_computed_ranks() -> None:
     assert metrics.top5_overlap(reference, candidate) == pytest.approx((5 / 5 + 3 / 5) / 2)
 
 
-def test_of_fewer_than_five_classes_all_are_taken() -> None:
+def test_with_fewer_than_five_classes_all_count() -> None:
     assert metrics.top5_overlap(REFERENCE, -REFERENCE) == 1.0
 
 
@@ -209,10 +209,10 @@ def test_more_than_two_axes_are_flattened_per_sample() -> None:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_what_cannot_be_compared_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="one shape"):
+def test_arrays_that_cannot_be_compared_are_rejected(name: str) -> None:
+    with pytest.raises(ValueError, match="same shape"):
         FIGURES[name](REFERENCE, REFERENCE[:1])
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="same shape"):
         FIGURES[name](REFERENCE[:0], REFERENCE[:0])
-    with pytest.raises(ValueError, match="reference holds NaN"):
+    with pytest.raises(ValueError, match="reference contains NaN"):
         FIGURES[name](np.full((1, 2), math.nan), np.ones((1, 2)))

@@ -1,4 +1,4 @@
-"""docs/parity.md says what the code does: its bounds, its example, its words."""
+"""docs/parity.md agrees with the code: its bounds and its example."""
 
 import re
 from pathlib import Path
@@ -23,11 +23,11 @@ def test_the_bounds_of_the_guide_are_those_of_the_table(precision):
     assert float(top1.removesuffix(" %")) / 100 == pytest.approx(bounds.min_top1_agreement)
 
 
-def test_the_example_in_python_names_the_guilty_stage(fp32_bundle, monkeypatch, capsys):
+def test_the_example_in_python_names_the_failing_stage(fp32_bundle, monkeypatch, capsys):
     def build(*_):
-        raise BackendError("CMake is not installed.", cpp_programs.TOOLS)
+        raise BackendError("CMake is not installed.", cpp_programs.INSTALL_TOOLS)
 
-    monkeypatch.setattr(cpp_programs, "build", build)
+    monkeypatch.setattr(cpp_programs, "build_programs", build)
     (example,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
     exec(example.replace("build/resnet18-int8", str(fp32_bundle)), {})
     assert capsys.readouterr().out == "none\n"

@@ -1,4 +1,4 @@
-"""Class by class and sample by sample: who moved, where to, and what the picture shows."""
+"""Changed predictions by class and by sample, and thumbnails."""
 
 import base64
 import io
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploykit.evaluate.parity.samples import changes, divergences, thumbnail
+from deploykit.evaluate.parity.samples import encode_thumbnail, find_class_changes, sample_divergences
 
 NAMES = ("cat", "dog", "emu")
 
@@ -19,29 +19,29 @@ def scores(*classes):
 
 
 def test_only_classes_in_which_something_moved_are_told():
-    found = changes(scores(0, 0, 1, 2), scores(0, 1, 1, 2), (0, 0, 1, 2), NAMES)
-    assert [(change.name, change.count, dict(change.went_to)) for change in found] == [("cat", 2, {"dog": 1})]
+    found = find_class_changes(scores(0, 0, 1, 2), scores(0, 1, 1, 2), (0, 0, 1, 2), NAMES)
+    assert [(change.name, change.count, dict(change.predicted_as)) for change in found] == [("cat", 2, {"dog": 1})]
 
 
 def test_a_change_says_how_many_were_right_before_and_are_now():
-    (change,) = changes(scores(0, 0, 1), scores(0, 2, 0), (0, 0, 0), NAMES)
-    assert (change.reference_right, change.candidate_right) == (2, 2)
-    assert change.went_to == {"emu": 1, "cat": 1}
+    (change,) = find_class_changes(scores(0, 0, 1), scores(0, 2, 0), (0, 0, 0), NAMES)
+    assert (change.reference_correct, change.candidate_correct) == (2, 2)
+    assert change.predicted_as == {"emu": 1, "cat": 1}
 
 
 def test_the_class_with_most_moves_comes_first():
-    found = changes(scores(0, 1, 1, 1), scores(1, 0, 0, 2), (0, 1, 1, 1), NAMES)
+    found = find_class_changes(scores(0, 1, 1, 1), scores(1, 0, 0, 2), (0, 1, 1, 1), NAMES)
     assert [change.name for change in found] == ["dog", "cat"]
-    assert list(found[0].went_to.items()) == [("cat", 2), ("emu", 1)]
+    assert list(found[0].predicted_as.items()) == [("cat", 2), ("emu", 1)]
 
 
 def test_samples_without_a_label_are_left_out():
-    assert changes(scores(0, 1), scores(1, 0), (None, None), NAMES) == ()
+    assert find_class_changes(scores(0, 1), scores(1, 0), (None, None), NAMES) == ()
 
 
 def test_the_divergence_of_each_sample_is_its_own():
     reference = scores(0, 1, 2)
-    far = divergences(reference, reference + np.array([[0], [3], [0]]) * np.eye(3)[:1], "logits")
+    far = sample_divergences(reference, reference + np.array([[0], [3], [0]]) * np.eye(3)[:1], "logits")
     assert far[0] == far[2] == 0
     p, q = (np.exp(x) / np.exp(x).sum() for x in (reference[1].astype(float), reference[1] + [3, 0, 0]))
     assert far[1] == pytest.approx((p * np.log(p / q)).sum())
@@ -49,11 +49,11 @@ def test_the_divergence_of_each_sample_is_its_own():
 
 def test_probabilities_are_compared_as_they_are():
     p, q = np.array([[0.5, 0.25, 0.25]]), np.array([[0.25, 0.5, 0.25]])
-    assert divergences(p, q, "probabilities") == [pytest.approx(0.25 * np.log(2))]
+    assert sample_divergences(p, q, "probabilities") == [pytest.approx(0.25 * np.log(2))]
 
 
-def test_an_answer_that_is_no_number_is_the_furthest_there_is():
-    assert divergences(scores(0), np.full((1, 3), np.nan), "logits") == [sys.float_info.max]
+def test_an_output_with_nan_has_the_largest_divergence():
+    assert sample_divergences(scores(0), np.full((1, 3), np.nan), "logits") == [sys.float_info.max]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_an_answer_that_is_no_number_is_the_furthest_there_is():
 def test_a_thumbnail_is_a_jpeg_of_at_most_96_pixels_that_keeps_its_shape(shape, size):
     picture = np.zeros(shape, np.uint8)
     picture[..., 0] = 200
-    kind, _, content = thumbnail(picture).partition(",")
+    kind, _, content = encode_thumbnail(picture).partition(",")
     shown = Image.open(io.BytesIO(base64.b64decode(content)))
     assert kind == "data:image/jpeg;base64"
     assert (shown.format, shown.size) == ("JPEG", size)
@@ -70,4 +70,4 @@ def test_a_thumbnail_is_a_jpeg_of_at_most_96_pixels_that_keeps_its_shape(shape, 
 
 
 def test_an_input_that_was_preprocessed_elsewhere_has_no_picture():
-    assert thumbnail(np.zeros((3, 8, 8), np.float32)) == ""
+    assert encode_thumbnail(np.zeros((3, 8, 8), np.float32)) == ""

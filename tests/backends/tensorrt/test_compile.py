@@ -1,4 +1,4 @@
-"""Graphs compiled into plans: by NVIDIA's own TensorRT-RTX, which needs no GPU to build, and by doubles."""
+"""Graphs compiled into plans: by NVIDIA's TensorRT-RTX, which needs no GPU to build, and by doubles."""
 
 import os
 import signal
@@ -11,11 +11,11 @@ import pytest
 from doubles import VERSIONS, Double
 
 from deploykit.backends.tensorrt import timing
-from deploykit.backends.tensorrt.build import build
+from deploykit.backends.tensorrt.compile import compile_plan
 from deploykit.backends.tensorrt.dialect import Dialect
 from deploykit.backends.tensorrt.driver import Gpu
-from deploykit.backends.tensorrt.library import library
-from deploykit.backends.tensorrt.monitor import Phases
+from deploykit.backends.tensorrt.library import import_library
+from deploykit.backends.tensorrt.monitor import PhaseReporter
 from deploykit.core.errors import BackendError, DeploykitError, InputError
 from deploykit.core.values import BatchRange, BuildOptions
 
@@ -44,7 +44,7 @@ Written = Callable[[str], Path]
 @pytest.fixture(scope="module")
 def rtx() -> Dialect:
     pytest.importorskip("tensorrt_rtx")
-    return Dialect(library("tensorrt-rtx"))
+    return Dialect(import_library("tensorrt-rtx"))
 
 
 @pytest.mark.parametrize("text", [FP32, FP16, INT8], ids=["fp32", "fp16", "int8"])
@@ -53,7 +53,7 @@ def test_nvidias_compiler_builds_every_precision_without_a_gpu(
     rtx: Dialect, written: Written, tmp_path: Path, text: str, targets: tuple[int, ...]
 ) -> None:
     options = BuildOptions(batch=BATCH, compute_capabilities=targets)
-    plan = build(rtx, written(text), tmp_path / "engine.plan", options, None, None)
+    plan = compile_plan(rtx, written(text), tmp_path / "engine.plan", options, None, None)
     assert plan.path == tmp_path / "engine.plan"
     assert plan.path.stat().st_size > 10_000
     profile = "x 1×4×8×8 … 2×4×8×8 … 4×4×8×8"
@@ -63,27 +63,27 @@ def test_nvidias_compiler_builds_every_precision_without_a_gpu(
 
 
 def test_a_graph_of_one_batch_needs_no_profile(rtx: Dialect, written: Written, tmp_path: Path) -> None:
-    plan = build(rtx, written(FIXED), tmp_path / "plan", BuildOptions(batch=BatchRange(2, 2, 2)), None, None)
+    plan = compile_plan(rtx, written(FIXED), tmp_path / "plan", BuildOptions(batch=BatchRange(2, 2, 2)), None, None)
     assert plan.settings == ("STRONGLY_TYPED", "TF32 off", "DETAILED")
 
 
 def test_a_batch_that_contradicts_the_graphs_own_is_refused(rtx: Dialect, written: Written, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"a batch of 2, fixed in the graph\. Ask for --batch 2:2:2 instead of 1:2:4"):
-        build(rtx, written(FIXED), tmp_path / "plan", PLAIN, None, None)
+    with pytest.raises(InputError, match=r"a fixed batch of 2\. Use --batch 2:2:2 instead of 1:2:4"):
+        compile_plan(rtx, written(FIXED), tmp_path / "plan", PLAIN, None, None)
     assert not (tmp_path / "plan").exists()
 
 
 def test_no_axis_but_the_batch_may_be_free(rtx: Dialect, written: Written, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"x of model\.onnx is free in more than its batch"):
-        build(rtx, written(TWO_FREE), tmp_path / "plan", PLAIN, None, None)
+    with pytest.raises(InputError, match=r"x of model\.onnx has dynamic axes other than the batch"):
+        compile_plan(rtx, written(TWO_FREE), tmp_path / "plan", PLAIN, None, None)
 
 
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
         ({"compute_capabilities": (86, 90)}, "has no compute capability 90. Choose from 75, 80, 86, 89, 120"),
-        ({"hardware_compatible": True}, "has no hardware compatibility level. Leave it out"),
-        ({"version_compatible": True}, "has no lean runtime to put into the engine: build without --version"),
+        ({"hardware_compatible": True}, "has no hardware compatibility level. Omit it"),
+        ({"version_compatible": True}, "has no lean runtime to embed into the engine: build without --version"),
         ({"optimization_level": 9}, "has no optimization level 9. Choose 0 to 5."),
         ({"workspace_mib": 1}, "within workspace limit"),
         ({"dla_core": 0, "batch": BatchRange(1, 1, 1)}, "finds no deep-learning accelerator on this machine"),
@@ -93,15 +93,15 @@ def test_tensorrt_rtx_refuses_what_it_lacks(
     rtx: Dialect, written: Written, tmp_path: Path, asked: dict[str, object], told: str
 ) -> None:
     with pytest.raises(BackendError) as raised:
-        build(rtx, written(FP32), tmp_path / "plan", BuildOptions(**{"batch": BATCH, **asked}), None, None)
+        compile_plan(rtx, written(FP32), tmp_path / "plan", BuildOptions(**{"batch": BATCH, **asked}), None, None)
     assert told in str(raised.value)
     assert not (tmp_path / "plan").exists()
 
 
 def test_an_input_without_a_batch_is_refused(written: Written, tmp_path: Path) -> None:
     graph = written(f"{HEAD} g (float[N,4] x, float f) => (float[N,4] y) {{ y = Mul (x, f) }}")
-    with pytest.raises(InputError, match=r"The input f of model\.onnx has no batch\."):
-        build(Dialect(Double("10.3")), graph, tmp_path / "plan", PLAIN, GPU, None)
+    with pytest.raises(InputError, match=r"The input f of model\.onnx has no batch axis\."):
+        compile_plan(Dialect(Double("10.3")), graph, tmp_path / "plan", PLAIN, GPU, None)
 
 
 class Interrupting:
@@ -132,9 +132,9 @@ def heeded() -> Iterator[None]:
 def press_ctrl_c(monkeypatch: pytest.MonkeyPatch, heeded: None) -> Callable[[], None]:  # noqa: ARG001
     """Press it, and wait until the waiting thread heard it: a small build may end before a busy machine does."""
     heard = threading.Event()
-    cancel = Phases.cancel
+    cancel = PhaseReporter.cancel
 
-    def heard_by(phases: Phases) -> None:
+    def heard_by(phases: PhaseReporter) -> None:
         cancel(phases)
         heard.set()
 
@@ -142,7 +142,7 @@ def press_ctrl_c(monkeypatch: pytest.MonkeyPatch, heeded: None) -> Callable[[], 
         os.kill(os.getpid(), signal.SIGINT)
         assert heard.wait(60)
 
-    monkeypatch.setattr(Phases, "cancel", heard_by)
+    monkeypatch.setattr(PhaseReporter, "cancel", heard_by)
     return press
 
 
@@ -152,10 +152,10 @@ def test_ctrl_c_stops_nvidias_builder_and_leaves_nothing_behind(
     graph = written(FP32)
     mark = rtx.log.count
     with pytest.raises(KeyboardInterrupt):
-        build(rtx, graph, tmp_path / "engine.plan", PLAIN, None, Interrupting(press_ctrl_c))
-    assert any("Build canceled by user" in error for error in rtx.log.errors(mark))
+        compile_plan(rtx, graph, tmp_path / "engine.plan", PLAIN, None, Interrupting(press_ctrl_c))
+    assert any("Build canceled by user" in error for error in rtx.log.errors_since(mark))
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
-    assert build(rtx, graph, tmp_path / "engine.plan", PLAIN, None, None).path.exists()
+    assert compile_plan(rtx, graph, tmp_path / "engine.plan", PLAIN, None, None).path.exists()
 
 
 def test_a_progress_that_fails_stops_the_build_with_its_own_error(
@@ -165,12 +165,12 @@ def test_a_progress_that_fails_stops_the_build_with_its_own_error(
         raise OSError("the terminal is gone")
 
     with pytest.raises(OSError, match="the terminal is gone"):
-        build(rtx, written(FP32), tmp_path / "engine.plan", PLAIN, None, Interrupting(fail))
+        compile_plan(rtx, written(FP32), tmp_path / "engine.plan", PLAIN, None, Interrupting(fail))
     assert not (tmp_path / "engine.plan").exists()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_ctrl_c_is_raised_when_the_build_has_ended_whatever_it_can_hear(
+def test_ctrl_c_is_raised_after_the_build_has_ended(
     version: str, written: Written, tmp_path: Path, press_ctrl_c: Callable[[], None]
 ) -> None:
     double = Double(version)
@@ -183,11 +183,11 @@ def test_ctrl_c_is_raised_when_the_build_has_ended_whatever_it_can_hear(
 
     double.during_build = during_build
     with pytest.raises(KeyboardInterrupt):
-        build(Dialect(double), written(FP32), tmp_path / "engine.plan", PLAIN, GPU, progress)
+        compile_plan(Dialect(double), written(FP32), tmp_path / "engine.plan", PLAIN, GPU, progress)
     assert ended
     assert not (tmp_path / "engine.plan").exists()
     if version == "8.6":
-        assert progress.notes == ["TensorRT 8.6.1 cannot stop a build: waiting for its end."]
+        assert progress.notes == ["TensorRT 8.6.1 cannot cancel a build: waiting for it to end."]
     else:
         assert progress.notes == []
         assert double.cancelled
@@ -197,7 +197,7 @@ def test_ctrl_c_is_raised_when_the_build_has_ended_whatever_it_can_hear(
 def test_a_plan_is_written_and_timings_are_kept(version: str, written: Written, tmp_path: Path) -> None:
     double = Double(version)
     first, second = (
-        build(Dialect(double), written(FP32), tmp_path / "engine.plan", PLAIN, GPU, None) for _ in range(2)
+        compile_plan(Dialect(double), written(FP32), tmp_path / "engine.plan", PLAIN, GPU, None) for _ in range(2)
     )
     assert first.path.read_bytes() == b"a plan of " + double.__version__.encode()
     assert first.timing_cache_sha256 == second.timing_cache_sha256 is not None
@@ -205,19 +205,19 @@ def test_a_plan_is_written_and_timings_are_kept(version: str, written: Written, 
 
 
 @pytest.mark.parametrize("watched", [True, False])
-def test_timings_that_cannot_be_kept_are_told_and_cost_no_engine(
+def test_timings_that_cannot_be_saved_are_noted_and_the_engine_is_kept(
     written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watched: bool
 ) -> None:
     monkeypatch.setenv("DEPLOYKIT_CACHE_DIR", str(tmp_path / "cache"))
     double, progress = Double("10.3"), Interrupting(lambda: None)
     # A folder where the timings go cannot be replaced by them, and is found only when the build is over.
-    double.during_build = lambda: timing.file(GPU.name, double.__version__).mkdir()
+    double.during_build = lambda: timing.timings_file(GPU.name, double.__version__).mkdir()
     graph, given = written(FP32), progress if watched else None
-    plan = build(Dialect(double), graph, tmp_path / "engine.plan", PLAIN, GPU, given)
+    plan = compile_plan(Dialect(double), graph, tmp_path / "engine.plan", PLAIN, GPU, given)
     assert plan.path.read_bytes() == b"a plan of 10.3.0"
     assert plan.timing_cache_sha256 is None
     path = tmp_path / "cache" / "timing" / "nvidia-doubled-10.3.0.cache"
-    told = "The engine is built, its timings are not kept for the next build."
+    told = "The engine was built, but its timing cache was not saved for the next build."
     assert progress.notes == [f"{told} {path} cannot be written: Is a directory."] * watched
 
 
@@ -228,7 +228,7 @@ def test_timings_that_cannot_be_kept_are_told_and_cost_no_engine(
          BackendError, "Free GPU memory"),
         ("Error Code 1: Cuda Runtime (cudaError 2: out of memory)", BackendError, "Free GPU memory"),
         ("Error Code 1: Myelin (no tactics to implement the operation within workspace limit.)",
-         BackendError, "Give it more with --workspace"),
+         BackendError, "Increase --workspace"),
         ("Error Code 10: Internal Error (Could not find any implementation for node conv1 + relu.)",
          InputError, "another --target"),
         ("Error Code 6: API Usage Error (Unable to load library: libnvinfer_lean.so.10)", BackendError, "lean runtime"),
@@ -241,7 +241,7 @@ def test_failures_are_quoted_and_come_with_what_to_do(
     double = Double("10.3")
     double.failure = said
     with pytest.raises(DeploykitError) as raised:
-        build(Dialect(double), written(FP32), tmp_path / "engine.plan", PLAIN, GPU, None)
+        compile_plan(Dialect(double), written(FP32), tmp_path / "engine.plan", PLAIN, GPU, None)
     assert type(raised.value) is kind
     assert "TensorRT 10.3.0 could not build the engine: " in raised.value.what
     assert ".cpp" not in raised.value.what
@@ -253,11 +253,11 @@ def test_a_failed_build_leaves_the_plan_that_was_there(written: Written, tmp_pat
     double = Double("11.4")
     double.failure = "Error Code 2: OutOfMemory (no further information)"
     with pytest.raises(BackendError):
-        build(Dialect(double), written(FP32), tmp_path / "engine.plan", PLAIN, GPU, None)
+        compile_plan(Dialect(double), written(FP32), tmp_path / "engine.plan", PLAIN, GPU, None)
     assert (tmp_path / "engine.plan").read_bytes() == b"yesterday's"
     assert {path.name for path in tmp_path.iterdir()} == {"engine.plan", "model.onnx"}
 
 
-def test_a_folder_that_is_not_there_is_told(written: Written, tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(written: Written, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent/engine\.plan cannot be written: No such file or directory"):
-        build(Dialect(Double("10.3")), written(FP32), tmp_path / "absent" / "engine.plan", PLAIN, GPU, None)
+        compile_plan(Dialect(Double("10.3")), written(FP32), tmp_path / "absent" / "engine.plan", PLAIN, GPU, None)

@@ -1,6 +1,6 @@
-"""A plan executed. Most of it with doubles of pycuda, cuda-bindings and TensorRT: work runs when its stream is waited
-for, so outputs that are right were asked for in the right order on the right buffers; nothing is proved about a GPU.
-The last tests are the real thing and skip where it is not there.
+"""Execution of a plan, mostly with doubles of pycuda, cuda-bindings and TensorRT: work runs when its stream is
+synchronized, so correct outputs show the right order on the right buffers, and nothing about a GPU. The last tests
+need a real GPU and are skipped without one.
 """
 
 import gc
@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from cuda_doubles import Gpu, Tensorrt, described
 
-from deploykit.backends import installed
+from deploykit.backends import is_installed
 from deploykit.backends.tensorrt.dialect import Dialect
-from deploykit.backends.tensorrt.driver import driver
-from deploykit.backends.tensorrt.run import TensorRtRunner, _misfit
-from deploykit.backends.tensorrt.running import Running
+from deploykit.backends.tensorrt.driver import query_driver
+from deploykit.backends.tensorrt.runner import TensorRtRunner
+from deploykit.backends.tensorrt.runtime import Runtime
 from deploykit.core.errors import BackendError, InputError
 from deploykit.core.values import BatchRange, BuildOptions, TensorSpec, TimedRunner
 
@@ -110,14 +110,14 @@ def test_the_second_call_captures_and_later_ones_launch(gpu: Gpu, runner: Tensor
     assert steps(gpu, lambda: runner.run(batch(2))) == CAPTURED + LAUNCHED
     assert steps(gpu, lambda: runner.run(batch(2))) == LAUNCHED
     assert np.array_equal(runner.run(batch(2, first=7))["y"], 2 * batch(2, first=7)["x"])
-    assert runner.statements == ()
+    assert runner.caveats == ()
 
 
-def test_without_graphs_every_call_enqueues_and_nothing_is_said(gpu: Gpu, trt: Tensorrt, plan: Path) -> None:
+def test_without_graphs_every_call_enqueues_without_a_caveat(gpu: Gpu, trt: Tensorrt, plan: Path) -> None:
     runner = TensorRtRunner(Dialect(trt), plan, (X,), (Y,), cuda_graph=False)
     runner.run(batch(2))
     assert steps(gpu, lambda: runner.run(batch(2))) == PLAIN
-    assert runner.statements == ()
+    assert runner.caveats == ()
 
 
 def test_another_batch_throws_the_graph_away_and_smaller_ones_use_the_same_buffers(
@@ -130,7 +130,7 @@ def test_another_batch_throws_the_graph_away_and_smaller_ones_use_the_same_buffe
     assert np.array_equal(runner.run(batch(1))["y"], 2 * batch(1)["x"])
 
 
-def test_batches_that_take_turns_are_never_captured(gpu: Gpu, runner: TensorRtRunner) -> None:
+def test_alternating_batches_are_never_captured(gpu: Gpu, runner: TensorRtRunner) -> None:
     for size in (1, 2, 1, 2, 1, 2):
         assert np.array_equal(runner.run(batch(size))["y"], 2 * batch(size)["x"])
     assert gpu.named("begin capture") == []
@@ -145,31 +145,31 @@ def test_batches_that_take_turns_are_never_captured(gpu: Gpu, runner: TensorRtRu
         ("launch", 1, "cuGraphLaunch failed with CUDA_ERROR_1"),
     ],
 )
-def test_a_graph_that_cannot_be_had_is_said_once_and_each_call_enqueues(
+def test_a_failed_capture_is_reported_once_and_each_call_enqueues(
     gpu: Gpu, runner: TensorRtRunner, call: str, refusal: int, reason: str
 ) -> None:
     gpu.refuses[call] = refusal
     for first in range(5):
         assert np.array_equal(runner.run(batch(2, first))["y"], 2 * batch(2, first)["x"])
-    assert runner.statements == (f"no CUDA graph is used, each kernel is launched by itself: {reason}",)
+    assert runner.caveats == (f"no CUDA graph is used, kernels are launched one by one: {reason}",)
     assert len(gpu.named(call)) == 1, "it is not tried again"
     assert steps(gpu, lambda: runner.run(batch(2))) == PLAIN
 
 
-def test_a_library_that_says_that_it_cannot_be_captured_is_believed(
+def test_no_capture_is_tried_where_the_library_disallows_it(
     gpu: Gpu, trt: Tensorrt, runner: TensorRtRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trt.IExecutionContext, "is_stream_capturable", lambda *_: False, raising=False)
     for _ in range(3):
         runner.run(batch(2))
     assert gpu.named("begin capture") == []
-    (said,) = runner.statements
-    assert said.endswith("launched by itself: TensorRT 10.3.0 says that this engine cannot be captured")
+    (said,) = runner.caveats
+    assert said.endswith("launched one by one: TensorRT 10.3.0 does not allow the capture of this engine")
 
 
-def test_times_are_apart(runner: TensorRtRunner) -> None:
+def test_times_of_copies_and_computation_are_separate(runner: TensorRtRunner) -> None:
     for _ in range(3):
-        outputs, timings = runner.timed(batch(2))
+        outputs, timings = runner.run_timed(batch(2))
         assert np.array_equal(outputs["y"], 2 * batch(2)["x"])
         assert timings[:3] == (1.0, 1.0, 1.0), "the double's clock ticks once per event"
         assert 0 < timings.enqueue_ms < 1000
@@ -184,14 +184,14 @@ def test_arrays_of_any_strides_are_taken(runner: TensorRtRunner) -> None:
 @pytest.mark.parametrize(
     ("arrays", "problem"),
     [
-        ({}, "the input x is missing"),
-        ({**batch(1), "z": np.zeros(1)}, "the engine has no input z"),
-        ({"x": [[1.0, 2.0]]}, "x is no array"),
+        ({}, "the input 'x' is missing"),
+        ({**batch(1), "z": np.zeros(1)}, "the engine has no input 'z'"),
+        ({"x": [[1.0, 2.0]]}, "x is a list, not an array"),
         ({"x": np.zeros((2, 2))}, "x is float64, not float32"),
         ({"x": np.zeros((2, 3), np.float32)}, "x is 2×3, not batch×2"),
         ({"x": np.zeros((2,), np.float32)}, "x is 2, not batch×2"),
-        ({"x": np.zeros((5, 2), np.float32)}, "x is a batch of 5, and the engine takes 1 to 4"),
-        ({"x": np.zeros((0, 2), np.float32)}, "x is a batch of 0, and the engine takes 1 to 4"),
+        ({"x": np.zeros((5, 2), np.float32)}, "x has a batch of 5, and the engine accepts 1 to 4"),
+        ({"x": np.zeros((0, 2), np.float32)}, "x has a batch of 0, and the engine accepts 1 to 4"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused_before_the_gpu_sees_them(
@@ -200,31 +200,8 @@ def test_arrays_that_do_not_fit_are_refused_before_the_gpu_sees_them(
     before = list(gpu.calls)
     with pytest.raises(InputError) as caught:
         runner.run(arrays)
-    assert caught.value.what == f"TensorRT refuses these inputs: {problem}."
+    assert caught.value.what == f"TensorRT rejects these inputs: {problem}."
     assert gpu.calls == before
-
-
-@pytest.mark.parametrize(
-    ("sizes", "problem"),
-    [
-        ((2, 2, 1), None),
-        ((2, 3, 1), "b has a batch of 3, another input one of 2"),
-        ((1, 1, 1), "a is a batch of 1, and the engine takes 2 to 4"),
-        ((2, 2, 2), "fixed is 2, not 1"),
-    ],
-)
-def test_inputs_of_one_batch_are_of_one_size_and_only_they_are_held_to_its_range(
-    sizes: tuple[int, ...], problem: str | None
-) -> None:
-    shapes: tuple[tuple[int | str, ...], ...] = (("batch", 2), ("batch",), (1,))
-    specs = tuple(
-        TensorSpec(name, "float32", shape, "NC") for name, shape in zip(("a", "b", "fixed"), shapes, strict=True)
-    )
-    given = {
-        spec.name: (np.dtype(np.float32), (size, *map(int, spec.shape[1:])))
-        for spec, size in zip(specs, sizes, strict=True)
-    }
-    assert _misfit(specs, given, BatchRange(2, 2, 4)) == problem
 
 
 def test_threads_have_contexts_streams_and_buffers_of_their_own(gpu: Gpu, runner: TensorRtRunner) -> None:
@@ -270,7 +247,7 @@ def test_streams_do_not_wait_for_the_default_stream(gpu: Gpu, runner: TensorRtRu
 
 def test_a_plan_that_is_refused_says_why(trt: Tensorrt, plan: Path) -> None:
     plan.write_bytes(b"no plan")
-    with pytest.raises(BackendError, match=r"TensorRT 10.3.0 does not take this engine: the plan is damaged"):
+    with pytest.raises(BackendError, match=r"TensorRT 10.3.0 rejects this engine: the plan is damaged"):
         TensorRtRunner(Dialect(trt), plan, (X,), (Y,))
 
 
@@ -286,7 +263,7 @@ def test_a_plan_without_weights_is_given_them_before_it_computes(
     gpu: Gpu, trt: Tensorrt, plan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = plan.with_name("model.onnx")
-    monkeypatch.setattr(Running, "refit", lambda _, engine, path: gpu.call("refit", engine, path))
+    monkeypatch.setattr(Runtime, "refit", lambda _, engine, path: gpu.call("refit", engine, path))
     runner = TensorRtRunner(Dialect(trt), plan, (X,), (Y,), weights=graph)
     runner.run(batch(1))
     assert ("refit", runner._engine, graph) in gpu.calls
@@ -303,14 +280,14 @@ def test_what_was_compiled_at_run_time_is_kept_and_given_back(
     trt: Tensorrt, plan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = []
-    context = Running.context
+    context = Runtime.create_context
 
-    def made(running: Running, engine: object, jit_cache: bytes | None = None) -> object:
+    def made(running: Runtime, engine: object, jit_cache: bytes | None = None) -> object:
         given.append(jit_cache)
         return context(running, engine)
 
-    monkeypatch.setattr(Running, "context", made)
-    monkeypatch.setattr(Running, "compiled", lambda *_: b"kernels")
+    monkeypatch.setattr(Runtime, "create_context", made)
+    monkeypatch.setattr(Runtime, "serialize_kernels", lambda *_: b"kernels")
     for _ in range(2):
         runner = TensorRtRunner(Dialect(trt), plan, (X,), (Y,), jit_file=plan.parent / "new" / "compiled")
         runner.run(batch(1))
@@ -322,18 +299,18 @@ def test_layers_are_timed_in_a_context_of_their_own_and_the_warm_up_does_not_cou
     trt: Tensorrt, plan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reports: list[Callable[[str, float], None]] = []
-    monkeypatch.setattr(Running, "profile", lambda _self, _context, report: reports.append(report))
-    monkeypatch.setattr(Running, "inspect", lambda _self, _engine, context: f"{context.handle.shape}")
-    enqueue = Running.enqueue
+    monkeypatch.setattr(Runtime, "attach_profiler", lambda _self, _context, report: reports.append(report))
+    monkeypatch.setattr(Runtime, "inspect_layers", lambda _self, _engine, context: f"{context.handle.shape}")
+    enqueue = Runtime.enqueue
 
-    def enqueued(running: Running, context: object, stream: int) -> None:
+    def enqueued(running: Runtime, context: object, stream: int) -> None:
         enqueue(running, context, stream)
         for report in reports:
             report("conv", 0.25)
 
-    monkeypatch.setattr(Running, "enqueue", enqueued)
+    monkeypatch.setattr(Runtime, "enqueue", enqueued)
     runner = TensorRtRunner(Dialect(trt), plan, (X,), (Y,))
-    found = runner.inspected(batch(2), calls=4)
+    found = runner.inspect_engine(batch(2), calls=4)
     assert found.times_us == {"conv": 250.0}
     assert found.document.startswith("(2, ")
 
@@ -356,7 +333,7 @@ def test_gpu_times_are_medians_by_events_without_a_graph_and_with_one(
 
 def test_enqueueing_is_timed_by_the_hosts_clock(runner: TensorRtRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([moment for call in range(8) for moment in (10.0 * call, 10.0 * call + 0.001 * call)])
-    monkeypatch.setattr("deploykit.backends.tensorrt.run.time.perf_counter", lambda: next(seconds))
+    monkeypatch.setattr("deploykit.backends.tensorrt.runner.time.perf_counter", lambda: next(seconds))
     assert [times.enqueue_ms for times in runner.gpu_times(batch(2), calls=1)] == pytest.approx([3, 7])
 
 
@@ -381,16 +358,16 @@ def test_gpu_times_are_taken_in_contexts_of_their_own_one_after_the_other(gpu: G
 
 
 def test_arrays_that_do_not_fit_are_refused_before_they_are_timed(runner: TensorRtRunner) -> None:
-    with pytest.raises(InputError, match="a batch of 9, and the engine takes 1 to 4"):
+    with pytest.raises(InputError, match="a batch of 9, and the engine accepts 1 to 4"):
         runner.gpu_times(batch(9), calls=1)
 
 
 def test_no_calls_have_no_median(runner: TensorRtRunner) -> None:
-    with pytest.raises(ValueError, match="at least one call, not of 0"):
+    with pytest.raises(ValueError, match="at least one call, not 0"):
         runner.gpu_times(batch(1), calls=0)
 
 
-def test_it_is_known_for_a_runner_that_times_itself_and_others_are_not(runner: TensorRtRunner) -> None:
+def test_a_runner_with_gpu_times_is_a_timed_runner(runner: TensorRtRunner) -> None:
     class Untimed:
         inputs = outputs = ()
 
@@ -500,7 +477,7 @@ def test_an_unaligned_device_array_is_copied_on_the_gpu(gpu: Gpu, runner: Tensor
     assert gpu.named("dtod") == ["dtod"]
 
 
-def test_whoever_writes_a_device_array_is_waited_for_before_the_enqueue(gpu: Gpu, runner: TensorRtRunner) -> None:
+def test_the_enqueue_waits_for_the_stream_that_writes_a_device_array(gpu: Gpu, runner: TensorRtRunner) -> None:
     runner.run_device({"x": OnGpu(gpu, batch(2)["x"], stream=1)})
     assert gpu.named("wait_for_event", "enqueue") == ["wait_for_event", "enqueue"]
 
@@ -509,21 +486,21 @@ def test_whoever_writes_a_device_array_is_waited_for_before_the_enqueue(gpu: Gpu
     ("array", "problem"),
     [
         (np.zeros((2, 2), np.float16), "x is float16, not float32"),
-        (np.zeros((9, 2), np.float32), "x is a batch of 9, and the engine takes 1 to 4"),
+        (np.zeros((9, 2), np.float32), "x has a batch of 9, and the engine accepts 1 to 4"),
     ],
 )
 def test_device_arrays_that_do_not_fit_are_refused(
     gpu: Gpu, runner: TensorRtRunner, array: np.ndarray[Any, Any], problem: str
 ) -> None:
-    with pytest.raises(InputError, match=f"^TensorRT refuses these inputs: {problem}"):
+    with pytest.raises(InputError, match=f"^TensorRT rejects these inputs: {problem}"):
         runner.run_device({"x": OnGpu(gpu, array)})
 
 
-MISSING = driver().absence or next(
+MISSING = query_driver().missing_reason or next(
     (
         f"{what} is not installed"
         for what, there in (
-            ("TensorRT", installed("tensorrt")),
+            ("TensorRT", is_installed("tensorrt")),
             ("pycuda", importlib.util.find_spec("pycuda") is not None),
         )
         if not there
@@ -548,13 +525,13 @@ def real(written: Callable[[str], Path]) -> tuple[Runners, Callable[[Any], Any]]
     """Makes runners of a small network that was built here, and computes it in float64."""
     import onnx
 
-    from deploykit.backends.tensorrt.build import build
-    from deploykit.backends.tensorrt.library import library
+    from deploykit.backends.tensorrt.compile import compile_plan
+    from deploykit.backends.tensorrt.library import import_library
 
     graph = written(NETWORK)
-    dialect = Dialect(library("tensorrt"))
+    dialect = Dialect(import_library("tensorrt"))
     options = BuildOptions(batch=BatchRange(1, 4, 8))
-    plan = build(dialect, graph, graph.parent / "engine.plan", options, driver().gpu, None)
+    plan = compile_plan(dialect, graph, graph.parent / "engine.plan", options, query_driver().gpu, None)
     weight = onnx.numpy_helper.to_array(onnx.load(graph).graph.initializer[0]).astype(np.float64)
 
     def expected(x: Any) -> Any:
@@ -580,10 +557,10 @@ def test_on_a_gpu_every_batch_agrees_with_numpy(real: tuple[Runners, Callable[[A
     runner = make()
     for count in (1, 1, 1, 8, 8, 8, 3, 3, 1):
         x = images(count, seed=count)
-        outputs, timings = runner.timed({"x": x})
+        outputs, timings = runner.run_timed({"x": x})
         np.testing.assert_allclose(outputs["y"], expected(x), **TOLERANCE)
         assert min(timings) >= 0
-    with pytest.raises(InputError, match="a batch of 9, and the engine takes 1 to 8"):
+    with pytest.raises(InputError, match="a batch of 9, and the engine accepts 1 to 8"):
         runner.run({"x": images(9)})
 
 
@@ -610,7 +587,7 @@ def test_on_a_gpu_a_cuda_graph_computes_what_plain_enqueues_compute(
     for seed in range(5):
         x = images(4, seed)
         assert np.array_equal(graph.run({"x": x})["y"], plain.run({"x": x})["y"])
-    assert graph.statements == ()
+    assert graph.caveats == ()
 
 
 @on_a_gpu

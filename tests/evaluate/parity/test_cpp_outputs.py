@@ -1,4 +1,4 @@
-"""What `deploykit-answer` is given and gives. A script stands for the program."""
+"""Inputs and outputs of `deploykit-answer`. A script stands in for the program."""
 
 import json
 import sys
@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 
 from deploykit.core.errors import BackendError, CheckFailed, InputError, InternalError, UsageError
-from deploykit.evaluate.parity import cpp_answers
+from deploykit.evaluate.parity import cpp_outputs
 
-SAID = {"runtime": "ONNX Runtime 1.31.1", "file": "model.onnx", "passed_over": ["tensorrt: no driver is installed."]}
+SAID = {
+    "runtime": "ONNX Runtime 1.31.1",
+    "file": "model.onnx",
+    "skipped_engines": ["tensorrt: no driver is installed."],
+}
 SAYS = f"print({json.dumps(SAID)!r})"
 
 
@@ -38,7 +42,7 @@ def batches(count, size):
 
 def asked(program, bundle, given, size):
     """What a program answers for a bundle with the input `x` and the output `y`."""
-    said, found = cpp_answers.answers(program, bundle, given, size, ["x"], ["y"])
+    said, found = cpp_outputs.run_cpp_program(program, bundle, given, size, ["x"], ["y"])
     return said, found["y"]
 
 
@@ -46,7 +50,7 @@ def test_all_rows_are_answered_in_their_order(program, tmp_path):
     doubles = program("np.save(got, np.load(given) * 2)", SAYS)
     said, answers = asked(doubles, tmp_path, batches(3, 2), 2)
     assert (said.runtime, said.file) == ("ONNX Runtime 1.31.1", "model.onnx")
-    assert said.passed_over == ("tensorrt: no driver is installed.",)
+    assert said.skipped_engines == ("tensorrt: no driver is installed.",)
     assert answers[:, 0].tolist() == [0, 0, 2, 2, 4, 4]
 
 
@@ -60,13 +64,13 @@ def test_it_is_told_the_bundle_and_the_batch(program, tmp_path):
 def test_several_inputs_and_outputs_go_by_files_in_the_manifests_order(program, tmp_path):
     swaps = program("np.save(files[2], np.load(files[1]))", "np.save(files[3], np.load(files[0]))", SAYS)
     rows = [{"b/c:0": np.full((2, 1), number), "a": np.full((2, 3), -number)} for number in (1, 2)]
-    _, found = cpp_answers.answers(swaps, tmp_path, rows, 2, ["a", "b/c:0"], ["first", "second"])
+    _, found = cpp_outputs.run_cpp_program(swaps, tmp_path, rows, 2, ["a", "b/c:0"], ["first", "second"])
     assert found["first"][:, 0].tolist() == [1, 1, 2, 2]
     assert found["second"][:, 0].tolist() == [-1, -1, -2, -2]
 
 
 def test_many_samples_are_handed_over_piece_by_piece(program, tmp_path, monkeypatch):
-    monkeypatch.setattr(cpp_answers, "PIECE_BYTES", 2 * 4 * 3 * 4)  # two batches
+    monkeypatch.setattr(cpp_outputs, "CHUNK_BYTES", 2 * 4 * 3 * 4)  # two batches
     counts = program(f"open({str(tmp_path / 'rows')!r}, 'a').write(f'{{len(np.load(given))}} ')",
                      "np.save(got, np.load(given))", SAYS)  # fmt: skip
     _, answers = asked(counts, tmp_path, [*batches(4, 4), {"x": np.full((1, 3), 4, np.float32)}], 4)
@@ -78,7 +82,7 @@ def test_many_samples_are_handed_over_piece_by_piece(program, tmp_path, monkeypa
     ("code", "error"),
     [(1, CheckFailed), (2, UsageError), (3, InputError), (4, BackendError), (5, InternalError), (127, BackendError)],
 )
-def test_an_error_of_the_library_is_ours_of_the_same_kind_in_its_own_words(program, tmp_path, code, error):
+def test_an_error_of_the_library_keeps_its_kind_and_message(program, tmp_path, code, error):
     refuses = program("print('deploykit-answer: it is\\n a link. Copy it.', file=sys.stderr)", f"sys.exit({code})")
     with pytest.raises(error) as raised:
         asked(refuses, tmp_path, batches(1, 1), 1)
@@ -86,8 +90,8 @@ def test_an_error_of_the_library_is_ours_of_the_same_kind_in_its_own_words(progr
     assert str(raised.value) == "it is a link. Copy it."
 
 
-def test_a_death_is_told_by_its_signal(program, tmp_path):
-    with pytest.raises(InternalError, match="deploykit-answer died by SIGSEGV"):
+def test_a_crash_names_the_signal(program, tmp_path):
+    with pytest.raises(InternalError, match="deploykit-answer was killed by SIGSEGV"):
         asked(program("os.kill(os.getpid(), 11)"), tmp_path, batches(1, 1), 1)
 
 
@@ -96,6 +100,6 @@ def test_a_death_is_told_by_its_signal(program, tmp_path):
     [("print('{}')",), (SAYS,), ("open(got, 'w').write('no')", SAYS)],
     ids=["says nothing", "writes nothing", "writes nonsense"],
 )
-def test_what_is_no_answer_is_refused(program, tmp_path, lines):
-    with pytest.raises(InternalError, match="gave what is no answer"):
+def test_invalid_program_output_is_an_error(program, tmp_path, lines):
+    with pytest.raises(InternalError, match="returned invalid output"):
         asked(program(*lines), tmp_path, batches(1, 1), 1)

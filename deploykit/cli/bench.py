@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 
-from deploykit.cli.bench_options import Limit, Sizes, Within
+from deploykit.cli.bench_options import BatchSizes, BoundedNumber, SlowdownLimit
 from deploykit.core.values import Runtime, Scenario
 
 if TYPE_CHECKING:
     from deploykit.evaluate.latency.measure import Settings
 
 A_DAY: Final = 86_400.0
-"""In seconds. Whoever asks for so many calls gets them, however long they take, but not for ever."""
+"""Seconds. With --iterations, measuring goes on until all calls are made, but not longer."""
 
 NEEDS: Final = (("rounds", "compare"), ("fail_if", "compare"))
 EXCLUDE: Final = (
     ("compare", "iterations"),
     ("compare", "threads"),
     ("compare", "rate"),
-    ("compare", "keep"),
+    ("compare", "save"),
     ("compare", "loadgen"),
     ("loadgen", "threads"),
     ("rounds", "duration"),
@@ -32,65 +32,71 @@ PYTHON_ONLY: Final = ("threads", "rate", "loadgen")
 @click.command("bench")
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BUNDLE...")
 @click.option("--runtime", type=click.Choice(get_args(Runtime)), default="python", show_default=True,
-              help="cpp: the C++ library, built here on first use; needs CMake and a compiler.")  # fmt: skip
-@click.option("--batch", type=Sizes(), metavar="N,N,…",
-              help="Samples per call; several make a table. The bundle's smallest by default.")  # fmt: skip
-@click.option("--duration", type=Within(0.001, A_DAY, "seconds"), metavar="SECONDS",
-              help="To measure at least, each batch size; 2 by default.")  # fmt: skip
+              help="Runtime to measure; cpp: the C++ library, compiled on first use with CMake.")  # fmt: skip
+@click.option("--batch", type=BatchSizes(), metavar="N,N,…",
+              help="Batch sizes, a row each (default: the bundle's smallest).")  # fmt: skip
+@click.option("--duration", type=BoundedNumber(0.001, A_DAY, "seconds"), metavar="SECONDS",
+              help="Shortest time to measure each batch size (default: 2).")  # fmt: skip
 @click.option("--iterations", type=click.IntRange(1, 1_000_000), metavar="N",
-              help="Calls at least, however long they take; by default 50, or what 30 s hold.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Callers at once; 1 by default.")
-@click.option("--rate", type=Within(0.001, 1e5, "calls per second"), metavar="QPS",
-              help="Calls that are due per second, at random; else each caller calls when it is answered.")  # fmt: skip
+              help="Fewest calls to measure (default: 50, or as many as 30 s hold).")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Concurrent callers (default: 1).")
+@click.option("--rate", type=BoundedNumber(0.001, 1e5, "calls per second"), metavar="REQUESTS/S",
+              help="Open-loop Poisson arrival rate in requests/s (default: closed loop).")  # fmt: skip
 @click.option("--loadgen", type=click.Choice(get_args(Scenario)),
-              help="MLCommons' LoadGen beside it, in this scenario, for --duration; Server takes --rate.")  # fmt: skip
-@click.option("--compare", is_flag=True, help="Two bundles in turn, a block of calls each.")
+              help="Also run MLCommons' LoadGen in this scenario for --duration; Server needs --rate.")  # fmt: skip
+@click.option("--compare", is_flag=True, help="Compare two bundles, measured in alternating blocks.")
 @click.option("--rounds", type=click.IntRange(6, 1_000_000), metavar="N",
-              help="Blocks of each with --compare; by default 10, or more where --duration holds them.")  # fmt: skip
-@click.option("--fail-if", type=Limit(), metavar="slower:5%",
-              help="With --compare: exit 1 where the second is that much slower beyond the noise.")  # fmt: skip
-@click.option("--keep", is_flag=True, help="Pack the figures into the bundle, for its report.")
+              help="Blocks of each bundle with --compare (default: 10, or as many as --duration holds).")  # fmt: skip
+@click.option("--fail-if", type=SlowdownLimit(), metavar="slower:5%",
+              help="Fail a --compare if the second bundle is significantly slower than that.")  # fmt: skip
+@click.option("--save", is_flag=True, help="Save the figures in the bundle, for its report.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document, with the duration of every call.")
-def command(bundles: tuple[Path, ...], runtime: Runtime, as_json: bool, **said: Any) -> int:
-    """Latency of BUNDLE on this machine: its golden inputs, call after call, once warm-up has settled.
+def bench_command(bundles: tuple[Path, ...], runtime: Runtime, as_json: bool, **options: Any) -> int:
+    """Measure the latency of BUNDLE on this machine, on its golden inputs, after warm-up.
 
-    With --compare, of two bundles in turn, so that whatever slows the machine slows both. With --rate, latencies count
-    from the moment at which a call was due: whoever waits behind a slow call is counted too.
+    With --compare, two bundles are measured in turn, so that what slows the machine slows both. With --rate, latency
+    counts from a request's arrival and includes its time in the queue.
+
+    Exit codes: 0 measured, 1 the limit of --fail-if was exceeded.
     """
     from deploykit.cli.progress import TerminalProgress
     from deploykit.evaluate.latency.load import Load
-    from deploykit.report import bench, terminal
-    from deploykit.report.document import document
+    from deploykit.report import bench, next_steps, terminal
+    from deploykit.report.document import encode_document
     from deploykit.workflows import benchmark
 
-    _refuse(bundles, runtime, said)
-    if said["keep"]:  # before anything is measured: what draws the report may not be installed
+    _check_options(bundles, runtime, options)
+    if options["save"]:  # before measuring: the report's libraries may be missing
         from deploykit.workflows import reporting
-    settings, progress = _settings(said["duration"], said["iterations"]), TerminalProgress()
-    sizes: tuple[int, ...] = said["batch"] or ()
-    if said["compare"]:
+    settings, progress = _build_settings(options["duration"], options["iterations"]), TerminalProgress()
+    sizes: tuple[int, ...] = options["batch"] or ()
+    if options["compare"]:
         size = sizes[0] if sizes else None
-        pair = benchmark.compare(
-            (bundles[0], bundles[1]), runtime, size, said["rounds"], settings, said["fail_if"], progress
+        pair = (bundles[0], bundles[1])
+        comparison = benchmark.compare_bundles(
+            pair, runtime, size, options["rounds"], settings, options["fail_if"], progress
         )
         if as_json:
-            click.echo(document("comparison", pair))
+            click.echo(encode_document("comparison", comparison))
         else:
-            terminal.console().print(bench.comparison(pair))
-        return 1 if pair.failures else 0
-    load = Load(said["threads"] or 1, said["rate"])
-    found = benchmark.bench(bundles[0], runtime, sizes, load, settings, said["loadgen"], progress)
-    if said["keep"]:
-        reporting.keep(bundles[0], found)
+            out = terminal.create_console()
+            out.print(bench.render_comparison(comparison))
+            if comparison.failures:
+                out.print(next_steps.conclude_comparison(comparison))
+        return 1 if comparison.failures else 0
+    load = Load(options["threads"] or 1, options["rate"])
+    result = benchmark.bench_bundle(bundles[0], runtime, sizes, load, settings, options["loadgen"], progress)
+    if options["save"]:
+        reporting.save_record(bundles[0], result)
     if as_json:
-        click.echo(document("bench", found))
+        click.echo(encode_document("bench", result))
     else:
-        terminal.console().print(bench.account(found))
+        terminal.create_console().print(bench.render_bench(result))
     return 0
 
 
-def _settings(duration: float | None, iterations: int | None) -> Settings:
-    """Floors as they were given. A floor that was given is kept, however long that takes."""
+def _build_settings(duration: float | None, iterations: int | None) -> Settings:
+    """Floors of time and calls; those of the command line are met, however long that takes."""
     from deploykit.evaluate.latency.measure import Settings
 
     usual = Settings()
@@ -102,27 +108,27 @@ def _settings(duration: float | None, iterations: int | None) -> Settings:
     )
 
 
-def _refuse(bundles: tuple[Path, ...], runtime: Runtime, said: dict[str, Any]) -> None:
-    """Words that do not fit together."""
-    given = {name for name, value in said.items() if value not in (None, False)}
+def _check_options(bundles: tuple[Path, ...], runtime: Runtime, options: dict[str, Any]) -> None:
+    """Refuse options that do not fit together."""
+    used = {name for name, value in options.items() if value not in (None, False)}
     for name, needed in NEEDS:
-        if name in given and needed not in given:
-            raise click.UsageError(f"{_option(name)} is for {_option(needed)}.")
+        if name in used and needed not in used:
+            raise click.UsageError(f"{_option_name(name)} needs {_option_name(needed)}.")
     for one, other in EXCLUDE:
-        if one in given and other in given:
-            raise click.UsageError(f"{_option(one)} and {_option(other)} exclude each other.")
+        if one in used and other in used:
+            raise click.UsageError(f"{_option_name(one)} and {_option_name(other)} exclude each other.")
     for name in PYTHON_ONLY:
-        if name in given and runtime == "cpp":
-            raise click.UsageError(f"{_option(name)} is for --runtime python: the C++ program has one caller.")
-    if "loadgen" in given and ("rate" in given) != (said["loadgen"] == "Server"):
-        raise click.UsageError("--loadgen Server needs --rate, and the other scenarios take none.")
-    if "compare" in given and len(bundles) != 2:
-        raise click.UsageError(f"--compare takes two bundles, not {len(bundles)}.")
-    if "compare" in given and len(said["batch"] or ()) > 1:
-        raise click.UsageError("--compare takes one --batch.")
-    if "compare" not in given and len(bundles) > 1:
-        raise click.UsageError("Several bundles are for --compare, which takes two; without it, name one.")
+        if name in used and runtime == "cpp":
+            raise click.UsageError(f"{_option_name(name)} needs --runtime python: the C++ program has one caller.")
+    if "loadgen" in used and ("rate" in used) != (options["loadgen"] == "Server"):
+        raise click.UsageError("--loadgen Server needs --rate, and the other scenarios exclude it.")
+    if "compare" in used and len(bundles) != 2:
+        raise click.UsageError(f"--compare needs two bundles, not {len(bundles)}.")
+    if "compare" in used and len(options["batch"] or ()) > 1:
+        raise click.UsageError("--compare needs a single --batch.")
+    if "compare" not in used and len(bundles) > 1:
+        raise click.UsageError("Several bundles need --compare, which compares two; without it, name one.")
 
 
-def _option(name: str) -> str:
+def _option_name(name: str) -> str:
     return f"--{name.replace('_', '-')}"

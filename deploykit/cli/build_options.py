@@ -1,4 +1,4 @@
-"""What compilers are told: the options that `export` and `compile` share."""
+"""Options of the compilers, which `export` and `compile` share."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ if TYPE_CHECKING:
 
 OPTIONS: Final = (
     click.option("--compute-capability", type=Capabilities(), metavar="80,86,…",
-                 help="GPUs that TensorRT-RTX builds for; one portable engine by default."),
+                 help="GPUs that TensorRT-RTX builds for (default: one portable engine)."),
     click.option("--workspace", type=click.IntRange(min=1), metavar="MIB",
-                 help="Device memory that a layer may take while TensorRT tries it."),
-    click.option("--optimization-level", type=click.IntRange(0, 5), help="0 builds fastest, 5 searches longest."),
-    click.option("--version-compatible", is_flag=True, help="The engine runs on later versions of TensorRT too."),
-    click.option("--hardware-compatible", is_flag=True, help="The engine runs on any GPU from Ampere on."),
-    click.option("--strip-weights", is_flag=True, help="The engine comes without weights."),
-    click.option("--refittable", is_flag=True, help="The engine's weights can be replaced."),
-    click.option("--dla-core", type=click.IntRange(min=0), help="Give layers to this accelerator of a Jetson."),
+                 help="Device memory that TensorRT may use to try a layer, in MiB."),
+    click.option("--optimization-level", type=click.IntRange(0, 5),
+                 help="Builder optimization level: 0 builds fastest, 5 searches longest."),
+    click.option("--version-compatible", is_flag=True, help="Build an engine that later versions of TensorRT run too."),
+    click.option("--hardware-compatible", is_flag=True, help="Build an engine for every GPU from Ampere on."),
+    click.option("--strip-weights", is_flag=True, help="Build an engine without weights."),
+    click.option("--refittable", is_flag=True, help="Build an engine whose weights can be replaced."),
+    click.option("--dla-core", type=click.IntRange(min=0), help="DLA core of a Jetson for the layers it supports."),
 )  # fmt: skip
 
 
-def build_options(command: Command) -> Command:
-    """Give a command all of them."""
+def add_build_options(command: Command) -> Command:
+    """Add all of them to a command."""
     for option in reversed(OPTIONS):
         command = option(command)
     return command
 
 
-def build(said: dict[str, Any]) -> BuildOptions:
-    """Taken out of what was said."""
+def read_build_options(options: dict[str, Any]) -> BuildOptions:
+    """Take the build options out of a command's options."""
     return BuildOptions(
-        compute_capabilities=said.pop("compute_capability") or (),
-        workspace_mib=said.pop("workspace"),
-        optimization_level=said.pop("optimization_level"),
-        version_compatible=said.pop("version_compatible"),
-        hardware_compatible=said.pop("hardware_compatible"),
-        strip_weights=said.pop("strip_weights"),
-        refittable=said.pop("refittable"),
-        dla_core=said.pop("dla_core"),
+        compute_capabilities=options.pop("compute_capability") or (),
+        workspace_mib=options.pop("workspace"),
+        optimization_level=options.pop("optimization_level"),
+        version_compatible=options.pop("version_compatible"),
+        hardware_compatible=options.pop("hardware_compatible"),
+        strip_weights=options.pop("strip_weights"),
+        refittable=options.pop("refittable"),
+        dla_core=options.pop("dla_core"),
     )

@@ -15,76 +15,80 @@ class Age(click.ParamType[timedelta]):
     name = "30d"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """`12h` as twelve hours."""
+        """Parse `12h` as twelve hours."""
         units = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-        found = re.fullmatch(r"(\d{1,6})([mhdw])", str(value))
-        if found is None:
+        match = re.fullmatch(r"(\d{1,6})([mhdw])", str(value))
+        if match is None:
             self.fail(f"{value!r}: write a number and m, h, d or w, such as 30d or 12h.", param, ctx)
-        return timedelta(**{units[found[2]]: int(found[1])})
+        return timedelta(**{units[match[2]]: int(match[1])})
 
 
 @click.group("cache")
-def command() -> None:
-    """What earlier exports left to be found again: graphs, verdicts, latencies, built programs."""
+def cache_command() -> None:
+    """Show or clear the cache: graphs, calibration ranges, verdicts and compiled programs of earlier exports."""
 
 
-@command.command("ls")
+@cache_command.command("ls")
 @click.argument("kind", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
-def ls(kind: str | None, as_json: bool) -> None:
-    """The kinds of entries, or one KIND's entries.
+def list_entries(kind: str | None, as_json: bool) -> None:
+    """List the kinds of entries, or one KIND's entries.
 
-    With size and last use; entries stand in the order of their use, the last first.
+    With size and last use; the most recently used entry is first.
     """
     from deploykit.core import cache
     from deploykit.report import cache as report
     from deploykit.report import terminal
-    from deploykit.report.document import document
+    from deploykit.report.document import encode_document
 
     if kind is None:
-        kinds = cache.kinds()
-        click.echo(document("cache-kinds", kinds)) if as_json else terminal.console().print(report.kinds(kinds))
+        kinds = cache.summarize_kinds()
+        click.echo(encode_document("cache-kinds", kinds)) if as_json else terminal.create_console().print(
+            report.kinds_table(kinds)
+        )
     else:
-        entries = cache.entries(kind)
-        click.echo(document("cache-entries", entries)) if as_json else terminal.console().print(report.entries(entries))
+        entries = cache.list_entries(kind)
+        click.echo(encode_document("cache-entries", entries)) if as_json else terminal.create_console().print(
+            report.entries_table(entries)
+        )
 
 
-@command.command("info")
+@cache_command.command("info")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
-def info(as_json: bool) -> None:
-    """Where it is, and what it takes.
+def show_info(as_json: bool) -> None:
+    """Show the cache's folder, size and limit.
 
-    And what it may take, what its disk has left, and the variables that set these.
+    Also the free space of its disk, and the environment variables that set the folder and the limit.
     """
     from deploykit.core import cache
     from deploykit.report import cache as report
     from deploykit.report import terminal
-    from deploykit.report.document import document
+    from deploykit.report.document import encode_document
 
-    found = cache.info()
+    info = cache.describe_cache()
     if as_json:
-        click.echo(document("cache-info", found))
+        click.echo(encode_document("cache-info", info))
     else:
-        terminal.console().print(report.info(found), soft_wrap=True)
+        terminal.create_console().print(report.render_info(info), soft_wrap=True)
 
 
-@command.command("clear")
+@cache_command.command("clear")
 @click.argument("kind", required=False)
-@click.option("--older-than", "age", type=Age(), default="15m", show_default=True,
-              help="Only what was not used for so long; 0m takes what another process may still read.")  # fmt: skip
+@click.option("--older-than", "age", type=Age(), default="15m", show_default=True, metavar="30d",
+              help="Age since last use; 0m also removes entries that another process may be reading.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
-def clear(kind: str | None, age: timedelta, as_json: bool) -> None:
-    """Remove entries, all or one KIND's.
+def clear_entries(kind: str | None, age: timedelta, as_json: bool) -> None:
+    """Remove all entries, or one KIND's, and print the bytes freed.
 
-    It says how much that freed. Entries that are being built at this moment stay, and so do files that are no entries.
+    Entries that are being built now stay, and so do other files.
     """
     from deploykit.core import cache
     from deploykit.report import cache as report
     from deploykit.report import terminal
-    from deploykit.report.document import document
+    from deploykit.report.document import encode_document
 
-    gone = cache.clear(kind, age)
+    cleared = cache.clear_cache(kind, age)
     if as_json:
-        click.echo(document("cache-cleared", gone))
+        click.echo(encode_document("cache-cleared", cleared))
     else:
-        terminal.console().print(report.cleared(gone, age))
+        terminal.create_console().print(report.render_cleared(cleared, age))

@@ -7,54 +7,57 @@ from typing import Any
 
 import click
 
-from deploykit.cli.build_options import build, build_options
+from deploykit.cli.build_options import add_build_options, read_build_options
 
 
 @click.command("compile")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--target", required=True, multiple=True,
-              help="tensorrt, tensorrt-rtx, openvino, onnxruntime; may be given more than once.")  # fmt: skip
-@click.option("--on", metavar="[USER@]HOST[:PORT]", help="Build, judge and measure on that machine, through ssh.")
+              help="Backend to build for: tensorrt, tensorrt-rtx, openvino or onnxruntime; repeatable.")  # fmt: skip
+@click.option("--on", metavar="[USER@]HOST[:PORT]", help="Machine to build, check and measure on, through ssh.")
 @click.option("--remote-command", metavar="COMMAND",
-              help="How deploykit is called there, such as '~/venv/bin/deploykit'.")  # fmt: skip
-@click.option("--remote-folder", metavar="DIR", help="Where to work there; a temporary folder in it, /tmp by default.")
-@build_options
+              help="Command that starts deploykit there, such as '~/venv/bin/deploykit'.")  # fmt: skip
+@click.option("--remote-folder", metavar="DIR", help="Folder there for temporary files (default: /tmp).")
+@add_build_options
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as a JSON document.")
-def command(
+def compile_command(
     bundle: Path,
     target: tuple[str, ...],
     on: str | None,
     remote_command: str | None,
     remote_folder: str | None,
     as_json: bool,
-    **said: Any,
+    **options: Any,
 ) -> int:
-    """Build engines from BUNDLE's own graph, and add them to it: on this machine, or --on another.
+    """Build engines from BUNDLE's graph and add them to it, on this machine or --on another.
 
-    Each answers the golden vectors and is measured before it is packed, where the machine can run it. Needs no PyTorch.
-    Exit 1 means that one of them answered otherwise; it is packed all the same, and marked.
+    Each engine is run on the golden vectors and measured if the machine can run it. Needs no PyTorch.
+
+    Exit codes: 0 every engine agrees, 1 an engine disagrees with the golden vectors; it is added and marked failed.
     """
     from deploykit.cli.progress import TerminalProgress
-    from deploykit.report import extra_engines as beside
-    from deploykit.report import terminal
-    from deploykit.report.document import document
+    from deploykit.report import extra_engines, next_steps, terminal
+    from deploykit.report.document import encode_document
     from deploykit.workflows import bundles
     from deploykit.workflows.remote import ssh
-    from deploykit.workflows.remote.build import compile_on
+    from deploykit.workflows.remote.build import compile_remotely
 
     if on is None and (remote_command is not None or remote_folder is not None):
-        raise click.UsageError("--remote-command and --remote-folder are for --on.")
-    options, names, progress = build(said), tuple(dict.fromkeys(target)), TerminalProgress()
+        raise click.UsageError("--remote-command and --remote-folder need --on.")
+    build_options, backends, progress = read_build_options(options), tuple(dict.fromkeys(target)), TerminalProgress()
     if on is None:
-        each = [bundles.compile_for(bundle, name, options, progress) for name in names]
-        manifest, made = each[-1][0], tuple(beside for _, beside in each)
+        results = [bundles.add_engine(bundle, backend, build_options, progress) for backend in backends]
+        manifest, engines = results[-1][0], tuple(engine for _, engine in results)
     else:
-        there = ssh.device(on, "deploykit" if remote_command is None else remote_command, remote_folder)
-        manifest, made = compile_on(there, bundle, names, options, progress)
+        device = ssh.parse_device(on, "deploykit" if remote_command is None else remote_command, remote_folder)
+        manifest, engines = compile_remotely(device, bundle, backends, build_options, progress)
+    failures = tuple(failure for engine in engines for failure in engine.failures)
     if as_json:
-        click.echo(document("bundle", manifest))
+        click.echo(encode_document("bundle", manifest))
     else:
-        out = terminal.console()
-        for other in made:
-            out.print(beside.engine(other, manifest.precision))
-    return 1 if any(other.failures for other in made) else 0
+        out = terminal.create_console()
+        for engine in engines:
+            out.print(extra_engines.render_engine(engine, manifest.precision, bundle))
+        if failures:
+            out.print(next_steps.conclude_compile(failures, bundle))
+    return 1 if failures else 0

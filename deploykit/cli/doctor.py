@@ -7,15 +7,18 @@ import click
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
-def command(as_json: bool) -> int:
-    """What this machine can do, and the command that installs the rest. Exit 4 where something needed is not usable."""
-    from deploykit.report import terminal
-    from deploykit.report.document import document
-    from deploykit.workflows.doctor import examine
+def doctor_command(as_json: bool) -> int:
+    """Check what this machine can do, and print the commands that install the rest.
 
-    findings = examine()
+    Exit codes: 0 everything found is usable, 4 something is installed and unusable.
+    """
+    from deploykit.report import terminal
+    from deploykit.report.document import encode_document
+    from deploykit.workflows.doctor import examine_machine
+
+    findings = examine_machine()
     if as_json:
-        click.echo(document("doctor", findings))
+        click.echo(encode_document("doctor", findings))
     else:
-        terminal.console().print(terminal.findings(findings))
+        terminal.create_console().print(terminal.findings_table(findings))
     return 4 if any(finding.state == "broken" for finding in findings) else 0

@@ -2,38 +2,61 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import textwrap
 import traceback
+from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
 from deploykit.core.errors import DeploykitError
-from deploykit.core.extras import lacking
+from deploykit.core.extras import missing_package_error
 
-ISSUES = "Run it again as `deploykit --debug …` and report what it prints, with the command."
+ISSUES = "Run `deploykit --debug …` with the same arguments and report its output with the command."
 
 
-def explain(error: Exception, debug: bool) -> int:
-    """Print `error` and give its exit code; with `debug`, print its traceback first."""
+def print_error(error: Exception, debug: bool, arguments: Sequence[str] = ()) -> int:
+    """Print `error` and return its exit code; with `debug`, print its traceback first.
+
+    A bundle among the command's `arguments` replaces BUNDLE in the error's commands.
+    """
     if debug:
         traceback.print_exception(error)
     if isinstance(error, ModuleNotFoundError):
-        error = lacking(error) or error
+        error = missing_package_error(error) or error
     match error:
         case DeploykitError():
-            _print(str(error))
+            _print_message(_fill_bundle(str(error), arguments))
             return error.exit_code
         case MemoryError():
-            _print("The memory of this machine is not enough. Use a smaller --batch, or a machine with more.")
+            _print_message("This machine has too little memory. Use a smaller --batch, or a machine with more memory.")
             return 3
         case OSError():
-            _print(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}. Check path and disk.")
+            name, reason = error.filename or "A file", error.strerror or error
+            _print_message(f"{name} cannot be used: {reason}. Check the path and the disk.")
             return 3
         case _:
-            _print(f"deploykit failed inside: {type(error).__name__}: {error}. {ISSUES}")
+            _print_message(f"deploykit failed: {type(error).__name__}: {error}. {ISSUES}")
             return 5
 
 
-def _print(message: str) -> None:
-    # Never capitalised: many a message begins with a folder's or a network's name.
-    click.echo(textwrap.fill(f"Error: {message}", width=100, break_long_words=False, break_on_hyphens=False), err=True)
+def _fill_bundle(message: str, arguments: Sequence[str]) -> str:
+    bundles = [text for text in arguments if (Path(text) / "manifest.json").is_file()]
+    if "BUNDLE" not in message or len(bundles) != 1:
+        return message
+    from deploykit.report.formatting import fill_bundle_path, format_path
+
+    return fill_bundle_path(message, format_path(Path(bundles[0])))
+
+
+def _print_message(message: str) -> None:
+    """Print each of its lines, which only a terminal wraps, and never one that is indented: a command to be copied.
+    Never capitalised: it may begin with the name of a folder.
+    """
+    for line in f"Error: {message}".splitlines():
+        if sys.stderr.isatty() and not line.startswith(" "):
+            width = min(shutil.get_terminal_size().columns, 120)
+            line = textwrap.fill(line, width=width, break_long_words=False, break_on_hyphens=False)
+        click.echo(line, err=True)

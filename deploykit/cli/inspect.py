@@ -10,34 +10,38 @@ import click
 
 @click.command("inspect")
 @click.argument("subject", type=click.Path(path_type=Path), metavar="BUNDLE|ONNX")
-@click.option("--engines", is_flag=True, help="The layers of a bundle's compiled engines, not its graph's nodes.")
+@click.option(
+    "--engines", is_flag=True, help="Show the layers of a bundle's compiled engines instead of its graph's nodes."
+)
 @click.option("--profile", default=0, type=click.IntRange(min=0), metavar="CALLS",
-              help="With --engines: each layer's GPU time, as the mean of so many calls.")  # fmt: skip
+              help="Calls to profile with --engines: prints each layer's mean GPU time.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
-def command(subject: Path, engines: bool, profile: int, as_json: bool) -> None:
-    """What is inside a bundle or an ONNX file: node by node, with the PyTorch module that each comes from."""
-    from deploykit.report import engine, precision, terminal
-    from deploykit.report.document import document
+def inspect_command(subject: Path, engines: bool, profile: int, as_json: bool) -> None:
+    """Show what is in a bundle or an ONNX file, node by node, with the PyTorch module that each node comes from."""
+    from deploykit.report import engine_layers, precision, terminal
+    from deploykit.report.document import encode_document
     from deploykit.workflows import bundles
 
     if profile and not engines:
-        raise click.UsageError("--profile is for --engines.")
+        raise click.UsageError("--profile needs --engines.")
     if engines:
-        accounts = bundles.engines(subject, profile)
+        accounts = bundles.inspect_engines(subject, profile)
         if as_json:
-            click.echo(document("engines", accounts))
+            click.echo(encode_document("engines", accounts))
         else:
-            terminal.console().print(engine.accounts(accounts))
+            terminal.create_console().print(engine_layers.render_engines(accounts))
         return
-    manifest, rows = bundles.inspect(subject)
+    manifest, rows = bundles.inspect_graph(subject)
     if as_json:
-        click.echo(document("layers", rows))
+        click.echo(encode_document("layers", rows))
         return
-    out = terminal.console()
+    out = terminal.create_console()
     if manifest is not None:
-        out.print(terminal.summary(manifest.model, manifest.weights, manifest.inputs, manifest.outputs, manifest.batch))
-        out.print(terminal.verdict(manifest.parity, manifest.precision))
-        out.print(precision.account(manifest.calibration, manifest.budget, manifest.receipt))
-    out.print(terminal.layers(rows))
+        out.print(
+            terminal.render_summary(manifest.model, manifest.weights, manifest.inputs, manifest.outputs, manifest.batch)
+        )
+        out.print(terminal.render_verdict(manifest.parity, manifest.precision, subject))
+        out.print(precision.render_precision(manifest.calibration, manifest.budget, manifest.receipt))
+    out.print(terminal.nodes_table(rows))
     kinds = Counter(row.op_type for row in rows)
     out.print(f"{len(rows)} nodes: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))

@@ -9,14 +9,14 @@ from deploykit.export.networks import catalog
 
 @click.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
-def command(as_json: bool) -> None:
-    """The networks of the catalog: parameters, multiply-accumulates, input, weights, paper."""
-    rows = catalog.rows()
+def list_command(as_json: bool) -> None:
+    """List the networks of the catalog: parameters, multiply-accumulates, input, classes, weights, paper."""
+    rows = catalog.read_catalog()
     if as_json:
-        from deploykit.report.document import document
+        from deploykit.report.document import encode_document
 
-        click.echo(document("catalog", rows))
+        click.echo(encode_document("catalog", rows))
         return
     from deploykit.report import terminal
 
-    terminal.console().print(terminal.catalog(rows))
+    terminal.create_console().print(terminal.render_catalog(rows))

@@ -1,4 +1,4 @@
-"""Option types that several verbs share: what a user types, as a value, or refused with the reason."""
+"""Option types of several commands: they parse what a user types, or refuse it with the reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Batch(click.ParamType[BatchRange]):
     name = "MIN:OPT:MAX"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> BatchRange:
-        """`1:8:32`, or `4` for 4:4:4."""
+        """Parse `1:8:32`, or `4` for 4:4:4."""
         if isinstance(value, BatchRange):
             return value
         try:
@@ -35,11 +35,11 @@ class Size(click.ParamType[tuple[int, int]]):
     name = "HxW"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """`224x224` as (224, 224)."""
-        found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", str(value))
-        if found is None:
-            self.fail(f"{value!r}: write height, x, width in pixels, such as 224x224.", param, ctx)
-        return int(found[1]), int(found[2])
+        """Parse `224x224` as (224, 224)."""
+        match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", str(value))
+        if match is None:
+            self.fail(f"{value!r}: write height x width in pixels, such as 224x224.", param, ctx)
+        return int(match[1]), int(match[2])
 
 
 class Positive(click.ParamType[float]):
@@ -48,7 +48,7 @@ class Positive(click.ParamType[float]):
     name = "NUMBER"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """`0.00392` as a number."""
+        """Parse `0.00392`."""
         try:
             number = float(value)
         except ValueError:
@@ -59,7 +59,7 @@ class Positive(click.ParamType[float]):
 
 
 class Triple(click.ParamType[tuple[float, float, float]]):
-    """Three finite numbers with commas between, in the order of the network's channels; above 0 where `positive`."""
+    """Three finite numbers separated by commas, in the order of the network's channels; above 0 if `positive`."""
 
     name = "A,B,C"
 
@@ -69,11 +69,11 @@ class Triple(click.ParamType[tuple[float, float, float]]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[float, float, float]:
-        """`0.5,0.5,0.5` as numbers."""
+        """Parse `0.5,0.5,0.5`."""
         try:
             first, second, third = (float(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r}: write three numbers with commas between, such as 0.485,0.456,0.406.", param, ctx)
+            self.fail(f"{value!r}: write three numbers separated by commas, such as 0.485,0.456,0.406.", param, ctx)
         if not all(map(math.isfinite, (first, second, third))):
             self.fail(f"{value!r}: all three must be finite.", param, ctx)
         if self._positive and min(first, second, third) <= 0:
@@ -87,13 +87,13 @@ class Input(click.ParamType[InputSpec]):
     name = "NAME=SHAPE:DTYPE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> InputSpec:
-        """As a value; a leading `N` for the batch may be written, `tokens=Nx128:int64`."""
-        found = re.fullmatch(r"(.+)=(?:[Nn]x)?([1-9]\d*(?:x[1-9]\d*)*):(\w+)", str(value))
-        if found is None:
+        """Parse an input; a leading `N` for the batch is allowed, `tokens=Nx128:int64`."""
+        match = re.fullmatch(r"(.+)=(?:[Nn]x)?([1-9]\d*(?:x[1-9]\d*)*):(\w+)", str(value))
+        if match is None:
             self.fail(f"{value!r}: write NAME=SHAPE:DTYPE of one sample, such as tokens=128:int64.", param, ctx)
-        if found[3] not in get_args(DType):
-            self.fail(f"{value!r}: {found[3]} is none of {', '.join(get_args(DType))}.", param, ctx)
-        return InputSpec(found[1], tuple(map(int, found[2].split("x"))), found[3])  # type: ignore[arg-type]
+        if match[3] not in get_args(DType):
+            self.fail(f"{value!r}: {match[3]} is none of {', '.join(get_args(DType))}.", param, ctx)
+        return InputSpec(match[1], tuple(map(int, match[2].split("x"))), match[3])  # type: ignore[arg-type]
 
 
 class Capabilities(click.ParamType[tuple[int, ...]]):
@@ -102,9 +102,8 @@ class Capabilities(click.ParamType[tuple[int, ...]]):
     name = "80,86,…"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """`86,120` as (86, 120), in order, each once. The library says which of them it builds for."""
-        found = [re.fullmatch(r"[1-9]\d{1,2}", part.strip()) for part in str(value).split(",")]
-        numbers = [int(each[0]) for each in found if each is not None]
-        if len(numbers) < len(found):
+        """Parse `86,120` as (86, 120), sorted and unique. TensorRT-RTX checks whether it can build for them."""
+        parts = [part.strip() for part in str(value).split(",")]
+        if not all(re.fullmatch(r"[1-9]\d{1,2}", part) for part in parts):
             self.fail(f"{value!r}: write compute capabilities without dots, such as 86,120.", param, ctx)
-        return tuple(sorted(set(numbers)))
+        return tuple(sorted(set(map(int, parts))))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
-from deploykit.core.values import CalibrationOptions, Depth, ExportRequest, MatrixRow, Precision, WeightsSource
+from deploykit.core.values import CalibrationOptions, Diagnosis, ExportRequest, MatrixRow, Precision, WeightsSource
 from deploykit.export.architectures import CATALOG
 
 if TYPE_CHECKING:
@@ -19,25 +19,28 @@ if TYPE_CHECKING:
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16", "int8", "int8-fp16")
 
 MATRIX_SAMPLES: Final = 8
-"""Per row of the matrix, where --samples does not say otherwise."""
+"""Samples per row of the matrix without --samples."""
 
 CALIBRATION_SAMPLES: Final = 100
-"""Per INT8 row of the matrix: the fewest that are not called few."""
+"""Calibration samples per INT8 row of the matrix: fewer would give a caveat."""
 
 
 @click.command("parity")
 @click.argument("subjects", nargs=-1, metavar="[MODEL|BUNDLE]...")
-@click.option("--data", help="A set (photos, digits, synthetic) or a folder; photos, or the bundle's own, by default.")
-@click.option("--samples", type=click.IntRange(min=1), help="How many; 8 for networks, a bundle's own number else.")
-@click.option("--weights", help="random, imagenet, or the checkpoint that a bundle was exported from.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of random weights.")
-@click.option("--stages", is_flag=True, help="Of bundles: at which stage the error enters, from pixels to C++.")
-@click.option("--layers", is_flag=True, help="Of bundles: which layers add most error.")
+@click.option("--data", metavar="SET|PATH",
+              help="Evaluation data: photos, digits or a folder (default: the bundle's, else photos).")  # fmt: skip
+@click.option(
+    "--samples", type=click.IntRange(min=1), help="Evaluation samples (default: the bundle's number, else 8)."
+)
+@click.option("--weights", help="Weights: random, imagenet, or the checkpoint that a bundle was exported from.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed for random weights.")
+@click.option("--stages", is_flag=True, help="Find the stage of a bundle that adds the error, from pixels to C++.")
+@click.option("--layers", is_flag=True, help="Rank the layers of a bundle by the error they add.")
 @click.option("--worst", type=click.IntRange(min=1), metavar="N",
-              help="Of bundles: the N samples that differ most; with labels, classes that changed.")  # fmt: skip
-@click.option("--keep", is_flag=True, help="Put what these three find into the bundle, for its report.")
+              help="List the N samples of a bundle that differ most, and the classes that changed.")  # fmt: skip
+@click.option("--save", is_flag=True, help="Save the results of these three in the bundle, for its report.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
-def command(
+def parity_command(
     subjects: tuple[str, ...],
     data: str | None,
     samples: int | None,
@@ -46,117 +49,126 @@ def command(
     stages: bool,
     layers: bool,
     worst: int | None,
-    keep: bool,
+    save: bool,
     as_json: bool,
 ) -> int:
     """Compare networks (at every precision) or bundles with eager PyTorch; without arguments, the whole catalog.
 
-    A bundle is the name of a folder, anything else a network of the catalog; ./NAME is always a folder. Exit 1 where
-    a row fails, or a stage.
+    A name is a network of the catalog or the folder of a bundle; ./NAME is always a folder.
+
+    Exit codes: 0 every row and stage passed, 1 one of them failed.
     """
-    looks = _Looks(stages, layers, worst, keep)
-    if looks != _Looks():
-        looks.require_bundles(subjects)
-        return _in_depth(list(map(Path, subjects)), data, samples, weights, looks, as_json)
-    return _matrix(subjects, data, samples, weights, seed, as_json)
+    depth = _DepthOptions(stages, layers, worst, save)
+    if depth != _DepthOptions():
+        depth.require_bundles(subjects)
+        return _diagnose_bundles(list(map(Path, subjects)), data, samples, weights, depth, as_json)
+    return _compare_all(subjects, data, samples, weights, seed, as_json)
 
 
-class _Looks(NamedTuple):
-    """How deep to look into a bundle."""
+class _DepthOptions(NamedTuple):
+    """The diagnoses to make of a bundle."""
 
     stages: bool = False
     layers: bool = False
     worst: int | None = None
-    keep: bool = False
+    save: bool = False
 
     def require_bundles(self, subjects: Sequence[str]) -> None:
-        """Refuse what makes no sense, before any work is done."""
-        first = next(name for name, asked in zip(self._fields, self, strict=True) if asked)
-        if self == _Looks(keep=True):
-            raise click.UsageError("--keep keeps what --stages, --layers or --worst find: give one of them.")
+        """Refuse options that do not fit together, before any work."""
+        first = next(name for name, value in zip(self._fields, self, strict=True) if value)
+        if self == _DepthOptions(save=True):
+            raise click.UsageError("--save needs --stages, --layers or --worst.")
         if not subjects:
-            raise click.UsageError(f"--{first} looks into bundles: name the folder of one.")
+            raise click.UsageError(f"--{first} needs a bundle: name its folder.")
         for name in subjects:
             if name in CATALOG:
                 raise click.UsageError(
-                    f"--{first} looks into bundles, and {name} is a network: deploykit export {name} makes one of it."
+                    f"--{first} needs a bundle, and {name} is a network: make a bundle with deploykit export {name}."
                 )
             if not _is_folder(name):
-                raise click.UsageError(f"--{first} looks into bundles, and there is no folder {name!r}.")
+                raise click.UsageError(f"--{first} needs a bundle, and there is no folder {name!r}.")
 
 
-def _in_depth(
-    folders: Sequence[Path], data: str | None, samples: int | None, weights: str | None, looks: _Looks, as_json: bool
+def _diagnose_bundles(
+    folders: Sequence[Path],
+    data: str | None,
+    samples: int | None,
+    weights: str | None,
+    options: _DepthOptions,
+    as_json: bool,
 ) -> int:
-    """Where the error of each bundle comes from."""
+    """Find where the error of each bundle comes from."""
     from deploykit.cli.progress import TerminalProgress
-    from deploykit.report import depth, terminal
-    from deploykit.report.document import document
+    from deploykit.report import depth, next_steps, terminal
+    from deploykit.report.document import encode_document
     from deploykit.workflows import diagnose
 
     progress = TerminalProgress()
-    found = []
-    with progress.step("parity in depth", len(folders)) as advance:
+    diagnoses = []
+    with progress.step("diagnosing bundles", len(folders)) as advance:
         for folder in folders:
-            subject = diagnose.DiagnosedBundle(folder, data, samples, weights, progress)
-            if looks.layers:
-                subject.require_layers()
-            if looks.worst is not None:
-                subject.require_classes()
-            seen = Depth(
+            bundle = diagnose.DiagnosedBundle(folder, data, samples, weights, progress)
+            if options.layers:
+                bundle.require_layers()
+            if options.worst is not None:
+                bundle.require_classes()
+            diagnosis = Diagnosis(
                 folder.resolve().name,
-                subject.manifest.precision,
-                diagnose.stages(subject) if looks.stages else None,
-                diagnose.layers(subject) if looks.layers else None,
-                diagnose.samples(subject, looks.worst) if looks.worst is not None else None,
+                bundle.manifest.precision,
+                diagnose.evaluate_stages(bundle) if options.stages else None,
+                diagnose.rank_layer_errors(bundle) if options.layers else None,
+                diagnose.find_worst_samples(bundle, options.worst) if options.worst is not None else None,
             )
-            if looks.keep:
-                _keep(folder, seen)
-            found.append(seen)
+            if options.save:
+                _save_records(folder, diagnosis)
+            diagnoses.append(diagnosis)
             advance()
     if as_json:
-        click.echo(document("parity in depth", found))
+        click.echo(encode_document("parity in depth", diagnoses))
     else:
-        out = terminal.console()
-        for each in found:
-            out.print(depth.account(each))
-    return 0 if all(each.passed for each in found) else 1
+        out = terminal.create_console()
+        for diagnosis in diagnoses:
+            out.print(depth.render_depth(diagnosis))
+        for diagnosis, folder in zip(diagnoses, folders, strict=True):
+            if not diagnosis.passed:
+                out.print(next_steps.conclude_diagnosis(diagnosis, folder))
+    return 0 if all(diagnosis.passed for diagnosis in diagnoses) else 1
 
 
-def _keep(folder: Path, seen: Depth) -> None:
-    """Each record that was made becomes one of the bundle's."""
+def _save_records(folder: Path, diagnosis: Diagnosis) -> None:
+    """Save the results in the bundle."""
     from deploykit.workflows import reporting
 
-    for record in (seen.stages, seen.layers, seen.samples):
+    for record in (diagnosis.stages, diagnosis.layers, diagnosis.samples):
         if record is not None:
-            reporting.keep(folder, record)
+            reporting.save_record(folder, record)
 
 
-def _matrix(
+def _compare_all(
     subjects: Sequence[str], data: str | None, samples: int | None, weights: str | None, seed: int, as_json: bool
 ) -> int:
-    """A row per bundle, or per network and precision."""
+    """Compare every bundle, and every network at every precision, a row each."""
     from deploykit.cli.progress import TerminalProgress
     from deploykit.export.networks.weights_source import parse_weights
     from deploykit.report import terminal
-    from deploykit.report.document import document
+    from deploykit.report.document import encode_document
     from deploykit.workflows import export
 
     folders = [Path(name) for name in subjects if _is_folder(name)]
     networks = [name for name in subjects or CATALOG if not _is_folder(name)]
     progress = TerminalProgress()
     rows: list[MatrixRow] = []
-    with progress.step("parity", len(folders) + len(networks) * len(PRECISIONS)) as advance:
-        origin = parse_weights(weights or "random", seed)
-        judged = export.matrix(_requests(networks, origin, data, samples), progress)
-        for row in itertools.chain(_rows(folders, data, samples, weights, progress), judged):
+    with progress.step("comparing with eager PyTorch", len(folders) + len(networks) * len(PRECISIONS)) as advance:
+        source = parse_weights(weights or "random", seed)
+        network_rows = export.evaluate_matrix(_build_requests(networks, source, data, samples), progress)
+        for row in itertools.chain(_recheck_bundles(folders, data, samples, weights, progress), network_rows):
             rows.append(row)
-            progress.done(terminal.matrix_line(row))
+            progress.done(terminal.format_matrix_row(row))
             advance()
     if as_json:
-        click.echo(document("parity", rows))
+        click.echo(encode_document("parity", rows))
     else:
-        _print(rows)
+        _print_matrix(rows, folders)
     return 0 if all(row.passed for row in rows) else 1
 
 
@@ -164,19 +176,19 @@ def _is_folder(name: str) -> bool:
     return name not in CATALOG and ("/" in name or Path(name).is_dir())
 
 
-def _requests(
-    networks: Sequence[str], origin: WeightsSource, data: str | None, samples: int | None
+def _build_requests(
+    networks: Sequence[str], source: WeightsSource, data: str | None, samples: int | None
 ) -> list[ExportRequest]:
-    from deploykit.backends.choice import AUTO, chosen
+    from deploykit.backends.choice import AUTO, resolve_target
 
     return [
         ExportRequest(
             name,
             precision,
-            origin,
+            source,
             data=data or "photos",
             samples=samples or MATRIX_SAMPLES,
-            target=chosen(AUTO, precision),
+            target=resolve_target(AUTO, precision),
             calibration=CalibrationOptions(data or "photos", CALIBRATION_SAMPLES) if "int8" in precision else None,
         )
         for name in networks
@@ -184,25 +196,33 @@ def _requests(
     ]
 
 
-def _rows(
+def _recheck_bundles(
     folders: Sequence[Path], data: str | None, samples: int | None, weights: str | None, progress: Progress
 ) -> Iterator[MatrixRow]:
     from deploykit.workflows import bundles
 
     for folder in folders:
-        manifest = bundles.recheck(folder, data, samples, weights, progress)
+        manifest = bundles.reevaluate_parity(folder, data, samples, weights, progress)
         yield MatrixRow(folder.name, manifest.precision, manifest.request.target, manifest.parity, manifest.receipt)
 
 
-def _print(rows: Sequence[MatrixRow]) -> None:
-    from deploykit.report import terminal
+def _print_matrix(rows: Sequence[MatrixRow], folders: Sequence[Path]) -> None:
+    from deploykit.report import next_steps, terminal
+    from deploykit.report.formatting import fill_bundle_path, format_path
 
-    out = terminal.console()
-    out.print(terminal.matrix(rows))
+    out = terminal.create_console()
+    out.print(terminal.matrix_table(rows))
     for row in rows:
         for failure in row.failures:
             out.print(f"{row.model} {row.precision}: {failure}", style="red")
         if row.parity.accuracy is not None:
-            out.print(f"{row.model} {row.precision}: {terminal.accuracy(row.parity.accuracy, row.parity.oracle)}")
-    for line in dict.fromkeys(line for row in rows for line in row.parity.statements):
-        out.print(terminal.note(line))
+            accuracy = terminal.format_accuracy(row.parity.accuracy, row.parity.oracle)
+            out.print(f"{row.model} {row.precision}: {accuracy}")
+    for caveat in dict.fromkeys(caveat for row in rows for caveat in row.parity.caveats):
+        out.print(
+            terminal.render_note(
+                fill_bundle_path(caveat, format_path(folders[0])) if len(rows) == 1 and folders else caveat
+            )
+        )
+    if not all(row.passed for row in rows):
+        out.print(next_steps.conclude_matrix(rows, folders))

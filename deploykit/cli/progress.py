@@ -1,4 +1,4 @@
-"""Progress on stderr: bars on a terminal, nothing elsewhere; notes always."""
+"""Progress on stderr: bars on a terminal, one plain line per step elsewhere."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Column
 from rich.text import Text
 
-from deploykit.report.terminal import console
+from deploykit.report.terminal import create_console
 
 QUICK_S: Final = 2.0
-"""A step that is over by then needs no estimate, and had none that means anything."""
+"""Shortest time into a step, in seconds, at which the remaining time is estimated."""
 
 
 class TerminalProgress:
-    """A line per step, of one terminal line. A step within a step has its line below, until it is done."""
+    """A bar per step; a step within a step has its bar below, until it is done. Without a terminal, a line per step."""
 
     def __init__(self) -> None:
-        self._console = console(stderr=True)
+        self._console = create_console(stderr=True)
         columns = (
             SpinnerColumn(finished_text="✓"),
-            Title(),
+            TitleColumn(),
             BarColumn(bar_width=12),
             TextColumn("{task.fields[counted]}"),
-            Times(),
+            TimeColumn(),
         )
         self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._depth = 0
 
     @contextmanager
     def step(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
-        """A spinner and the time it takes; where the number of units is known, a bar and the time that is left."""
+        """Show a spinner and the elapsed time; if `total` is known, a bar and the remaining time."""
         counted = f"0/{total}" if total else ""
+        if not self._console.is_terminal:
+            self._console.print("  " * self._depth + title)
         task = self._bars.add_task("  " * self._depth + title, total=total, counted=counted, advanced_s=0.0)
         done, began = 0, time.monotonic()
 
@@ -58,39 +60,39 @@ class TerminalProgress:
             self._bars.remove_task(task)
 
     def done(self, text: str) -> None:
-        """A line that stays, of a part of long work that is finished."""
+        """Print the result of a finished part of long work."""
         self._console.print(text)
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Print a note."""
         self._console.print(text, style="yellow")
 
 
-class Title(ProgressColumn):
-    """What is done. It alone gives way where the terminal is narrow."""
+class TitleColumn(ProgressColumn):
+    """The step's title; on a narrow terminal it is the column that is cut."""
 
     def render(self, task: Task) -> Text:
-        """On one line, as it is: a bracket is no markup."""
+        """Render it on one line, literally: brackets are not markup."""
         return Text(task.description, no_wrap=True, overflow="ellipsis")
 
 
-class Times(ProgressColumn):
-    """The time since the step began, and the time until it ends where units are counted: `0:12, 0:30 left`."""
+class TimeColumn(ProgressColumn):
+    """Elapsed time, and remaining time if units are counted: `0:12, 0:30 left`."""
 
     def __init__(self) -> None:
         super().__init__(Column(no_wrap=True))
 
     def render(self, task: Task) -> Text:
-        """Estimated by the units so far: as long as each of them took, the others will take."""
+        """Render both; the estimate assumes that the remaining units take as long as the finished ones."""
         elapsed = task.elapsed or 0.0
-        text = _clock(elapsed)
+        text = _format_clock(elapsed)
         if elapsed >= QUICK_S and task.total and 0 < task.completed < task.total:
             left = task.fields["advanced_s"] / task.completed * task.total - elapsed
-            text += f", {_clock(max(left, 0.0))} left"
+            text += f", {_format_clock(max(left, 0.0))} left"
         return Text(text, style="progress.elapsed")
 
 
-def _clock(seconds: float) -> str:
+def _format_clock(seconds: float) -> str:
     """`0:07`, `12:30`, `1:02:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

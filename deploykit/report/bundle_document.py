@@ -1,4 +1,4 @@
-"""What a report tells of: bundles with all that is known of each, and a row for every engine in them."""
+"""Contents of a report: bundles with their records, and a row for every engine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import msgspec
 
 from deploykit.core.values import (
     Accuracy,
-    Beside,
     Engine,
     Latency,
     Manifest,
@@ -17,40 +16,41 @@ from deploykit.core.values import (
     Parity,
     Precision,
     Records,
+    SecondaryEngine,
     Stages,
     Value,
 )
-from deploykit.report.depth import called
+from deploykit.report.depth import stage_label
 from deploykit.report.document import DOCUMENT_VERSION
 
 
-class Reported(Value, frozen=True):
-    """One bundle: its manifest, what was recorded of it since, and every check that failed in either."""
+class ReportedBundle(Value, frozen=True):
+    """One bundle: its manifest, the records added later, and every failed check of either."""
 
     name: str
-    """Of its folder."""
+    """Name of its folder."""
     manifest: Manifest
     records: Records
     failures: tuple[str, ...]
-    """As sentences; none: it is good."""
+    """As sentences; empty if the bundle passed."""
 
 
 class Report(Value, frozen=True):
     """Bundles in the order in which they were named."""
 
-    bundles: tuple[Reported, ...]
+    bundles: tuple[ReportedBundle, ...]
 
 
 class ReportDocument(Value, frozen=True):
-    """What `deploykit report --format json` prints."""
+    """The document that `deploykit report --format json` prints."""
 
     deploykit: Literal[1]
     kind: Literal["report"]
     content: Report
 
 
-class Row(Value, frozen=True):
-    """One engine of one bundle, as a comparison shows it; None: not measured, or there is no such figure."""
+class EngineRow(Value, frozen=True):
+    """One engine of one bundle, as a comparison shows it; None: not measured or not applicable."""
 
     number: int
     """Counted from 1 over all rows."""
@@ -58,62 +58,76 @@ class Row(Value, frozen=True):
     model: str
     precision: Precision
     backend: str
-    """Name and version, and the machine where it is not the one that exported the bundle."""
+    """Name and version; with the machine if another one than the exporting machine ran it."""
     passed: bool | None
-    """None: this engine was never run."""
+    """None: the engine was not run."""
     snr_db: float | None
-    """The worst output's; None too where all outputs are identical, which `identical` says."""
+    """Of the worst output; None also if all outputs are identical, see `identical`."""
     identical: bool
     top1_agreement: float | None
     accuracy: Accuracy | None
     latency: Latency | None
     bytes: int
-    """Of the engine's file, with the data beside a graph."""
+    """Size of the engine's file, with the external data of a graph."""
 
 
-def reported(name: str, manifest: Manifest, records: Records) -> Reported:
-    """A bundle, its failures gathered from every check there is."""
-    said = manifest.failures
-    later = (failure for failure in _of_stages(records.stages) if not any(failure.endswith(each) for each in said))
-    return Reported(name, manifest, records, (*said, *later))
+def describe_bundle(name: str, manifest: Manifest, records: Records) -> ReportedBundle:
+    """Collect a bundle's failures from all of its checks."""
+    at_export = manifest.failures
+    later = (
+        failure
+        for failure in _stage_failures(records.stages)
+        if not any(failure.endswith(known) for known in at_export)
+    )
+    return ReportedBundle(name, manifest, records, (*at_export, *later))
 
 
-def _of_stages(found: Stages | None) -> tuple[str, ...]:
-    if found is None:
+def _stage_failures(stages: Stages | None) -> tuple[str, ...]:
+    if stages is None:
         return ()
-    own = (f"stage {called(stage)}: {failure}" for stage in found.stages for failure in stage.failures)
-    return (*own, *found.together)
+    own = (f"stage {stage_label(stage)}: {failure}" for stage in stages.stages for failure in stage.failures)
+    return (*own, *stages.combined_failures)
 
 
-def rows(report: Report) -> tuple[Row, ...]:
-    """The engine that each bundle was judged by, then those beside it."""
-    found: list[Row] = []
+def engine_rows(report: Report) -> tuple[EngineRow, ...]:
+    """The primary engine of each bundle, then its additional engines."""
+    rows: list[EngineRow] = []
     for bundle in report.bundles:
         manifest = bundle.manifest
-        first = _row(len(found) + 1, bundle, manifest.engine, manifest.parity, not bundle.failures, manifest.latency)
-        found.append(first)
-        found += [_beside(number, bundle, other) for number, other in enumerate(manifest.beside, len(found) + 1)]
-    return tuple(found)
+        first = _engine_row(
+            len(rows) + 1, bundle, manifest.engine, manifest.parity, not bundle.failures, manifest.latency
+        )
+        rows.append(first)
+        rows += [
+            _extra_engine_row(number, bundle, other)
+            for number, other in enumerate(manifest.extra_engines, len(rows) + 1)
+        ]
+    return tuple(rows)
 
 
-def _beside(number: int, bundle: Reported, other: Beside) -> Row:
+def _extra_engine_row(number: int, bundle: ReportedBundle, other: SecondaryEngine) -> EngineRow:
     passed = None if other.parity is None else not other.failures
-    row = _row(number, bundle, other.engine, other.parity, passed, other.latency)
+    row = _engine_row(number, bundle, other.engine, other.parity, passed, other.latency)
     at, home = other.provenance, bundle.manifest.provenance
     if at is None or (at.host, at.processor) == (home.host, home.processor):
         return row
-    others = (home, *(each.provenance or home for each in bundle.manifest.beside))
-    alike = any(each.host == at.host and each.processor != at.processor for each in others)
+    others = (home, *(engine.provenance or home for engine in bundle.manifest.extra_engines))
+    alike = any(other.host == at.host and other.processor != at.processor for other in others)
     machine = f"{at.host} ({at.processor})" if alike else at.host
     return msgspec.structs.replace(row, backend=f"{row.backend} on {machine}")
 
 
-def _row(
-    number: int, bundle: Reported, engine: Engine, parity: Parity | None, passed: bool | None, latency: Latency | None
-) -> Row:
+def _engine_row(
+    number: int,
+    bundle: ReportedBundle,
+    engine: Engine,
+    parity: Parity | None,
+    passed: bool | None,
+    latency: Latency | None,
+) -> EngineRow:
     outputs = parity.outputs if parity is not None else ()
     agreements = [output.top1_agreement for output in outputs if output.top1_agreement is not None]
-    return Row(
+    return EngineRow(
         number=number,
         bundle=bundle.name,
         model=bundle.manifest.model.name,
@@ -130,17 +144,17 @@ def _row(
 
 
 def worst_snr(outputs: Iterable[OutputParity]) -> float | None:
-    """In decibels, of the output that is furthest off; None where none differs, or none could be measured."""
+    """SNR of the worst output in dB; None if no output differs or none could be measured."""
     return min((output.snr_db for output in outputs if output.snr_db is not None), default=None)
 
 
 def engine_bytes(manifest: Manifest, engine: Engine) -> int:
-    """What an application must ship to run an engine: its file, and the weights beside it where they lie outside."""
+    """Bytes that an application ships to run an engine: its file and its external weights."""
     weights = manifest.files.get(f"{engine.file.path}.data")
     return engine.file.bytes + (weights.bytes if weights is not None else 0)
 
 
-def schema() -> str:
-    """The JSON Schema of the document, as `schema.json` holds it."""
+def report_schema() -> str:
+    """The JSON Schema of the document, the content of `schema.json`."""
     assert DOCUMENT_VERSION == 1, "the type above names the version"
     return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(ReportDocument)), indent=2).decode() + "\n"

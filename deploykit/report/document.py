@@ -9,7 +9,7 @@ import msgspec
 DOCUMENT_VERSION = 1
 
 
-def document(kind: str, content: msgspec.Struct | Sequence[msgspec.Struct]) -> str:
+def encode_document(kind: str, content: msgspec.Struct | Sequence[msgspec.Struct]) -> str:
     """`{"deploykit": 1, "kind": kind, "content": …}`, pretty-printed."""
     whole = {"deploykit": DOCUMENT_VERSION, "kind": kind, "content": content}
     return msgspec.json.format(msgspec.json.encode(whole), indent=2).decode()

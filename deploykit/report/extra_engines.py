@@ -1,48 +1,53 @@
-"""An engine beside the one that was judged, as text for a terminal: what it is, and what was and was not checked."""
+"""An additional engine of a bundle as text for a terminal: what it is, and what was and was not checked."""
 
 from __future__ import annotations
 
-from rich.console import Group
+from pathlib import Path
+
+from rich.console import Group, RenderableType
 from rich.text import Text
 
-from deploykit.core.values import Beside, BuildRecord, Engine, Provenance
+from deploykit.core.values import BuildRecord, Engine, Provenance, SecondaryEngine
 from deploykit.report import precision as precisions
 from deploykit.report import terminal
+from deploykit.report.formatting import fill_bundle_path, format_bytes, format_path
 
 
-def engine(found: Beside, precision: str) -> Group:
-    """What was built and where, then its verdict, or why there is none."""
-    parts = [head(found.engine)]
-    if found.provenance is not None:
-        parts[0].append(f"\n  on {machine(found.engine, found.provenance)}", style="none")
-    if found.unchecked is not None:
-        return Group(*parts, terminal.note(unchecked(found.engine, found.unchecked)))
-    assert found.parity is not None
-    parts.append(terminal.verdict(found.parity, precision))
-    if found.receipt is not None:
-        parts.append(precisions.executed(found.receipt))
-    if found.latency is not None:
-        parts.append(terminal.latency(found.latency))
+def render_engine(secondary: SecondaryEngine, precision: str, folder: Path) -> Group:
+    """The engine and where it was built, then its verdict or why it was not run; `folder` is the bundle's."""
+    heading = engine_heading(secondary.engine)
+    if secondary.provenance is not None:
+        heading.append(f"\n  on {describe_machine(secondary.engine, secondary.provenance)}", style="none")
+    parts: list[RenderableType] = [heading]
+    if secondary.not_run_reason is not None:
+        caveat = describe_not_run(secondary.engine, secondary.not_run_reason)
+        return Group(heading, terminal.render_note(fill_bundle_path(caveat, format_path(folder))))
+    assert secondary.parity is not None
+    parts.append(terminal.render_verdict(secondary.parity, precision, folder))
+    if secondary.receipt is not None:
+        parts.append(precisions.render_executed(secondary.receipt))
+    if secondary.latency is not None:
+        parts.append(terminal.render_latency(secondary.latency))
     return Group(*parts)
 
 
-def head(made: Engine) -> Text:
-    """Library, file and size, and how it was compiled."""
-    text = Text(f"{made.backend} {made.version}", "bold")
-    text.append(f": {made.file.path}, {terminal.size(made.file.bytes)}", style="none")
-    if made.build is not None:
-        text.append(f"\n  {built(made.build)}", style="none")
+def engine_heading(engine: Engine) -> Text:
+    """Library, file and size, and how the engine was compiled."""
+    text = Text(f"{engine.backend} {engine.version}", "bold")
+    text.append(f": {engine.file.path}, {format_bytes(engine.file.bytes)}", style="none")
+    if engine.build is not None:
+        text.append(f"\n  {describe_build(engine.build)}", style="none")
     return text
 
 
-def machine(made: Engine, at: Provenance) -> str:
+def describe_machine(engine: Engine, provenance: Provenance) -> str:
     """`orin: Orin (nvgpu), driver 540.4.0, Linux 5.15.148-tegra aarch64, 6 cores`"""
-    gpu, driver = (made.build.gpu, made.build.driver) if made.build is not None else (None, None)
-    parts = (gpu, driver and f"driver {driver}", at.system, at.processor, f"{at.cores} cores")
-    return f"{at.host}: {', '.join(part for part in parts if part)}"
+    gpu, driver = (engine.build.gpu, engine.build.driver) if engine.build is not None else (None, None)
+    parts = (gpu, driver and f"driver {driver}", provenance.system, provenance.processor, f"{provenance.cores} cores")
+    return f"{provenance.host}: {', '.join(part for part in parts if part)}"
 
 
-def built(record: BuildRecord) -> str:
+def describe_build(record: BuildRecord) -> str:
     """`built in 3.2 s for compute capability 8.0, 8.6, 8.9, 12.0 and later, batch 1 to 32`"""
     capabilities = ", ".join(f"{number // 10}.{number % 10}" for number in record.compute_capabilities)
     later = " and later" if record.open_ended else ""
@@ -51,10 +56,10 @@ def built(record: BuildRecord) -> str:
     return f"built in {record.seconds:.1f} s for compute capability {capabilities}{later}, batch {sizes}"
 
 
-def unchecked(made: Engine, obstacle: str) -> str:
-    """What no figure of a bundle says about an engine that was built and never run."""
+def describe_not_run(engine: Engine, reason: str) -> str:
+    """Why an engine was built but not run, and the command that runs it."""
     return (
-        f"NVIDIA's compiler accepted the graph and built this engine; it was not run: {obstacle}. Its answers, its "
-        f"arithmetic and its speed were not checked: on a machine that can run it, deploykit compile BUNDLE "
-        f"--target {made.backend} does that"
+        "NVIDIA's compiler accepted the graph and built this engine; it was not run: "
+        f"{reason.rstrip('.')}. Its outputs, executed precision and latency were not checked; on a machine that can "
+        f"run it: deploykit compile BUNDLE --target {engine.backend}"
     )

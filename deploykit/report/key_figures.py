@@ -1,62 +1,63 @@
-"""The few figures that a reader wants first."""
+"""Key figures of a bundle."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from deploykit.core.values import Accuracy, Latency, Parity, Value
-from deploykit.report.bundle_document import Reported, engine_bytes, worst_snr
-from deploykit.report.terminal import size
-from deploykit.report.words import decibels, milliseconds, number, percent
+from deploykit.report.bundle_document import ReportedBundle, engine_bytes, worst_snr
+from deploykit.report.formatting import format_bytes, format_db, format_ms, format_number, format_percent
 
 
 class KeyFigure(Value, frozen=True):
-    """A figure, what it is of, and what must stand beside it."""
+    """A figure with its name and its conditions."""
 
     name: str
     figure: str
-    beside: str
+    conditions: str
 
 
-def key_figures(bundle: Reported) -> tuple[KeyFigure, ...]:
-    """Faithfulness, accuracy, speed, size, precision; those that there are."""
-    return tuple(_all(bundle))
+def key_figures(bundle: ReportedBundle) -> tuple[KeyFigure, ...]:
+    """Parity, accuracy, latency, size and executed precision, as far as they are known."""
+    return tuple(_list_figures(bundle))
 
 
-def _all(bundle: Reported) -> Iterator[KeyFigure]:
+def _list_figures(bundle: ReportedBundle) -> Iterator[KeyFigure]:
     manifest = bundle.manifest
-    yield from _parity(manifest.parity)
+    yield from _parity_figures(manifest.parity)
     if manifest.parity.accuracy is not None:
-        yield _accuracy(manifest.parity.accuracy, manifest.parity.oracle)
+        yield _accuracy_figure(manifest.parity.accuracy, manifest.parity.oracle)
     if manifest.latency is not None:
-        yield _latency(manifest.latency, manifest.engine.backend)
-    yield KeyFigure("size", size(engine_bytes(manifest, manifest.engine)), manifest.engine.file.path)
+        yield _latency_figure(manifest.latency, manifest.engine.backend)
+    yield KeyFigure("size", format_bytes(engine_bytes(manifest, manifest.engine)), manifest.engine.file.path)
     arithmetic = "int8" if manifest.precision.startswith("int8") else manifest.precision
     shares = {str(name): share for name, share in manifest.receipt.shares.items()}
     yield KeyFigure(
-        f"computed in {arithmetic.upper()}", percent(shares.get(arithmetic, 0.0)), "of multiply-accumulates, as it ran"
+        f"executed in {arithmetic.upper()}", format_percent(shares.get(arithmetic, 0.0)), "of multiply-accumulates"
     )
 
 
-def _parity(parity: Parity) -> Iterator[KeyFigure]:
-    yield KeyFigure("SNR", decibels(worst_snr(parity.outputs)), f"against {parity.oracle}")
+def _parity_figures(parity: Parity) -> Iterator[KeyFigure]:
+    yield KeyFigure("SNR", format_db(worst_snr(parity.outputs)), f"against {parity.oracle}")
     agreements = [output.top1_agreement for output in parity.outputs if output.top1_agreement is not None]
     if agreements:
         judged = "" if parity.tolerance.min_top1_agreement is not None else ", not judged"
-        yield KeyFigure("top-1 agreement", percent(min(agreements)), f"on {parity.data.count} samples{judged}")
+        yield KeyFigure("top-1 agreement", format_percent(min(agreements)), f"on {parity.data.count} samples{judged}")
 
 
-def _accuracy(found: Accuracy, oracle: str) -> KeyFigure:
-    change = -100 * found.drop
+def _accuracy_figure(accuracy: Accuracy, oracle: str) -> KeyFigure:
+    change = -100 * accuracy.drop
     points = f"{change:+.2f}".replace("-", "−")
-    said = f"as {oracle}" if abs(change) < 5e-3 else f"{points} points against {oracle}"
-    return KeyFigure("top-1 accuracy", percent(found.candidate, 2), f"{said}, {found.count} labelled samples")
+    difference = f"as {oracle}" if abs(change) < 5e-3 else f"{points} points against {oracle}"
+    return KeyFigure(
+        "top-1 accuracy", format_percent(accuracy.candidate, 2), f"{difference}, {accuracy.count} labelled samples"
+    )
 
 
-def _latency(found: Latency, backend: str) -> KeyFigure:
-    noise = ", noisy" if found.noisy else ""
+def _latency_figure(latency: Latency, backend: str) -> KeyFigure:
+    noise = ", noisy" if latency.noisy else ""
     return KeyFigure(
         "p50 latency",
-        milliseconds(found.p50_ms),
-        f"batch {found.batch} in {backend}, {number(found.throughput_per_s)} samples/s{noise}",
+        format_ms(latency.p50_ms),
+        f"batch {latency.batch} in {backend}, {format_number(latency.throughput_per_s)} samples/s{noise}",
     )

@@ -1,104 +1,117 @@
-"""A report as Markdown: the verdict, the figures, and what they do not cover."""
+"""A report as Markdown: the verdict, the figures and their caveats."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from deploykit.core.values import Bench, LayerErrors, SampleAccount, Stages
-from deploykit.report.bench import ENOUGH_FOR_P999
-from deploykit.report.bounds import bounds
-from deploykit.report.bundle_document import Report, Reported, Row, rows, worst_snr
-from deploykit.report.command import command
-from deploykit.report.depth import called
+from deploykit.core.values import Bench, LayerErrors, Measurement, SampleDifferences, Stages
+from deploykit.report.bench import ENOUGH_FOR_P999, THROUGH
+from deploykit.report.bounds import list_bounds
+from deploykit.report.bundle_document import EngineRow, Report, ReportedBundle, engine_rows, worst_snr
+from deploykit.report.caveats import list_caveats
+from deploykit.report.depth import stage_label
+from deploykit.report.export_command import export_command_words
+from deploykit.report.formatting import (
+    ABSENT,
+    format_bytes,
+    format_db,
+    format_ms,
+    format_number,
+    format_percent,
+    format_power,
+    format_precision,
+    format_samples,
+)
 from deploykit.report.key_figures import key_figures
-from deploykit.report.not_run import statements
-from deploykit.report.terminal import size
-from deploykit.report.words import ABSENT, decibels, milliseconds, number, percent, power, precise, samples
+from deploykit.report.precision import describe_disjointness
 
 MARK = "<!-- deploykit report -->"
 
 LAYERS = 10
-"""Of layers and samples, so many are listed; the page and the JSON have all."""
+"""Layers and samples listed; the HTML page and the JSON document have all."""
 
 
-def page(report: Report) -> str:
-    """One bundle in full where it is the only one, else a table of all engines before each bundle's verdict."""
+def render_markdown(report: Report) -> str:
+    """A single bundle in full; of several, a table of all engines and then each bundle's verdict."""
     parts = [MARK]
     if len(report.bundles) == 1:
-        parts += _of_one(report.bundles[0])
+        parts += _bundle_sections(report.bundles[0])
     else:
-        parts += [f"# {len(report.bundles)} bundles compared", _comparison(rows(report))]
+        parts += [f"# {len(report.bundles)} bundles compared", _engines_table(engine_rows(report))]
         for bundle in report.bundles:
-            parts += [f"## {_plain(bundle.name)}", *_verdict(bundle)]
-            parts += _unchecked(bundle)
+            parts += [f"## {_escape_markdown(bundle.name)}", *_verdict_lines(bundle)]
+            parts += _caveat_lines(bundle)
     return "\n\n".join(parts) + "\n"
 
 
-def _of_one(bundle: Reported) -> Iterator[str]:
+def _bundle_sections(bundle: ReportedBundle) -> Iterator[str]:
     manifest, records = bundle.manifest, bundle.records
-    yield f"# {_plain(manifest.model.name)} in {precise(manifest.precision)}"
-    yield from _verdict(bundle)
-    yield table(("figure", "", ""), [(figure.name, figure.figure, figure.beside) for figure in key_figures(bundle)])
-    yield "## The verdict's bounds"
-    held = {True: "holds", False: "does not hold", None: "not judged"}
-    yield table(
-        ("output", "figure", "measured", "bound", ""),
-        [(each.output, each.figure, each.measured, each.bound, held[each.holds]) for each in bounds(manifest.parity)],
+    yield f"# {_escape_markdown(manifest.model.name)} in {format_precision(manifest.precision)}"
+    yield from _verdict_lines(bundle)
+    yield format_table(
+        ("figure", "", ""), [(figure.name, figure.figure, figure.conditions) for figure in key_figures(bundle)]
+    )
+    yield "## Figures and tolerances"
+    states = {True: "pass", False: "FAIL", None: "not judged"}
+    yield format_table(
+        ("output", "figure", "measured", "tolerance", ""),
+        [(row.output, row.figure, row.measured, row.bound, states[row.passed]) for row in list_bounds(manifest.parity)],
     )
     if records.stages is not None:
-        yield from _stages(records.stages)
+        yield from _stages_section(records.stages)
     if records.layers is not None:
-        yield from _layers(records.layers)
+        yield from _layers_section(records.layers)
     for bench in records.benches:
-        yield from _bench(bench)
+        yield from _bench_section(bench)
     if records.samples is not None:
-        yield from _samples(records.samples)
-    if manifest.beside:
+        yield from _samples_section(records.samples)
+    if manifest.extra_engines:
         yield "## Engines"
-        yield _comparison(rows(Report((bundle,))))
+        yield _engines_table(engine_rows(Report((bundle,))))
     if (receipt := manifest.calibration) is not None:
         yield "## Calibration"
         yield (
-            f"On {_plain(samples(receipt.data))}, observer {receipt.observer}; {receipt.disjoint.common} of the "
-            f"{receipt.disjoint.compared} samples that parity is judged on are among them."
+            f"On {_escape_markdown(format_samples(receipt.data))}, observer {receipt.observer}; "
+            f"{describe_disjointness(receipt)}."
         )
-    yield from _unchecked(bundle)
-    made = manifest.provenance
+    yield from _caveat_lines(bundle)
     yield "## Provenance"
-    fence = "`" * (1 + max(map(len, re.findall(r"`+", " ".join(command(manifest.request)))), default=2))
-    yield f"{fence}sh\n{' '.join(command(manifest.request))}\n{fence}"
+    command = " ".join(export_command_words(manifest.request))
+    fence = "`" * (1 + max(map(len, re.findall(r"`+", command)), default=2))
+    yield f"{fence}sh\n{command}\n{fence}"
+    provenance = manifest.provenance
+    host, processor, system = map(_escape_markdown, (provenance.host, provenance.processor, provenance.system))
+    libraries = ", ".join(f"{name} {version}" for name, version in sorted(provenance.libraries.items()))
     yield (
-        f"{made.created}, {_plain(made.host)}: {_plain(made.processor)}, {made.cores} cores, {_plain(made.system)}. "
-        f"deploykit {made.deploykit}, Python {made.python}, "
-        + ", ".join(f"{name} {version}" for name, version in sorted(made.libraries.items()))
-        + "."
+        f"{provenance.created}, {host}: {processor}, {provenance.cores} cores, {system}. "
+        f"deploykit {provenance.deploykit}, Python {provenance.python}, {libraries}."
     )
 
 
-def _verdict(bundle: Reported) -> Iterator[str]:
+def _verdict_lines(bundle: ReportedBundle) -> Iterator[str]:
     manifest, failures = bundle.manifest, bundle.failures
+    oracle, data = map(_escape_markdown, (manifest.model.oracle, format_samples(manifest.parity.data)))
     yield (
-        f"**{'FAILED' if failures else 'PASSED'}**: {precise(manifest.precision)}, computed by "
-        f"{manifest.engine.backend} {manifest.engine.version}, compared with {_plain(manifest.model.oracle)} in FP32 "
-        f"on {_plain(samples(manifest.parity.data))}."
+        f"**{'FAILED' if failures else 'PASSED'}**: {format_precision(manifest.precision)}, computed by "
+        f"{manifest.engine.backend} {manifest.engine.version}, compared with {oracle} in FP32 on {data}."
     )
     if failures:
-        yield _list(failures)
+        yield _bullet_list(failures)
     if not manifest.weights.trained:
-        origin = _plain(manifest.weights.source)
-        yield f"**Untrained**: the weights are {origin}. What the network answers means nothing."
+        origin = _escape_markdown(manifest.weights.source)
+        yield f"**Untrained**: the weights are {origin}. Predictions are meaningless; accuracy was not evaluated."
 
 
-def _unchecked(bundle: Reported) -> Iterator[str]:
-    if found := statements(bundle):
-        yield "### What was not checked"
-        yield _list(found)
+def _caveat_lines(bundle: ReportedBundle) -> Iterator[str]:
+    if caveats := list_caveats(bundle):
+        yield "### Caveats"
+        yield _bullet_list(caveats)
 
 
-def _comparison(found: Sequence[Row]) -> str:
-    said = {True: "PASSED", False: "FAILED", None: "not run"}
-    return table(
+def _engines_table(rows: Sequence[EngineRow]) -> str:
+    verdicts = {True: "PASSED", False: "FAILED", None: "not run"}
+    return format_table(
         (
             "#",
             "bundle",
@@ -107,7 +120,7 @@ def _comparison(found: Sequence[Row]) -> str:
             "backend",
             "verdict",
             "SNR",
-            "top-1 agrees",
+            "top-1 agreement",
             "accuracy",
             "p50",
             "samples/s",
@@ -118,90 +131,92 @@ def _comparison(found: Sequence[Row]) -> str:
                 str(row.number),
                 row.bundle,
                 row.model,
-                precise(row.precision),
+                format_precision(row.precision),
                 row.backend,
-                said[row.passed],
-                decibels(row.snr_db) if row.identical or row.snr_db is not None else ABSENT,
-                percent(row.top1_agreement),
-                ABSENT if row.accuracy is None else percent(row.accuracy.candidate, 2),
-                milliseconds(row.latency.p50_ms if row.latency else None),
-                number(row.latency.throughput_per_s if row.latency else None),
-                size(row.bytes),
+                verdicts[row.passed],
+                format_db(row.snr_db) if row.identical or row.snr_db is not None else ABSENT,
+                format_percent(row.top1_agreement),
+                ABSENT if row.accuracy is None else format_percent(row.accuracy.candidate, 2),
+                format_ms(row.latency.p50_ms if row.latency else None),
+                format_number(row.latency.throughput_per_s if row.latency else None),
+                format_bytes(row.bytes),
             )
-            for row in found
+            for row in rows
         ],
     )
 
 
-def _stages(found: Stages) -> Iterator[str]:
+def _stages_section(stages: Stages) -> Iterator[str]:
     yield "## Parity by stage"
-    yield table(
-        ("stage", "gave the answers", "own SNR", "SNR so far", ""),
+    yield format_table(
+        ("stage", "runtime", "stage SNR", "cumulative SNR", ""),
         [
-            (called(stage), stage.subject, ABSENT, ABSENT, stage.unchecked)
-            if stage.unchecked is not None
+            (stage_label(stage), stage.subject, ABSENT, ABSENT, f"not run: {stage.not_run_reason}")
+            if stage.not_run_reason is not None
             else (
-                called(stage),
+                stage_label(stage),
                 stage.subject,
-                decibels(worst_snr(stage.own)),
-                decibels(worst_snr(stage.outputs)),
-                "; ".join(stage.failures) or "within its bound",
+                format_db(worst_snr(stage.stage_outputs)),
+                format_db(worst_snr(stage.outputs)),
+                "; ".join(stage.failures) or "pass",
             )
-            for stage in found.stages
+            for stage in stages.stages
         ],
     )
 
 
-def _layers(found: LayerErrors) -> Iterator[str]:
+def _layers_section(errors: LayerErrors) -> Iterator[str]:
     yield "## Error by layer"
-    yield table(
-        ("layer", "kind", "SNR behind it", "adds"),
+    yield format_table(
+        ("layer", "operator", "SNR after it", "added noise"),
         [
-            (layer.module or layer.node, layer.op_type, decibels(layer.snr_db), power(layer.added))
-            for layer in found.layers[:LAYERS]
+            (layer.module or layer.node, layer.op_type, format_db(layer.snr_db), format_power(layer.added_noise))
+            for layer in errors.layers[:LAYERS]
         ],
     )
 
 
-def _bench(found: Bench) -> Iterator[str]:
-    yield f"## Latency: {_plain(found.library)} through {'the C++ library' if found.runtime == 'cpp' else 'Python'}"
-    yield table(
+def _bench_section(bench: Bench) -> Iterator[str]:
+    yield f"## Latency: {_escape_markdown(bench.library)} through {THROUGH[bench.runtime]}"
+    yield format_table(
         ("batch", "callers", "p50", "p90", "p99", "p99.9", "samples/s"),
-        [
-            (
-                f"{each.latency.batch}{' (knee)' if each.latency.batch == found.knee else ''}",
-                str(each.threads),
-                *(milliseconds(value) for value in (each.latency.p50_ms, each.latency.p90_ms, each.latency.p99_ms)),
-                milliseconds(each.p999_ms if each.latency.iterations >= ENOUGH_FOR_P999 else None),
-                number(each.latency.throughput_per_s),
-            )
-            for each in found.measured
-        ],
+        [_bench_row(measurement, bench.knee) for measurement in bench.measurements],
     )
 
 
-def _samples(found: SampleAccount) -> Iterator[str]:
+def _bench_row(measurement: Measurement, knee: int | None) -> tuple[str, ...]:
+    latency = measurement.latency
+    return (
+        f"{latency.batch}{' (knee)' if latency.batch == knee else ''}",
+        str(measurement.threads),
+        *(format_ms(value) for value in (latency.p50_ms, latency.p90_ms, latency.p99_ms)),
+        format_ms(measurement.p999_ms if latency.iterations >= ENOUGH_FOR_P999 else None),
+        format_number(latency.throughput_per_s),
+    )
+
+
+def _samples_section(differences: SampleDifferences) -> Iterator[str]:
     yield "## Samples that differ most"
-    yield table(
-        ("sample", "label", "PyTorch", "here", "KL, nats"),
+    yield format_table(
+        ("sample", "label", "PyTorch", "bundle", "KL, nats"),
         [
-            (each.name, each.label or ABSENT, each.reference, each.candidate, power(each.divergence))
-            for each in found.worst[:LAYERS]
+            (sample.name, sample.label or ABSENT, sample.reference, sample.candidate, format_power(sample.divergence))
+            for sample in differences.worst[:LAYERS]
         ],
     )
 
 
-def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    """A table as GitHub reads it; what stands in a cell is text, whatever it looks like."""
-    lines = [head, ["---"] * len(head), *([_plain(cell) for cell in row] for row in body)]
+def format_table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A table in GitHub's Markdown; the content of cells is escaped."""
+    lines = [head, ["---"] * len(head), *([_escape_markdown(cell) for cell in row] for row in body)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _list(items: Iterable[str]) -> str:
-    return "\n".join(f"- {_plain(item)}" for item in items)
+def _bullet_list(items: Iterable[str]) -> str:
+    return "\n".join(f"- {_escape_markdown(item)}" for item in items)
 
 
-def _plain(text: str) -> str:
-    """Text that is no markup: names may hold anything, and no line of theirs ends a table's row."""
+def _escape_markdown(text: str) -> str:
+    """Escape Markdown and join lines: names may contain anything, and a line break would end a table's row."""
     joined = " ".join(text.split())
     return re.sub(r"([\\`*_\[\]<>|#~$&])", r"\\\1", joined)

@@ -1,54 +1,76 @@
-"""What INT8 rests on, what it cost and what really ran, as text for a terminal."""
+"""Calibration, accuracy budget and executed precision, as text for a terminal."""
 
 from __future__ import annotations
+
+from typing import Final
 
 from rich.console import Group
 from rich.text import Text
 
 from deploykit.core.values import Budget, CalibrationReceipt, PrecisionReceipt
 
-
-def account(rests_on: CalibrationReceipt | None, cost: Budget | None, ran: PrecisionReceipt) -> Group:
-    """All that there is to say of a bundle's precision."""
-    parts = [] if rests_on is None else [calibration(rests_on)]
-    if cost is not None:
-        parts.append(budget(cost))
-    return Group(*parts, executed(ran))
+RUNTIMES: Final = {
+    "onnxruntime": "ONNX Runtime", "onnxruntime-cuda": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT",
+    "tensorrt-rtx": "TensorRT for RTX",
+}  # fmt: skip
+"""Backends under the names of their libraries."""
 
 
-def calibration(receipt: CalibrationReceipt) -> Text:
-    """On which images, how the ranges were taken, how far they had settled, and that none of them is judged on."""
+def render_precision(calibration: CalibrationReceipt | None, budget: Budget | None, receipt: PrecisionReceipt) -> Group:
+    """All that is known of a bundle's precision."""
+    parts = [] if calibration is None else [render_calibration(calibration)]
+    if budget is not None:
+        parts.append(render_budget(budget))
+    return Group(*parts, render_executed(receipt))
+
+
+def render_calibration(receipt: CalibrationReceipt) -> Text:
+    """The calibration set, the observer, how far the ranges had converged, and whether evaluation samples are in it."""
     data = receipt.data
     text = Text(f"calibrated on {data.count} samples of {data.name} ({data.split}), observer {receipt.observer}")
     if receipt.convergence:
         last = receipt.convergence[-1]
         text.append(
-            f"\n  ranges from the first {last.samples} samples were within {last.median:.1%} (median) and "
-            f"{last.worst:.0%} (worst) of these"
+            f"\n  calibration convergence: ranges at {last.samples} samples within {100 * last.median:.1f} % (median), "
+            f"{100 * last.worst:.0f} % (worst) of the final ones"
         )
-    text.append(f"\n  none of the {receipt.disjoint.compared} samples that parity is judged on is among them")
+    text.append(f"\n  {describe_disjointness(receipt)}")
     return text
 
 
-def budget(found: Budget) -> Text:
-    """The path: which layers came out of INT8, and what each brought."""
-    said = "top-1 drop of at most {:g} points" if found.measure == "top-1 drop" else "SNR of at least {:g} dB"
-    state = "holds" if found.kept else "does not hold"
-    text = Text(f"budget: {said.format(found.bound)} {state}; it was {found.start:.2f} with every layer in INT8")
-    for step in found.steps:
+def describe_disjointness(receipt: CalibrationReceipt) -> str:
+    """Whether any evaluation sample was calibrated on."""
+    disjoint = receipt.disjoint
+    if disjoint.common:
+        return f"{disjoint.common} of the {disjoint.compared} evaluation samples are in the calibration set"
+    return f"calibration and evaluation sets are disjoint ({disjoint.compared} evaluation samples compared)"
+
+
+def render_budget(budget: Budget) -> Text:
+    """The accuracy budget: the layers that left INT8 to meet it, and the effect of each."""
+    limit = "top-1 drop of at most {:g} points" if budget.metric == "top-1 drop" else "SNR of at least {:g} dB"
+    state = "met" if budget.met else "not met"
+    text = Text(f"budget: {limit.format(budget.limit)}, {state}; it was {budget.start:.2f} with every layer in INT8")
+    for step in budget.steps:
         text.append(
-            f"\n  {step.layer} out (alone it adds {step.error:.2g}): {step.before:.2f} → {step.after:.2f}, "
+            f"\n  {step.layer} left INT8 (alone it adds {step.error:.2g}): {step.before:.2f} → {step.after:.2f}, "
             f"{step.int8_share:.1%} of MACs in INT8"
         )
     return text
 
 
-def executed(receipt: PrecisionReceipt) -> Text:
-    """Shares of multiply-accumulates, from the backend's own account."""
-    shares = sorted(receipt.shares.items(), key=lambda item: -item[1])
+def render_executed(receipt: PrecisionReceipt) -> Text:
+    """Shares of the multiply-accumulates by executed precision, as the backend reports them."""
     if not receipt.layers:
-        return Text("computed in: no layer of the network multiplies by weights")
-    parts = ", ".join(f"{share:.1%} {arithmetic.upper()}" for arithmetic, share in shares)
-    if receipt.untold:
-        parts += f"{', ' if parts else ''}{1 - sum(receipt.shares.values()):.1%} untold"
-    return Text(f"computed in: {parts} of multiply-accumulates ({receipt.evidence}, {receipt.version})")
+        return Text("executed precision: no layer of the network multiplies by weights")
+    shares = sorted(receipt.shares.items(), key=lambda item: -item[1])
+    parts = [f"{format_share(share)} {arithmetic.upper()}" for arithmetic, share in shares]
+    if receipt.unreported:
+        parts.append(f"{format_share(1 - sum(receipt.shares.values()))} unreported")
+    runtime = RUNTIMES.get(receipt.backend, receipt.backend)
+    return Text(f"executed precision: {', '.join(parts)} by MACs ({runtime} {receipt.version}, {receipt.evidence})")
+
+
+def format_share(share: float) -> str:
+    """`100 %`, `97.3 %`: a share of 1 that is not all never reads as 100."""
+    return "100 %" if round(share, 6) == 1 else f"{min(100 * share, 99.9):.1f} %"

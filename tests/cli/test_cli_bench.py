@@ -12,12 +12,12 @@ import pytest
 from deploykit.cli.progress import TerminalProgress
 from deploykit.core import cpp_programs
 from deploykit.core.errors import BackendError
-from deploykit.core.values import Interval, Latency, StartUp
-from deploykit.evaluate.latency import turns
-from deploykit.evaluate.latency.compare import Compared
-from deploykit.evaluate.latency.cpp_runtime import NativeBench
-from deploykit.evaluate.latency.measure import Settings, measure
-from deploykit.evaluate.latency.statistics import FEWEST_PAIRS
+from deploykit.core.values import Interval, Latency, StartupTimes
+from deploykit.evaluate.latency import alternate
+from deploykit.evaluate.latency.compare import LatencyComparison
+from deploykit.evaluate.latency.cpp_runtime import CppBench
+from deploykit.evaluate.latency.measure import Settings, measure_calls
+from deploykit.evaluate.latency.statistics import MIN_PAIRS
 from deploykit.workflows import benchmark, reporting
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,18 +45,18 @@ def built(monkeypatch):
     def answer(program, folder, batch, settings):
         calls.append((program, folder, batch, settings))
         figures = Latency(batch, 50, 30, 1.0, 2.0, 3.0, 4.0, 1.5, 0.5, 600.0 + batch, settled=False)
-        return NativeBench(
+        return CppBench(
             runtime="ONNX Runtime 1.31.1",
             file="model.onnx",
-            passed_over=("tensorrt: no driver is installed.",),
-            start_up=StartUp(10, 20, 3),
+            skipped_engines=("tensorrt: no driver is installed.",),
+            start_up=StartupTimes(10, 20, 3),
             latency=figures,
             peak_memory_bytes=3 << 20,
             durations_ns=(1, 2, 3),
         )
 
-    monkeypatch.setattr(cpp_programs, "build", lambda project, _: Path("/built", project.programs[0]).parent)
-    monkeypatch.setattr(benchmark, "measure_native", answer)
+    monkeypatch.setattr(cpp_programs, "build_programs", lambda project, _: Path("/built", project.programs[0]).parent)
+    monkeypatch.setattr(benchmark, "measure_cpp", answer)
     return calls
 
 
@@ -72,12 +72,11 @@ def test_bench_prints_percentiles_spread_throughput_and_start_up(cli, fp32_bundl
         "peak memory",
     ):
         assert part in result.text
-    assert max(map(len, result.out.splitlines())) <= 80
 
 
 def test_bench_as_json_is_one_versioned_document_with_every_duration(cli, fp32_bundle):
     content = cli("bench", fp32_bundle, "--batch", 4, *FEW, "--json").content
-    (measured,) = content["measured"]
+    (measured,) = content["measurements"]
     latency = measured["latency"]
     assert (content["model"], content["precision"], content["runtime"]) == ("nin_cifar10", "fp32", "python")
     assert latency["batch"] == 4
@@ -91,26 +90,26 @@ def test_bench_as_json_is_one_versioned_document_with_every_duration(cli, fp32_b
 
 def test_several_batch_sizes_are_a_row_each_and_the_knee_is_one_of_them(cli, fp32_bundle):
     content = cli("bench", fp32_bundle, "--batch", "4,1,2", *FEW, "--json").content
-    assert [each["latency"]["batch"] for each in content["measured"]] == [1, 2, 4]
+    assert [each["latency"]["batch"] for each in content["measurements"]] == [1, 2, 4]
     assert content["knee"] in (1, 2, 4)
 
 
 def test_the_fewest_iterations_are_made(cli, fp32_bundle):
     content = cli("bench", fp32_bundle, "--iterations", 70, "--duration", 0.001, "--json").content
-    assert content["measured"][0]["latency"]["iterations"] >= 70
+    assert content["measurements"][0]["latency"]["iterations"] >= 70
 
 
 def test_several_callers_share_the_engine(cli, fp32_bundle):
     content = cli("bench", fp32_bundle, "--threads", 3, *FEW, "--json").content
-    assert content["measured"][0]["threads"] == 3
+    assert content["measurements"][0]["threads"] == 3
 
 
 def test_a_rate_is_kept_and_told(cli, fp32_bundle):
     words = ("bench", fp32_bundle, "--rate", 40, "--threads", 2, "--duration", 0.3, "--iterations", 5)
     content = cli(*words, "--json").content
-    assert (content["measured"][0]["rate_per_s"], content["measured"][0]["threads"]) == (40, 2)
+    assert (content["measurements"][0]["rate_per_s"], content["measurements"][0]["threads"]) == (40, 2)
     printed = cli(*words)
-    assert "open loop: 40 calls due per second at random, served by 2 callers" in printed.text
+    assert "open loop: Poisson arrivals at 40 requests/s, served by 2 callers" in printed.text
 
 
 def test_an_fp16_bundle_is_measured_too_and_says_what_that_means(cli, fp16_bundle):
@@ -124,16 +123,16 @@ def test_an_fp16_bundle_is_measured_too_and_says_what_that_means(cli, fp16_bundl
 def test_a_batch_that_the_bundle_does_not_take_is_refused_with_those_it_takes(cli, fp32_bundle, built, runtime, batch):
     result = cli("bench", fp32_bundle, "--batch", batch, "--runtime", runtime)
     assert result.code == 2
-    assert f"{fp32_bundle} takes batches of 1 to 4, not of {batch.split(',')[-1]}." in result.text
+    assert f"{fp32_bundle} accepts batches of 1 to 4, not of {batch.split(',')[-1]}." in result.text
     assert built == []
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--batch", "0"), "write batch sizes with commas between, such as 1,2,4,8"),
-        (("--batch", "1,,2"), "write batch sizes with commas between"),
-        (("--batch", "many"), "write batch sizes with commas between"),
+        (("--batch", "0"), "write batch sizes separated by commas, such as 1,2,4,8"),
+        (("--batch", "1,,2"), "write batch sizes separated by commas"),
+        (("--batch", "many"), "write batch sizes separated by commas"),
         (("--duration", "0"), "write a number of seconds, 0.001 to 86400"),
         (("--duration", "nan"), "write a number of seconds"),
         (("--duration", "soon"), "write a number of seconds"),
@@ -144,13 +143,13 @@ def test_a_batch_that_the_bundle_does_not_take_is_refused_with_those_it_takes(cl
         (("--runtime", "rust"), "'rust' is not one of"),
         (("--loadgen", "Sometimes"), "'Sometimes' is not one of"),
         (("--loadgen", "Server"), "--loadgen Server needs --rate"),
-        (("--loadgen", "Offline", "--rate", "5"), "the other scenarios take none"),
+        (("--loadgen", "Offline", "--rate", "5"), "the other scenarios exclude it"),
         (("--loadgen", "Offline", "--threads", "2"), "--loadgen and --threads exclude each other"),
-        (("--rounds", "9"), "--rounds is for --compare"),
-        (("--fail-if", "slower:5%"), "--fail-if is for --compare"),
-        (("--threads", "2", "--runtime", "cpp"), "--threads is for --runtime python"),
-        (("--rate", "2", "--runtime", "cpp"), "--rate is for --runtime python"),
-        (("--compare",), "--compare takes two bundles, not 1"),
+        (("--rounds", "9"), "--rounds needs --compare"),
+        (("--fail-if", "slower:5%"), "--fail-if needs --compare"),
+        (("--threads", "2", "--runtime", "cpp"), "--threads needs --runtime python"),
+        (("--rate", "2", "--runtime", "cpp"), "--rate needs --runtime python"),
+        (("--compare",), "--compare needs two bundles, not 1"),
     ],
 )
 def test_words_that_mean_nothing_or_do_not_fit_are_wrong_usage(cli, fp32_bundle, words, said):
@@ -162,19 +161,19 @@ def test_words_that_mean_nothing_or_do_not_fit_are_wrong_usage(cli, fp32_bundle,
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "Several bundles are for --compare"),
+        ((), "Several bundles need --compare"),
         (("--compare", "--threads", "2"), "--compare and --threads exclude each other"),
         (("--compare", "--rate", "2"), "--compare and --rate exclude each other"),
-        (("--compare", "--keep"), "--compare and --keep exclude each other"),
+        (("--compare", "--save"), "--compare and --save exclude each other"),
         (("--compare", "--iterations", "9"), "--compare and --iterations exclude each other"),
         (("--compare", "--rounds", "9", "--duration", "1"), "--rounds and --duration exclude each other"),
-        (("--compare", "--rounds", FEWEST_PAIRS - 1), f"{FEWEST_PAIRS}<=x"),
-        (("--compare", "--batch", "1,2"), "--compare takes one --batch"),
-        (("--compare", "--batch", "5"), "takes batches of 1 to 4, not of 5"),
-        (("--compare", "--fail-if", "slower"), "write slower:, a number, %, such as slower:5%"),
-        (("--compare", "--fail-if", "slower:5"), "write slower:, a number, %"),
-        (("--compare", "--fail-if", "slower:-5%"), "write slower:, a number, %"),
-        (("--compare", "--fail-if", "faster:5%"), "write slower:, a number, %"),
+        (("--compare", "--rounds", MIN_PAIRS - 1), f"{MIN_PAIRS}<=x"),
+        (("--compare", "--batch", "1,2"), "--compare needs a single --batch"),
+        (("--compare", "--batch", "5"), "accepts batches of 1 to 4, not of 5"),
+        (("--compare", "--fail-if", "slower"), "write slower:NUMBER%, such as slower:5%"),
+        (("--compare", "--fail-if", "slower:5"), "write slower:NUMBER%"),
+        (("--compare", "--fail-if", "slower:-5%"), "write slower:NUMBER%"),
+        (("--compare", "--fail-if", "faster:5%"), "write slower:NUMBER%"),
     ],
 )
 def test_words_that_do_not_fit_two_bundles_are_wrong_usage(cli, fp32_bundle, fp16_bundle, words, said):
@@ -204,8 +203,8 @@ def test_a_damaged_bundle_is_not_measured(cli, bundle):
 @pytest.fixture
 def brief(monkeypatch):
     """Turns of one call without a pause: what they are for is the concern of tests/bench."""
-    monkeypatch.setattr(turns, "PAUSE_S", 0)
-    monkeypatch.setattr(turns, "BLOCK_S", 0)
+    monkeypatch.setattr(alternate, "PAUSE_S", 0)
+    monkeypatch.setattr(alternate, "BLOCK_S", 0)
 
 
 @pytest.mark.usefixtures("brief")
@@ -214,7 +213,6 @@ def test_two_bundles_are_compared_in_turn(cli, fp32_bundle, fp16_bundle):
     assert result.code == 0, result.err
     for part in ("first: nin_cifar10 fp32", "second: nin_cifar10 fp16", "the median of 6 rounds", "in one process"):
         assert part in result.text
-    assert max(map(len, result.out.splitlines())) <= 80
 
 
 @pytest.fixture
@@ -222,8 +220,8 @@ def slower_second(monkeypatch):
     """A comparison as it comes out where the second takes 6 % longer, give or take 0.5 %."""
 
     def compared(first, _second, batch, rounds, clock, _settings):
-        figures = measure(first, batch, clock, Settings(0, 2, 1e9, 1, 3, 1e-6))
-        return Compared(figures, figures, Interval(1.06, 1.055, 1.065), rounds)
+        figures = measure_calls(first, batch, clock, Settings(0, 2, 1e9, 1, 3, 1e-6))
+        return LatencyComparison(figures, figures, Interval(1.06, 1.055, 1.065), rounds)
 
     monkeypatch.setattr(benchmark, "compare_calls", compared)
 
@@ -237,6 +235,8 @@ def test_a_second_that_is_slower_than_allowed_beyond_the_noise_exits_with_1(cli,
     assert result.code == code
     assert "the second is slower, by 6.0%" in result.text
     assert ("× the second takes 1.060 times as long" in result.text) == (code == 1)
+    last = result.out.splitlines()[-1]
+    assert (last.startswith("FAILED  the second takes 1.060") and "Try: repeat it" in last) == (code == 1)
 
 
 @pytest.mark.usefixtures("brief")
@@ -247,7 +247,7 @@ def test_a_comparison_as_json_holds_both_sides_and_the_interval(cli, fp32_bundle
     assert (content["rounds"], content["limit"]) == (8, 10)
     assert content["ratio"]["low"] <= content["ratio"]["estimate"] <= content["ratio"]["high"]
     for side in ("first", "second"):
-        (measured,) = content[side]["measured"]
+        (measured,) = content[side]["measurements"]
         assert measured["latency"]["batch"] == 2
         assert len(measured["durations_ns"]) == measured["latency"]["iterations"] >= 8
 
@@ -256,9 +256,9 @@ def test_a_comparison_as_json_holds_both_sides_and_the_interval(cli, fp32_bundle
 
 
 def test_figures_that_are_kept_are_in_the_bundle_and_it_is_still_whole(cli, bundle):
-    assert cli("bench", bundle, *FEW, "--keep").code == 0
-    records = reporting.report([bundle]).bundles[0].records
-    assert [(each.runtime, len(each.measured)) for each in records.benches] == [("python", 1)]
+    assert cli("bench", bundle, *FEW, "--save").code == 0
+    records = reporting.collect_report([bundle]).bundles[0].records
+    assert [(each.runtime, len(each.measurements)) for each in records.benches] == [("python", 1)]
     assert cli("verify", bundle).code == 0
 
 
@@ -282,9 +282,9 @@ def test_the_cpp_path_gives_bundle_batches_and_floors_to_the_program_and_prints_
         "nin_cifar10 fp32 ONNX Runtime 1.31.1 through the C++ library, model.onnx",
         "2 ◂ 50 1.000 2.000 3.000 4.000 – 1.500 0.500 33.3% 602.0",
         "4 50 1.000 2.000 3.000 4.000 – 1.500 0.500 33.3% 604.0",
-        "the knee: batch 2 is the smallest with 95 % of the best throughput",
+        "knee: batch 2 is the smallest with 95 % of the best throughput",
         "opened in 10 ms, loaded in 20 ms, first call 3.00 ms, peak memory 3.0 MiB",
-        "note: warm-up never settled: the machine was busy, and these figures are of that moment",
+        "note: warm-up did not settle: the machine was busy; measure again",
         "note: tensorrt: no driver is installed.",
     ):
         assert part in result.text
@@ -292,9 +292,9 @@ def test_the_cpp_path_gives_bundle_batches_and_floors_to_the_program_and_prints_
 
 def test_a_machine_that_cannot_build_says_what_to_install(cli, fp32_bundle, monkeypatch):
     def build(*_):
-        raise BackendError("CMake is not installed.", cpp_programs.TOOLS)
+        raise BackendError("CMake is not installed.", cpp_programs.INSTALL_TOOLS)
 
-    monkeypatch.setattr(cpp_programs, "build", build)
+    monkeypatch.setattr(cpp_programs, "build_programs", build)
     result = cli("bench", fp32_bundle, "--runtime", "cpp")
     assert result.code == 4
     assert "CMake is not installed. On Debian and Ubuntu: apt install cmake" in result.text
@@ -335,7 +335,7 @@ def toolchain():
 @pytest.mark.usefixtures("toolchain")
 def test_the_shipped_library_is_built_once_and_measures(cli, fp32_bundle, fp16_bundle, bundle):
     content = cli("bench", fp32_bundle, "--runtime", "cpp", "--json").content
-    (measured,) = content["measured"]
+    (measured,) = content["measurements"]
     latency = measured["latency"]
     assert len(measured["durations_ns"]) == latency["iterations"]
     assert content["library"].startswith("ONNX Runtime ")
@@ -346,7 +346,7 @@ def test_the_shipped_library_is_built_once_and_measures(cli, fp32_bundle, fp16_b
     assert 1 << 20 < content["peak_memory_bytes"] < 1 << 32
 
     swept = cli("bench", fp32_bundle, "--runtime", "cpp", "--batch", "1,4", "--duration", 0.1, "--json").content
-    assert [each["latency"]["batch"] for each in swept["measured"]] == [1, 4]
+    assert [each["latency"]["batch"] for each in swept["measurements"]] == [1, 4]
 
     pair = cli("bench", fp32_bundle, fp16_bundle, "--runtime", "cpp", "--compare", "--rounds", 6, "--json").content
     assert (pair["rounds"], pair["second"]["precision"], pair["second"]["runtime"]) == (6, "fp16", "cpp")
@@ -360,7 +360,7 @@ def test_the_shipped_library_is_built_once_and_measures(cli, fp32_bundle, fp16_b
 @pytest.mark.slow
 @pytest.mark.usefixtures("toolchain")
 def test_the_program_answers_requests_one_by_one(fp32_bundle):
-    program = cpp_programs.build(cpp_programs.BENCH, TerminalProgress()) / "deploykit-bench"
+    program = cpp_programs.build_programs(cpp_programs.BENCH, TerminalProgress()) / "deploykit-bench"
     words = (program, fp32_bundle, "--serve", "--threads", "1")
     done = subprocess.run(words, input="run\nrun\nmemory\n", capture_output=True, text=True, check=True)
     head, *answers = done.stdout.splitlines()

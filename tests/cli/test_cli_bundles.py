@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from deploykit.core.values import WeightsSource
 from deploykit.evaluate.parity.tolerances import for_precision
 from deploykit.export.architectures.nin import NIN_CIFAR10
-from deploykit.export.networks.weights import load
+from deploykit.export.networks.weights import load_network
 from deploykit.workflows import stages
 
 
@@ -81,7 +81,7 @@ def test_run_refuses_embeddings(cli, small, photograph, tmp_path):
     assert cli(*small, "--head", "embedding", "-o", tmp_path / "bundle").code == 0
     result = cli("run", tmp_path / "bundle", photograph)
     assert result.code == 2
-    assert "gives embeddings, which have no classes. Export it with --head logits." in result.text
+    assert "outputs embeddings, not class scores. Export it with --head logits." in result.text
 
 
 def test_run_refuses_what_is_no_image(cli, fp32_bundle, tmp_path):
@@ -121,7 +121,6 @@ def test_inspect_says_what_a_bundle_takes_gives_and_whether_it_passed(cli, fp32_
         "9 Conv",
     ):
         assert line in result.text
-    assert max(map(len, result.out.splitlines())) <= 80
 
 
 def test_inspect_refuses_a_damaged_bundle(cli, bundle):
@@ -148,7 +147,7 @@ def test_inspect_refuses_what_is_no_graph(cli, tmp_path, content):
 def test_inspect_names_what_is_not_there(cli):
     result = cli("inspect", "nowhere")
     assert result.code == 3
-    assert "There is no nowhere. Give a bundle's folder or an .onnx file." in result.text
+    assert "nowhere does not exist. Give the folder of a bundle, or an .onnx file." in result.text
 
 
 # ── verify ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -158,7 +157,7 @@ def test_inspect_names_what_is_not_there(cli):
 def test_verify_passes_what_was_written(cli, precision, request):
     result = cli("verify", request.getfixturevalue(f"{precision}_bundle"))
     assert result.code == 0
-    assert "6 files are as they were written" in result.text
+    assert "6 files: checksums OK" in result.text
     assert f"PASSED {precision} golden vectors" in result.text
 
 
@@ -230,7 +229,7 @@ def test_verify_names_the_file_that_is_not_as_it_was_written(cli, bundle, damage
     damage(bundle)
     result = cli("verify", bundle)
     assert result.code == 1
-    assert f"{bundle} is not as it was written: " in result.text
+    assert f"{bundle} is damaged: " in result.text
     assert message in result.text
 
 
@@ -251,8 +250,8 @@ def a_field_less(content):
 
 
 def another_version(content):
-    content["schema_version"] = 5
-    content["of version 5"] = {}
+    content["schema_version"] = 6
+    content["of version 6"] = {}
     del content["graph"]
 
 
@@ -297,7 +296,7 @@ def a_graph_without_a_digest(content):
     [
         (a_field_more, "is damaged: Object contains unknown field `colour`"),
         (a_field_less, "is damaged: Object missing required field `weights`"),
-        (another_version, "has schema version 5, and this deploykit reads version 4. Use the deploykit that wrote it"),
+        (another_version, "has schema version 6, and this deploykit reads version 5. Use the deploykit that wrote it"),
         (a_version_in_words, "is damaged: Expected `int`, got `str` - at `$.schema_version`"),
         (no_version, "is damaged: Object missing required field `schema_version`"),
         (a_file_outside, "is damaged: the path '../x' leaves the bundle"),
@@ -356,10 +355,10 @@ def test_a_bit_that_flipped_in_the_manifest_never_is_an_internal_fault(cli, bund
 @pytest.mark.parametrize(
     ("change", "shows"),
     [
-        (lambda golden: golden.update(count=7), "are not 7 rows"),
-        (lambda golden: golden.update(inputs={}), "are not 2 rows of each of its inputs and outputs"),
-        (lambda golden: golden.update(outputs={}), "are not 2 rows of each of its inputs and outputs"),
-        (lambda golden: golden.update(outputs=golden["inputs"]), "are not 2 rows of each of its inputs and outputs"),
+        (lambda golden: golden.update(count=7), "do not have 7 rows"),
+        (lambda golden: golden.update(inputs={}), "do not have 2 rows of each input and output"),
+        (lambda golden: golden.update(outputs={}), "do not have 2 rows of each input and output"),
+        (lambda golden: golden.update(outputs=golden["inputs"]), "do not have 2 rows of each input and output"),
     ],
     ids=["another count", "no input", "no output", "another output"],
 )
@@ -374,7 +373,7 @@ def test_verify_refuses_golden_vectors_that_do_not_fit_the_graph(cli, bundle, ch
 def test_a_folder_that_is_no_bundle_is_refused(cli, tmp_path, verb):
     result = cli(verb, tmp_path)
     assert result.code == 3
-    assert f"{tmp_path} is not a bundle: it has no manifest.json. Make one with deploykit export." in result.text
+    assert f"{tmp_path} is not a bundle: it has no manifest.json. Create one with deploykit export." in result.text
 
 
 def test_a_bundle_for_a_backend_of_later_days_is_refused(cli, bundle):
@@ -432,7 +431,7 @@ def checkpoint(tmp_path):
     """A file with what `--weights random --seed N` would give."""
 
     def save(seed):
-        loaded = load(NIN_CIFAR10, {}, WeightsSource("random", seed=seed))
+        loaded = load_network(NIN_CIFAR10, {}, WeightsSource("random", seed=seed))
         path = tmp_path / f"seed-{seed}.safetensors"
         save_file(loaded.module.state_dict(), path)
         return path

@@ -22,7 +22,7 @@ def filled():
     """Two graphs and a verdict, the oldest first, last used so many days ago."""
 
     def entry(kind, key, size, days):
-        made = cache.fetch(kind, {"key": key}, lambda path: (path / "file").write_bytes(b"x" * size))
+        made = cache.fetch_or_build(kind, {"key": key}, lambda path: (path / "file").write_bytes(b"x" * size))
         then = time.time() - 86400 * days
         os.utime(made, (then, then))
         return made
@@ -63,13 +63,13 @@ def test_info_says_where_and_how_much(cli, folder):
     assert "3 entries, 4.0 MiB of at most 20.0 GiB" in result.out
     assert f"DEPLOYKIT_CACHE_DIR={folder}" in result.out
     assert "DEPLOYKIT_CACHE_GIB is not set" in result.out
-    assert " free on its disk" in result.out
+    assert " free on the disk" in result.out
 
 
 def test_clear_says_how_much_that_freed(cli, filled):
     result = cli("cache", "clear", "--older-than", "30d")
     assert result.out.splitlines()[0] == "1 entry removed, 3.0 MiB freed"
-    assert "2 entries stayed, 1.0 MiB: used within 30 days, or in use now" in result.text
+    assert "2 entries kept, 1.0 MiB: used within 30 days, or in use now" in result.text
     assert [path.exists() for path in filled] == [False, True, True]
 
 
@@ -77,7 +77,7 @@ def test_clear_says_how_much_that_freed(cli, filled):
 @pytest.mark.parametrize(("age", "left"), [("6w", 3), ("5w", 2), ("36h", 1), ("1m", 0)])
 def test_ages_are_minutes_hours_days_and_weeks(cli, age, left):
     assert cli("cache", "clear", "--older-than", age).code == 0
-    assert len(cache.entries()) == left
+    assert len(cache.list_entries()) == left
 
 
 def test_clear_of_a_kind_leaves_the_others(cli, filled):
@@ -88,7 +88,7 @@ def test_clear_of_a_kind_leaves_the_others(cli, filled):
 def test_what_was_just_used_stays_and_is_told(cli, filled):
     os.utime(filled[0])
     result = cli("cache", "clear")
-    assert "1 entry stayed, 3.0 MiB: used within 15 minutes, or in use now" in result.text
+    assert "1 entry kept, 3.0 MiB: used within 15 minutes, or in use now" in result.text
     assert cli("cache", "clear", "--older-than", "0m").out.startswith("1 entry removed, 3.0 MiB")
 
 
@@ -98,7 +98,7 @@ def test_an_age_that_is_none_is_wrong_usage(cli, age):
     result = cli("cache", "clear", "--older-than", age)
     assert result.code == 2
     assert "such as 30d or 12h" in result.text
-    assert len(cache.entries()) == 3
+    assert len(cache.list_entries()) == 3
 
 
 @pytest.mark.usefixtures("filled")

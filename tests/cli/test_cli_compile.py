@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from deploykit.backends import choice, installed
-from deploykit.backends.tensorrt.driver import driver
+from deploykit.backends import choice, is_installed
+from deploykit.backends.tensorrt.driver import query_driver
 from deploykit.core import files
 from deploykit.workflows import export
 
 pytestmark = [
-    pytest.mark.skipif(not installed("tensorrt-rtx"), reason="TensorRT-RTX builds them: pip install 'deploykit[rtx]'"),
-    pytest.mark.skipif(driver().gpu is not None, reason="with a GPU these engines are run, not only built"),
+    pytest.mark.skipif(not is_installed("tensorrt-rtx"), reason="TensorRT-RTX builds them: install the extra rtx"),
+    pytest.mark.skipif(query_driver().gpu is not None, reason="with a GPU these engines are run, not only built"),
 ]
 
 PLAN = "engine.plan"
@@ -27,7 +27,7 @@ def test_an_export_for_tensorrt_rtx_ends_with_an_engine_and_says_what_was_not_ch
     assert result.code == 0, result.err
     assert "PASSED fp32 against eager PyTorch" in result.text
     assert UNRUN in result.text
-    assert "Its answers, its arithmetic and its speed were not checked" in result.text
+    assert "Its outputs, executed precision and latency were not checked" in result.text
     (plan,) = plans(tmp_path / "bundle")
     assert plan.startswith("engines/tensorrt-rtx-")
     assert plan.endswith("-portable/engine.plan")
@@ -38,8 +38,8 @@ def test_the_manifest_says_how_an_engine_was_built_and_that_it_was_not_run(cli, 
     words = ("--target", "tensorrt-rtx", "--compute-capability", "120,86", "--json")
     result = cli(*small, *words, "-o", tmp_path / "bundle")
     assert result.code == 0, result.err
-    (beside,) = result.content["beside"]
-    assert beside["unchecked"].startswith("no NVIDIA driver is installed")
+    (beside,) = result.content["extra_engines"]
+    assert beside["not_run_reason"].startswith("no NVIDIA driver is installed")
     assert [beside[name] for name in ("parity", "receipt", "latency")] == [None, None, None]
     record = beside["engine"]["build"]
     assert (record["compute_capabilities"], record["open_ended"], record["gpu"]) == ([86, 120], False, None)
@@ -50,14 +50,14 @@ def test_the_manifest_says_how_an_engine_was_built_and_that_it_was_not_run(cli, 
 
 
 def test_auto_packs_a_portable_engine_beside_what_it_judges(cli, small, tmp_path, monkeypatch):
-    monkeypatch.setattr(choice, "offered", lambda: ("tensorrt-rtx",))
+    monkeypatch.setattr(choice, "find_optional_engines", lambda: ("tensorrt-rtx",))
     result = cli(*small, "-o", tmp_path / "bundle")
     assert result.code == 0, result.err
     assert len(plans(tmp_path / "bundle")) == 1
 
 
 def test_pixels_go_into_an_engine_too(cli, small, tmp_path):
-    result = cli(*small, "--preprocess", "graph", "--target", "tensorrt-rtx", "-o", tmp_path / "bundle")
+    result = cli(*small, "--preprocess-in", "graph", "--target", "tensorrt-rtx", "-o", tmp_path / "bundle")
     assert result.code == 0, result.err
     assert len(plans(tmp_path / "bundle")) == 1
 
@@ -85,9 +85,9 @@ def judged_by_its_plan(bundle, beside):
     """The bundle as if the machine that exported it had run the plan: its engine, and the graph's own beside it."""
     path = bundle / "manifest.json"
     content = json.loads(path.read_text())
-    (plan,) = content["beside"]
-    graph = {"engine": content["engine"], "unchecked": None, "parity": content["parity"]}
-    content.update(engine=plan["engine"], beside=[graph] if beside else [])
+    (plan,) = content["extra_engines"]
+    graph = {"engine": content["engine"], "not_run_reason": None, "parity": content["parity"]}
+    content.update(engine=plan["engine"], extra_engines=[graph] if beside else [])
     path.write_text(json.dumps(content))
 
 
@@ -113,7 +113,7 @@ def test_the_engine_that_a_bundle_was_judged_by_is_not_replaced(cli, bundle):
     before = (bundle / plans(bundle)[0]).read_bytes()
     result = cli("compile", bundle, "--target", "tensorrt-rtx")
     assert result.code == 3
-    assert "is the engine that the bundle was judged by, and stays" in result.text
+    assert "is the bundle's primary engine and cannot be replaced" in result.text
     assert (bundle / plans(bundle)[0]).read_bytes() == before
     assert cli("verify", bundle).code == 0
 
@@ -132,7 +132,7 @@ def test_a_truncated_plan_is_found_by_its_digest(cli, bundle):
     [
         (("--compute-capability", "87"), 4, "has no compute capability 87. Choose from 75, 80, 86, 89, 120, 121."),
         (("--compute-capability", "8.6"), 2, "write compute capabilities without dots, such as 86,120"),
-        (("--dla-core", "0"), 2, "takes one batch size, and 1:2:4 was asked for"),
+        (("--dla-core", "0"), 2, "needs a fixed batch, not 1:2:4"),
         (("--version-compatible",), 4, "version"),
     ],
 )
@@ -153,7 +153,7 @@ def test_what_the_compiler_cannot_do_is_refused_before_any_work(cli, small, tmp_
 
 
 def test_a_compiler_that_is_not_installed_is_refused_before_any_work(cli, small, tmp_path):
-    if installed("tensorrt"):
+    if is_installed("tensorrt"):
         pytest.skip("TensorRT is installed")
     result = cli(*small, "--target", "tensorrt", "-o", tmp_path / "bundle")
     assert result.code == 4
@@ -170,14 +170,14 @@ def test_build_options_without_a_compiler_are_refused(cli, small, tmp_path):
 def test_a_bundle_that_was_judged_by_an_engine_does_not_take_it_twice(cli, bundle):
     result = cli("compile", bundle, "--target", "onnxruntime")
     assert result.code == 3
-    assert "is the engine that the bundle was judged by" in result.text
+    assert "is the bundle's primary engine already" in result.text
 
 
 def test_a_damaged_bundle_is_not_compiled(cli, bundle):
     (bundle / "model.onnx").write_bytes(b"")
     result = cli("compile", bundle, "--target", "tensorrt-rtx")
     assert result.code == 1
-    assert "is not as it was written" in result.text
+    assert "is damaged: " in result.text
 
 
 def test_what_is_no_bundle_is_not_compiled(cli, tmp_path):
@@ -190,7 +190,7 @@ def test_a_full_disk_leaves_the_bundle_as_it_was(cli, bundle, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "_sync", full)
+    monkeypatch.setattr(files, "_sync_folder", full)
     result = cli("compile", bundle, "--target", "tensorrt-rtx")
     monkeypatch.undo()
     assert result.code == 3

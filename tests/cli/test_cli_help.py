@@ -7,6 +7,7 @@ from importlib import metadata
 import pytest
 
 from deploykit.cli import VERBS
+from deploykit.core.extras import install_command
 from deploykit.export.architectures import CATALOG
 
 HEAVY = {"torch", "torchvision", "onnxruntime", "sklearn", "skimage", "matplotlib"}
@@ -19,7 +20,16 @@ def test_help_names_every_verb_and_every_exit_code(cli, flag):
     assert result.code == 0
     for verb, line in VERBS.items():
         assert f"{verb} {line}" in result.text
-    for meaning in ("0 good", "1 a check failed", "2 wrong usage", "3 bad input", "4 a missing", "5 a fault", "130"):
+    codes = (
+        "0 success",
+        "1 a check failed",
+        "2 wrong usage",
+        "3 bad input",
+        "4 a backend",
+        "5 an internal error",
+        "130",
+    )
+    for meaning in codes:
         assert meaning in result.text
 
 
@@ -42,7 +52,7 @@ def test_the_version_is_the_packages(cli):
     assert metadata.version("deploykit") in cli("--version").out
 
 
-def test_an_unknown_verb_is_answered_with_the_nearest(cli):
+def test_an_unknown_command_suggests_the_nearest(cli):
     result = cli("exprt", "resnet50")
     assert result.code == 2
     assert "unknown command 'exprt'; did you mean export or report?" in result.text
@@ -55,12 +65,11 @@ def test_wrong_words_are_wrong_usage_and_say_where_help_is(cli, words):
     assert "--help' for help." in result.err
 
 
-def test_list_has_every_network_on_80_columns(cli):
+def test_list_has_every_network_in_order(cli):
     result = cli("list")
     assert result.code == 0
     names = [line.split()[0] for line in result.out.splitlines() if line.split()]
     assert [name for name in names if name in CATALOG] == list(CATALOG)
-    assert max(map(len, result.out.splitlines())) <= 80
 
 
 def test_list_as_json_is_the_catalog(cli):
@@ -112,7 +121,7 @@ def test_a_verb_loads_only_what_it_needs(program, fp32_bundle, words, absent):
 
 
 @pytest.mark.parametrize("verb", ["list", "list --json", "doctor", "inspect BUNDLE"])
-def test_a_reader_that_goes_away_is_no_error_to_talk_about(program, fp32_bundle, verb):
+def test_a_reader_that_goes_away_is_not_reported_as_an_error(program, fp32_bundle, verb):
     words = [str(fp32_bundle) if word == "BUNDLE" else word for word in verb.split()]
     with subprocess.Popen(program(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
         started.stdout.close()
@@ -149,4 +158,4 @@ def test_doctor_fails_where_something_needed_is_broken(cli, monkeypatch):
     monkeypatch.setattr("deploykit.workflows.doctor.CORE", ("torch", "no-such-package"))
     result = cli("doctor")
     assert result.code == 4
-    assert "not installed → pip install deploykit" in result.text
+    assert f"not installed → {install_command()}" in result.text

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("openvino", reason="INT8 on a CPU is OpenVINO's: pip install 'deploykit[openvino]'")
+pytest.importorskip("openvino", reason="INT8 on a CPU is OpenVINO's: install the extra openvino")
 
 INT8 = ("--int8", "--calibration", "synthetic", "--calibration-size", "100")
 
@@ -39,17 +39,15 @@ def test_it_says_what_the_ranges_rest_on(cli, small, int8_bundle):
     result = cli(*small, *INT8, "-o", int8_bundle)
     assert result.code == 0
     assert "calibrated on 100 samples of synthetic (calibration), observer mse" in result.text
-    assert "none of the 4 samples that parity is judged on is among them" in result.text
+    assert "calibration and evaluation sets are disjoint (4 evaluation samples compared)" in result.text
 
 
 def test_it_says_what_really_ran(cli, small, int8_bundle):
-    assert (
-        "100.0% INT8 of multiply-accumulates (OpenVINO's execution graph" in cli(*small, *INT8, "-o", int8_bundle).text
-    )
+    assert "executed precision: 100 % INT8 by MACs (OpenVINO " in cli(*small, *INT8, "-o", int8_bundle).text
 
 
 def test_calibration_on_noise_is_stamped(cli, small, int8_bundle):
-    assert "ranges are from synthetic, which are no real images" in cli(*small, *INT8, "-o", int8_bundle).text
+    assert "INT8 ranges come from synthetic, which are not real images" in cli(*small, *INT8, "-o", int8_bundle).text
 
 
 def test_the_manifest_holds_both_receipts(cli, small, int8_bundle):
@@ -61,7 +59,7 @@ def test_the_manifest_holds_both_receipts(cli, small, int8_bundle):
     assert all(threshold > 0 for threshold in calibration["thresholds"].values())
     assert [step["samples"] for step in calibration["convergence"]] == [12, 28, 52]
     assert receipt["shares"] == {"int8": pytest.approx(1.0)}
-    assert {layer["asked"] for layer in receipt["layers"]} == {"int8"}
+    assert {layer["requested"] for layer in receipt["layers"]} == {"int8"}
 
 
 def test_the_bundle_verifies_and_predicts(cli, int8_bundle, photograph):
@@ -108,7 +106,7 @@ def test_an_engine_of_another_version_is_compiled_anew_and_elsewhere(cli, small,
 
 def test_a_budget_that_holds_already_takes_nothing_out(cli, small, tmp_path):
     budget = cli(*small, *INT8, "--min-snr", "1", "-o", tmp_path / "b", "--json").content["budget"]
-    assert budget["kept"]
+    assert budget["met"]
     assert budget["steps"] == []
 
 
@@ -116,14 +114,14 @@ def test_a_budget_takes_layers_out_until_it_holds(cli, small, int8_bundle, tmp_p
     before = cli(*small, *INT8, "-o", int8_bundle, "--json").content["parity"]["outputs"][0]["snr_db"]
     result = cli(*small, *INT8, "--min-snr", before + 1, "-o", tmp_path / "b")
     assert result.code == 0
-    assert "out (alone it adds" in result.text
-    assert "how many layers stay out of INT8 was decided on the samples that parity is judged on" in result.text
+    assert "left INT8 (alone it adds" in result.text
+    assert "the layers kept out of INT8 were selected on the samples that parity is evaluated on" in result.text
 
 
 def test_a_budget_that_cannot_hold_fails_the_export(cli, small, tmp_path):
     result = cli(*small, *INT8, "--min-snr", "500", "-o", tmp_path / "b")
     assert result.code == 1
-    assert "the budget of 500 (SNR dB) does not hold" in result.text
+    assert "the accuracy budget of 500 (SNR dB) is not met" in result.text
 
 
 def test_a_budget_in_points_needs_labels(cli, small, tmp_path):
@@ -138,13 +136,13 @@ def test_a_budget_in_points_needs_labels(cli, small, tmp_path):
 def test_int8_that_is_not_computed_as_such_fails_the_export(cli, small, tmp_path, monkeypatch):
     from deploykit.backends.openvino import OpenVino
 
-    told = OpenVino.executed
+    told = OpenVino.read_executed_precision
 
     def in_floats(self, engine, folder):
         honest = told(self, engine, folder)
         return msgspec.structs.replace(honest, arithmetic=dict.fromkeys(honest.arithmetic, "fp32"))
 
-    monkeypatch.setattr(OpenVino, "executed", in_floats)
+    monkeypatch.setattr(OpenVino, "read_executed_precision", in_floats)
     monkeypatch.setenv("DEPLOYKIT_CACHE_DIR", str(tmp_path / "cache"))
     result = cli(*small, *INT8, "-o", tmp_path / "b")
     assert result.code == 1
@@ -157,13 +155,13 @@ def test_int8_that_is_not_computed_as_such_fails_the_export(cli, small, tmp_path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--int8",), "--int8 needs images that look like those the network will see: --calibration FOLDER"),
+        (("--int8",), "--int8 needs images like those that the network will see: --calibration FOLDER"),
         (("--fp32", *INT8), "--fp32 and --int8 exclude each other"),
         (("--bf16", *INT8), "--bf16 and --int8 exclude each other"),
-        (("--fp16", "--calibration", "photos"), "--calibration is for --int8"),
-        (("--max-drop", "0"), "--max-drop is for --int8"),
-        ((*INT8, "--max-drop", "1", "--min-snr", "20"), "--max-drop and --min-snr are two budgets"),
-        (("--io", "fp16"), "--io fp16 is for graphs typed FP16"),
+        (("--fp16", "--calibration", "photos"), "--calibration needs --int8"),
+        (("--max-drop", "0"), "--max-drop needs --int8"),
+        ((*INT8, "--max-drop", "1", "--min-snr", "20"), "--max-drop and --min-snr exclude each other"),
+        (("--io", "fp16"), "--io fp16 needs --fp16"),
         ((*INT8[:3], "--calibration-size", "1"), "Invalid value for '--calibration-size'"),
         ((*INT8, "--observer", "kl"), "Invalid value for '--observer'"),
     ],
@@ -194,7 +192,7 @@ def test_a_folder_without_images_is_refused(cli, small, tmp_path):
 def test_one_image_is_refused(cli, small, images, tmp_path):
     for path in sorted(images.iterdir())[1:]:
         path.unlink()
-    assert "has one image: no range can be learnt from that" in refused(cli, small, images, tmp_path)
+    assert "has one image: that is not enough to calibrate on" in refused(cli, small, images, tmp_path)
 
 
 def test_black_images_are_refused(cli, small, tmp_path):
@@ -202,7 +200,7 @@ def test_black_images_are_refused(cli, small, tmp_path):
     folder.mkdir()
     for number in range(4):
         Image.new("RGB", (40, 40 + number)).save(folder / f"{number}.png")
-    assert "4 of one colour all over: no range can be learnt" in refused(cli, small, folder, tmp_path)
+    assert "4 of a single colour: that is not enough to calibrate on" in refused(cli, small, folder, tmp_path)
 
 
 def test_samples_that_are_no_numbers_are_refused(cli, small, tmp_path):
@@ -214,7 +212,7 @@ def test_samples_that_are_no_numbers_are_refused(cli, small, tmp_path):
 
 def test_images_that_are_judged_on_are_not_calibrated_on(cli, small, images, tmp_path):
     text = refused(cli, small, images, tmp_path, "--data", images)
-    assert "4 of 4 samples that parity is judged on are calibrated on too" in text
+    assert "4 of 4 evaluation samples are also calibration samples" in text
 
 
 def test_a_copy_under_another_name_is_found(cli, small, images, tmp_path):
@@ -222,18 +220,18 @@ def test_a_copy_under_another_name_is_found(cli, small, images, tmp_path):
     other.mkdir()
     shutil.copyfile(images / "3.png", other / "unlike.png")
     text = refused(cli, small, images, tmp_path, "--data", other)
-    assert "(3.png shows what unlike.png does)" in text
+    assert "(3.png is the same image as unlike.png)" in text
 
 
 def test_few_images_are_said_to_be_few(cli, small, images, tmp_path):
     result = cli(*small, "--int8", "--calibration", images, "--data", "synthetic", "-o", tmp_path / "b")
     assert result.code == 0
     assert "Calibrating on 8 samples, which is few: give at least 100." in result.text
-    assert "ranges are from 8 samples, which is few" in result.text
+    assert "INT8 ranges come from only 8 samples" in result.text
 
 
 def test_a_bundle_is_not_judged_on_what_it_was_calibrated_on_later_either(cli, small, images, tmp_path):
     cli(*small, "--int8", "--calibration", images, "--data", "synthetic", "-o", tmp_path / "b")
     result = cli("parity", tmp_path / "b", "--data", images)
     assert result.code == 3
-    assert "samples that parity is judged on are calibrated on too" in result.text
+    assert "evaluation samples are also calibration samples" in result.text

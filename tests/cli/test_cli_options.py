@@ -37,7 +37,7 @@ def test_no_other_scale_is_taken(text):
         Positive().convert(text, None, None)
 
 
-RANGE = "batch sizes go up from 1: MIN <= OPT <= MAX"
+RANGE = "batch sizes must satisfy 1 <= MIN <= OPT <= MAX"
 SHAPE = "write MIN:OPT:MAX, such as 1:8:32, or one number"
 
 
@@ -51,10 +51,10 @@ SHAPE = "write MIN:OPT:MAX, such as 1:8:32, or one number"
         (("--batch", "1:2:4:8"), SHAPE),
         (("--batch", "a:b:c"), SHAPE),
         (("--batch", ""), SHAPE),
-        (("--input-size", "224"), "write height, x, width in pixels, such as 224x224"),
-        (("--input-size", "0x224"), "write height, x, width"),
-        (("--input-size", "224×224"), "write height, x, width"),
-        (("--mean", "1,2"), "write three numbers with commas between"),
+        (("--input-size", "224"), "write height x width in pixels, such as 224x224"),
+        (("--input-size", "0x224"), "write height x width"),
+        (("--input-size", "224×224"), "write height x width"),
+        (("--mean", "1,2"), "write three numbers separated by commas"),
         (("--mean", "a,b,c"), "write three numbers"),
         (("--mean", "1,2,inf"), "all three must be finite"),
         (("--std", "1,2,nan"), "all three must be finite"),
@@ -69,14 +69,14 @@ SHAPE = "write MIN:OPT:MAX, such as 1:8:32, or one number"
         (("--num-classes", "0"), "0 is not in the range x>=1"),
         (("--seed", "-1"), "-1 is not in the range x>=0"),
         (("--opset", "twenty"), "'twenty' is not a valid integer"),
-        (("--opset", "5"), "It takes 7 to"),
-        (("--opset", "99"), "does not take opset 99. It takes"),
-        (("--arch", "num_classes"), "--arch 'num_classes' is not KEY=VALUE. nin_cifar10 takes table=one of"),
-        (("--arch", "num_clases=10"), "unknown argument of nin_cifar10 'num_clases'; did you mean num_classes?"),
-        (("--arch", "num_classes=ten"), "'ten' is not an integer"),
-        (("--arch", "table=mnist"), "'mnist' is not one of cifar10, imagenet"),
-        (("--arch", "num_classes=10", "--num-classes", "10"), "num_classes: given more than once"),
-        (("--arch", "table=cifar10", "--arch", "table=imagenet"), "table: given more than once"),
+        (("--opset", "5"), "Choose --opset from 7 to"),
+        (("--opset", "99"), "does not support opset 99. Choose --opset from"),
+        (("--model-arg", "num_classes"), "--model-arg 'num_classes' is not KEY=VALUE. nin_cifar10 takes table=one of"),
+        (("--model-arg", "num_clases=10"), "unknown argument of nin_cifar10 'num_clases'; did you mean num_classes?"),
+        (("--model-arg", "num_classes=ten"), "'ten' is not an integer"),
+        (("--model-arg", "table=mnist"), "'mnist' is not one of cifar10, imagenet"),
+        (("--model-arg", "num_classes=10", "--num-classes", "10"), "num_classes: given more than once"),
+        (("--model-arg", "table=cifar10", "--model-arg", "table=imagenet"), "table: given more than once"),
         (("--target", "onnxruntim"), "unknown backend 'onnxruntim'; did you mean onnxruntime?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -93,11 +93,11 @@ def test_a_wrong_value_is_wrong_usage_and_says_what_is_expected(cli, tmp_path, w
     [
         (("resnt50",), "unknown model 'resnt50'; did you mean resnet50"),
         (("nin_cifar10", "--opset", "16"), "Choose --opset 17 to 23."),
-        (("nin_cifar10", "--arch", "num_classes=0"), "num_classes is at least 1, not 0"),
+        (("nin_cifar10", "--model-arg", "num_classes=0"), "num_classes is at least 1, not 0"),
         (("nin_cifar10", "--weights", "nowhere.pth"), "there are no weights 'nowhere.pth'"),
-        (("nin_cifar10", "--weights", "imagenet"), "no ImageNet weights were ever released for nin_cifar10"),
+        (("nin_cifar10", "--weights", "imagenet"), "no ImageNet weights are released for nin_cifar10"),
         (("nin_cifar10", "--data", "nowhere"), "'nowhere' is neither a named set nor a folder"),
-        (("nin_cifar10", "--batch", "600"), "'synthetic' has 512 samples, and one batch of this graph takes 600."),
+        (("nin_cifar10", "--batch", "600"), "'synthetic' has 512 samples, and one batch of this graph needs 600."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -1,4 +1,4 @@
-"""Progress: bars where somebody watches, silence elsewhere, and notes always."""
+"""Progress: bars on a terminal, a line per step elsewhere, and notes always."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ import termios
 import pytest
 from rich.progress import Task, TaskID
 
-from deploykit.cli.progress import TerminalProgress, Times
+from deploykit.cli.progress import TerminalProgress, TimeColumn
 
 
 @pytest.fixture
@@ -22,11 +22,14 @@ def terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
 
 
-def test_nothing_is_drawn_where_there_is_no_terminal(capfd):
-    with TerminalProgress().step("tracing", 2) as advance:
+def test_without_a_terminal_each_step_is_a_plain_line(capfd):
+    progress = TerminalProgress()
+    with progress.step("exporting"), progress.step(f"tracing [/x] {'with a long title ' * 10}", 2) as advance:
         advance()
         advance()
-    assert tuple(capfd.readouterr()) == ("", "")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == f"exporting\n  tracing [/x] {('with a long title ' * 10).rstrip()}\n"
 
 
 @pytest.mark.usefixtures("terminal")
@@ -75,7 +78,7 @@ def times(elapsed, completed, total, advanced_s=0.0):
     """What stands behind a step that has run for so long, and did its last unit at that moment."""
     task = Task(TaskID(0), "", total, completed, lambda: elapsed, fields={"advanced_s": advanced_s})
     task.start_time = 0.0
-    return Times().render(task).plain
+    return TimeColumn().render(task).plain
 
 
 def test_the_time_left_is_what_the_units_took_so_far_for_each_that_remains():

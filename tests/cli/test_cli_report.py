@@ -84,7 +84,7 @@ def test_what_is_no_bundle_is_said(cli, tmp_path):
 
 @pytest.mark.usefixtures("here")
 def test_a_damaged_record_is_a_failed_check(cli, bundle):
-    (bundle / "records/measured.json").write_text("{}")
+    (bundle / "records/latency.json").write_text("{}")
     assert cli("report", bundle).code == 1
 
 

@@ -28,7 +28,7 @@ def test_bf16_runs_in_openvino_and_says_what_that_covers(cli, small, tmp_path):
     result = cli(*small, "--bf16", "--opset", "22", "-o", tmp_path / "b")
     assert result.code == 0
     assert "PASSED bf16 against eager PyTorch" in result.text
-    assert "it cuts the bits off instead of rounding to nearest" in result.text
+    assert "it truncates instead of rounding to nearest" in result.text
 
 
 def test_bf16_below_the_opset_that_has_it_is_refused(cli, small, tmp_path):

@@ -13,7 +13,7 @@ def read(tmp_path):
     def write_and_read(text):
         path = tmp_path / "sweep.toml"
         path.write_text(text, encoding="utf-8")
-        return sweep_file.read(path)
+        return sweep_file.read_sweep(path)
 
     return write_and_read
 
@@ -34,8 +34,8 @@ def refusal(read, tmp_path):
     return why
 
 
-def said(cell):
-    return " ".join(cell.words)
+def arguments(cell):
+    return " ".join(cell.export_arguments)
 
 
 # ── Cells ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -50,24 +50,24 @@ def test_every_combination_is_a_cell_named_after_it(cells):
         batch = ["1:8:32", 4]
     """)
     assert len(found) == 16
-    assert said(found["googlenet-fp16-openvino-batch4"]) == "googlenet --fp16 --target openvino --batch 4"
+    assert arguments(found["googlenet-fp16-openvino-batch4"]) == "googlenet --fp16 --target openvino --batch 4"
     assert "resnet18-fp32-onnxruntime-batch1-8-32" in found
 
 
-def test_what_is_common_holds_for_every_cell(cells):
+def test_common_settings_apply_to_every_cell(cells):
     found = cells("""
         [matrix]
         model = ["resnet18"]
         [common]
         samples = 64
         mean = [0.5, 0.5, 0.5]
-        arch = { num_classes = 10 }
+        model-arg = { num_classes = 10 }
         refittable = true
         strip-weights = false
         target = "tensorrt"
     """)
-    assert said(found["resnet18-fp32-tensorrt"]) == (
-        "resnet18 --fp32 --samples 64 --mean 0.5,0.5,0.5 --arch num_classes=10 --refittable --target tensorrt"
+    assert arguments(found["resnet18-fp32-tensorrt"]) == (
+        "resnet18 --fp32 --samples 64 --mean 0.5,0.5,0.5 --model-arg num_classes=10 --refittable --target tensorrt"
     )
 
 
@@ -81,10 +81,10 @@ def test_an_axis_may_have_other_values_for_one_network(cells):
         head = "embedding"
     """)
     assert list(found) == ["resnet18-fp32-random", "resnet18-fp32-imagenet", "vgg16-fp32-mine-vgg16.pth"]
-    assert said(found["vgg16-fp32-mine-vgg16.pth"]) == "vgg16 --fp32 --head embedding --weights mine/vgg16.pth"
+    assert arguments(found["vgg16-fp32-mine-vgg16.pth"]) == "vgg16 --fp32 --head embedding --weights mine/vgg16.pth"
 
 
-def test_the_particular_is_heard_before_the_general(cells):
+def test_a_specific_table_overrides_a_general_one(cells):
     text = """
         [matrix]
         model = ["resnet18", "vgg16"]
@@ -97,7 +97,8 @@ def test_the_particular_is_heard_before_the_general(cells):
         [model.vgg16]
         opset = 23
     """
-    opsets = {name: cell.words[cell.words.index("--opset") + 1] for name, cell in cells(text).items()}
+    words = {name: cell.export_arguments for name, cell in cells(text).items()}
+    opsets = {name: arguments[arguments.index("--opset") + 1] for name, arguments in words.items()}
     assert opsets == {
         "resnet18-fp32-openvino": "18",
         "resnet18-bf16-openvino": "22",
@@ -106,7 +107,7 @@ def test_the_particular_is_heard_before_the_general(cells):
     }
 
 
-def test_what_only_int8_heeds_is_said_to_int8_cells_only(cells):
+def test_int8_options_are_left_out_of_other_cells(cells):
     found = cells("""
         [matrix]
         model = ["resnet18"]
@@ -116,7 +117,7 @@ def test_what_only_int8_heeds_is_said_to_int8_cells_only(cells):
         calibration = "photos"
         io = "fp16"
     """)
-    assert {name: said(cell) for name, cell in found.items()} == {
+    assert {name: arguments(cell) for name, cell in found.items()} == {
         "resnet18-fp32": "resnet18 --fp32",
         "resnet18-int8-fp16-observermse": (
             "resnet18 --int8 --fp16 --calibration photos --io fp16 --observer mse"
@@ -127,7 +128,7 @@ def test_what_only_int8_heeds_is_said_to_int8_cells_only(cells):
     }  # fmt: skip
 
 
-def test_what_only_compilers_heed_is_said_to_their_cells_only(cells):
+def test_build_options_are_left_out_of_cells_without_a_compiler(cells):
     found = cells("""
         [matrix]
         model = ["resnet18"]
@@ -135,8 +136,8 @@ def test_what_only_compilers_heed_is_said_to_their_cells_only(cells):
         [common]
         workspace = 512
     """)
-    assert said(found["resnet18-fp32-openvino"]) == "resnet18 --fp32 --target openvino"
-    assert said(found["resnet18-fp32-tensorrt-rtx"]) == "resnet18 --fp32 --workspace 512 --target tensorrt-rtx"
+    assert arguments(found["resnet18-fp32-openvino"]) == "resnet18 --fp32 --target openvino"
+    assert arguments(found["resnet18-fp32-tensorrt-rtx"]) == "resnet18 --fp32 --workspace 512 --target tensorrt-rtx"
 
 
 def test_a_target_of_ones_own_has_a_backend_and_what_a_node_must_have(cells):
@@ -152,8 +153,8 @@ def test_a_target_of_ones_own_has_a_backend_and_what_a_node_must_have(cells):
         backend = ["tensorrt", "onnxruntime"]
         needs = { sm90 = 2 }
     """)
-    assert said(found["resnet18-fp32-orin"]) == "resnet18 --fp32 --workspace 2048 --target tensorrt"
-    assert said(found["resnet18-fp32-two"]) == "resnet18 --fp32 --target tensorrt --target onnxruntime"
+    assert arguments(found["resnet18-fp32-orin"]) == "resnet18 --fp32 --workspace 2048 --target tensorrt"
+    assert arguments(found["resnet18-fp32-two"]) == "resnet18 --fp32 --target tensorrt --target onnxruntime"
     assert {name: cell.needs for name, cell in found.items()} == {
         "resnet18-fp32-orin": {"sm87": 1.0},
         "resnet18-fp32-two": {"sm90": 2.0},
@@ -174,7 +175,7 @@ def test_a_combination_may_be_excluded(cells):
     assert list(found) == ["resnet18-fp32", "resnet18-fp16", "vgg16-fp32"]
 
 
-def test_a_combination_that_no_machine_can_make_is_a_cell_with_the_reason(cells):
+def test_a_combination_that_no_machine_can_export_is_refused_with_the_reason(cells):
     found = cells("""
         [matrix]
         model = ["resnet18"]
@@ -200,9 +201,11 @@ def test_names_of_files_and_packages_become_names_of_folders(cells):
     ]
 
 
-def test_every_option_of_export_that_says_what_is_made_may_be_said():
-    assert {"weights", "samples", "calibration-size", "max-drop", "input-size", "exporter"} <= {*sweep_file.options()}
-    assert not {"output", "force", "json", "fp16"} & {*sweep_file.options()}
+def test_every_option_of_export_that_describes_a_bundle_is_a_key():
+    assert {"weights", "samples", "calibration-size", "max-drop", "input-size", "exporter"} <= {
+        *sweep_file.export_options()
+    }
+    assert not {"output", "force", "json", "fp16"} & {*sweep_file.export_options()}
 
 
 def test_how_a_cluster_is_used_is_read(read):
@@ -218,7 +221,7 @@ def test_how_a_cluster_is_used_is_read(read):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", '[matrix]: it needs networks: model = ["resnet18"].'),
+        ("", '[matrix]: networks are missing: model = ["resnet18"].'),
         (MODEL + "[matrx]", "[matrx]: unknown table 'matrx'; did you mean matrix?"),
         (MODEL + 'precison = ["fp16"]', "[matrix]: unknown key 'precison'; did you mean precision?"),
         (MODEL + 'precision = ["fp8"]', "[matrix] precision: unknown precision 'fp8'"),
@@ -230,7 +233,7 @@ def test_how_a_cluster_is_used_is_read(read):
         ('[matrix]\nmodel = ["resnt18"]', "[matrix] model: unknown model 'resnt18'; did you mean resnet18"),
         (MODEL + 'target = ["onxruntime"]', "[matrix] target: unknown target 'onxruntime'; did you mean onnxruntime?"),
         (MODEL + 'batch = ["8:4"]', "[matrix] batch: '8:4': write MIN:OPT:MAX"),
-        (MODEL + "batch = [4, 4]", "[matrix] batch: the same value stands in it twice."),
+        (MODEL + "batch = [4, 4]", "[matrix] batch: a value is in the list twice."),
         (
             MODEL + "[common]\ncalibration_size = 4",
             "[common]: unknown key 'calibration_size'; did you mean calibration-",
@@ -238,12 +241,12 @@ def test_how_a_cluster_is_used_is_read(read):
         (MODEL + '[common]\nsamples = "many"', "[common] samples: 'many' is not a valid integer range."),
         (MODEL + "[common]\nsamples = true", "[common] samples: write a value, and not true or false."),
         (MODEL + "[common]\nrefittable = 1", "[common] refittable: write true or false."),
-        (MODEL + "[common]\ndata = 2020-01-01", "[common] data: 2020-01-01 is neither a text nor a number"),
+        (MODEL + "[common]\ndata = 2020-01-01", "[common] data: 2020-01-01 is not a string, a number or a"),
         (MODEL + '[common]\nhead = "logit"', "[common] head: 'logit' is not one of"),
         (MODEL + '[common]\noutput = "x"', "[common]: unknown key 'output'"),
         (MODEL + "[model.resnet50]\nsamples = 4", "[model.resnet50]: unknown model 'resnet50'; did you mean resnet18?"),
         (MODEL + "[precision.fp8]\nsamples = 4", "[precision.fp8]: unknown precision 'fp8'"),
-        (MODEL + "seed = [1]\n[common]\nseed = 2", "[common] seed: [matrix] has it too; say it in one place."),
+        (MODEL + "seed = [1]\n[common]\nseed = 2", "[common] seed: [matrix] has it too; set it in one place."),
         (
             MODEL + 'target = ["orin"]\n[target.orin]\nbackend = "tensorrt"\nneeds = 87',
             '[target.orin] needs: write a Ray resource, "sm87"',
@@ -253,12 +256,12 @@ def test_how_a_cluster_is_used_is_read(read):
             "[target.tensorrt] needs: write a Ray resource",
         ),
         (MODEL + '[target.orin]\nbackend = "tensorrt"', "[target.orin]: no cell has this target."),
-        (MODEL + 'target = ["orin"]\n[target.orin]\nneeds = "sm87"', "[target.orin]: say what builds for it: backend"),
+        (MODEL + 'target = ["orin"]\n[target.orin]\nneeds = "sm87"', "[target.orin]: name its backend: backend"),
         (
             MODEL + 'target = ["orin"]\n[target.orin]\nbackend = "tensort"',
             "[target.orin] backend: unknown backend 'tensort'; did you mean",
         ),
-        (MODEL + 'precision = ["int8"]', "[common]: int8 is calibrated on images: give calibration"),
+        (MODEL + 'precision = ["int8"]', "[common]: int8 needs calibration data: give calibration"),
         (MODEL + '[[exclude]]\nmodel = "vgg16"', "[[exclude]] number 1: it excludes no cell."),
         (MODEL + '[[exclude]]\nhead = "logits"', "[[exclude]] number 1: unknown key 'head'"),
         (MODEL + '[[exclude]]\nmodel = "resnet18"', "[[exclude]]: every cell is excluded."),
@@ -278,9 +281,9 @@ def test_what_a_file_may_not_hold_is_refused_with_the_key_and_the_way_out(refusa
 def test_what_is_not_toml_is_refused(tmp_path):
     (tmp_path / "sweep.toml").write_text("[matrix")
     with pytest.raises(InputError, match="is not TOML"):
-        sweep_file.read(tmp_path / "sweep.toml")
+        sweep_file.read_sweep(tmp_path / "sweep.toml")
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(InputError, match="There is no"):
-        sweep_file.read(tmp_path / "sweep.toml")
+        sweep_file.read_sweep(tmp_path / "sweep.toml")

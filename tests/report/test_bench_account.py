@@ -8,23 +8,23 @@ from rich.console import Console
 
 from deploykit.core.values import (
     Bench,
-    Comparison,
-    Conditions,
+    DeviceConditions,
     GpuTimes,
     Interval,
     Latency,
+    LatencyComparison,
     LoadGenSummary,
-    Measured,
-    StartUp,
+    Measurement,
+    StartupTimes,
 )
 from deploykit.report import bench
 
 QUIET = Latency(1, 2000, 30, 1.0, 1.1, 1.2, 1.3, 1.05, 0.05, 950.0, settled=True)
-START = StartUp(10, 200, 5)
+START = StartupTimes(10, 200, 5)
 
 
 def measured(threads=1, rate=None, gpu=(), **figures):
-    return Measured(msgspec.structs.replace(QUIET, **figures), 1.9, (1,), threads, rate, gpu)
+    return Measurement(msgspec.structs.replace(QUIET, **figures), 1.9, (1,), threads, rate, gpu)
 
 
 def found(*measurements, **named):
@@ -44,7 +44,7 @@ def shown(renderable):
 
 
 def test_a_quiet_run_has_no_notes():
-    text = shown(bench.account(found()))
+    text = shown(bench.render_bench(found()))
     assert "1 2000 1.000 1.100 1.200 1.300 1.900 1.050 0.050 4.8% 950.0" in text
     assert "note:" not in text
 
@@ -52,79 +52,79 @@ def test_a_quiet_run_has_no_notes():
 def test_the_widest_figures_fit_80_columns():
     wide = {"p50_ms": 7777.7, "p90_ms": 8888.8, "p95_ms": 9999.4, "p99_ms": 9999.4, "mean_ms": 8000.4}
     rows = [measured(batch=1024, iterations=99999, deviation_ms=9000.4, throughput_per_s=123456.7, **wide)] * 2
-    assert "8000 9000 112% 123457" in shown(bench.account(found(*rows, knee=1024)))
+    assert "8000 9000 112% 123457" in shown(bench.render_bench(found(*rows, knee=1024)))
 
 
 @pytest.mark.parametrize(("iterations", "p999"), [(1000, "1.900"), (999, "–")])
 def test_p99_9_is_shown_from_a_thousand_calls_on(iterations, p999):
-    text = shown(bench.account(found(measured(iterations=iterations))))
+    text = shown(bench.render_bench(found(measured(iterations=iterations))))
     assert f"1.300 {p999} 1.050" in text
-    assert ("no p99.9: it needs 1000 calls, which --iterations 1000 makes" in text) == (p999 == "–")
+    assert ("no p99.9: it needs 1000 calls; give --iterations 1000" in text) == (p999 == "–")
 
 
 @pytest.mark.parametrize(("deviation", "noisy"), [(0.105, False), (0.11, True)])
 def test_a_coefficient_of_variation_above_a_tenth_is_called_noisy(deviation, noisy):
-    text = shown(bench.account(found(measured(deviation_ms=deviation))))
-    assert ("the machine was noisy: single calls differ from the mean by 10%" in text) == noisy
+    text = shown(bench.render_bench(found(measured(deviation_ms=deviation))))
+    assert ("the machine was noisy: the coefficient of variation of single calls is 10%" in text) == noisy
 
 
 @pytest.mark.parametrize("load", [{"threads": 2}, {"rate": 50.0}])
-def test_calls_that_wait_for_each_other_vary_without_noise(load):
-    assert "noisy" not in shown(bench.account(found(measured(deviation_ms=3, **load))))
+def test_concurrent_callers_are_not_called_noisy(load):
+    assert "noisy" not in shown(bench.render_bench(found(measured(deviation_ms=3, **load))))
 
 
-def test_a_warm_up_that_never_settled_is_said_once_and_with_its_batch():
-    text = shown(bench.account(found(measured(), measured(batch=4, settled=False, deviation_ms=1))))
-    assert "warm-up never settled at batch 4: the machine was busy" in text
+def test_a_warm_up_that_did_not_settle_is_noted_once_with_its_batch():
+    text = shown(bench.render_bench(found(measured(), measured(batch=4, settled=False, deviation_ms=1))))
+    assert "warm-up did not settle at batch 4: the machine was busy" in text
     assert "noisy" not in text
 
 
 def test_the_knee_is_marked_and_explained():
-    text = shown(bench.account(found(measured(), measured(batch=8), knee=8)))
+    text = shown(bench.render_bench(found(measured(), measured(batch=8), knee=8)))
     assert "8 ◂ 2000" in text
-    assert "◂ the knee: batch 8 is the smallest with 95 % of the best throughput" in text
+    assert "◂ knee: batch 8 is the smallest with 95 % of the best throughput" in text
 
 
 @pytest.mark.parametrize(
     ("load", "said"),
     [
-        ({"threads": 4}, "closed loop: 4 callers at once, each calling again when it is answered"),
-        ({"rate": 80.0}, "open loop: 80 calls due per second at random, served by 1 caller; a latency counts from"),
-        ({"rate": 0.5, "threads": 3}, "open loop: 0.5 calls due per second at random, served by 3 callers"),
+        ({"threads": 4}, "closed loop: 4 callers, each of which calls again as soon as its last call returns"),
+        ({"rate": 80.0}, "open loop: Poisson arrivals at 80 requests/s, served by 1 caller; latency counts from"),
+        ({"rate": 0.5, "threads": 3}, "open loop: Poisson arrivals at 0.5 requests/s, served by 3 callers"),
     ],
 )
-def test_how_calls_came_is_said(load, said):
-    assert said in shown(bench.account(found(measured(**load))))
+def test_the_load_is_described(load, said):
+    assert said in shown(bench.render_bench(found(measured(**load))))
 
 
 @pytest.mark.parametrize(("enqueue", "bound"), [(0.9, True), (0.2, False)])
-def test_gpu_times_stand_in_a_table_of_their_own(enqueue, bound):
+def test_gpu_times_have_a_table(enqueue, bound):
     times = tuple(GpuTimes(graph, 0.1, 0.8, 0.2, enqueue) for graph in (False, True))
-    text = shown(bench.account(found(measured(gpu=times))))
+    text = shown(bench.render_bench(found(measured(gpu=times))))
     assert f"1 no 0.100 0.800 0.200 {enqueue:.3f} 1 yes 0.100" in text
-    assert ("the processor is what limits" in text) == bound
+    assert ("the CPU is the bottleneck" in text) == bound
 
 
-def test_the_state_of_the_machine_is_said():
-    throttled = Conditions(
+def test_the_state_of_the_machine_is_printed():
+    throttled = DeviceConditions(
         "NVIDIA L4", "NVML", (1200, 2040), (6251, 6251), (41, 63.4), (30, 71.6), None, ("SW power cap",)
     )
-    modes = Conditions("CPU", "sysfs", power_mode="powersave")
-    text = shown(bench.account(found(conditions=(throttled, modes))))
+    modes = DeviceConditions("CPU", "sysfs", power_mode="powersave")
+    text = shown(bench.render_bench(found(conditions=(throttled, modes))))
     assert "NVIDIA L4 (NVML): 1200 to 2040 MHz, 6251 MHz memory, 41 to 63 °C, 30 to 72 W" in text
-    assert "note: clocks were held back: SW power cap" in text
+    assert "note: clocks were throttled: SW power cap" in text
     assert "CPU (sysfs): powersave" in text
 
 
-def test_loadgens_score_stands_beside_in_its_words():
+def test_loadgens_figure_is_printed():
     summary = LoadGenSummary("6.0.17", "SingleStream", False, "90.0th percentile latency (ns)", 4667682.0, 459, "")
-    text = shown(bench.account(found(loadgen=summary)))
+    text = shown(bench.render_bench(found(loadgen=summary)))
     assert "MLPerf LoadGen 6.0.17, SingleStream: 90.0th percentile latency (ns) 4667682" in text
-    assert "459 queries, not valid by its own rules, which ask for ten minutes first" in text
+    assert "459 queries, not valid by LoadGen's rules, which ask for ten minutes or more" in text
 
 
 def compared(low, estimate, high, limit=None):
-    return shown(bench.comparison(Comparison(found(), found(), Interval(estimate, low, high), 40, limit)))
+    return shown(bench.render_comparison(LatencyComparison(found(), found(), Interval(estimate, low, high), 40, limit)))
 
 
 @pytest.mark.parametrize(
@@ -132,10 +132,10 @@ def compared(low, estimate, high, limit=None):
     [
         ((1.01, 1.05, 1.09), "the second is slower, by 5.0%"),
         ((0.90, 0.92, 0.99), "the second is faster, by 8.0%"),
-        ((0.99, 1.02, 1.04), "no difference that these rounds can show"),
+        ((0.99, 1.02, 1.04), "no significant difference"),
     ],
 )
-def test_a_ratio_is_explained_by_where_its_interval_lies(interval, said):
+def test_a_ratio_is_interpreted_by_its_interval(interval, said):
     text = compared(*interval)
     assert (
         f"second / first: {interval[1]:.3f} ({interval[0]:.3f} to {interval[2]:.3f}), the median of 40 rounds" in text
@@ -144,14 +144,14 @@ def test_a_ratio_is_explained_by_where_its_interval_lies(interval, said):
 
 
 @pytest.mark.parametrize(("low", "fails"), [(1.049, False), (1.051, True)])
-def test_a_limit_is_broken_where_the_whole_interval_lies_above_it(low, fails):
+def test_a_limit_is_exceeded_if_the_whole_interval_is_above_it(low, fails):
     text = compared(low, 1.06, 1.07, limit=1.05)
     assert ("× the second takes 1.060 times as long as the first" in text) == fails
-    assert ("1.050 is allowed, and the interval does not lie above it" in text) == (not fails)
+    assert ("the limit is 1.050, and the interval is not above it" in text) == (not fails)
 
 
-def test_what_is_said_of_both_sides_is_said_once():
-    side = found(measured(iterations=40), statements=("both bundles were in one process",))
-    text = shown(bench.comparison(Comparison(side, side, Interval(1, 0.9, 1.1), 40)))
+def test_caveats_of_both_sides_are_printed_once():
+    side = found(measured(iterations=40), caveats=("both bundles were in one process",))
+    text = shown(bench.render_comparison(LatencyComparison(side, side, Interval(1, 0.9, 1.1), 40)))
     assert text.count("in one process") == 1
-    assert text.count("it needs 1000 calls, of which a longer --duration makes more") == 1
+    assert text.count("it needs 1000 calls; give a longer --duration") == 1

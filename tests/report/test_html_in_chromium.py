@@ -8,34 +8,34 @@ from whole import whole
 
 from deploykit.bundle import manifest as manifests
 from deploykit.core.values import Records
-from deploykit.report.bundle_document import Report, reported
+from deploykit.report.bundle_document import Report, describe_bundle
 from deploykit.report.html import page as pages
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))
 import chromium
 
-pytestmark = pytest.mark.skipif(chromium.missing() is not None, reason=str(chromium.missing()))
+pytestmark = pytest.mark.skipif(chromium.find_missing() is not None, reason=str(chromium.find_missing()))
 
 PHONE, DESKTOP = (390, 844), (1440, 900)
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with chromium.started() as running:
+    with chromium.start_browser() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def files(fp32_bundle, tmp_path_factory):
     """One bundle with everything and the longest names, the same bundle as it was exported, and the two compared."""
-    manifest = manifests.read(fp32_bundle)
+    manifest = manifests.read_manifest(fp32_bundle)
     full = whole(manifest, "a-name-" + "x" * 120)
-    bare = reported("bare", manifest, Records())
+    bare = describe_bundle("bare", manifest, Records())
     folder = tmp_path_factory.mktemp("pages")
     contents = {
-        "full": pages.of_one(full),
-        "bare": pages.of_one(bare),
-        "together": pages.of_several(Report((full, bare))),
+        "full": pages.render_bundle(full),
+        "bare": pages.render_bundle(bare),
+        "together": pages.render_comparison(Report((full, bare))),
     }
     for name, content in contents.items():
         (folder / f"{name}.html").write_text(content, encoding="utf-8")
@@ -48,20 +48,20 @@ def page(request, files):
 
 
 def opened(browser, page, window=DESKTOP, scheme="light"):
-    chromium.console(browser)
-    chromium.requests(browser)
-    chromium.show(browser, page, *window, scheme)
+    chromium.read_console(browser)
+    chromium.read_requests(browser)
+    chromium.open_page(browser, page, *window, scheme)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_said_on_the_console(browser, page, scheme):
     opened(browser, page, scheme=scheme)
-    assert chromium.console(browser) == []
+    assert chromium.read_console(browser) == []
 
 
 def test_nothing_is_fetched_but_the_file_itself(browser, page):
     opened(browser, page)
-    assert set(chromium.requests(browser)) == {page.resolve().as_uri()}
+    assert set(chromium.read_requests(browser)) == {page.resolve().as_uri()}
 
 
 @pytest.mark.parametrize("window", [PHONE, DESKTOP], ids=["phone", "desktop"])

@@ -14,10 +14,10 @@ from whole import bench, measured, stages, whole
 from deploykit.bundle import manifest as manifests
 from deploykit.core.values import Records, Stages
 from deploykit.report import bundle_document as reports
-from deploykit.report.bundle_document import Report, reported
-from deploykit.report.document import document
+from deploykit.report.bundle_document import Report, describe_bundle
+from deploykit.report.caveats import list_caveats
+from deploykit.report.document import encode_document
 from deploykit.report.html import page as pages
-from deploykit.report.not_run import statements
 
 EVIL = """</style></title></svg><script>alert('x')</script>"><img src=x onerror=alert(1)> $a$ & "quoted" 'name'"""
 
@@ -53,7 +53,7 @@ class Seen(HTMLParser):
 
 @pytest.fixture(scope="module")
 def manifest(fp32_bundle):
-    return manifests.read(fp32_bundle)
+    return manifests.read_manifest(fp32_bundle)
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +63,17 @@ def full(manifest):
 
 @pytest.fixture(scope="module")
 def alone(full):
-    return pages.of_one(full)
+    return pages.render_bundle(full)
 
 
 @pytest.fixture(scope="module")
 def bare(manifest):
-    return reported("old", manifest, Records())
+    return describe_bundle("old", manifest, Records())
 
 
 @pytest.fixture(scope="module")
 def together(full, bare):
-    return pages.of_several(Report((full, bare)))
+    return pages.render_comparison(Report((full, bare)))
 
 
 @pytest.fixture(params=["alone", "together"])
@@ -90,20 +90,20 @@ def test_the_verdict_comes_first_and_says_what_was_compared(alone):
     assert "compared with eager PyTorch in FP32 on 4 samples of synthetic (evaluation, synthetic)" in text
 
 
-def test_sections_follow_in_the_order_in_which_questions_come(alone):
+def test_sections_are_in_order(alone):
     assert [text for level, text in Seen(alone).headings if level == 2][1:] == [
-        "Parity by stage", "Error by layer", "Latency", "Precision as it ran", "Calibration", "Accuracy budget",
-        "Engines", "Samples", "What was not checked", "Provenance",
+        "Parity by stage", "Error by layer", "Latency", "Executed precision", "Calibration", "Accuracy budget",
+        "Engines", "Samples", "Caveats", "Provenance",
     ]  # fmt: skip
 
 
-def test_untrained_weights_are_said_beside_the_verdict(alone):
+def test_untrained_weights_are_named_with_the_verdict(alone):
     assert 0 < alone.index("Untrained: the weights are random, seed 0") < alone.index("Key figures")
 
 
-def test_every_failure_is_said_beside_the_verdict(manifest):
+def test_every_failure_is_listed_with_the_verdict(manifest):
     parity = msgspec.structs.replace(manifest.parity, passed=False, failures=("first thing", "second thing"))
-    page = pages.of_one(reported("bad", msgspec.structs.replace(manifest, parity=parity), Records()))
+    page = pages.render_bundle(describe_bundle("bad", msgspec.structs.replace(manifest, parity=parity), Records()))
     verdict = Seen(page[page.index("<main>") : page.index("Key figures")]).text
     assert "FAILED" in verdict
     assert "PASSED" not in verdict
@@ -111,48 +111,51 @@ def test_every_failure_is_said_beside_the_verdict(manifest):
     assert "second thing" in verdict
 
 
-def test_a_guilty_stage_fails_a_bundle_whose_export_had_passed(manifest):
-    bundle = reported("bad", manifest, Records(stages=stages(manifest, guilty=True)))
+def test_a_failing_stage_fails_a_bundle_whose_export_passed(manifest):
+    bundle = describe_bundle("bad", manifest, Records(stages=stages(manifest, failing=True)))
     assert bundle.failures == ("stage cast: output 'logits': the signal-to-noise ratio is 4.0 dB",)
-    assert "whose own error is above its bound: cast, the graph with Q/DQ pairs" in Seen(pages.of_one(bundle)).text
+    assert (
+        "The failing stage, the first beyond its tolerance: cast, the graph with Q/DQ pairs"
+        in Seen(pages.render_bundle(bundle)).text
+    )
 
 
-def test_what_the_manifest_says_of_a_stage_is_not_said_twice(manifest):
-    records = Records(stages=stages(manifest, guilty=True))
-    (failure,) = records.stages.guilty.failures
+def test_a_failure_of_the_manifest_is_not_listed_twice(manifest):
+    records = Records(stages=stages(manifest, failing=True))
+    (failure,) = records.stages.failing_stage.failures
     parity = msgspec.structs.replace(manifest.parity, passed=False, failures=(failure,))
-    assert reported("bad", msgspec.structs.replace(manifest, parity=parity), records).failures == (failure,)
+    assert describe_bundle("bad", msgspec.structs.replace(manifest, parity=parity), records).failures == (failure,)
 
 
-def test_bounds_that_only_all_stages_together_break_fail_it_too(manifest):
-    broken = msgspec.structs.replace(stages(manifest), together=("all together leave 9.1 dB",))
-    assert reported("bad", manifest, Records(stages=broken)).failures == ("all together leave 9.1 dB",)
+def test_stages_that_exceed_the_tolerance_only_together_fail_it_too(manifest):
+    broken = msgspec.structs.replace(stages(manifest), combined_failures=("all together leave 9.1 dB",))
+    assert describe_bundle("bad", manifest, Records(stages=broken)).failures == ("all together leave 9.1 dB",)
 
 
-def test_what_is_not_known_is_said_with_the_command_that_finds_it(bare):
-    text = " ".join(Seen(pages.of_one(bare)).text.split())
+def test_what_was_not_tested_is_listed_with_its_command(bare):
+    text = " ".join(Seen(pages.render_bundle(bare)).text.split())
     for command in (
-        "deploykit parity old --stages --keep",
-        "deploykit parity old --layers --keep",
-        "deploykit parity old --worst 8 --keep",
-        "deploykit bench old --keep",
-        "deploykit bench old --batch 1,2,4,8,16,32 --keep",
+        "deploykit parity PATH/TO/old --stages --save",
+        "deploykit parity PATH/TO/old --layers --save",
+        "deploykit parity PATH/TO/old --worst 8 --save",
+        "deploykit bench PATH/TO/old --save",
+        "deploykit bench PATH/TO/old --batch 1,2,4,8,16,32 --save",
     ):
         assert command in text
 
 
 def test_sections_that_do_not_concern_a_bundle_are_left_out(bare):
-    titles = [text for level, text in Seen(pages.of_one(bare)).headings if level == 2]
+    titles = [text for level, text in Seen(pages.render_bundle(bare)).headings if level == 2]
     assert {"Calibration", "Accuracy budget", "Engines"}.isdisjoint(titles)
 
 
-def test_everything_that_was_not_checked_is_listed(full, alone):
-    text = Seen(alone[alone.index('<h2 id="unchecked"') :]).text
-    found = statements(full)
-    assert "C++, the C++ library, was not looked at: no compiler was found" in found
-    assert "the GPU's clock was not fixed" in found
-    for statement in found:
-        assert statement in text
+def test_every_caveat_is_listed(full, alone):
+    text = Seen(alone[alone.index('<h2 id="caveats"') :]).text
+    caveats = list_caveats(full)
+    assert "C++, the C++ library, was not tested: no compiler was found" in caveats
+    assert "the GPU's clock was not fixed" in caveats
+    for caveat in caveats:
+        assert caveat in text
 
 
 def test_every_digest_version_and_path_of_the_manifest_is_on_the_page(full, alone):
@@ -166,31 +169,33 @@ def test_every_digest_version_and_path_of_the_manifest_is_on_the_page(full, alon
 
 
 def test_equal_bundles_give_equal_pages(full, alone):
-    assert pages.of_one(full) == alone
+    assert pages.render_bundle(full) == alone
 
 
-def test_answers_that_are_no_numbers_can_be_shown_too(full):
+def test_nan_can_be_shown(full):
     lowest = -1.7976931348623157e308
     outputs = tuple(
         msgspec.structs.replace(output, snr_db=lowest, top1_agreement=None) for output in full.manifest.parity.outputs
     )
-    broken = tuple(msgspec.structs.replace(stage, outputs=outputs, own=outputs) for stage in full.records.stages.stages)
+    broken = tuple(
+        msgspec.structs.replace(stage, outputs=outputs, stage_outputs=outputs) for stage in full.records.stages.stages
+    )
     manifest = msgspec.structs.replace(
         full.manifest, parity=msgspec.structs.replace(full.manifest.parity, outputs=outputs, accuracy=None)
     )
     records = msgspec.structs.replace(full.records, stages=Stages(broken, manifest.parity.data))
-    bundle = reported("nan", manifest, records)
-    assert "not a number" in pages.of_one(bundle)
-    assert "not a number" in pages.of_several(Report((bundle, full)))
+    bundle = describe_bundle("nan", manifest, records)
+    assert "not a number" in pages.render_bundle(bundle)
+    assert "not a number" in pages.render_comparison(Report((bundle, full)))
 
 
 @pytest.mark.parametrize("change", [{"outputs": ()}, {"accuracy": None}])
 def test_a_verdict_without_some_of_its_figures_can_be_shown(full, change):
     manifest = msgspec.structs.replace(full.manifest, parity=msgspec.structs.replace(full.manifest.parity, **change))
-    assert "<h1>" in pages.of_one(reported("x", manifest, full.records))
+    assert "<h1>" in pages.render_bundle(describe_bundle("x", manifest, full.records))
 
 
-def test_one_call_that_took_far_longer_is_marked_and_does_not_press_the_rest_flat(full):
+def test_an_outlier_is_marked_and_does_not_compress_the_histogram(full):
     usual = measured()
     stalled = msgspec.structs.replace(
         usual,
@@ -198,15 +203,15 @@ def test_one_call_that_took_far_longer_is_marked_and_does_not_press_the_rest_fla
         p999_ms=900.0,
         durations_ns=(*usual.durations_ns * 5, 900_000_000),
     )
-    records = msgspec.structs.replace(full.records, measured=stalled)
-    assert "p99.9 900 ms →" in pages.of_one(reported("x", full.manifest, records))
+    records = msgspec.structs.replace(full.records, measurement=stalled)
+    assert "p99.9 900 ms →" in pages.render_bundle(describe_bundle("x", full.manifest, records))
 
 
 # ── Several bundles ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_comparison_has_a_row_for_every_engine(full, bare):
-    rows = reports.rows(Report((full, bare)))
+    rows = reports.engine_rows(Report((full, bare)))
     assert [(row.number, row.bundle, row.backend.split()[0]) for row in rows] == [
         (1, "nin-int8", "onnxruntime"), (2, "nin-int8", "openvino"), (3, "old", "onnxruntime"),
     ]  # fmt: skip
@@ -219,28 +224,32 @@ def test_a_comparison_ends_with_each_bundles_own_verdict(together):
     ]
 
 
-def test_latency_of_a_busy_machine_is_said_beside_the_table(full):
-    alike = tuple(msgspec.structs.replace(full, name=name, manifest=_without_beside(full)) for name in ("a", "b"))
+def test_latency_of_a_busy_machine_is_noted_below_the_table(full):
+    alike = tuple(
+        msgspec.structs.replace(full, name=name, manifest=_without_extra_engines(full)) for name in ("a", "b")
+    )
     calm, busy = (msgspec.structs.replace(full.manifest.latency, settled=True, deviation_ms=ms) for ms in (0.0, 1e9))
     manifests_ = (msgspec.structs.replace(alike[0].manifest, latency=each) for each in (calm, busy))
     bundles = tuple(msgspec.structs.replace(alike[0], manifest=each) for each in manifests_)
-    assert "the latency of row 2 was measured" in pages.of_several(Report(bundles))
-    assert "The machine was busy" not in pages.of_several(Report((bundles[0], bundles[0])))
+    assert "the latency of row 2 was measured" in pages.render_comparison(Report(bundles))
+    assert "The machine was busy" not in pages.render_comparison(Report((bundles[0], bundles[0])))
 
 
-def test_points_are_compared_by_accuracy_only_where_all_have_it(full, bare):
-    by_accuracy = pages.of_several(
-        Report((full, msgspec.structs.replace(full, name="twin", manifest=_without_beside(full))))
+def test_the_pareto_plot_shows_accuracy_only_if_every_engine_has_it(full, bare):
+    by_accuracy = pages.render_comparison(
+        Report((full, msgspec.structs.replace(full, name="twin", manifest=_without_extra_engines(full))))
     )
-    assert "top-1 accuracy, %: up is better" not in pages.of_several(Report((full, bare)))
-    assert "SNR, dB: up is better" in pages.of_several(Report((full, bare)))
+    assert "top-1 accuracy, %: up is better" not in pages.render_comparison(Report((full, bare)))
+    assert "SNR, dB: up is better" in pages.render_comparison(Report((full, bare)))
     assert "SNR, dB: up is better" in by_accuracy  # the engine beside was judged without labels
-    alike = tuple(msgspec.structs.replace(full, name=name, manifest=_without_beside(full)) for name in ("a", "b"))
-    assert "top-1 accuracy, %: up is better" in pages.of_several(Report(alike))
+    alike = tuple(
+        msgspec.structs.replace(full, name=name, manifest=_without_extra_engines(full)) for name in ("a", "b")
+    )
+    assert "top-1 accuracy, %: up is better" in pages.render_comparison(Report(alike))
 
 
-def _without_beside(bundle):
-    return msgspec.structs.replace(bundle.manifest, beside=())
+def _without_extra_engines(bundle):
+    return msgspec.structs.replace(bundle.manifest, extra_engines=())
 
 
 # ── Names are no markup ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -252,7 +261,7 @@ def poisoned(manifest):
     replace, full = msgspec.structs.replace, whole(manifest)
     made, known = full.manifest, full.records
     parity = replace(
-        made.parity, failures=(EVIL,), passed=False, statements=(EVIL,), data=replace(made.parity.data, name=EVIL)
+        made.parity, failures=(EVIL,), passed=False, caveats=(EVIL,), data=replace(made.parity.data, name=EVIL)
     )
     poisoned = replace(
         made,
@@ -273,7 +282,7 @@ def poisoned(manifest):
         ),
         samples=replace(
             samples,
-            classes=tuple(replace(each, name=EVIL, went_to={EVIL: 1}) for each in samples.classes),
+            classes=tuple(replace(each, name=EVIL, predicted_as={EVIL: 1}) for each in samples.classes),
             worst=tuple(
                 replace(
                     each, name=EVIL, label=EVIL, reference=EVIL, candidate=EVIL, thumbnail="https://example.org/x.jpg"
@@ -283,12 +292,16 @@ def poisoned(manifest):
         ),
         benches=(*known.benches, bench(library=f"{EVIL} 1.0", several=False)),
     )
-    return reported(EVIL, poisoned, records)
+    return describe_bundle(EVIL, poisoned, records)
 
 
 @pytest.fixture(scope="module", params=["alone", "together"])
 def poisoned_page(request, poisoned):
-    return pages.of_one(poisoned) if request.param == "alone" else pages.of_several(Report((poisoned, poisoned)))
+    return (
+        pages.render_bundle(poisoned)
+        if request.param == "alone"
+        else pages.render_comparison(Report((poisoned, poisoned)))
+    )
 
 
 def test_no_name_becomes_markup(poisoned_page):
@@ -300,8 +313,8 @@ def test_no_name_becomes_markup(poisoned_page):
 
 
 def test_no_script_but_the_one_that_sorts(poisoned):
-    assert Seen(pages.of_one(poisoned)).all("script") == []
-    assert len(Seen(pages.of_several(Report((poisoned, poisoned)))).all("script")) == 1
+    assert Seen(pages.render_bundle(poisoned)).all("script") == []
+    assert len(Seen(pages.render_comparison(Report((poisoned, poisoned)))).all("script")) == 1
 
 
 def test_no_address_of_a_picture_is_taken_over(poisoned_page):
@@ -312,7 +325,9 @@ def test_no_address_of_a_picture_is_taken_over(poisoned_page):
 def test_any_name_can_be_drawn(full, name):
     layers = tuple(msgspec.structs.replace(layer, module=name) for layer in full.records.layers.layers)
     found = msgspec.structs.replace(full.records.layers, layers=layers)
-    page = pages.of_one(reported(name, full.manifest, msgspec.structs.replace(full.records, layers=found)))
+    page = pages.render_bundle(
+        describe_bundle(name, full.manifest, msgspec.structs.replace(full.records, layers=found))
+    )
     assert "Noise that layers add" in page
 
 
@@ -359,7 +374,7 @@ def test_every_table_has_a_caption_and_every_head_a_scope(either):
     assert all(head.get("scope") in ("col", "row") for head in seen.all("th"))
 
 
-def test_every_drawing_says_in_words_what_is_to_be_seen(alone):
+def test_every_drawing_has_a_description(alone):
     drawings = [each for each in Seen(alone).all("svg") if each.get("role") == "img"]
     assert len(drawings) == 8
     assert all(len(each["aria-label"]) > 20 for each in drawings)
@@ -424,23 +439,23 @@ SCHEMA = Path(reports.__file__).with_name("schema.json")
 
 
 def test_the_published_schema_is_fresh():
-    assert SCHEMA.read_text(encoding="utf-8") == reports.schema(), "run scripts/update_generated"
+    assert SCHEMA.read_text(encoding="utf-8") == reports.report_schema(), "run scripts/update_generated"
 
 
 def test_a_document_keeps_the_published_schema(full, bare):
     schema = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_bytes()))
-    content = json.loads(document("report", Report((full, bare))))
+    content = json.loads(encode_document("report", Report((full, bare))))
     schema.validate(content)
     content["content"]["bundles"][0]["verdict"] = "fine"
     assert not schema.is_valid(content)
 
 
 def test_a_document_is_read_back_as_it_was(full):
-    text = document("report", Report((full,)))
+    text = encode_document("report", Report((full,)))
     assert msgspec.json.decode(text, type=reports.ReportDocument).content == Report((full,))
 
 
-def test_bundles_that_are_not_there_for_one_reason_are_told_together(full):
-    text = Seen(pages.of_several(Report((full,)), {"b": "no weights", "c": "no weights"})).text
+def test_missing_bundles_with_one_reason_are_listed_together(full):
+    text = Seen(pages.render_comparison(Report((full,)), {"b": "no weights", "c": "no weights"})).text
     assert "1 bundle compared" in text
     assert "b, c: no weights" in text

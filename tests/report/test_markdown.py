@@ -7,15 +7,15 @@ from whole import stages, whole
 from deploykit.bundle import manifest as manifests
 from deploykit.core.values import Records
 from deploykit.report import markdown
-from deploykit.report.bundle_document import Report, reported
-from deploykit.report.not_run import statements
+from deploykit.report.bundle_document import Report, describe_bundle
+from deploykit.report.caveats import list_caveats
 
 EVIL = "a|b\n# heading *x* [link](javascript:alert) <script>alert(1)</script> `code`"
 
 
 @pytest.fixture
 def manifest(fp32_bundle):
-    return manifests.read(fp32_bundle)
+    return manifests.read_manifest(fp32_bundle)
 
 
 @pytest.fixture
@@ -29,32 +29,34 @@ def rows(text):
 
 
 def test_the_verdict_comes_first(full):
-    lines = [line for line in markdown.page(Report((full,))).splitlines() if line]
+    lines = [line for line in markdown.render_markdown(Report((full,))).splitlines() if line]
     assert lines[1] == r"# nin\_cifar10 in INT8"
     assert lines[2].startswith("**PASSED**: INT8, computed by onnxruntime")
     assert "**Untrained**" in lines[3]
 
 
 def test_failures_are_listed_below_it(manifest):
-    text = markdown.page(Report((reported("bad", manifest, Records(stages=stages(manifest, guilty=True))),)))
+    text = markdown.render_markdown(
+        Report((describe_bundle("bad", manifest, Records(stages=stages(manifest, failing=True))),))
+    )
     assert "**FAILED**" in text
     assert "signal-to-noise ratio is 4.0 dB" in text
 
 
 def test_every_record_has_a_table(full):
-    text = markdown.page(Report((full,)))
+    text = markdown.render_markdown(Report((full,)))
     for title in ("Parity by stage", "Error by layer", "Samples that differ most", "Engines", "Calibration"):
         assert f"## {title}" in text
     assert ["4 (knee)", "1"] in [cells[:2] for cells in rows(text)]
 
 
-def test_everything_that_was_not_checked_is_listed(full):
-    text = markdown.page(Report((full,))).replace("\\", "")
-    assert [said for said in statements(full) if f"- {said}" not in text] == []
+def test_every_caveat_is_listed(full):
+    text = markdown.render_markdown(Report((full,))).replace("\\", "")
+    assert [caveat for caveat in list_caveats(full) if f"- {caveat}" not in text] == []
 
 
 def test_a_comparison_has_a_row_for_every_engine(full, manifest):
-    text = markdown.page(Report((full, reported("old", manifest, Records()))))
+    text = markdown.render_markdown(Report((full, describe_bundle("old", manifest, Records()))))
     numbers = [cells[0] for cells in rows(text) if cells[0].isdigit()]
     assert numbers == ["1", "2", "3"]
     assert text.count("**PASSED**") == 2
@@ -63,10 +65,10 @@ def test_a_comparison_has_a_row_for_every_engine(full, manifest):
 @pytest.mark.parametrize("several", [False, True])
 def test_no_name_becomes_markup(full, several):
     made = full.manifest
-    parity = msgspec.structs.replace(made.parity, passed=False, failures=(EVIL,), statements=(EVIL,))
+    parity = msgspec.structs.replace(made.parity, passed=False, failures=(EVIL,), caveats=(EVIL,))
     model = msgspec.structs.replace(made.model, name=EVIL)
-    evil = reported(EVIL, msgspec.structs.replace(made, parity=parity, model=model), full.records)
-    text = markdown.page(Report((evil, evil) if several else (evil,)))
+    evil = describe_bundle(EVIL, msgspec.structs.replace(made, parity=parity, model=model), full.records)
+    text = markdown.render_markdown(Report((evil, evil) if several else (evil,)))
     assert "\n# heading" not in text
     assert "<script>" not in text.replace(r"\<script\>", "")
     assert "[link]" not in text

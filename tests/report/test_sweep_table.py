@@ -11,16 +11,16 @@ from deploykit.report import sweep as text
 LONG = "wide_resnet50_2-int8-fp16-tensorrt-rtx-checkpoints-after-a-long-training.safetensors-batch1-8-32"
 
 
-def cell(name, state="passed", **said):
-    attempts = said.pop("attempts", (Attempt("1", "here", 12.4),))
-    return CellResult(Cell(name, ("resnet18",)), "key", state, attempts=attempts, **said)
+def cell(name, state="passed", **fields):
+    attempts = fields.pop("attempts", (Attempt("1", "here", 12.4),))
+    return CellResult(Cell(name, ("resnet18",)), "key", state, attempts=attempts, **fields)
 
 
 @pytest.fixture
 def shown():
     def show(*cells):
         out = Console(file=io.StringIO(), width=80, highlight=False, markup=False, emoji=False)
-        out.print(text.table(SweepResult("/there", None, cells, 0, 1.0)))
+        out.print(text.render_sweep(SweepResult("/there", None, cells, 0, 1.0)))
         return out.file.getvalue()
 
     return show
@@ -40,7 +40,7 @@ def test_the_longest_name_stays_within_80_columns(shown):
     assert max(map(len, page.splitlines())) <= 80
 
 
-def test_a_reason_that_several_cells_share_is_said_once(shown):
+def test_a_reason_that_several_cells_share_is_printed_once(shown):
     page = " ".join(shown(*(cell(name, "failed", error="there is no file x.pth.") for name in "ab")).split())
     assert page.count("there is no file") == 1
     assert "a, b: no bundle: there is no file x.pth." in page
@@ -52,16 +52,16 @@ def test_attempts_lost_for_one_reason_are_one_note_with_every_place(shown):
     assert "note: a was lost on orin-1 after 3 s, orin-2 after 4 s: its node died." in page
 
 
-def test_a_cell_that_was_never_begun_has_no_seconds(shown):
-    assert shown(cell("a", "waiting", attempts=())).splitlines()[1].split() == ["a", "not", "made"]
+def test_a_cell_that_was_not_run_has_no_seconds(shown):
+    assert shown(cell("a", "waiting", attempts=())).splitlines()[1].split() == ["a", "not", "run"]
 
 
-def test_the_line_of_a_cell_says_how_often_it_was_begun():
+def test_the_line_of_a_cell_counts_its_attempts():
     lost = Attempt("1", "orin", 3.0, "its node died.")
     result = cell("a", figures=CellFigures(31.1, 1.0, 8.0, 1), attempts=(lost, Attempt("2", "x", 9.0)))
-    assert text.line(result) == "a: passed, SNR 31.1 dB, 12 s, begun 2 times"
+    assert text.format_cell(result) == "a: passed, SNR 31.1 dB, 12 s, 2 attempts"
 
 
-def test_the_line_of_a_cell_without_a_bundle_says_why_before_the_others_are_made():
+def test_the_line_of_a_cell_without_a_bundle_has_the_reason():
     result = cell("a", "failed", error="there is no file x.pth.", attempts=(Attempt("1", "here", 3.0),))
-    assert text.line(result) == "a: no bundle, 3 s: there is no file x.pth."
+    assert text.format_cell(result) == "a: no bundle, 3 s: there is no file x.pth."

@@ -1,4 +1,6 @@
-"""Values as text: every figure in its unit, nothing wider than 80 columns, names as they are."""
+"""Values as text: every figure in its unit, names as they are, whole lines where there is no terminal."""
+
+import re
 
 import msgspec
 import pytest
@@ -51,7 +53,7 @@ def text(capfd):
 
     def render(value):
         capfd.readouterr()
-        terminal.console().print(value)
+        terminal.create_console().print(value)
         return capfd.readouterr().out
 
     return render
@@ -65,7 +67,7 @@ def words(text):
 
 @pytest.fixture(scope="session")
 def manifest(fp16_bundle):
-    return manifests.read(fp16_bundle)
+    return manifests.read_manifest(fp16_bundle)
 
 
 @pytest.fixture(scope="session")
@@ -76,71 +78,108 @@ def parity(manifest):
 # ── The console ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_without_a_terminal_lines_have_80_columns_and_no_colour(text):
-    printed = text(terminal.findings([Finding("x " * 60, "broken", "y " * 60, "z " * 60)]))
-    assert max(map(len, printed.splitlines())) <= 80
+def test_a_pipe_gets_whole_lines_without_colour_or_trailing_blanks(text):
+    printed = text(
+        terminal.findings_table([Finding("x " * 60, "broken", "y " * 60, "z " * 60), Finding("b", "ok", "c")])
+    )
+    assert [line.split() for line in printed.splitlines()] == [
+        ["state", "found"], [*"x" * 60, "broken", *"y" * 60], ["→", *"z" * 60], ["b", "ok", "c"],
+    ]  # fmt: skip
+    assert all(line == line.rstrip() for line in printed.splitlines())
     assert "\x1b" not in printed
+
+
+def test_a_terminal_wraps_at_its_width(text, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", text(terminal.findings_table([Finding("x " * 60, "broken", "y " * 60)])))
+    assert max(map(len, printed.splitlines())) <= 60
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_no_color_is_respected_on_a_terminal(text, monkeypatch, no_color, coloured):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", no_color)
+    colours = re.findall(r"\x1b\[[0-9;]*3\d[0-9;]*m", text(terminal.findings_table([Finding("a", "ok", "b")])))
+    assert bool(colours) == coloured
 
 
 @pytest.mark.parametrize("name", ["[bold]", "[/]", "[red]x[/red]", ":smile:", r"a\[b]", "[link=file:///x]"])
 def test_names_are_printed_as_they_are(text, name):
     assert name in text(name)
-    assert name in text(terminal.layers([LayerRow(name, "Conv", "", "float32", (1,), 0)]))
-    assert name in text(terminal.predictions([Prediction(name, (0,), (name,), (1.0,))]))
-    assert name in text(terminal.findings([Finding("x", "ok", name)]))
+    assert name in text(terminal.nodes_table([LayerRow(name, "Conv", "", "float32", (1,), 0)]))
+    assert name in text(terminal.render_predictions([Prediction(name, (0,), (name,), (1.0,))]))
+    assert name in text(terminal.findings_table([Finding("x", "ok", name)]))
 
 
 # ── Verdicts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_verdict_begins_with_the_word(words, parity):
-    assert words(terminal.verdict(parity, "fp16")).startswith(
+    assert words(terminal.render_verdict(parity, "fp16")).startswith(
         "PASSED fp16 against eager PyTorch on 4 samples of synthetic logits: max |Δ|"
     )
     failed = msgspec.structs.replace(parity, passed=False, failures=("too far", "too noisy"))
-    printed = words(terminal.verdict(failed, "fp16"))
+    printed = words(terminal.render_verdict(failed, "fp16"))
     assert printed.startswith("FAILED fp16")
     assert "× too far × too noisy" in printed
 
 
-def test_a_verdict_says_all_that_it_does_not_cover(words, parity):
-    printed = words(terminal.verdict(parity, "fp16"))
-    assert len(parity.statements) > 2
-    for statement in parity.statements:
+def test_a_verdict_prints_every_caveat(words, parity):
+    printed = words(terminal.render_verdict(parity, "fp16"))
+    assert len(parity.caveats) > 2
+    for statement in parity.caveats:
         assert f"note: {statement}" in printed
 
 
-def test_a_note_stays_together_over_lines(text):
-    first, *others = text(terminal.note("word " * 60)).splitlines()
+def test_a_note_is_one_line_in_a_pipe(text):
+    assert text(terminal.render_note("word " * 60)).splitlines() == ["  note: " + ("word " * 60).strip()]
+
+
+def test_a_note_is_indented_on_a_terminal(text, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", text(terminal.render_note("word " * 60)))
+    first, *others = printed.splitlines()
     assert first.startswith("  note: word")
-    assert others
+    assert len(others) == 4
     assert all(line.startswith("        word") and len(line) <= 80 for line in others)
 
 
-def test_identical_outputs_are_called_so(words, parity):
+def test_a_command_in_a_caveat_names_the_bundles_folder(words, parity, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asking = msgspec.structs.replace(parity, caveats=("see deploykit parity BUNDLE --stages",))
+    below = words(terminal.render_verdict(asking, "fp16", tmp_path / "build" / "a b"))
+    elsewhere = words(terminal.render_verdict(asking, "fp16", tmp_path.parent / "other"))
+    assert "note: see deploykit parity 'build/a b' --stages" in below
+    assert f"note: see deploykit parity {tmp_path.parent / 'other'} --stages" in elsewhere
+
+
+def test_identical_outputs_are_called_identical(words, parity):
     exact = msgspec.structs.replace(parity, outputs=(EXACT,))
-    expected = "logits: max |Δ| 0.0e+00 of full scale, identical, cosine 1.0000000, top-1 agrees 100.0%"
-    assert expected in words(terminal.verdict(exact, "fp32"))
+    expected = "logits: max |Δ| 0.0e+00 of full scale, identical, cosine 1.0000000, top-1 agreement 100.0%"
+    assert expected in words(terminal.render_verdict(exact, "fp32"))
 
 
 def test_an_embedding_has_no_top_1(words, parity):
     embedding = msgspec.structs.replace(EXACT, top1_agreement=None)
     assert "top-1" not in words(
-        terminal.verdict(msgspec.structs.replace(parity, outputs=(embedding,), statements=()), "fp32")
+        terminal.render_verdict(msgspec.structs.replace(parity, outputs=(embedding,), caveats=()), "fp32")
     )
 
 
-def test_accuracy_is_told_of_both(words, parity):
+def test_accuracy_is_printed_of_both(words, parity):
     judged = msgspec.structs.replace(parity, accuracy=Accuracy(reference=0.75, candidate=0.7, count=200))
     expected = "top-1 on 200 labelled samples 70.00%, eager PyTorch 75.00%"
-    assert expected in words(terminal.verdict(judged, "fp16"))
+    assert expected in words(terminal.render_verdict(judged, "fp16"))
 
 
 def test_a_matrix_has_a_row_per_network_and_precision(text, parity):
     failed = msgspec.structs.replace(parity, passed=False, failures=("too far",), outputs=())
     exact = msgspec.structs.replace(parity, outputs=(EXACT,))
     header, first, second, third = text(
-        terminal.matrix(
+        terminal.matrix_table(
             [
                 MatrixRow("vgg11", "fp16", "onnxruntime", parity),
                 MatrixRow("vgg11", "fp32", "onnxruntime", exact),
@@ -161,22 +200,24 @@ def test_latency_is_in_milliseconds_and_throughput_in_images(words):
     expected = (
         "latency at batch 4: p50 1.25 ms, p90 2.50 ms, p99 4.75 ms (100 calls, 2666.6 samples/s)"  # of one caller
     )
-    assert words(terminal.latency(LATENCY)) == expected
+    assert words(terminal.render_latency(LATENCY)) == expected
 
 
-def test_a_machine_that_was_busy_is_said(words):
-    printed = words(terminal.latency(msgspec.structs.replace(LATENCY, settled=False)))
-    assert printed.endswith("note: warm-up never settled: the machine was busy")
+def test_a_busy_machine_is_noted(words):
+    printed = words(terminal.render_latency(msgspec.structs.replace(LATENCY, settled=False)))
+    assert printed.endswith("note: warm-up did not settle: the machine was busy")
 
 
 def test_predictions_are_shares_beside_names(text):
     rows = [Prediction("a.png", (3, 1), ("cat", "dog"), (0.875, 0.125)), Prediction("b.png", (1,), ("dog",), (1.0,))]
-    assert text(terminal.predictions(rows)) == "a.png\n   87.50%  cat\n   12.50%  dog\nb.png\n  100.00%  dog\n"
+    assert text(terminal.render_predictions(rows)) == "a.png\n   87.50%  cat\n   12.50%  dog\nb.png\n  100.00%  dog\n"
 
 
 def test_a_summary_says_that_weights_are_untrained(words, manifest):
     def summary(weights):
-        return words(terminal.summary(manifest.model, weights, manifest.inputs, manifest.outputs, BatchRange(1, 2, 4)))
+        return words(
+            terminal.render_summary(manifest.model, weights, manifest.inputs, manifest.outputs, BatchRange(1, 2, 4))
+        )
 
     assert "weights: random, seed 0 (untrained) input: float32 N×3×32×32 NCHW" in summary(manifest.weights)
     assert "weights: mine.pth input:" in summary(WeightsRecord("mine.pth", True, "0" * 64))
@@ -185,7 +226,7 @@ def test_a_summary_says_that_weights_are_untrained(words, manifest):
 
 def test_shapes_have_n_for_the_free_batch(words, manifest):
     spec = TensorSpec("x", "uint8", (4, 224, 224, 3), "NHWC")
-    printed = words(terminal.summary(manifest.model, manifest.weights, (spec,), (), BatchRange(4, 4, 4)))
+    printed = words(terminal.render_summary(manifest.model, manifest.weights, (spec,), (), BatchRange(4, 4, 4)))
     assert "x: uint8 4×224×224×3 NHWC" in printed
 
 
@@ -193,11 +234,11 @@ def test_shapes_have_n_for_the_free_batch(words, manifest):
     ("size", "expected"), [(1, "1 B"), (1024, "1.0 KiB"), (3 * 2**20, "3.0 MiB"), (5 * 2**30, "5.0 GiB")]
 )
 def test_weights_are_in_binary_units(words, size, expected):
-    assert expected in words(terminal.layers([LayerRow("a", "Conv", "", "float32", ("batch", 8), size)]))
+    assert expected in words(terminal.nodes_table([LayerRow("a", "Conv", "", "float32", ("batch", 8), size)]))
 
 
 def test_a_node_without_weights_has_an_empty_cell(words):
-    assert words(terminal.layers([LayerRow("a", "Relu", "", "float32", ("batch", 8), 0)])).endswith(
+    assert words(terminal.nodes_table([LayerRow("a", "Relu", "", "float32", ("batch", 8), 0)])).endswith(
         "a Relu float32 N×8"
     )
 
@@ -206,24 +247,29 @@ def test_a_node_without_weights_has_an_empty_cell(words):
 
 
 def test_the_catalog_cites_every_paper_once(text):
-    printed = text(terminal.catalog(catalog.rows()))
+    printed = text(terminal.render_catalog(catalog.read_catalog()))
     references = [line for line in printed.splitlines() if line.startswith("arXiv ")]
     assert (
-        len(references) == len(set(references)) == len({row.paper.split(", arXiv ")[1][:9] for row in catalog.rows()})
+        len(references)
+        == len(set(references))
+        == len({row.paper.split(", arXiv ")[1][:9] for row in catalog.read_catalog()})
     )
 
 
 def test_the_catalog_counts_in_decimal_units(text):
-    printed = text(terminal.catalog([row for row in catalog.rows() if row.name == "resnet50"]))
+    printed = text(terminal.render_catalog([row for row in catalog.read_catalog() if row.name == "resnet50"]))
     assert printed.splitlines()[1].split()[:7] == ["resnet50", "25.6", "M", "4.1", "G", "224×224", "1000"]
 
 
 def test_a_finding_shows_what_to_do(words):
     findings = [Finding("cmake", "missing", "not here", "apt install cmake"), Finding("torch", "ok", "2.15")]
-    assert words(terminal.findings(findings)) == "state found cmake missing not here → apt install cmake torch ok 2.15"
+    assert (
+        words(terminal.findings_table(findings))
+        == "state found cmake missing not here → apt install cmake torch ok 2.15"
+    )
 
 
 def test_a_terminal_has_its_own_width(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "132")
-    assert terminal.console().width == 132
+    assert terminal.create_console().width == 132

@@ -1,4 +1,4 @@
-// A click on the button in a column's head, or Enter there, sorts the rows by it; once more turns them round.
+// A click or Enter on a column heading sorts the rows by it; a second one reverses the order.
 "use strict";
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
@@ -8,7 +8,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     const numeric = heads[column].classList.contains("right");
     const compare = (a, b) => {
       const left = value(a, column), right = value(b, column);
-      if (left === "" || right === "") return (left === "") - (right === "");  // what there is no figure for comes last
+      if (left === "" || right === "") return (left === "") - (right === "");  // rows without a figure come last
       return order * (numeric ? left - right : left.localeCompare(right, "en", { numeric: true }));
     };
     table.tBodies[0].append(...[...rows].sort(compare));

@@ -1,4 +1,4 @@
-"""A drawing by matplotlib as inline SVG that takes its colours from the page: light, dark and on paper."""
+"""A matplotlib drawing as inline SVG with the page's colours: light, dark and in print."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ VARIABLES: Final = {
     GREY: "--grey",
     PAPER: "--card",
 }
-"""What we draw with, and the variable of style.css that takes its place."""
+"""Placeholder colours of drawings, and the variables of style.css that replace them."""
 
 WIDTH: Final = 420
-"""Of every drawing, in CSS pixels: text of 12 stays readable where a phone shows it in 358."""
+"""Width of every drawing in CSS pixels: text of size 12 stays readable on a phone 358 pixels wide."""
 
 SETTINGS: Final[dict[str, Any]] = {
-    "svg.fonttype": "none",  # text stays text: small, and it can be searched and read aloud
+    "svg.fonttype": "none",  # text stays text: small, searchable and accessible
     "svg.hashsalt": "deploykit",
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "text.parse_math": False,  # a dollar sign in a name is literal
     "figure.dpi": 72,
     "figure.facecolor": "none",
-    "font.family": "DejaVu Sans",  # comes with matplotlib: what is laid out does not depend on the machine
+    "font.family": "DejaVu Sans",  # part of matplotlib: the layout does not depend on the machine
     "font.size": 12,
     "text.color": INK,
     "axes.labelcolor": MUTED,
@@ -74,45 +74,45 @@ SVG: Final = "{http://www.w3.org/2000/svg}"
 LINK: Final = "{http://www.w3.org/1999/xlink}href"
 
 
-def drawing(name: str, said: str, height: int, draw: Callable[[Axes], None]) -> Markup:
-    """What `draw` puts on the axes, `height` CSS pixels high, as an element for a page. `name` is unlike that of any
-    other drawing there; `said` tells in words what is to be seen. Equal drawings give equal text.
+def render_svg(name: str, description: str, height: int, draw: Callable[[Axes], None]) -> Markup:
+    """Render what `draw` puts on the axes as an SVG element, `height` CSS pixels high. `name` is unique on the page;
+    `description` is the text for screen readers. Equal drawings give equal text.
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with _settings():
+    with _isolated_settings():
         figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure.add_subplot())
         content = io.BytesIO()
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's fonts have it
+            warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's fonts have them
             figure.savefig(
                 content, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
             )
-    return Markup(_inline(content.getvalue(), name, said))
+    return Markup(_inline_svg(content.getvalue(), name, description))
 
 
 @contextmanager
-def _settings() -> Iterator[None]:
-    """Ours alone: a user's matplotlibrc changes no report."""
+def _isolated_settings() -> Iterator[None]:
+    """Matplotlib's defaults with SETTINGS: a user's matplotlibrc does not change a report."""
     import matplotlib
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        every: Any = matplotlib.rcParams  # whose type lists each key there is
-        every.update(SETTINGS)
+        parameters: Any = matplotlib.rcParams  # its type lists every key
+        parameters.update(SETTINGS)
         yield
 
 
-def plain(text: str) -> str:
-    """A name as it may stand in XML, which has no place for control characters."""
+def strip_control_characters(text: str) -> str:
+    """Replace the control characters of a name, which XML does not allow."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "�", text)
 
 
-def _inline(content: bytes, name: str, said: str) -> str:
-    """The element alone: no namespaces, no metadata, no style that would reach beyond it, ids of this page's own."""
+def _inline_svg(content: bytes, name: str, description: str) -> str:
+    """The SVG element without namespaces, metadata and global style, and with ids that are unique on the page."""
     root = ElementTree.fromstring(content)
     wanted = set(REFERENCE.findall(content.decode()))
     for element in tuple(root.iter()):
@@ -120,15 +120,15 @@ def _inline(content: bytes, name: str, said: str) -> str:
             if child.tag in UNWANTED:
                 element.remove(child)
         element.tag = element.tag.removeprefix(SVG)
-        attributes = {"href" if key == LINK else key: _themed(value, name) for key, value in element.items()}
+        attributes = {"href" if key == LINK else key: _apply_theme(value, name) for key, value in element.items()}
         identifier = attributes.pop("id", None)
         element.attrib.clear()
         element.attrib.update(attributes)
         if identifier in wanted:
             element.set("id", f"{name}-{identifier}")
     root.attrib.clear()
-    root.attrib.update(viewBox=_box(content), role="img")
-    root.set("aria-label", plain(said))
+    root.attrib.update(viewBox=_view_box(content), role="img")
+    root.set("aria-label", strip_control_characters(description))
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -137,15 +137,15 @@ UNWANTED: Final = (f"{SVG}metadata", f"{SVG}style")
 REFERENCE: Final = re.compile(r"(?<=[\"(]#)[\w-]+")
 
 
-def _themed(value: str, name: str) -> str:
+def _apply_theme(value: str, name: str) -> str:
     for colour, variable in VARIABLES.items():
         value = value.replace(colour, f"var({variable})")
     value = re.sub(r"font-family:[^;]*;?\s*|(?<=px )'DejaVu Sans'[^;]*", "", value)
-    value = re.sub(r"(\.\d\d)\d+", r"\1", value)  # a hundredth of a pixel is seen by nobody
-    return re.sub(r"^#(?=[\w-]+$)|(?<=url\(#)", lambda found: f"{found[0]}{name}-", value)
+    value = re.sub(r"(\.\d\d)\d+", r"\1", value)  # hundredths of a pixel are invisible
+    return re.sub(r"^#(?=[\w-]+$)|(?<=url\(#)", lambda match: f"{match[0]}{name}-", value)
 
 
-def _box(content: bytes) -> str:
-    found = re.search(rb'viewBox="([^"]*)"', content)
-    assert found is not None
-    return found[1].decode()
+def _view_box(content: bytes) -> str:
+    match = re.search(rb'viewBox="([^"]*)"', content)
+    assert match is not None
+    return match[1].decode()

@@ -15,7 +15,7 @@ from deploykit.core.values import (
     InputSpec,
     WeightsSource,
 )
-from deploykit.report.command import command
+from deploykit.report.export_command import export_command_words
 from deploykit.workflows import export
 
 RANDOM = WeightsSource("random")
@@ -29,7 +29,7 @@ class Asked(Exception):
 def read(monkeypatch):
     """The request that deploykit understands from a command line."""
     from deploykit.backends import choice
-    from deploykit.cli import group
+    from deploykit.cli import main_group
 
     def asked(request, *_):
         raise Asked(request)
@@ -38,13 +38,13 @@ def read(monkeypatch):
         return choice.Targets(names[0], tuple(names[1:]))
 
     monkeypatch.setattr(export, "export", asked)
-    monkeypatch.setattr(choice, "targets", as_typed)
+    monkeypatch.setattr(choice, "select_targets", as_typed)
 
     def run(line):
         words = shlex.split(line)
         assert words[0] == "deploykit"
         with pytest.raises(Asked) as found:
-            group.main(words[1:], standalone_mode=False)
+            main_group.main(words[1:], standalone_mode=False)
         return found.value.args[0]
 
     return run
@@ -62,7 +62,7 @@ def read(monkeypatch):
             WeightsSource("file", path="my weights; rm -rf $HOME/'x'.pth"),
             arguments=("num_classes=10", "dropout=0.5"),
             data="a folder",
-            beside=("openvino",),
+            extra_engines=("openvino",),
             calibration=CalibrationOptions("$(photos)", 100, "entropy"),
             budget=BudgetOptions(min_snr_db=17.5),
         ),
@@ -78,7 +78,7 @@ def read(monkeypatch):
             "resnet18",
             "fp32",
             RANDOM,
-            preprocess="graph",
+            preprocess_in="graph",
             image=ImageOverrides(64, 96, 0.1, (0.1, 0.2, 0.3), (1.0, 2.0, 1 / 3), "bgr"),
             options=ExportOptions(BatchRange(2, 3, 4), 18, "torchscript"),
         ),
@@ -104,9 +104,9 @@ def read(monkeypatch):
     ids=lambda request: f"{request.model}-{request.precision}",
 )  # fmt: skip
 def test_the_command_line_is_read_as_the_request(read, request_):
-    assert read(" ".join(command(request_))) == request_
+    assert read(" ".join(export_command_words(request_))) == request_
 
 
 def test_no_word_of_a_request_leaves_its_quotes():
-    line = " ".join(command(ExportRequest("resnet18", "fp32", RANDOM, data="a; rm -rf $(HOME) `x`")))
+    line = " ".join(export_command_words(ExportRequest("resnet18", "fp32", RANDOM, data="a; rm -rf $(HOME) `x`")))
     assert "a; rm -rf $(HOME) `x`" in shlex.split(line)

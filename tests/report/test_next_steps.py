@@ -1,0 +1,100 @@
+"""The last line of a failed check names what failed and a command that works from the current folder."""
+
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+import pytest
+
+from deploykit.bundle import manifest as manifests
+from deploykit.core.values import DataRecord, Diagnosis, MatrixRow, OutputParity, Stage, StageParity, Stages
+from deploykit.core.values.sweeps import Cell, CellResult, SweepResult
+from deploykit.evaluate.parity.tolerances import for_precision
+from deploykit.report import next_steps
+from deploykit.report.formatting import fill_bundle_path, format_path
+
+DATA = DataRecord("photos", "evaluation", 16, real=True, labelled=True, sha256="0" * 64)
+OUTPUTS = (OutputParity("logits", 0.1, 0.1, 0.1, 0.9, 3.0, 0.1, 0.875, 0.9),)
+
+
+@pytest.fixture(scope="module")
+def manifest(fp16_bundle):
+    return manifests.read_manifest(fp16_bundle)
+
+
+@pytest.fixture
+def failed(manifest):
+    return msgspec.structs.replace(manifest.parity, passed=False, failures=("the SNR is 3 dB.", "another"))
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_path_is_relative_below_the_current_folder_and_absolute_elsewhere(here):
+    assert format_path(here / "build" / "x") == "build/x"
+    assert format_path(Path("build/a b")) == "'build/a b'"
+    assert format_path(Path("/elsewhere/x")) == "/elsewhere/x"
+
+
+def test_only_commands_get_the_bundles_path():
+    text = "BUNDLE is broken: deploykit compile BUNDLE --target openvino, or deploykit export"
+    assert fill_bundle_path(text, "b/x") == (
+        "BUNDLE is broken: deploykit compile b/x --target openvino, or deploykit export"
+    )
+
+
+def test_a_failed_export_points_to_its_stages(manifest, failed, here):
+    manifest = msgspec.structs.replace(manifest, parity=failed)
+    assert next_steps.conclude_export(manifest, here / "build" / "x").plain == (
+        "FAILED  the SNR is 3 dB (and 1 more). Try: deploykit parity build/x --stages --layers"
+    )
+
+
+def test_a_failed_bundle_in_a_matrix_is_named_with_its_folder(manifest, failed, here):
+    rows = [
+        MatrixRow("a", "fp16", "onnxruntime", manifest.parity),
+        MatrixRow("b", "int8", "onnxruntime", failed),
+    ]
+    line = next_steps.conclude_matrix(rows, [here / "a", here / "b"]).plain
+    assert line == "FAILED  1 of 2 rows: b int8. Try: deploykit parity b --stages --layers"
+
+
+def test_a_failed_network_in_a_matrix_is_to_be_exported(failed):
+    line = next_steps.conclude_matrix([MatrixRow("resnet18", "int8-fp16", "onnxruntime", failed)], []).plain
+    assert line.endswith("deploykit export resnet18 --int8 --fp16 --calibration photos")
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("stage", get_args(Stage))
+def test_every_stage_has_a_remedy(stage, precision):
+    tolerance = for_precision(precision, trained=True)
+    failing = StageParity(stage, "x", OUTPUTS, OUTPUTS, tolerance, ("too noisy",))
+    diagnosis = Diagnosis("x", precision, stages=Stages((failing,), DATA))
+    line = next_steps.conclude_diagnosis(diagnosis, Path("build/x")).plain
+    assert " stage. Try: " in line
+    assert "BUNDLE" not in line
+
+
+def test_stages_that_fail_only_together_point_to_the_layers():
+    diagnosis = Diagnosis("x", "int8", stages=Stages((), DATA, combined_failures=("9 dB",)))
+    assert next_steps.conclude_diagnosis(diagnosis, Path("b")).plain == (
+        "FAILED  x: all stages together exceed the tolerance. Try: deploykit parity b --layers"
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "remedy"),
+    [
+        ("marked", "deploykit parity /there/a --stages --layers"),
+        ("failed", "correct what the errors above name"),
+        ("refused", "leave these cells out with [[exclude]]"),
+    ],
+)
+def test_a_failed_sweep_names_its_cells_and_what_to_do(state, remedy):
+    cells = tuple(CellResult(Cell(name, ("x",)), "key", at) for name, at in (("a", state), ("b", "passed")))
+    line = next_steps.conclude_sweep(SweepResult("/there", None, cells, 0, 1.0)).plain
+    assert line.startswith("FAILED  1 of 2 cells: a. Try: ")
+    assert remedy in line

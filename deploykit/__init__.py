@@ -1,17 +1,17 @@
-"""From a network to a verified engine, and from the bundle that holds it to answers, as functions of Python.
+"""deploykit as a Python library: from a PyTorch network to a verified engine, and from its bundle to predictions.
 
     import deploykit
 
-    bundle = deploykit.load("build/resnet50-int8")      # digests checked, an engine that this machine runs
+    bundle = deploykit.load("build/resnet50-int8")      # verifies checksums, loads an engine that this machine can run
     assert bundle.self_test().passed                    # this machine computes what PyTorch computed
-    bundle.predict(["cat.jpg"])                         # its own preprocessing, resized, cropped, normalised
-    bundle.run({"input": array})                        # or arrays as they are
+    bundle.predict(["cat.jpg"])                         # with the bundle's own resize, crop and normalization
+    bundle.run({"input": array})                        # or with arrays that are inputs already
 
-`load`, `verify` and `predict` need what `pip install 'deploykit[cpu]'` brings; `export_bundle` and its like need
-`deploykit[export]`. The functions are those of the command line, named as verb and object where the verb alone is a
-package of ours or a name of Python's (`export`, `compile`, `inspect`): docs/python.md has each with an example.
+`load`, `verify` and `predict` need the extra `cpu`; `export_bundle` and the other functions need the extra `export`.
+They are the verbs of the command line, named verb + object where the verb alone names a package of ours or a Python
+builtin (`export`, `compile`, `inspect`): docs/python.md shows each with an example.
 
-Importing this costs next to nothing: what a name needs is imported when the name is first used.
+The import is cheap: the module of a name is imported when the name is first used.
 """
 
 from __future__ import annotations
@@ -26,19 +26,18 @@ if TYPE_CHECKING:
     from deploykit.core.values import (
         BatchRange,
         Bench,
-        Beside,
         BudgetOptions,
         BuildOptions,
         CalibrationOptions,
-        Comparison,
         Engine,
-        EngineAccount,
+        EngineInspection,
         ExportOptions,
         ExportRequest,
         Finding,
         ImageOverrides,
         InputSpec,
         Latency,
+        LatencyComparison,
         LayerRow,
         Manifest,
         Parity,
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
         Preprocessing,
         Progress,
         Runner,
+        SecondaryEngine,
         TensorSpec,
         WeightsSource,
     )
@@ -74,15 +74,13 @@ __all__ = [
     "BackendError",
     "BatchRange",
     "Bench",
-    "Beside",
     "BudgetOptions",
     "BuildOptions",
     "CalibrationOptions",
     "CheckFailed",
-    "Comparison",
     "DeploykitError",
     "Engine",
-    "EngineAccount",
+    "EngineInspection",
     "ExportOptions",
     "ExportRequest",
     "Finding",
@@ -91,6 +89,7 @@ __all__ = [
     "InputSpec",
     "InternalError",
     "Latency",
+    "LatencyComparison",
     "LayerRow",
     "Load",
     "LoadedBundle",
@@ -101,6 +100,7 @@ __all__ = [
     "Preprocessing",
     "Progress",
     "Runner",
+    "SecondaryEngine",
     "Settings",
     "TensorSpec",
     "TerminalProgress",
@@ -134,7 +134,7 @@ HOMES: Final = (
     "deploykit.cli.progress",
     "deploykit.workflows.export",
 )
-"""Where public names live, what is imported quickest first."""
+"""Modules that define the public names, the quickest to import first."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What every test may use: a cache of its own, a small bundle that is real, and the command line as a function."""
+"""Fixtures of all tests: a cache of their own, small real bundles, and the command line as a function."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from hypothesis import settings
 from PIL import Image
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts what it runs in the background so. Programs that a test starts would inherit it, and never hear the
-    # Ctrl-C that the test is about.
+    # A shell starts background jobs with SIGINT ignored. Programs that a test starts would inherit that and ignore the
+    # Ctrl-C that the test sends.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-settings.register_profile("deploykit", deadline=None)  # on a busy machine, time says nothing about an example
+settings.register_profile("deploykit", deadline=None)  # on a busy machine, the time of an example varies
 settings.load_profile("deploykit")
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 class Result(NamedTuple):
-    """What one command line did."""
+    """Exit code and output of one command line."""
 
     code: int
     out: str
@@ -38,12 +38,12 @@ class Result(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Both streams with every line break and indent as one blank: messages are found however they are wrapped."""
+        """Both streams with all white space as single blanks, so that messages are found however they are wrapped."""
         return " ".join(f"{self.out} {self.err}".split())
 
     @property
     def content(self) -> Any:
-        """Of the one JSON document that stdout must be."""
+        """The content of the JSON document on stdout."""
         document = json.loads(self.out)
         assert document["deploykit"] == 1
         return document["content"]
@@ -54,7 +54,7 @@ CommandLine = Callable[..., Result]
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """No test meets the user's cache. What one test exports, a later one of the same worker finds."""
+    """A cache separate from the user's, shared by the tests of one worker."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DEPLOYKIT_CACHE_DIR", str(folder))
@@ -63,29 +63,29 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def quick_latency() -> Iterator[None]:
-    """Latency from a few calls, and no engine that was not asked for: these are the concern of tests/bench and of
-    tests/cli/test_cli_compile.py.
+    """Latency from a few calls, and no optional engines: tests/evaluate/latency and tests/cli/test_cli_compile.py test
+    these.
     """
     from deploykit.backends import choice
-    from deploykit.evaluate.latency.measure import Settings, measure
+    from deploykit.evaluate.latency.measure import Settings, measure_calls
     from deploykit.workflows import stages
 
     few = Settings(window_s=0, agreement=1e9, iterations_at_least=3, seconds_at_least=0.001)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "measure", functools.partial(measure, settings=few))
-        patch.setattr(choice, "offered", tuple)
+        patch.setattr(stages, "measure_calls", functools.partial(measure_calls, settings=few))
+        patch.setattr(choice, "find_optional_engines", tuple)
         yield
 
 
 @pytest.fixture(scope="session")
-def small(quick_latency: None) -> tuple[str, ...]:  # noqa: ARG001 - it is the patch that is wanted
-    """The words of the cheapest export that does everything: a network of a million parameters, four samples."""
+def small(quick_latency: None) -> tuple[str, ...]:  # noqa: ARG001 - only its patch is needed
+    """Arguments of the cheapest complete export: a network of a million parameters, four samples."""
     return ("export", "nin_cifar10", "--data", "synthetic", "--samples", "4", "--batch", "1:2:4")
 
 
 @pytest.fixture(scope="session")
 def fp32_bundle(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real bundle. Never change it: take `bundle`, a copy."""
+    """A real bundle. Never change it: use `bundle`, a copy."""
     return _exported(small, "fp32", tmp_path_factory)
 
 
@@ -97,7 +97,7 @@ def fp16_bundle(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def int8_bundle(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same network in INT8, by OpenVINO where that is installed. Never change it."""
+    """The same network at INT8, with OpenVINO where that is installed. Never change it."""
     calibrated = (*small, "--calibration", "synthetic", "--calibration-size", "100")
     return _exported(calibrated, "int8", tmp_path_factory)
 
@@ -112,19 +112,19 @@ def _exported(words: tuple[str, ...], precision: str, factory: pytest.TempPathFa
 
 @pytest.fixture
 def bundle(fp32_bundle: Path, tmp_path: Path) -> Path:
-    """A copy that the test may damage."""
+    """A copy of the FP32 bundle that the test may damage."""
     return Path(shutil.copytree(fp32_bundle, tmp_path / "bundle"))
 
 
 @pytest.fixture
 def forgetful_cache(
-    fp32_bundle: Path,  # noqa: ARG001 - that it was made is what fills the cache
+    fp32_bundle: Path,  # noqa: ARG001 - making it fills the cache
     fp16_bundle: Path,  # noqa: ARG001
     cache_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., Path]:
-    """A cache that knows what the small exports made, but for the kinds of entries named (graph, typed, …)."""
+    """A cache with the results of the small exports, except entries of the kinds named (graph, cast, …)."""
 
     def forget(*kinds: str) -> Path:
         folder = tmp_path / "cache"
@@ -137,20 +137,20 @@ def forgetful_cache(
 
 @pytest.fixture
 def traced_before(fp32_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Tracing takes seconds. From now on the exporter answers with the graph that it made for the small bundle."""
+    """Replace the exporter, which takes seconds, by one that returns the graph of the small bundle."""
 
     def replay(fallback: str | None = None) -> None:
         from deploykit.bundle import manifest as manifests
         from deploykit.core.values import ExportedGraph
 
         def export(*given: Any) -> ExportedGraph:
-            manifest, folder = manifests.read(fp32_bundle), given[-1]
+            manifest, folder = manifests.read_manifest(fp32_bundle), given[-1]
             shutil.copyfile(fp32_bundle / "model.onnx", folder / "model.onnx")
             return ExportedGraph(
                 files=(manifest.files["model.onnx"],),
                 opset=manifest.graph.opset,
                 exporter="dynamo" if fallback is None else "torchscript",
-                fallback=fallback,
+                fallback_reason=fallback,
                 inputs=manifest.inputs,
                 outputs=manifest.outputs,
                 batch=manifest.batch,
@@ -159,14 +159,14 @@ def traced_before(fp32_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
                 weights=manifest.weights,
             )
 
-        monkeypatch.setattr("deploykit.export.export.export", export)
+        monkeypatch.setattr("deploykit.export.export.export_module", export)
 
     return replay
 
 
 @pytest.fixture
 def cli(capfd: pytest.CaptureFixture[str]) -> CommandLine:
-    """Run a command line in this process. Whatever it does, no traceback may be seen without --debug."""
+    """Run a command line in this process, and check that no traceback is printed without --debug."""
 
     def call(*words: object) -> Result:
         from deploykit.cli import run
@@ -184,7 +184,7 @@ def cli(capfd: pytest.CaptureFixture[str]) -> CommandLine:
 
 @pytest.fixture
 def program() -> Callable[..., list[str]]:
-    """The words that start deploykit as a process of its own, from this checkout, wherever it is started."""
+    """The arguments that start deploykit from this checkout as a process of its own, in any folder."""
 
     def words(*arguments: object) -> list[str]:
         start = f"import sys; sys.path[0] = {str(ROOT)!r}; from deploykit.cli import main; main()"
@@ -217,7 +217,7 @@ def photograph(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def snapshot() -> Callable[[Path], dict[str, Any]]:
-    """Everything under a folder that a write would change: names, kinds, contents, times."""
+    """The state of a folder that a write would change: names, kinds, contents, times."""
 
     def take(folder: Path) -> dict[str, Any]:
         return {

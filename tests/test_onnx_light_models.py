@@ -1,6 +1,6 @@
-"""The networks that onnx's own package holds, written by Caffe2 at opset 9, go in and come out the same.
+"""The networks that the onnx package ships, written by Caffe2 at opset 9, can be exported and keep their outputs.
 
-Their weights are one number each, filled in when they run: structure is all that they have.
+Their weights are constant fills computed at run time: only the structure is tested.
 """
 
 from pathlib import Path
@@ -21,25 +21,25 @@ def bundle(quick_latency, cli, tmp_path):  # noqa: ARG001
         few = ("--samples", "2", "--data", "synthetic", "-o", tmp_path / "out")
         result = cli("export", FOLDER / f"{name}.onnx", *few, *CAFFE, *words)
         assert result.code == 0, result.text
-        return manifests.read(tmp_path / "out")
+        return manifests.read_manifest(tmp_path / "out")
 
     return export
 
 
-def test_there_are_as_many_as_are_known():
+def test_all_light_models_are_found():
     assert len(NAMES) == 9
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_it_goes_in(bundle, name):
+def test_a_light_model_is_exported(bundle, name):
     manifest = bundle(name, "--fp32", "--target", "onnxruntime")
     assert manifest.graph.exporter == "file"
     assert manifest.parity.passed
 
 
 @pytest.mark.slow
-def test_one_with_residuals_is_quantized(bundle):
+def test_a_light_model_with_residuals_is_quantized(bundle):
     calibrated = ("--calibration", "synthetic", "--calibration-size", "8")
     manifest = bundle("light_resnet50", "--int8", *calibrated, "--target", "openvino")
     assert manifest.parity.passed

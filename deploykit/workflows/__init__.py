@@ -1,1 +1,1 @@
-"""What composes the stages; nothing else imports several of them. `export.py` is the story, told once."""
+"""Stage composition: the only package that imports several stages. `export.py` is the main workflow."""

@@ -1,7 +1,7 @@
-"""An accuracy budget for INT8: the layers that lose most stay out of it, one by one, until what is left is good enough.
+"""The accuracy budget of INT8: the most sensitive layers are excluded one by one until the rest meets the budget.
 
-Layers are ranked once, each quantized alone, on samples of the calibration set; the budget is checked with every layer
-that comes out, on the samples that parity is judged on.
+Layers are ranked once, each quantized in isolation, on samples of the calibration set; the budget is evaluated after
+every exclusion, on the evaluation samples.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from deploykit.core.values import (
     Backend,
     Batch,
     Budget,
+    BudgetMetric,
     BudgetOptions,
     BudgetStep,
     Head,
-    Measure,
-    Progress,
     Recipe,
     Runner,
     Sensitivity,
@@ -32,103 +31,112 @@ from deploykit.core.values import (
 )
 from deploykit.evaluate.parity import metrics
 from deploykit.quantize import sensitivity
-from deploykit.quantize.receipt import int8_share
+from deploykit.quantize.receipt import compute_int8_share
 from deploykit.workflows import cache_keys, stages
-from deploykit.workflows.int8_candidates import Trial, judged, snr_db
+from deploykit.workflows.int8_candidates import Int8Candidates, evaluate_recipe, worst_snr_db
 from deploykit.workflows.stages import Verdict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RANKING_SAMPLES: Final = 16
-"""Samples on which layers are ranked: each layer's error is seen on all of them."""
+"""Samples on which layers are ranked; the error of every layer is measured on all of them."""
 
 ROUNDING: Final = 1e-9
-"""Of points: a drop of exactly half a point is within a budget of 0.5, whatever its last binary digit."""
+"""In percentage points: a drop of exactly half a point meets a budget of 0.5, whatever its last binary digit."""
 
 
-def within(options: BudgetOptions, trial: Trial, recipe: Recipe, progress: Progress) -> tuple[Recipe, Budget]:
-    """The recipe with layers taken out, the worst first, until the budget holds; and the way there."""
-    measure, bound = _bound(options)
-    start = now = _cost(judged(trial, recipe, progress), measure)
-    taken: list[BudgetStep] = []
-    worst_first = () if _holds(now, measure, bound) else ranked(trial, progress)
-    for layer in worst_first[:-1]:  # with the last one out, nothing would be quantized
+def fit_budget(options: BudgetOptions, candidates: Int8Candidates, recipe: Recipe) -> tuple[Recipe, Budget]:
+    """Exclude layers from the recipe, the most sensitive first, until the budget is met; also returns each step."""
+    metric, limit = _limit(options)
+    start = current = _drop_or_snr(evaluate_recipe(candidates, recipe), metric)
+    steps: list[BudgetStep] = []
+    worst_first = () if _is_met(current, metric, limit) else rank_layers(candidates)
+    for layer in worst_first[:-1]:  # excluding the last one would leave nothing quantized
         recipe = msgspec.structs.replace(recipe, excluded=(*recipe.excluded, layer.layer))
-        before, now = now, _cost(judged(trial, recipe, progress), measure)
-        share = int8_share(trial.source, frozenset(recipe.excluded))
-        taken.append(BudgetStep(layer.layer, layer.error, before, now, share))
-        progress.note(f"{layer.layer} stays out of INT8: {measure} {before:.2f} → {now:.2f}, {share:.1%} of MACs left")
-        if _holds(now, measure, bound):
+        before, current = current, _drop_or_snr(evaluate_recipe(candidates, recipe), metric)
+        share = compute_int8_share(candidates.source, frozenset(recipe.excluded))
+        steps.append(BudgetStep(layer.layer, layer.error, before, current, share))
+        candidates.session.progress.note(
+            f"{layer.layer} excluded from INT8: {metric} {before:.2f} → {current:.2f}, INT8 share {share:.1%} of MACs"
+        )
+        if _is_met(current, metric, limit):
             break
-    return recipe, Budget(measure, bound, start, tuple(taken), _holds(now, measure, bound))
+    return recipe, Budget(metric, limit, start, tuple(steps), _is_met(current, metric, limit))
 
 
-def ranked(trial: Trial, progress: Progress) -> tuple[Sensitivity, ...]:
+def rank_layers(candidates: Int8Candidates) -> tuple[Sensitivity, ...]:
     """Every layer with the error that quantizing it alone adds, the largest first."""
-    asked = trial.request.calibration
-    assert asked is not None
-    data = open_data(asked.data, "calibration", RANKING_SAMPLES, trial.request.options.batch, trial.graph.taken)
+    session, calibrated = candidates
+    request, model, backend = session.request, session.graph.model, session.backend
+    assert request.calibration is not None
+    name, inputs = request.calibration.data, session.graph.tensor_inputs
+    data = open_data(name, "calibration", RANKING_SAMPLES, request.options.batch, inputs)
 
-    def build(folder: Path) -> None:
-        batches = list(data.batches(trial.graph.model))
-        error = loss(trial.graph.model.head, _answers(trial.backend, trial.source, batches), batches)
-        with progress.step("quantizing layers one by one", sensitivity.count(trial.source)) as advance:
-            found = sensitivity.rank(
-                trial.source,
-                trial.calibrated,
+    def write_ranking(folder: Path) -> None:
+        batches = list(data.batches(model))
+        loss = make_loss(model.head, _run_batches(backend, candidates.source, batches), batches)
+        count = sensitivity.count_layers(candidates.source)
+        with session.progress.step("quantizing layers one by one", count) as advance:
+            ranking = sensitivity.rank_by_sensitivity(
+                candidates.source,
+                calibrated,
                 folder,
-                lambda graph: error(_answers(trial.backend, graph, batches)),
+                lambda graph: loss(_run_batches(backend, graph, batches)),
                 advance,
             )
-        for left in folder.iterdir():
-            left.unlink()
-        stages.save(folder, _Ranked(found))
+        for temporary in folder.iterdir():
+            temporary.unlink()
+        stages.save_entry(folder, _RankingEntry(ranking))
 
-    key = {"graph": trial.graph.exported.files[0].sha256, "calibrated": trial.calibrated, "data": data.record}
-    folder = cache.fetch("ranked", {**key, "backend": trial.backend.identity, **cache_keys.tools()}, build)
-    return stages.load(folder, _Ranked).layers
+    key = {"graph": session.graph.sha256, "calibrated": calibrated, "data": data.record, "backend": backend.identity}
+    folder = cache.fetch_or_build("sensitivity", {**key, **cache_keys.tool_versions()}, write_ranking)
+    return stages.load_entry(folder, _RankingEntry).layers
 
 
-def loss(head: Head, exact: NDArray[np.float64], batches: Sequence[Batch]) -> Callable[[NDArray[np.float64]], float]:
-    """What answers lose against the exact ones: likelihood of the labels where every sample has one, else signal."""
+def make_loss(
+    head: Head, exact: NDArray[np.float64], batches: Sequence[Batch]
+) -> Callable[[NDArray[np.float64]], float]:
+    """The loss of outputs against the `exact` ones: the rise in cross-entropy where every sample has a label, else the
+    noise-to-signal ratio.
+    """
     labels = [label for batch in batches for label in batch.labels if label is not None]
     if head == "logits" and len(labels) == len(exact) and max(labels) < exact.shape[1]:
-        at_best = metrics.cross_entropy(exact, np.asarray(labels))
-        return lambda given: metrics.cross_entropy(given, np.asarray(labels)) - at_best
-    return lambda given: float(np.square(given - exact).sum() / np.square(exact).sum())
+        best = metrics.cross_entropy(exact, np.asarray(labels))
+        return lambda outputs: metrics.cross_entropy(outputs, np.asarray(labels)) - best
+    return lambda outputs: float(np.square(outputs - exact).sum() / np.square(exact).sum())
 
 
-def _answers(backend: Backend, graph: Path, batches: Sequence[Batch]) -> NDArray[np.float64]:
-    """The first output for every sample, a row each."""
+def _run_batches(backend: Backend, graph: Path, batches: Sequence[Batch]) -> NDArray[np.float64]:
+    """The first output for every sample, one row each."""
     runner: Runner = backend.load(backend.compile(graph, graph.parent), graph.parent)
     name = runner.outputs[0].name
     return np.concatenate([runner.run(batch.inputs)[name].astype(np.float64) for batch in batches])
 
 
-def _bound(options: BudgetOptions) -> tuple[Measure, float]:
+def _limit(options: BudgetOptions) -> tuple[BudgetMetric, float]:
     if options.max_drop is not None:
         return "top-1 drop", options.max_drop
     assert options.min_snr_db is not None
     return "SNR dB", options.min_snr_db
 
 
-def _cost(verdict: Verdict, measure: Measure) -> float:
-    """Points of top-1, or decibels."""
-    if measure == "SNR dB":
-        return snr_db(verdict)
+def _drop_or_snr(verdict: Verdict, metric: BudgetMetric) -> float:
+    """The drop in top-1 accuracy in percentage points, or the worst output's SNR in dB."""
+    if metric == "SNR dB":
+        return worst_snr_db(verdict)
     accuracy = verdict.parity.accuracy
     if accuracy is None:
         raise UsageError(
             f"--max-drop needs labels, and {verdict.parity.data.name!r} has none for these classes.",
-            "Give labelled images with --data, or bound the noise at the output with --min-snr.",
+            "Give labelled images with --data, or set a smallest output SNR with --min-snr.",
         )
     return 100 * accuracy.drop
 
 
-def _holds(cost: float, measure: Measure, bound: float) -> bool:
-    return cost >= bound if measure == "SNR dB" else cost <= bound + ROUNDING
+def _is_met(drop_or_snr: float, metric: BudgetMetric, limit: float) -> bool:
+    return drop_or_snr >= limit if metric == "SNR dB" else drop_or_snr <= limit + ROUNDING
 
 
-class _Ranked(Value, frozen=True):
+class _RankingEntry(Value, frozen=True):
     layers: tuple[Sensitivity, ...]

@@ -1,6 +1,6 @@
-"""How fast a finished bundle is on this machine.
+"""Latency benchmarks of finished bundles on this machine.
 
-Each verb reads the manifest first and checks every file's digest before any of them is used.
+Every verb reads the manifest first and verifies the digest of every file before using any.
 """
 
 from __future__ import annotations
@@ -13,52 +13,52 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from deploykit.backends.adapters import Fitted
+from deploykit.backends.adapters import CastingRunner
 from deploykit.bundle import manifest as manifests
 from deploykit.bundle.manifest import Manifest
-from deploykit.bundle.open import opened
-from deploykit.bundle.verify import check_files, golden
+from deploykit.bundle.open import open_engine
+from deploykit.bundle.verify import check_files, read_golden
 from deploykit.core import cpp_programs
 from deploykit.core.errors import UsageError
 from deploykit.core.values import (
     BatchRange,
     Bench,
-    Comparison,
-    Conditions,
+    DeviceConditions,
     Engine,
+    LatencyComparison,
     LoadGenSummary,
-    Measured,
+    Measurement,
     Progress,
     Runner,
     Runtime,
     Scenario,
-    StartUp,
+    StartupTimes,
     TimedRunner,
 )
 from deploykit.evaluate.latency import loadgen
 from deploykit.evaluate.latency.clock import MONOTONIC
-from deploykit.evaluate.latency.compare import Compared
-from deploykit.evaluate.latency.compare import compare as compare_calls
-from deploykit.evaluate.latency.conditions import watch
-from deploykit.evaluate.latency.cpp_runtime import Served, ToldTime, measure_native, served
-from deploykit.evaluate.latency.load import Load, Loaded, under_load
-from deploykit.evaluate.latency.measure import PARTS, Settings, measure
+from deploykit.evaluate.latency.compare import LatencyComparison as CallComparison
+from deploykit.evaluate.latency.compare import compare_latency as compare_calls
+from deploykit.evaluate.latency.conditions import record_conditions
+from deploykit.evaluate.latency.cpp_runtime import BenchProcess, ReportedClock, measure_cpp, start_bench_process
+from deploykit.evaluate.latency.load import Load, LoadResult, measure_under_load
+from deploykit.evaluate.latency.measure import PROGRESS_STEPS, Settings, measure_calls
 from deploykit.evaluate.latency.memory import peak_memory_bytes
-from deploykit.evaluate.latency.sweep import knee
+from deploykit.evaluate.latency.sweep import find_knee
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 GPU_CALLS: Final = 50
-"""Whose medians say where a call's time goes on a GPU."""
+"""Calls whose medians split the time of a call on a GPU into its parts."""
 
 ONE_PROCESS: Final = (
-    "both bundles were in one process: the peak memory is that of both together, and the second's loading found "
-    "imported what the first had to import"
+    "both bundles ran in one process: the peak memory is that of both together, and the second one's load time leaves "
+    "out libraries that the first one had imported"
 )
 
 
-def bench(
+def bench_bundle(
     folder: Path,
     runtime: Runtime,
     sizes: Sequence[int],
@@ -67,30 +67,30 @@ def bench(
     scenario: Scenario | None,
     progress: Progress,
 ) -> Bench:
-    """Latency of a bundle on this machine at each batch size, on its golden inputs; where no size is asked for, at the
-    smallest that it takes. Then LoadGen's own account of `scenario`, with batches up to the largest size.
+    """Measure a bundle's latency on this machine at each batch size (default: the smallest that it accepts), with its
+    golden inputs; then run LoadGen's `scenario`, if one is given, with batches up to the largest size.
 
-    With `cpp` the C++ library is built first, and then opens, checks and measures the bundle by itself, without a load
-    or a scenario. UsageError for a size that the bundle does not take.
+    `cpp` first builds the C++ library, which then opens, verifies and measures the bundle on its own, without a load or
+    a scenario. UsageError for a size that the bundle does not accept.
     """
-    manifest = manifests.read(folder)
-    wanted = tuple(sizes) or (manifest.batch.minimum,)
-    for size in wanted:
+    manifest = manifests.read_manifest(folder)
+    sizes_or_smallest = tuple(sizes) or (manifest.batch.minimum,)
+    for size in sizes_or_smallest:
         _check_size(folder, manifest, size)
     match runtime:
         case "python":
-            started = _started(folder, manifest, wanted[0])
-            found = _bench_python(started, wanted, load, settings, progress)
+            started = _start_bundle(folder, manifest, sizes_or_smallest[0])
+            measured = _bench_python(started, sizes_or_smallest, load, settings, progress)
             if scenario is None:
-                return found
+                return measured
             largest = max(sizes, default=manifest.batch.maximum)
-            summary = _loadgen(started, largest, load.rate_per_s, settings, scenario, progress)
-            return msgspec.structs.replace(found, loadgen=summary)
+            summary = _run_loadgen(started, largest, load.rate_per_s, settings, scenario, progress)
+            return msgspec.structs.replace(measured, loadgen=summary)
         case "cpp":
-            return _bench_cpp(folder, manifest, wanted, settings, progress)
+            return _bench_cpp(folder, manifest, sizes_or_smallest, settings, progress)
 
 
-def compare(
+def compare_bundles(
     folders: tuple[Path, Path],
     runtime: Runtime,
     size: int | None,
@@ -98,50 +98,50 @@ def compare(
     settings: Settings,
     limit: float | None,
     progress: Progress,
-) -> Comparison:
-    """Two bundles at one batch size in turn, a block of calls each: `rounds` times, or as `settings` says.
+) -> LatencyComparison:
+    """Measure two bundles at one batch size in alternating blocks of calls: for `rounds`, or as `settings` say.
 
-    Where no size is asked for it is the smallest that both take. The second may take `limit` times as long as the
-    first. UsageError where one of them does not take the size.
+    The default size is the smallest that both accept. The second bundle may take `limit` times as long as the first.
+    UsageError where one of them does not accept the size.
     """
-    first, second = (manifests.read(folder) for folder in folders)
-    wanted = size or max(first.batch.minimum, second.batch.minimum)
+    first, second = (manifests.read_manifest(folder) for folder in folders)
+    common_size = size or max(first.batch.minimum, second.batch.minimum)
     for folder, manifest in zip(folders, (first, second), strict=True):
-        _check_size(folder, manifest, wanted)
+        _check_size(folder, manifest, common_size)
     match runtime:
         case "python":
-            pair = _compare_python(folders, (first, second), wanted, rounds, settings, progress)
+            pair = _compare_python(folders, (first, second), common_size, rounds, settings, progress)
         case "cpp":
-            pair = _compare_cpp(folders, (first, second), wanted, rounds, settings, progress)
-    return Comparison(*pair.benches, pair.compared.ratio, pair.compared.rounds, limit)
+            pair = _compare_cpp(folders, (first, second), common_size, rounds, settings, progress)
+    return LatencyComparison(*pair.benches, pair.calls.ratio, pair.calls.rounds, limit)
 
 
 def _check_size(folder: Path, manifest: Manifest, size: int) -> None:
     sizes = manifest.batch
     if not sizes.minimum <= size <= sizes.maximum:
         raise UsageError(
-            f"{folder} takes batches of {sizes.minimum} to {sizes.maximum}, not of {size}.",
+            f"{folder} accepts batches of {sizes.minimum} to {sizes.maximum}, not of {size}.",
             "Choose one of these, or export it with another --batch.",
         )
 
 
-class _Started(NamedTuple):
-    """A bundle that has answered once, and how long that took."""
+class _StartedBundle(NamedTuple):
+    """A loaded bundle that has run once, and the time that this took."""
 
     manifest: Manifest
     engine: Engine
     runner: Runner
     rows: dict[str, NDArray[Any]]
-    start_up: StartUp
+    start_up: StartupTimes
 
     def inputs(self, size: int) -> dict[str, NDArray[Any]]:
-        """The golden rows, again and again until there are `size`."""
-        return _inputs(self.runner, self.rows, size)
+        """The golden rows, repeated up to `size` rows."""
+        return _repeat_rows(self.runner, self.rows, size)
 
-    def bench(
-        self, measured: tuple[Measured, ...], conditions: tuple[Conditions, ...], statements: Sequence[str]
+    def make_bench(
+        self, measured: tuple[Measurement, ...], conditions: tuple[DeviceConditions, ...], caveats: Sequence[str]
     ) -> Bench:
-        """All that there is to say of it."""
+        """The benchmark result."""
         return Bench(
             self.manifest.model.name,
             self.manifest.precision,
@@ -149,67 +149,72 @@ class _Started(NamedTuple):
             f"{self.engine.backend} {self.engine.version}",
             self.engine.file.path,
             measured,
-            knee(measured),
+            find_knee(measured),
             self.start_up,
             peak_memory_bytes(),
             conditions,
-            statements=(*self.engine.statements, *statements),
+            caveats=(*self.engine.caveats, *caveats),
         )
 
 
-def _started(folder: Path, manifest: Manifest, size: int) -> _Started:
-    before = MONOTONIC()
-    manifests.read(folder)
+def _start_bundle(folder: Path, manifest: Manifest, size: int) -> _StartedBundle:
+    """Open, load and run the bundle once, and time these three steps."""
+    started_ns = MONOTONIC()
+    manifests.read_manifest(folder)
     check_files(folder, manifest)
-    checked = MONOTONIC()
-    engine, runner = opened(folder, manifest)
-    loaded = MONOTONIC()
-    rows, _ = golden(folder, manifest)
-    inputs = _inputs(runner, rows, size)
-    ready = MONOTONIC()
+    verified_ns = MONOTONIC()
+    engine, runner = open_engine(folder, manifest)
+    loaded_ns = MONOTONIC()
+    rows, _ = read_golden(folder, manifest)
+    inputs = _repeat_rows(runner, rows, size)
+    called_ns = MONOTONIC()
     runner.run(inputs)
-    answered = MONOTONIC()
-    start_up = StartUp((checked - before) / 1e6, (loaded - checked) / 1e6, (answered - ready) / 1e6)
-    return _Started(manifest, engine, runner, rows, start_up)
+    returned_ns = MONOTONIC()
+    durations = (verified_ns - started_ns, loaded_ns - verified_ns, returned_ns - called_ns)
+    return _StartedBundle(manifest, engine, runner, rows, StartupTimes(*(duration / 1e6 for duration in durations)))
 
 
-def _inputs(runner: Runner, rows: dict[str, NDArray[Any]], size: int) -> dict[str, NDArray[Any]]:
+def _repeat_rows(runner: Runner, rows: dict[str, NDArray[Any]], size: int) -> dict[str, NDArray[Any]]:
     return {
         spec.name: np.resize(rows[spec.name], (size, *rows[spec.name].shape[1:])).astype(spec.dtype)
         for spec in runner.inputs
     }
 
 
-def _bench_python(started: _Started, sizes: Sequence[int], load: Load, settings: Settings, progress: Progress) -> Bench:
-    parts = len(sizes) * PARTS
-    with progress.step(f"measuring {started.engine.backend}", parts) as advance, watch() as watched:
-        found = [_loaded(started, size, load, settings, advance) for size in sizes]
-    statements = [
-        statement if len(sizes) == 1 else f"at batch {size}: {statement}"
-        for size, each in zip(sizes, found, strict=True)
-        for statement in each.statements
+def _bench_python(
+    started: _StartedBundle, sizes: Sequence[int], load: Load, settings: Settings, progress: Progress
+) -> Bench:
+    total = len(sizes) * PROGRESS_STEPS
+    with progress.step(f"measuring {started.engine.backend}", total) as advance, record_conditions() as recorded:
+        results = [_measure_size(started, size, load, settings, advance) for size in sizes]
+    caveats = [
+        caveat if len(sizes) == 1 else f"at batch {size}: {caveat}"
+        for size, result in zip(sizes, results, strict=True)
+        for caveat in result.caveats
     ]
-    return started.bench(tuple(each.measured for each in found), watched.conditions, statements)
+    return started.make_bench(tuple(result.measured for result in results), recorded.conditions, caveats)
 
 
-def _loaded(started: _Started, size: int, load: Load, settings: Settings, advance: Callable[[], None]) -> Loaded:
+def _measure_size(
+    started: _StartedBundle, size: int, load: Load, settings: Settings, advance: Callable[[], None]
+) -> LoadResult:
     inputs = started.inputs(size)
     run = partial(started.runner.run, inputs)
     if load.threads == 1 and load.rate_per_s is None:
-        found = Loaded(measure(run, size, settings=settings, advance=advance), ())
+        result = LoadResult(measure_calls(run, size, settings=settings, advance=advance), ())
     else:
-        found = under_load(run, size, load, settings=settings)
-        for _ in range(PARTS):  # whether a load is nearly over, nobody knows
+        result = measure_under_load(run, size, load, settings=settings)
+        for _ in range(PROGRESS_STEPS):  # a load reports no progress while it runs
             advance()
-    runner = started.runner.runner if isinstance(started.runner, Fitted) else started.runner
+    runner = started.runner.runner if isinstance(started.runner, CastingRunner) else started.runner
     if not isinstance(runner, TimedRunner):
-        return found
+        return result
     times = runner.gpu_times(inputs, GPU_CALLS)
-    return found._replace(measured=msgspec.structs.replace(found.measured, gpu=times))
+    return result._replace(measured=msgspec.structs.replace(result.measured, gpu=times))
 
 
-def _loadgen(
-    started: _Started,
+def _run_loadgen(
+    started: _StartedBundle,
     largest: int,
     rate_per_s: float | None,
     settings: Settings,
@@ -219,34 +224,34 @@ def _loadgen(
     rows = {spec.name: started.rows[spec.name].astype(spec.dtype) for spec in started.runner.inputs}
     sizes = BatchRange(started.manifest.batch.minimum, largest, largest)
     with progress.step(f"running LoadGen's {scenario}"):
-        return loadgen.run(started.runner.run, rows, sizes, scenario, settings.seconds_at_least, rate_per_s)
+        return loadgen.run_loadgen(started.runner.run, rows, sizes, scenario, settings.seconds_at_least, rate_per_s)
 
 
 def _bench_cpp(folder: Path, manifest: Manifest, sizes: Sequence[int], settings: Settings, progress: Progress) -> Bench:
-    program = _program(progress)
-    found = []
-    with progress.step("measuring the C++ library", len(sizes)) as advance, watch() as watched:
+    program = _build_program(progress)
+    runs = []
+    with progress.step("measuring the C++ library", len(sizes)) as advance, record_conditions() as recorded:
         for size in sizes:
-            found.append(measure_native(program, folder, size, settings))
+            runs.append(measure_cpp(program, folder, size, settings))
             advance()
-    measured = tuple(each.measured for each in found)
+    measured = tuple(run.measured for run in runs)
     return Bench(
         manifest.model.name,
         manifest.precision,
         "cpp",
-        found[0].runtime,
-        found[0].file,
+        runs[0].runtime,
+        runs[0].file,
         measured,
-        knee(measured),
-        found[0].start_up,
-        max(each.peak_memory_bytes for each in found),
-        watched.conditions,
-        statements=found[0].passed_over,
+        find_knee(measured),
+        runs[0].start_up,
+        max(run.peak_memory_bytes for run in runs),
+        recorded.conditions,
+        caveats=runs[0].skipped_engines,
     )
 
 
 class _Pair(NamedTuple):
-    compared: Compared
+    calls: CallComparison
     benches: tuple[Bench, Bench]
 
 
@@ -258,16 +263,16 @@ def _compare_python(
     settings: Settings,
     progress: Progress,
 ) -> _Pair:
-    with progress.step("loading both"):
-        first, second = (_started(*each, size) for each in zip(folders, manifests, strict=True))
-    one, other = (partial(each.runner.run, each.inputs(size)) for each in (first, second))
-    with progress.step("measuring both in turn"), watch() as watched:
-        found = compare_calls(one, other, size, rounds, MONOTONIC, settings)
+    with progress.step("loading both bundles"):
+        first, second = (_start_bundle(*pair, size) for pair in zip(folders, manifests, strict=True))
+    run_first, run_second = (partial(bundle.runner.run, bundle.inputs(size)) for bundle in (first, second))
+    with progress.step("measuring both in alternation"), record_conditions() as recorded:
+        calls = compare_calls(run_first, run_second, size, rounds, MONOTONIC, settings)
     benches = (
-        first.bench((found.first,), watched.conditions, (ONE_PROCESS,)),
-        second.bench((found.second,), watched.conditions, (ONE_PROCESS,)),
+        first.make_bench((calls.first,), recorded.conditions, (ONE_PROCESS,)),
+        second.make_bench((calls.second,), recorded.conditions, (ONE_PROCESS,)),
     )
-    return _Pair(found, benches)
+    return _Pair(calls, benches)
 
 
 def _compare_cpp(
@@ -278,25 +283,27 @@ def _compare_cpp(
     settings: Settings,
     progress: Progress,
 ) -> _Pair:
-    program = _program(progress)
+    program = _build_program(progress)
     with (
-        progress.step("measuring both in turn"),
-        served(program, folders[0], size) as first,
-        served(program, folders[1], size) as second,
+        progress.step("measuring both in alternation"),
+        start_bench_process(program, folders[0], size) as first,
+        start_bench_process(program, folders[1], size) as second,
     ):
-        time = ToldTime()
-        one, other = (partial(time.run, each) for each in (first, second))
-        with watch() as watched:
-            found = compare_calls(one, other, size, rounds, time, settings)
+        clock = ReportedClock()
+        run_first, run_second = (partial(clock.run, process) for process in (first, second))
+        with record_conditions() as recorded:
+            calls = compare_calls(run_first, run_second, size, rounds, clock, settings)
         benches = (
-            _told(first, manifests[0], found.first, watched.conditions),
-            _told(second, manifests[1], found.second, watched.conditions),
+            _make_cpp_bench(first, manifests[0], calls.first, recorded.conditions),
+            _make_cpp_bench(second, manifests[1], calls.second, recorded.conditions),
         )
-        return _Pair(found, benches)
+        return _Pair(calls, benches)
 
 
-def _told(process: Served, manifest: Manifest, measured: Measured, conditions: tuple[Conditions, ...]) -> Bench:
-    """What a process of the C++ library says of itself."""
+def _make_cpp_bench(
+    process: BenchProcess, manifest: Manifest, measured: Measurement, conditions: tuple[DeviceConditions, ...]
+) -> Bench:
+    """The result of one process of the C++ library."""
     engine = process.engine
     return Bench(
         manifest.model.name,
@@ -307,12 +314,12 @@ def _told(process: Served, manifest: Manifest, measured: Measured, conditions: t
         (measured,),
         None,
         engine.start_up,
-        process.ask("memory"),
+        process.request("memory"),
         conditions,
-        statements=engine.passed_over,
+        caveats=engine.skipped_engines,
     )
 
 
-def _program(progress: Progress) -> Path:
-    """The one that measures the C++ library, built now or before."""
-    return cpp_programs.build(cpp_programs.BENCH, progress) / "deploykit-bench"
+def _build_program(progress: Progress) -> Path:
+    """Build the program that measures the C++ library, unless it is built already."""
+    return cpp_programs.build_programs(cpp_programs.BENCH, progress) / "deploykit-bench"

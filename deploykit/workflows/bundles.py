@@ -1,7 +1,6 @@
-"""What one does with a finished bundle: judge it anew, look into it, give it an engine for another machine. What a
-service does with it is in `runtime.py`.
+"""Verbs for a finished bundle: evaluate its parity again, inspect it, add an engine for another machine.
 
-Each verb reads the manifest first and checks every file's digest before any of them is used.
+Every verb reads the manifest first and verifies the digest of every file before using any.
 """
 
 from __future__ import annotations
@@ -13,116 +12,125 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from deploykit.backends import backend as find_backend
-from deploykit.backends.adapters import Fitted
+from deploykit.backends import create_backend
+from deploykit.backends.adapters import CastingRunner
 from deploykit.bundle import manifest as manifests
 from deploykit.bundle import records
-from deploykit.bundle.load import self_tested
+from deploykit.bundle.load import run_self_test
 from deploykit.bundle.manifest import Manifest
-from deploykit.bundle.open import opened
-from deploykit.bundle.verify import check_files, golden
-from deploykit.bundle.write import add
-from deploykit.core.calibration.batches import open_data, tensors
+from deploykit.bundle.open import open_engine
+from deploykit.bundle.verify import check_files, read_golden
+from deploykit.bundle.write import pack_engine
+from deploykit.core.calibration.batches import open_data, tensor_inputs
 from deploykit.core.errors import BackendError, InputError
-from deploykit.core.provenance import provenance
-from deploykit.core.values import Beside, BuildOptions, Engine, EngineAccount, Latency, LayerRow, Progress, Runner
-from deploykit.evaluate.latency.measure import PARTS, measure
-from deploykit.export.layer_rows import layers
-from deploykit.quantize.receipt import receipt
+from deploykit.core.provenance import collect_provenance
+from deploykit.core.values import (
+    BuildOptions,
+    Engine,
+    EngineInspection,
+    Latency,
+    LayerRow,
+    Progress,
+    Runner,
+    SecondaryEngine,
+)
+from deploykit.evaluate.latency.measure import PROGRESS_STEPS, measure_calls
+from deploykit.export.layer_rows import read_layer_rows
+from deploykit.quantize.receipt import compute_precision_receipt
 from deploykit.workflows import precision, reporting, stages
-from deploykit.workflows.source_network import origin
+from deploykit.workflows.source_network import rebuild_source_network
+from deploykit.workflows.stages import Evaluation
 
 
-def compile_for(folder: Path, name: str, options: BuildOptions, progress: Progress) -> tuple[Manifest, Beside]:
-    """The manifest of a bundle to which an engine of that backend was added, and that engine, built on this machine
-    from the bundle's own graph.
+def add_engine(folder: Path, name: str, options: BuildOptions, progress: Progress) -> tuple[Manifest, SecondaryEngine]:
+    """Compile the bundle's graph on this machine for the backend `name` and add the engine; returns the new manifest
+    and the engine.
 
-    Where this machine can run it, it answers the golden vectors and is measured before it is packed. An engine with the
-    same tag is replaced, and the verdict of this machine on a graph that needs no engine; everything else in the bundle
-    stays as it is.
+    Where this machine can run the engine, it is tested with the golden vectors and measured before it is packed. It
+    replaces an engine of the same tag; of a graph that needs no engine, it replaces this machine's verdict. Everything
+    else in the bundle stays as it is.
     """
-    manifest = manifests.read(folder)
+    manifest = manifests.read_manifest(folder)
     check_files(folder, manifest)
-    page = reporting.pager(folder, records.read(folder, manifest))
-    backend = find_backend(name, msgspec.structs.replace(options, batch=manifest.batch))
-    judged, here = manifest.engine, provenance()
-    home = manifest.provenance
-    same = (judged.backend, judged.version) == (backend.name, backend.version)
-    if judged.build is None and same and (home.host, home.processor) == (here.host, here.processor):
+    renderer = reporting.report_renderer(folder, records.read_records(folder, manifest))
+    backend = create_backend(name, msgspec.structs.replace(options, batch=manifest.batch))
+    primary, here, home = manifest.engine, collect_provenance(), manifest.provenance
+    same_backend = (primary.backend, primary.version) == (backend.name, backend.version)
+    same_machine = (home.host, home.processor) == (here.host, here.processor)
+    if primary.build is None and same_backend and same_machine:
         raise InputError(
-            f"{name} {judged.version} on {here.host} is the engine that the bundle was judged by.",
-            "Compile for another, or on another machine.",
+            f"{name} {primary.version} on {here.host} is the bundle's primary engine already.",
+            "Compile for another backend, or on another machine.",
         )
-    with tempfile.TemporaryDirectory() as elsewhere:
-        copied = Path(elsewhere) / "bundle"
-        shutil.copytree(folder, copied, ignore=shutil.ignore_patterns("engines"))
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "bundle"
+        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("engines"))
         with progress.step(f"compiling for {name}"):
-            engine = backend.compile(copied / manifest.graph.file, copied, progress)
-        if (obstacle := backend.obstacle()) is not None:
-            beside = Beside(engine, obstacle, provenance=here)
+            engine = backend.compile(copy / manifest.graph.file, copy, progress)
+        if (reason := backend.unavailable_reason()) is not None:
+            secondary = SecondaryEngine(engine, reason, provenance=here)
         else:
-            runner = backend.load(engine, copied)
-            with progress.step("answering the golden vectors"):
-                parity = self_tested(folder, manifest, engine, Fitted(runner))
-            executed = backend.executed(engine, copied)
-            ran = receipt(copied / manifest.graph.file, executed, name, engine.version)
-            beside = Beside(engine, None, parity, ran, _latency(folder, manifest, runner, progress), here)
-        complete = add(folder, manifest, beside, copied, page)
-        return complete, complete.beside[-1]
+            runner = backend.load(engine, copy)
+            with progress.step("running the golden vectors"):
+                parity = run_self_test(folder, manifest, engine, CastingRunner(runner))
+            executed = backend.read_executed_precision(engine, copy)
+            receipt = compute_precision_receipt(copy / manifest.graph.file, executed, name, engine.version)
+            latency = _measure_golden_latency(folder, manifest, runner, progress)
+            secondary = SecondaryEngine(engine, None, parity, receipt, latency, here)
+        complete = pack_engine(folder, manifest, secondary, copy, renderer)
+        return complete, complete.extra_engines[-1]
 
 
-def _latency(folder: Path, manifest: Manifest, runner: Runner, progress: Progress) -> Latency:
-    """Of one call with golden inputs, in the smallest batch that the graph takes."""
-    rows, _ = golden(folder, manifest)
+def _measure_golden_latency(folder: Path, manifest: Manifest, runner: Runner, progress: Progress) -> Latency:
+    """The latency of one call with golden inputs, at the smallest batch that the graph accepts."""
+    rows, _ = read_golden(folder, manifest)
     size = manifest.batch.minimum
     inputs = {spec.name: np.ascontiguousarray(rows[spec.name][:size], dtype=spec.dtype) for spec in runner.inputs}
-    with progress.step("measuring latency", PARTS) as advance:
-        return measure(lambda: runner.run(inputs), size, advance=advance).latency
+    with progress.step("measuring latency", PROGRESS_STEPS) as advance:
+        return measure_calls(lambda: runner.run(inputs), size, advance=advance).latency
 
 
-def recheck(folder: Path, data: str | None, samples: int | None, weights: str | None, progress: Progress) -> Manifest:
-    """A bundle's manifest with its parity judged anew: its own graph against eager PyTorch on the samples asked for."""
-    manifest = manifests.read(folder)
+def reevaluate_parity(
+    folder: Path, data: str | None, samples: int | None, weights: str | None, progress: Progress
+) -> Manifest:
+    """The manifest with parity evaluated again, on the given samples or on those of the export."""
+    manifest = manifests.read_manifest(folder)
     check_files(folder, manifest)
-    network, asked = origin(folder, manifest, weights, progress), manifest.request
-    taken = tensors(manifest.model, manifest.inputs)
-    chosen = open_data(data or asked.data, "evaluation", samples or asked.samples, manifest.batch, taken)
-    if (seen := manifest.calibration) is not None:
-        precision.proven_disjoint(seen.data, seen.samples, chosen)
-    engine, runner = opened(folder, manifest)
-    parity = stages.judge(
+    network, request = rebuild_source_network(folder, manifest, weights, progress), manifest.request
+    inputs = tensor_inputs(manifest.model, manifest.inputs)
+    evaluation = open_data(data or request.data, "evaluation", samples or request.samples, manifest.batch, inputs)
+    if (calibration := manifest.calibration) is not None:
+        precision.require_disjoint(calibration.data, calibration.samples, evaluation)
+    engine, runner = open_engine(folder, manifest)
+    parity = stages.compare_with_oracle(
+        Evaluation(manifest.model, manifest.precision, manifest.weights, evaluation, progress),
         network.oracle(manifest.inputs, manifest.outputs),
         runner,
-        manifest.model,
-        manifest.precision,
-        manifest.weights,
-        engine,
-        chosen,
-        progress,
+        engine.caveats,
     )
     return msgspec.structs.replace(manifest, parity=parity)
 
 
-def inspect(subject: Path) -> tuple[Manifest | None, tuple[LayerRow, ...]]:
-    """The nodes of a bundle's graph, or of an ONNX file, and the bundle's manifest."""
+def inspect_graph(subject: Path) -> tuple[Manifest | None, tuple[LayerRow, ...]]:
+    """The nodes of a bundle's graph, or of an ONNX file; and the manifest, where it is a bundle."""
     if not subject.exists():
-        raise InputError(f"There is no {subject}.", "Give a bundle's folder or an .onnx file.")
+        raise InputError(f"{subject} does not exist.", "Give the folder of a bundle, or an .onnx file.")
     if not subject.is_dir():
-        return None, layers(subject)
-    manifest = manifests.read(subject)
+        return None, read_layer_rows(subject)
+    manifest = manifests.read_manifest(subject)
     check_files(subject, manifest)
-    return manifest, layers(subject / manifest.graph.file)
+    return manifest, read_layer_rows(subject / manifest.graph.file)
 
 
-def engines(folder: Path, calls: int) -> tuple[EngineAccount, ...]:
-    """Every compiled engine in a bundle, with its layers where this machine can load it; profiled in so many calls."""
-    manifest = manifests.read(folder)
+def inspect_engines(folder: Path, calls: int) -> tuple[EngineInspection, ...]:
+    """Every compiled engine in a bundle, with its layers where this machine can load it, profiled in `calls` calls."""
+    manifest = manifests.read_manifest(folder)
     check_files(folder, manifest)
-    return tuple(_account(engine, folder, calls) for engine in manifest.engines if engine.build is not None)
+    return tuple(_profile_engine(engine, folder, calls) for engine in manifest.engines if engine.build is not None)
 
 
-def _account(engine: Engine, folder: Path, calls: int) -> EngineAccount:
+def _profile_engine(engine: Engine, folder: Path, calls: int) -> EngineInspection:
     try:
-        return EngineAccount(engine, None, find_backend(engine.backend).layers(engine, folder, calls))
+        return EngineInspection(engine, None, create_backend(engine.backend).read_layers(engine, folder, calls))
     except BackendError as error:
-        return EngineAccount(engine, str(error), ())
+        return EngineInspection(engine, str(error), ())

@@ -1,68 +1,71 @@
-"""All that determines a result, as one digest: what the cache and the bundle are found by."""
+"""Cache keys: a digest of everything that determines a result, by which the cache and a bundle recognise it."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from deploykit.core import calibration
 from deploykit.core.calibration.listed import SUFFIXES as LISTS
-from deploykit.core.provenance import code_digest, libraries
+from deploykit.core.provenance import code_digest, list_libraries
 from deploykit.core.values import ExportRequest
 from deploykit.export.networks import sources
-from deploykit.export.networks.weights_source import identity
+from deploykit.export.networks.weights_source import weights_identity
 
 
-def tools() -> dict[str, Any]:
-    """Our own code and the libraries."""
-    return {"code": code_digest(), "libraries": libraries()}
+def tool_versions() -> dict[str, Any]:
+    """The digest of deploykit's code, and the versions of the libraries."""
+    return {"code": code_digest(), "libraries": list_libraries()}
 
 
-def data(name: str | None) -> str:
-    """A named set by its name; what lies at a path by its files' names, sizes and times, so that no image need be read.
+def data_key(name: str | None) -> str:
+    """The key of a data set: its name, or for a path the names, sizes and times of its files, so that no image is read.
 
-    A list of images counts by its own words too: an editor may leave its size and time as they were.
+    A list of images is hashed by its content too, since an editor may leave its size and time unchanged.
     """
-    files = None if name is None else calibration.files(name)
+    files = None if name is None else calibration.list_files(name)
     if name is None or files is None:
         return name or ""
     stats = [(path.as_posix(), path.stat()) for path in files if path.is_file()]
-    listed = Path(name).suffix.lower() in LISTS and Path(name).is_file()
-    words = hashlib.sha256(Path(name).read_bytes()).hexdigest() if listed else ""
-    return _digest({"files": [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats], "list": words})
+    is_list = Path(name).suffix.lower() in LISTS and Path(name).is_file()
+    content = hashlib.sha256(Path(name).read_bytes()).hexdigest() if is_list else ""
+    return _hash_parts({"files": [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats], "list": content})
 
 
-def bundle(request: ExportRequest) -> str:
-    """Of a whole request."""
-    calibrated = {} if request.calibration is None else {"calibration set": data(request.calibration.data)}
-    parts = {**_network(request), "data": data(request.data), **calibrated}
-    return _digest({**_words(request), **parts, **tools()})
+def bundle_key(request: ExportRequest) -> str:
+    """The key of the bundle that a request gives."""
+    calibrated = {} if request.calibration is None else {"calibration set": data_key(request.calibration.data)}
+    parts = {**_network_parts(request), "data": data_key(request.data), **calibrated}
+    return _hash_parts({**_request_fields(request), **parts, **tool_versions()})
 
 
-def graph(request: ExportRequest) -> str:
-    """Of what the exported FP32 graph depends on: not the precision, nor the data it is judged on."""
-    words = {name: value for name, value in _words(request).items() if name not in LATER}
-    return _digest({**words, **_network(request), **tools()})
+def graph_key(request: ExportRequest) -> str:
+    """The key of the exported FP32 graph, which depends neither on the precision nor on the evaluation data."""
+    fields = {name: value for name, value in _request_fields(request).items() if name not in LATER_FIELDS}
+    return _hash_parts({**fields, **_network_parts(request), **tool_versions()})
 
 
-def _network(request: ExportRequest) -> dict[str, Any]:
-    """Of the network's definition, wherever it comes from, and of its weights."""
-    return {"network": sources.identity(request.model), "weights": identity(request.weights)}
+def _network_parts(request: ExportRequest) -> dict[str, Any]:
+    """The network's definition, wherever it comes from, and its weights."""
+    return {"network": sources.network_identity(request.model), "weights": weights_identity(request.weights)}
 
 
-LATER = frozenset(
-    {"precision", "data", "samples", "target", "beside", "offered", "build", "io", "calibration", "budget"}
+LATER_FIELDS: Final = frozenset(
+    {
+        *("precision", "data", "samples", "target", "extra_engines", "optional_engines", "build", "io"),
+        *("calibration", "budget"),
+    }
 )
-"""What a request says of the stages behind the FP32 graph."""
+"""Fields of a request that only concern stages after the FP32 graph."""
 
 
-def _words(request: ExportRequest) -> dict[str, Any]:
-    words: dict[str, Any] = msgspec.to_builtins(request)
-    return words
+def _request_fields(request: ExportRequest) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(request)
+    return fields
 
 
-def _digest(parts: dict[str, Any]) -> str:
+def _hash_parts(parts: dict[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()

@@ -1,13 +1,13 @@
-"""Where does a bundle's error come from: at which stage, in which layer, for which samples.
+"""Find where a bundle's error comes from: at which stage, in which layer, on which samples.
 
-    preprocessing   eager PyTorch, given what the manifest's preprocessing makes of an image, not the network's own
-    export          the FP32 graph, traced anew or from the cache; an FP32 bundle's own
-    typing          the bundle's graph with its Casts or Q/DQ pairs, computed as it is written, by no compiler
-    form            what a backend made of that graph for itself, computed likewise
+    preprocessing   the reference on inputs from the manifest's preprocessing, against the network's own
+    export          the FP32 graph, exported again or from the cache; for an FP32 bundle its own
+    precision       the bundle's graph with its Casts or Q/DQ nodes, computed as written, without a compiler
+    form            the graph in the form that a backend derived from it, computed the same way
     engine          every engine of the bundle that this machine can load
-    C++             the C++ library, which chooses its engine by itself
+    C++             the C++ library, which selects its engine on its own
 
-Behind the first one all are given what the manifest's preprocessing makes, so that a fault of it is named once.
+From the export stage on, all inputs come from the manifest's preprocessing, so that an error of it is reported once.
 """
 
 from __future__ import annotations
@@ -24,20 +24,19 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from deploykit.backends import backend as find_backend
-from deploykit.backends import installed
-from deploykit.backends.adapters import Fitted
-from deploykit.backends.choice import reference
-from deploykit.backends.weighted_layers import layers as multiplying
+from deploykit.backends import create_backend, is_installed
+from deploykit.backends.adapters import CastingRunner
+from deploykit.backends.choice import reference_backend
+from deploykit.backends.weighted_layers import find_weighted_layers
 from deploykit.bundle import manifest as manifests
 from deploykit.bundle.manifest import Manifest
-from deploykit.bundle.open import loaded
+from deploykit.bundle.open import load_engine
 from deploykit.bundle.verify import check_files
 from deploykit.core import cpp_programs
-from deploykit.core.calibration.batches import open_data, tensors
+from deploykit.core.calibration.batches import open_data, tensor_inputs
 from deploykit.core.errors import BackendError, DeploykitError, InputError, UsageError
 from deploykit.core.values import (
-    CLASSES,
+    CLASSIFIER_HEADS,
     Arrays,
     Backend,
     Engine,
@@ -45,472 +44,493 @@ from deploykit.core.values import (
     ModelSpec,
     Progress,
     Runner,
-    SampleAccount,
+    SampleDifferences,
     Stages,
     TensorSample,
     Tolerance,
     WorstSample,
 )
-from deploykit.evaluate.parity import cpp_answers as cpp
+from deploykit.evaluate.parity import cpp_outputs as cpp
 from deploykit.evaluate.parity import samples as by_sample
-from deploykit.evaluate.parity.compare import untrained
-from deploykit.evaluate.parity.layer_errors import cut, given, points, powers, ranked
+from deploykit.evaluate.parity.compare import untrained_caveats
+from deploykit.evaluate.parity.layer_errors import error_power, fusion_boundaries, input_for, rank_layers, split_at
 from deploykit.evaluate.parity.metrics import snr_db
-from deploykit.evaluate.parity.stages import Walk, graph_name
+from deploykit.evaluate.parity.stages import StageAttribution, graph_name
 from deploykit.evaluate.parity.tolerances import for_precision
-from deploykit.export.layer_rows import layers as rows_of
-from deploykit.quantize.calibrate import expose
-from deploykit.workflows import precision
-from deploykit.workflows import stages as steps
-from deploykit.workflows.source_network import origin
+from deploykit.export.layer_rows import read_layer_rows
+from deploykit.quantize.calibrate import add_graph_outputs
+from deploykit.workflows import precision, stages
+from deploykit.workflows.source_network import rebuild_source_network
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RECORDED_MARGIN_DB: Final = 6.0
-"""What a bundle's graph may lose beside what its manifest records of all stages together: twice the error. Typing alone
-cannot be worse than everything, but for roundings that happened to cancel."""
+"""SNR that a bundle's graph may lose against that which its manifest records for all stages together: twice the error.
+The precision stage alone cannot be worse than all stages together, except where roundings happened to cancel."""
 
 FINER_FORM_DB: Final = 6.0
-"""What it may lose besides where the judged engine is a form of its own: with 255 steps where the graph has 127, the
-recorded answers had half the graph's rounding error at best."""
+"""SNR that it may lose in addition where the evaluated engine is a form of its own: with 255 steps where the graph has
+127, the recorded outputs had at best half of the graph's rounding error."""
 
-FROM_PYTHON: Final = (
-    "the C++ library was given inputs that Python had preprocessed: its own preprocessing was not looked at"
-)
+FROM_PYTHON: Final = "the C++ library received inputs preprocessed in Python: its own preprocessing was not tested"
 
 
 class DiagnosedBundle:
-    """A bundle, the network that it came from, and the samples to judge it on. What is asked twice is answered once.
+    """A bundle, the network that it was exported from, and the samples to evaluate it on. It keeps outputs.
 
-    InputError where weights are others than the bundle's, or where samples were calibrated on; CheckFailed where files
-    are not those that were written.
+    InputError where the weights are not the bundle's, or where samples were calibrated on; CheckFailed where files are
+    damaged.
     """
 
     def __init__(
         self, folder: Path, data: str | None, samples: int | None, weights: str | None, progress: Progress
     ) -> None:
-        manifest = manifests.read(folder)
+        manifest = manifests.read_manifest(folder)
         check_files(folder, manifest)
         self.folder = folder
         self.manifest = manifest
-        self.network = origin(folder, manifest, weights, progress)
-        asked = manifest.request
-        taken = tensors(manifest.model, manifest.inputs)
-        self.data = open_data(data or asked.data, "evaluation", samples or asked.samples, manifest.batch, taken)
-        if (seen := manifest.calibration) is not None:
-            precision.proven_disjoint(seen.data, seen.samples, self.data)
+        self.network = rebuild_source_network(folder, manifest, weights, progress)
+        request, inputs = manifest.request, tensor_inputs(manifest.model, manifest.inputs)
+        self.data = open_data(data or request.data, "evaluation", samples or request.samples, manifest.batch, inputs)
+        if (calibration := manifest.calibration) is not None:
+            precision.require_disjoint(calibration.data, calibration.samples, self.data)
         self.progress = progress
         self.labels: tuple[int | None, ...] = ()
-        """Of the samples, once somebody was asked: an image is decoded for its label too."""
-        self._answered: dict[tuple[str, str], tuple[Engine, Arrays]] = {}
+        """Labels of the samples; known after the first run, since an image is decoded for its label too."""
+        self._engine_outputs: dict[tuple[str, str], tuple[Engine, Arrays]] = {}
 
     def require_layers(self) -> None:
-        """UsageError for a graph that no error was added to, or whose tensors nobody hands out."""
+        """UsageError for a graph without a precision stage, or whose tensors no runtime can output."""
         if self.manifest.precision == "fp32":
             raise UsageError(
-                f"{self.folder} is FP32: its graph is the exported one, and no layer of it adds an error to look for.",
+                f"{self.folder} is FP32: its graph is the exported one, so no layer adds an error.",
                 "Give --layers a bundle of another precision.",
             )
         if self.manifest.precision == "bf16":
-            raise UsageError(f"{self.folder} is BF16, and no runtime hands out BF16 tensors.", "Look at its --stages.")
+            raise UsageError(f"{self.folder} is BF16, and no runtime outputs BF16 tensors.", "Use --stages instead.")
 
     def require_classes(self) -> None:
-        """UsageError for a network that tells nothing apart."""
+        """UsageError for a network that is not a classifier."""
         head = self.manifest.model.head
-        if head not in CLASSES:
-            gives = "embeddings" if head == "embedding" else "tensors"
-            raise UsageError(f"{self.folder} gives {gives}, which have no classes.", "Leave --worst out.")
+        if head not in CLASSIFIER_HEADS:
+            outputs = "embeddings" if head == "embedding" else "tensors"
+            raise UsageError(f"{self.folder} outputs {outputs}, which have no classes.", "Omit --worst.")
 
     @property
-    def bounds(self) -> Tolerance:
-        """Of the bundle's precision."""
+    def tolerance(self) -> Tolerance:
+        """The tolerance of the bundle's precision."""
         return for_precision(self.manifest.precision, self.manifest.weights.trained)
 
     @cached_property
-    def truth(self) -> Arrays:
-        """Eager PyTorch's answers to what the network's own preprocessing makes of the samples. InputError where they
-        hold what is no number: nothing can be judged by that.
+    def oracle_outputs(self) -> Arrays:
+        """The reference outputs, with the network's own preprocessing. InputError where they hold NaN or infinity:
+        nothing can be compared with that.
         """
-        answers = self.asked(self._eager, f"asking {self.network.model.oracle}", self.network.model)
-        if not all(np.isfinite(array).all() for array in answers.values()):
+        outputs = self.run_samples(self._oracle, self._oracle_title, self.network.model)
+        if not all(np.isfinite(array).all() for array in outputs.values()):
             raise InputError(
                 f"The network that {self.folder} was exported from gives NaN or infinity on {self.data.record.name}.",
                 "Check its weights and the samples: there is nothing that the bundle could be compared with.",
             )
-        return answers
+        return outputs
 
     @property
-    def true_preprocessing(self) -> bool:
-        """Whether the manifest's is the network's own."""
+    def has_own_preprocessing(self) -> bool:
+        """Whether the manifest's preprocessing is the network's own."""
         return self.manifest.model.preprocessing == self.network.model.preprocessing
 
     @cached_property
-    def oracle(self) -> Arrays:
-        """Eager PyTorch's answers to what the manifest's preprocessing makes of them."""
-        if self.true_preprocessing:
-            return self.truth
-        return self.asked(self._eager, f"asking {self.network.model.oracle}, with the manifest's preprocessing")
+    def manifest_oracle_outputs(self) -> Arrays:
+        """The reference outputs, with the manifest's preprocessing."""
+        if self.has_own_preprocessing:
+            return self.oracle_outputs
+        return self.run_samples(self._oracle, f"{self._oracle_title} with the manifest's preprocessing")
 
     @cached_property
-    def graph(self) -> Path:
-        """The FP32 graph: an FP32 bundle's own, else traced anew or from the cache."""
+    def fp32_graph(self) -> Path:
+        """The FP32 graph: an FP32 bundle's own, else exported again or from the cache."""
         if self.manifest.precision == "fp32":
-            return self.typed
-        made = steps.export_graph(self.network.request, self.network, reference(), self.progress)
-        return made.folder / made.exported.files[0].path
+            return self.precision_graph
+        return stages.export_graph(self.network.request, self.network, reference_backend(), self.progress).path
 
     @property
-    def typed(self) -> Path:
+    def precision_graph(self) -> Path:
         """The bundle's own graph."""
         return self.folder / self.manifest.graph.file
 
     @property
-    def preprocessed_elsewhere(self) -> bool:
-        """Whether the samples are inputs already, and no pictures."""
+    def has_ready_inputs(self) -> bool:
+        """Whether the samples are preprocessed inputs instead of images."""
         first = self.data.samples[0]
         return isinstance(first, TensorSample) or first.image.dtype == np.float32
 
     @property
-    def misfit(self) -> str | None:
-        """Why the graph does not take what the manifest's preprocessing makes, as a sentence; None: it does."""
-        made = next(self.data.batches(self.manifest.model)).inputs[self.manifest.inputs[0].name]
+    def input_mismatch(self) -> str | None:
+        """Why the graph does not accept what the manifest's preprocessing gives, as half a sentence; None: it does."""
         spec = self.manifest.inputs[0]
-        kind = "float32" if spec.dtype == "float16" else spec.dtype
-        if (made.shape[1:], made.dtype.name) == (spec.shape[1:], kind):
+        array = next(self.data.batches(self.manifest.model)).inputs[spec.name]
+        dtype = "float32" if spec.dtype == "float16" else spec.dtype
+        if (array.shape[1:], array.dtype.name) == (spec.shape[1:], dtype):
             return None
-        sizes, wanted = ("×".join(map(str, shape[1:])) for shape in (made.shape, spec.shape))
-        return f"it makes inputs of {sizes}, {made.dtype.name}, and the graph takes {wanted}, {kind}"
+        size, expected = ("×".join(map(str, shape[1:])) for shape in (array.shape, spec.shape))
+        return f"it gives inputs of {size}, {array.dtype.name}, but the graph expects {expected}, {dtype}"
 
-    def asked(self, runner: Runner, title: str, model: ModelSpec | None = None) -> Arrays:
-        """A runner's answers to all samples by output, preprocessed as `model` says, or else as the manifest does."""
-        found: list[Arrays] = []
+    def run_samples(self, runner: Runner, title: str, model: ModelSpec | None = None) -> Arrays:
+        """Outputs for all samples, preprocessed by `model`, or else by the manifest."""
+        outputs: list[Arrays] = []
         labels: list[int | None] = []
-        with self.progress.step(f"{title} about {self.data.record.name}", self.data.length) as advance:
+        with self.progress.step(f"{title} on {self.data.record.name}", self.data.length) as advance:
             for batch in self.data.batches(model or self.manifest.model, advance):
-                outputs = runner.run(batch.inputs)
-                found.append({spec.name: np.array(outputs[spec.name]) for spec in runner.outputs})
+                arrays = runner.run(batch.inputs)
+                outputs.append({spec.name: np.array(arrays[spec.name]) for spec in runner.outputs})
                 labels += batch.labels
         self.labels = tuple(labels)
-        return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+        return {name: np.concatenate([arrays[name] for arrays in outputs]) for name in outputs[0]}
 
-    def answered(self, engine: Engine) -> tuple[Engine, Arrays]:
-        """An engine of the bundle and its answers. BackendError where it cannot run here."""
+    def run_engine(self, engine: Engine) -> tuple[Engine, Arrays]:
+        """An engine of the bundle as it was loaded, and its outputs. BackendError where it cannot run here."""
         key = engine.backend, engine.file.path
-        if key not in self._answered:
-            found, runner = loaded(self.folder, self.manifest, engine)
-            self._answered[key] = found, self.asked(runner, f"asking {found.backend}")
-        return self._answered[key]
+        if key not in self._engine_outputs:
+            loaded, runner = load_engine(self.folder, self.manifest, engine)
+            self._engine_outputs[key] = loaded, self.run_samples(runner, f"running {loaded.backend}")
+        return self._engine_outputs[key]
 
     @property
-    def judged(self) -> Arrays:
-        """Answers of the engine that the bundle was judged by, or of the next one that runs here."""
-        refusal: BackendError | None = None
+    def engine_outputs(self) -> Arrays:
+        """Outputs of the primary engine, or of the next one that runs here."""
+        first_error: BackendError | None = None
         for engine in self.manifest.engines:
             try:
-                return self.answered(engine)[1]
+                return self.run_engine(engine)[1]
             except BackendError as error:
-                refusal = refusal or error
-        assert refusal is not None, "a bundle has an engine"
-        raise refusal
+                first_error = first_error or error
+        assert first_error is not None, "a bundle has an engine"
+        raise first_error
 
     @cached_property
-    def _eager(self) -> Runner:
+    def _oracle(self) -> Runner:
         return self.network.oracle(self.manifest.inputs, self.manifest.outputs)
 
-
-def stages(subject: DiagnosedBundle) -> Stages:
-    """Every stage from pixels to an application's answer, judged beside the one before."""
-    manifest, bounds = subject.manifest, subject.bounds
-    walk = Walk(subject.truth, subject.data.record, manifest.model.head, bounds)
-    statements = [*untrained(manifest.weights), *_differences(subject)]
-    if _preprocessing(subject, walk):
-        _graphs(subject, walk)
-        statements += _engines(subject, walk)
-    return walk.account(tuple(dict.fromkeys(statements)))
+    @property
+    def _oracle_title(self) -> str:
+        return f"computing {stages.format_reference(self.network.model)}"
 
 
-def _preprocessing(subject: DiagnosedBundle, walk: Walk) -> bool:
-    """Whether the stages behind it can be looked at."""
-    name, exact = "the manifest's preprocessing", for_precision("fp32", subject.manifest.weights.trained)
-    if (problem := subject.misfit) is not None:
-        walk.fail("preprocessing", name, exact, problem)
+def evaluate_stages(bundle: DiagnosedBundle) -> Stages:
+    """Compare every stage, from images to an application's outputs, with the stage before it."""
+    manifest = bundle.manifest
+    attribution = StageAttribution(bundle.oracle_outputs, bundle.data.record, manifest.model.head, bundle.tolerance)
+    caveats = [*untrained_caveats(manifest.weights), *_preprocessing_differences(bundle)]
+    if _evaluate_preprocessing(bundle, attribution):
+        _evaluate_graphs(bundle, attribution)
+        caveats += _evaluate_engines(bundle, attribution)
+    return attribution.summarize(tuple(dict.fromkeys(caveats)))
+
+
+def _evaluate_preprocessing(bundle: DiagnosedBundle, attribution: StageAttribution) -> bool:
+    """Whether the later stages can be evaluated."""
+    name, exact = "the manifest's preprocessing", for_precision("fp32", bundle.manifest.weights.trained)
+    if (problem := bundle.input_mismatch) is not None:
+        attribution.fail_stage("preprocessing", name, exact, problem)
         return False
-    if subject.preprocessed_elsewhere:
-        walk.skip("preprocessing", name, exact, "the samples are inputs already, preprocessed elsewhere")
+    if bundle.has_ready_inputs:
+        attribution.skip_stage("preprocessing", name, exact, "the samples are already preprocessed inputs")
     else:
-        walk.add("preprocessing", name, exact, subject.oracle, walk.before)
-        walk.before = subject.oracle
+        outputs = bundle.manifest_oracle_outputs
+        attribution.add_stage("preprocessing", name, exact, outputs, attribution.previous_outputs)
+        attribution.previous_outputs = outputs
     return True
 
 
-def _graphs(subject: DiagnosedBundle, walk: Walk) -> None:
-    """The FP32 graph, and what typing made of it."""
-    exact = for_precision("fp32", subject.manifest.weights.trained)
-    backend = reference()
-    with _running(backend, subject.graph, _copy) as runner:
-        answers = subject.asked(runner, "asking the FP32 graph")
-    own = ", the bundle's own" if subject.manifest.precision == "fp32" else ""
-    walk.add("export", f"the FP32 graph{own}, in {backend.identity}", exact, answers, walk.before)
-    walk.before = answers
-    if subject.manifest.precision == "fp32":
+def _evaluate_graphs(bundle: DiagnosedBundle, attribution: StageAttribution) -> None:
+    """Evaluate the FP32 graph, and the graph at the bundle's precision."""
+    exact = for_precision("fp32", bundle.manifest.weights.trained)
+    backend = reference_backend()
+    with _compiled_runner(backend, bundle.fp32_graph, _copy_graph) as runner:
+        outputs = bundle.run_samples(runner, "running the FP32 graph")
+    own = ", the bundle's own" if bundle.manifest.precision == "fp32" else ""
+    name = f"the FP32 graph{own}, in {backend.identity}"
+    attribution.add_stage("export", name, exact, outputs, attribution.previous_outputs)
+    attribution.previous_outputs = outputs
+    if bundle.manifest.precision == "fp32":
         return
-    name = f"{graph_name(subject.manifest.precision)}, as written"
+    name = f"{graph_name(bundle.manifest.precision)}, as written"
     try:
-        answers = subject.asked(_as_written(subject.typed), f"asking {name}")
+        outputs = bundle.run_samples(_load_as_written(bundle.precision_graph), f"running {name},")
     except (BackendError, InputError) as error:
-        walk.skip("typing", name, subject.bounds, error.what)
+        attribution.skip_stage("precision", name, bundle.tolerance, error.what)
         return
-    walk.add("typing", name, _as_recorded(subject), answers, walk.before)
-    walk.before = answers
+    attribution.add_stage("precision", name, _recorded_tolerance(bundle), outputs, attribution.previous_outputs)
+    attribution.previous_outputs = outputs
 
 
-def _as_recorded(subject: DiagnosedBundle) -> Tolerance:
-    """Of the bundle's precision, and no worse than at its export: on the same samples, the manifest knows what all
-    stages together came to. The bounds alone would let a range pass that is several times too wide.
+def _recorded_tolerance(bundle: DiagnosedBundle) -> Tolerance:
+    """The tolerance of the bundle's precision, narrowed on the samples of the export, where the manifest records the
+    SNR of all stages together. The usual tolerance alone would let a range pass that is several times too wide.
     """
-    recorded, bounds = subject.manifest.parity, subject.bounds
-    known = [output.snr_db for output in recorded.outputs if output.snr_db is not None]
-    same_samples = recorded.data.sha256 == subject.data.record.sha256
-    if not (same_samples and subject.true_preprocessing and known):
-        return bounds
-    has_form = subject.manifest.engine.file.path != subject.manifest.graph.file
-    least = min(known) - RECORDED_MARGIN_DB - (FINER_FORM_DB if has_form else 0)
-    if least <= bounds.min_snr_db:
-        return bounds
-    times = "four times" if has_form else "twice"
+    recorded, tolerance = bundle.manifest.parity, bundle.tolerance
+    snrs_db = [output.snr_db for output in recorded.outputs if output.snr_db is not None]
+    same_samples = recorded.data.sha256 == bundle.data.record.sha256
+    if not (same_samples and bundle.has_own_preprocessing and snrs_db):
+        return tolerance
+    has_form = bundle.manifest.engine.file.path != bundle.manifest.graph.file
+    min_snr_db = min(snrs_db) - RECORDED_MARGIN_DB - (FINER_FORM_DB if has_form else 0)
+    if min_snr_db <= tolerance.min_snr_db:
+        return tolerance
+    factor = "four times" if has_form else "twice"
     reason = (
-        f"on the same samples the whole bundle had {min(known):.1f} dB at its export; {times} that error is allowed"
+        f"on the same samples the whole bundle had {min(snrs_db):.1f} dB at its export; {factor} that error is allowed"
     )
     return msgspec.structs.replace(
-        bounds,
-        name=f"{bounds.name} (as recorded)",
-        min_snr_db=least,
-        reasons={**bounds.reasons, "min_snr_db": reason},
+        tolerance,
+        name=f"{tolerance.name} (as recorded)",
+        min_snr_db=min_snr_db,
+        reasons={**tolerance.reasons, "min_snr_db": reason},
     )
 
 
-def _engines(subject: DiagnosedBundle, walk: Walk) -> list[str]:
-    """Every engine that can be loaded here, and the C++ library; what must be said of them."""
-    statements: list[str] = []
-    answers: dict[str, Arrays] = {}
-    for engine in subject.manifest.engines:
-        behind = _form(subject, walk, engine)
+def _evaluate_engines(bundle: DiagnosedBundle, attribution: StageAttribution) -> list[str]:
+    """Evaluate every engine that can be loaded here, and the C++ library; returns their caveats."""
+    caveats: list[str] = []
+    outputs_by_file: dict[str, Arrays] = {}
+    for engine in bundle.manifest.engines:
+        expected = _evaluate_form(bundle, attribution, engine)
         try:
-            found, given = subject.answered(engine)
+            loaded, outputs = bundle.run_engine(engine)
         except BackendError as error:
-            walk.skip("engine", f"{engine.backend} {engine.version}", subject.bounds, str(error))
+            attribution.skip_stage("engine", f"{engine.backend} {engine.version}", bundle.tolerance, str(error))
             continue
-        walk.add("engine", f"{found.backend} {found.version}", subject.bounds, given, behind)
-        answers.setdefault(engine.file.path, given)
-        statements += found.statements
-    return statements + _cpp(subject, walk, answers)
+        attribution.add_stage("engine", f"{loaded.backend} {loaded.version}", bundle.tolerance, outputs, expected)
+        outputs_by_file.setdefault(engine.file.path, outputs)
+        caveats += loaded.caveats
+    return caveats + _evaluate_cpp(bundle, attribution, outputs_by_file)
 
 
-def _form(subject: DiagnosedBundle, walk: Walk, engine: Engine) -> Arrays:
-    """What the engine's stage is judged beside: the answers of the backend's own form of the graph, computed as it is
-    written, where it has one that this machine can compute; else those of the stage before.
+def _evaluate_form(bundle: DiagnosedBundle, attribution: StageAttribution, engine: Engine) -> Arrays:
+    """The outputs that an engine is compared with: those of the backend's own form of the graph, computed as written,
+    where there is one that this machine can compute; else those of the stage before.
     """
-    if engine.build is not None or engine.file.path == subject.manifest.graph.file:
-        return walk.before
-    name = f"{engine.backend}'s form of {graph_name(subject.manifest.precision)}, as written"
+    if engine.build is not None or engine.file.path == bundle.manifest.graph.file:
+        return attribution.previous_outputs
+    name = f"{engine.backend}'s form of {graph_name(bundle.manifest.precision)}, as written"
     try:
-        answers = subject.asked(_as_written(subject.folder / engine.file.path), f"asking {name}")
+        outputs = bundle.run_samples(_load_as_written(bundle.folder / engine.file.path), f"running {name},")
     except (BackendError, InputError) as error:
-        walk.skip("form", name, subject.bounds, error.what)
-        return walk.before
-    walk.add("form", name, subject.bounds, answers, walk.before)
-    return answers
+        attribution.skip_stage("form", name, bundle.tolerance, error.what)
+        return attribution.previous_outputs
+    attribution.add_stage("form", name, bundle.tolerance, outputs, attribution.previous_outputs)
+    return outputs
 
 
-def _cpp(subject: DiagnosedBundle, walk: Walk, engines: Mapping[str, Arrays]) -> list[str]:
-    """Beside the same engine in Python where that is one of the bundle's, else beside the first of them."""
+def _evaluate_cpp(
+    bundle: DiagnosedBundle, attribution: StageAttribution, outputs_by_file: Mapping[str, Arrays]
+) -> list[str]:
+    """Compare the C++ library with the same engine in Python where that ran, else with the first engine that did."""
+    library = "the C++ library"
     try:
-        program = cpp_programs.build(cpp_programs.BENCH, subject.progress) / "deploykit-answer"
+        program = cpp_programs.build_programs(cpp_programs.BENCH, bundle.progress) / "deploykit-answer"
     except BackendError as error:
-        walk.skip("C++", "the C++ library", subject.bounds, str(error))
+        attribution.skip_stage("C++", library, bundle.tolerance, str(error))
         return []
-    types = {spec.name: spec.dtype for spec in subject.manifest.inputs}
-    outputs = [spec.name for spec in subject.manifest.outputs]
-    with subject.progress.step("asking the C++ library", subject.data.length) as advance:
-        batches = subject.data.batches(subject.manifest.model, advance)
+    dtypes = {spec.name: spec.dtype for spec in bundle.manifest.inputs}
+    names = [spec.name for spec in bundle.manifest.outputs]
+    with bundle.progress.step(f"running {library}", bundle.data.length) as advance:
+        batches = bundle.data.batches(bundle.manifest.model, advance)
         inputs = (
-            {name: batch.inputs[name].astype(dtype, copy=False) for name, dtype in types.items()} for batch in batches
+            {name: batch.inputs[name].astype(dtype, copy=False) for name, dtype in dtypes.items()} for batch in batches
         )
         try:
-            said, given = cpp.answers(program, subject.folder, inputs, subject.data.size, list(types), outputs)
+            run, outputs = cpp.run_cpp_program(program, bundle.folder, inputs, bundle.data.size, list(dtypes), names)
         except BackendError as error:
-            walk.skip("C++", "the C++ library", subject.bounds, str(error))
+            attribution.skip_stage("C++", library, bundle.tolerance, str(error))
             return []
         except DeploykitError as error:
-            walk.fail("C++", "the C++ library", subject.bounds, str(error).rstrip("."))
+            attribution.fail_stage("C++", library, bundle.tolerance, str(error).rstrip("."))
             return []
-    behind = engines.get(said.file, next(iter(engines.values()), walk.before))
-    walk.add("C++", f"{said.runtime} in C++, {said.file}", subject.bounds, given, behind)
-    given_images = [FROM_PYTHON] if subject.manifest.model.preprocessing is not None else []
-    return [*given_images, *(f"the C++ library passed over {reason}" for reason in said.passed_over)]
+    expected = outputs_by_file.get(run.file, next(iter(outputs_by_file.values()), attribution.previous_outputs))
+    attribution.add_stage("C++", f"{run.runtime} in C++, {run.file}", bundle.tolerance, outputs, expected)
+    preprocessed = [FROM_PYTHON] if bundle.manifest.model.preprocessing is not None else []
+    return [*preprocessed, *(f"the C++ library skipped {reason}" for reason in run.skipped_engines)]
 
 
-def layers(subject: DiagnosedBundle) -> LayerErrors:
-    """Every tensor that survives fusion: how far it is from the FP32 graph's, and how much of that its layer added.
+def rank_layer_errors(bundle: DiagnosedBundle) -> LayerErrors:
+    """The error of every tensor that survives fusion against the FP32 graph, and the part that its own layer added.
 
     UsageError as from `require_layers`.
     """
-    subject.require_layers()
-    manifest = subject.manifest
-    graph = ir.load(subject.graph).graph
-    where = points(graph, {node.name or "" for node in multiplying(graph)})
-    present = {output.name for node in ir.load(subject.typed).graph for output in node.outputs}
-    tensors = [point.tensor for point in where if point.tensor in present]
-    whole, compiler = reference(), _compiler(manifest)
-    identity = "ONNX Runtime, as it is written," if compiler is None else compiler.identity
-    with _running(compiler, subject.typed, _copy) as runner:
-        plain = subject.asked(runner, f"asking {identity}")
-    looking, ends = partial(expose, tensors=tensors), list[Arrays]()
+    bundle.require_layers()
+    manifest = bundle.manifest
+    graph = ir.load(bundle.fp32_graph).graph
+    boundaries = fusion_boundaries(graph, {node.name or "" for node in find_weighted_layers(graph)})
+    present = {output.name for node in ir.load(bundle.precision_graph).graph for output in node.outputs}
+    tensors = [boundary.tensor for boundary in boundaries if boundary.tensor in present]
+    reference, backend = reference_backend(), _first_usable_backend(manifest)
+    identity = "ONNX Runtime, as it is written," if backend is None else backend.identity
+    with _compiled_runner(backend, bundle.precision_graph, _copy_graph) as runner:
+        outputs = bundle.run_samples(runner, f"running {identity}")
+    add_outputs, instrumented_batches = partial(add_graph_outputs, tensors=tensors), list[Arrays]()
     with (
-        _running(whole, subject.graph, looking) as exported,
-        _running(compiler, subject.typed, looking) as typed,
-        _running(whole, subject.graph, partial(cut, tensors=tensors)) as pieces,
+        _compiled_runner(reference, bundle.fp32_graph, add_outputs) as exported,
+        _compiled_runner(backend, bundle.precision_graph, add_outputs) as instrumented,
+        _compiled_runner(reference, bundle.fp32_graph, partial(split_at, tensors=tensors)) as pieces,
     ):
-        measured = powers(_side_by_side(subject, exported, typed, pieces, ends))
-    looked = {name: np.concatenate([end[name] for end in ends]) for name in plain}
-    found = ranked(where, measured, {row.name: row for row in rows_of(subject.graph)})
-    statements = [
-        *untrained(manifest.weights),
-        f"tensors are those that {identity} hands out, beside the FP32 graph's in {whole.identity}",
+        powers = error_power(_run_side_by_side(bundle, exported, instrumented, pieces, instrumented_batches))
+    instrumented_outputs = {name: np.concatenate([batch[name] for batch in instrumented_batches]) for name in outputs}
+    ranking = rank_layers(boundaries, powers, {row.name: row for row in read_layer_rows(bundle.fp32_graph)})
+    caveats = [
+        *untrained_caveats(manifest.weights),
+        f"tensors are compared between {identity} and the FP32 graph in {reference.identity}",
     ]
-    if len(found) < len(where):
-        lost = len(where) - len(found)
-        statements.append(f"{lost} of {len(where)} tensors of the FP32 graph have no counterpart in the bundle's")
-    if (moved := _moved(plain, looked)) is not None:
-        statements.append(
-            f"looking at the tensors moves the output (SNR {moved:.1f} dB beside the one without): the compiler fuses "
-            "otherwise then, and what is finer than that is no error of the engine itself"
+    if len(ranking) < len(boundaries):
+        missing = len(boundaries) - len(ranking)
+        caveats.append(f"{missing} of {len(boundaries)} tensors of the FP32 graph have no counterpart in the bundle's")
+    if (shift_db := _output_shift_db(outputs, instrumented_outputs)) is not None:
+        caveats.append(
+            f"reading the tensors changes the output (SNR {shift_db:.1f} dB against the run without): the compiler "
+            "then fuses differently, and errors smaller than that are not the engine's own"
         )
-    return LayerErrors(found, subject.data.record, moved, tuple(statements))
+    return LayerErrors(ranking, bundle.data.record, shift_db, tuple(caveats))
 
 
-def _compiler(manifest: Manifest) -> Backend | None:
-    """Whose engine the bundle was judged by, or the next one that can build and run here; None: there is none."""
+def _first_usable_backend(manifest: Manifest) -> Backend | None:
+    """The backend of the primary engine, or of the next one that can build and run here; None: there is none."""
     for engine in manifest.engines:
-        if installed(engine.backend):
-            backend = find_backend(engine.backend, manifest.request.build_options)
-            if backend.obstacle() is None and backend.build_obstacle() is None:
+        if is_installed(engine.backend):
+            backend = create_backend(engine.backend, manifest.request.build_options)
+            if backend.unavailable_reason() is None and backend.cannot_build_reason() is None:
                 return backend
     return None
 
 
 @contextmanager
-def _running(backend: Backend | None, graph: Path, make: Callable[[Path, Path], None]) -> Iterator[Runner]:
-    """What `make` writes of a graph, compiled by `backend` in a folder of its own, or computed as it is written."""
+def _compiled_runner(
+    backend: Backend | None, graph: Path, write_variant: Callable[[Path, Path], None]
+) -> Iterator[Runner]:
+    """A runner of the variant of a graph that `write_variant` writes, compiled by `backend`, or computed as written."""
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / graph.name
-        make(graph, file)
+        write_variant(graph, file)
         if backend is None:
-            yield _as_written(file)
+            yield _load_as_written(file)
         else:
-            yield Fitted(backend.load(backend.compile(file, file.parent), file.parent))
+            yield CastingRunner(backend.load(backend.compile(file, file.parent), file.parent))
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy_graph(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
     data = source.with_name(f"{source.name}.data")
     if data.is_file():
         shutil.copyfile(data, target.with_name(data.name))
 
 
-def _as_written(graph: Path) -> Runner:
-    """Computed node by node. BackendError where ONNX Runtime is not installed, InputError where it refuses."""
-    find_backend("onnxruntime")
-    from deploykit.backends.onnxruntime import open_as_written
-
-    return Fitted(open_as_written(graph))
-
-
-def _side_by_side(
-    subject: DiagnosedBundle, exported: Runner, typed: Runner, pieces: Runner, ends: list[Arrays]
-) -> Iterator[tuple[Arrays, Arrays, Arrays]]:
-    """The tensors of all three batch by batch; what the typed graph gives in the end is kept in `ends`."""
-    names = {given(spec.name): spec.name for spec in typed.outputs}
-    wanted = [spec.name for spec in pieces.inputs]
-    with subject.progress.step("looking at its layers", subject.data.length) as advance:
-        for batch in subject.data.batches(subject.manifest.model, advance):
-            got = typed.run(batch.inputs)
-            ends.append({spec.name: np.array(got[spec.name]) for spec in subject.manifest.outputs})
-            pieces_get = {name: got[names[name]] if name in names else batch.inputs[name] for name in wanted}
-            yield exported.run(batch.inputs), got, pieces.run(pieces_get)
-
-
-def _moved(plain: Arrays, looked: Arrays) -> float | None:
-    """SNR of the outputs with all tensors looked at, the worst one's; None: they are the same bit by bit."""
-    found = [snr_db(plain[name], looked[name]) for name in plain]
-    return min((snr for snr in found if snr is not None), default=None)
-
-
-def samples(subject: DiagnosedBundle, worst: int) -> SampleAccount:
-    """Answers class by class, where the samples have labels, and the `worst` samples: those of the engine that the
-    bundle was judged by, or of the next one that runs here, beside eager PyTorch's.
-
-    UsageError as from `require_classes`, InputError for labels that the network has no class for.
+def _load_as_written(graph: Path) -> Runner:
+    """A runner that computes node by node. BackendError where ONNX Runtime is not installed, InputError where it does
+    not support the graph.
     """
-    subject.require_classes()
-    manifest = subject.manifest
+    create_backend("onnxruntime")
+    from deploykit.backends.onnxruntime import open_unoptimized
+
+    return CastingRunner(open_unoptimized(graph))
+
+
+def _run_side_by_side(
+    bundle: DiagnosedBundle, exported: Runner, instrumented: Runner, pieces: Runner, output_batches: list[Arrays]
+) -> Iterator[tuple[Arrays, Arrays, Arrays]]:
+    """The tensors of all three, batch by batch; final outputs of `instrumented` are appended to `output_batches`."""
+    tensor_of_input = {input_for(spec.name): spec.name for spec in instrumented.outputs}
+    input_names = [spec.name for spec in pieces.inputs]
+    with bundle.progress.step("comparing its layers", bundle.data.length) as advance:
+        for batch in bundle.data.batches(bundle.manifest.model, advance):
+            tensors = instrumented.run(batch.inputs)
+            output_batches.append({spec.name: np.array(tensors[spec.name]) for spec in bundle.manifest.outputs})
+            piece_inputs = {
+                name: tensors[tensor_of_input[name]] if name in tensor_of_input else batch.inputs[name]
+                for name in input_names
+            }
+            yield exported.run(batch.inputs), tensors, pieces.run(piece_inputs)
+
+
+def _output_shift_db(outputs: Arrays, instrumented: Arrays) -> float | None:
+    """SNR of the worst output with all tensors read against that without; None: they are bitwise equal."""
+    snrs_db = [snr_db(outputs[name], instrumented[name]) for name in outputs]
+    return min((snr for snr in snrs_db if snr is not None), default=None)
+
+
+def find_worst_samples(bundle: DiagnosedBundle, count: int) -> SampleDifferences:
+    """The changed predictions by class, where the samples have labels, and the `count` samples that differ most between
+    the reference and the primary engine, or the next one that runs here.
+
+    UsageError as from `require_classes`, InputError for labels outside the network's classes.
+    """
+    bundle.require_classes()
+    manifest = bundle.manifest
     name = manifest.outputs[0].name
-    said, says = subject.truth[name], subject.judged[name]
-    names = _class_names(subject, said.shape[1])
-    _require_known(subject.labels, len(names))
-    far = by_sample.divergences(said, says, manifest.model.head)
-    order = sorted(range(len(far)), key=lambda index: -far[index])[:worst]
-    return SampleAccount(
-        by_sample.changes(said, says, subject.labels, names),
-        tuple(_worst(subject, index, names, far[index], said, says) for index in order),
-        subject.data.record,
+    reference, candidate = bundle.oracle_outputs[name], bundle.engine_outputs[name]
+    names = _class_names(bundle, reference.shape[1])
+    _require_known_labels(bundle.labels, len(names))
+    divergences = by_sample.sample_divergences(reference, candidate, manifest.model.head)
+    worst = sorted(range(len(divergences)), key=lambda index: -divergences[index])[:count]
+    return SampleDifferences(
+        by_sample.find_class_changes(reference, candidate, bundle.labels, names),
+        tuple(
+            _describe_sample(bundle, index, names, divergences[index], reference[index], candidate[index])
+            for index in worst
+        ),
+        bundle.data.record,
     )
 
 
-def _worst(
-    subject: DiagnosedBundle, index: int, names: Sequence[str], far: float, said: NDArray[Any], says: NDArray[Any]
+def _describe_sample(
+    bundle: DiagnosedBundle,
+    index: int,
+    names: Sequence[str],
+    divergence: float,
+    reference: NDArray[Any],
+    candidate: NDArray[Any],
 ) -> WorstSample:
-    sample = subject.data.samples[index]
+    """One sample; `reference` and `candidate` are its class scores."""
+    sample = bundle.data.samples[index]
     return WorstSample(
         sample.name,
         None if sample.label is None else names[sample.label],
-        names[int(said[index].argmax())],
-        names[int(says[index].argmax())],
-        far,
-        "" if isinstance(sample, TensorSample) else by_sample.thumbnail(sample.image),
+        names[int(reference.argmax())],
+        names[int(candidate.argmax())],
+        divergence,
+        "" if isinstance(sample, TensorSample) else by_sample.encode_thumbnail(sample.image),
     )
 
 
-def _class_names(subject: DiagnosedBundle, count: int) -> tuple[str, ...]:
-    """The bundle's labels; a class without one has its number."""
-    file = subject.manifest.labels
-    labels = [] if file is None else (subject.folder / file).read_text(encoding="utf-8").splitlines()
+def _class_names(bundle: DiagnosedBundle, count: int) -> tuple[str, ...]:
+    """The bundle's labels; a class without a label is named by its number."""
+    file = bundle.manifest.labels
+    labels = [] if file is None else (bundle.folder / file).read_text(encoding="utf-8").splitlines()
     return tuple(labels[index] if index < len(labels) else f"class {index}" for index in range(count))
 
 
-def _require_known(labels: Sequence[int | None], count: int) -> None:
-    """Refuse data with other classes than the network's."""
-    known = [label for label in labels if label is not None]
-    if known and not 0 <= min(known) <= max(known) < count:
+def _require_known_labels(labels: Sequence[int | None], count: int) -> None:
+    """InputError for labels outside the network's classes."""
+    present = [label for label in labels if label is not None]
+    if present and not 0 <= min(present) <= max(present) < count:
         raise InputError(
-            f"the data has labels from {min(known)} to {max(known)}, the network {count} classes.",
-            "Compare on data that has the classes the network was trained for.",
+            f"the data has labels from {min(present)} to {max(present)}, but the network has {count} classes.",
+            "Give data with the classes that the network was trained for.",
         )
 
 
-def _differences(subject: DiagnosedBundle) -> list[str]:
-    """Fields of the manifest's preprocessing that are not the network's own."""
-    packed, true = subject.manifest.model.preprocessing, subject.network.model.preprocessing
-    if packed is None or true is None:
-        return [] if packed == true else ["images become inputs in another way than the network's own"]
-    found, own = msgspec.structs.asdict(packed), msgspec.structs.asdict(true)
+def _preprocessing_differences(bundle: DiagnosedBundle) -> list[str]:
+    """Fields in which the manifest's preprocessing differs from the network's own."""
+    packed, own = bundle.manifest.model.preprocessing, bundle.network.model.preprocessing
+    if packed is None or own is None:
+        return [] if packed == own else ["images become inputs in a different way than the network's own"]
+    packed_fields, own_fields = msgspec.structs.asdict(packed), msgspec.structs.asdict(own)
     return [
-        f"the manifest's preprocessing has {name} {_text(found[name])}, the network's own {_text(own[name])}"
-        for name in own
-        if found[name] != own[name]
+        f"the manifest's preprocessing has {name} {_format_field(packed_fields[name])}, "
+        f"the network's own {_format_field(own_fields[name])}"
+        for name in own_fields
+        if packed_fields[name] != own_fields[name]
     ]
 
 
-def _text(field: object) -> str:
+def _format_field(field: object) -> str:
     return ", ".join(f"{number:g}" for number in field) if isinstance(field, tuple) else f"{field}"

@@ -1,4 +1,4 @@
-"""What this machine can do, asked without importing anything heavy."""
+"""The capability report of this machine. It imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,16 +17,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from deploykit.backends import BACKENDS, installed
-from deploykit.backends.tensorrt.driver import Driver, driver
+from deploykit.backends import BACKENDS, is_installed
+from deploykit.backends.tensorrt.driver import Driver, query_driver
 from deploykit.core import cache
 from deploykit.core.errors import UsageError
-from deploykit.core.provenance import processor
+from deploykit.core.extras import install_command, pip_command, reinstall_command
+from deploykit.core.provenance import processor_name
 from deploykit.core.values import Finding
 from deploykit.evaluate.latency import jetson
 
 ROOT: Final = Path("/")
-"""Where Linux's own files are looked for."""
+"""The folder under which the files of Linux are read."""
 
 CORE: Final = ("numpy", "pillow", "msgspec")
 
@@ -39,128 +41,151 @@ EXTRAS: Final = {
     "scikit-image": ("the set `photos`", "datasets"),
     "pycuda": ("running TensorRT engines", "gpu"),
     "cuda-bindings": ("CUDA graphs", "gpu"),
-    "nvidia-ml-py": ("clocks, temperature and power beside a GPU's latencies", "gpu"),
+    "nvidia-ml-py": ("clocks, temperature and power in GPU benchmarks", "gpu"),
     "mlcommons-loadgen": ("bench --loadgen, MLPerf's scenarios", "loadgen"),
 }
-"""What each is needed for, and the extra that brings it."""
+"""Optional packages: the use of each, and the extra that installs it."""
 
 TENSORRT: Final = ("tensorrt", "tensorrt-rtx")
 
 
 class Tool(NamedTuple):
-    """A program that is needed for something, and the command of Debian and Ubuntu that installs it."""
+    """A program, its use, and the package of Debian and Ubuntu that installs it."""
 
     program: str
     use: str
-    install: str
+    package: str
 
 
 TOOLS: Final = {
-    "CUDA toolkit": Tool("nvcc", "C++ applications with TensorRT", "sudo apt install nvidia-cuda-toolkit"),
-    "cmake": Tool("cmake", "C++ applications", "sudo apt install cmake"),
-    "g++": Tool("g++", "C++ applications, where clang is not", "sudo apt install g++"),
-    "clang": Tool("clang++", "C++ applications, where g++ is not", "sudo apt install clang"),
+    "CUDA toolkit": Tool("nvcc", "C++ applications with TensorRT", "nvidia-cuda-toolkit"),
+    "cmake": Tool("cmake", "C++ applications", "cmake"),
+    "g++": Tool("g++", "C++ applications, where clang is not installed", "g++"),
+    "clang": Tool("clang++", "C++ applications, where g++ is not installed", "clang"),
 }
 
-PATIENCE_S: Final = 2.5
-"""How long children may take, all at once: tensorrt_rtx 1.7.1 takes 0.1 s to be imported from a warm disk."""
+TIMEOUT_S: Final = 2.5
+"""Time limit of all child processes together: importing tensorrt_rtx 1.7.1 from a warm disk takes 0.1 s."""
 
 DISK_GIB: Final = 5.0
-"""Below this, exports of large networks may not fit with their cache entries."""
+"""Free space that exports of large networks and their cache entries may need."""
 
 
-def examine() -> tuple[Finding, ...]:
-    """Every finding, in the order in which they matter."""
-    imports = {name: _importing(name) for name in TENSORRT if installed(name)}  # they run while the rest is looked at
-    found = {name: shutil.which(tool.program) for name, tool in TOOLS.items()}
-    tools = {name: _started([path, "--version"]) for name, path in found.items() if path is not None}
-    here = driver()
-    rest = (*_extras(), _gpu(here), *_jetson(), *_tools(tools), _machine(), _disk(), _cache())
-    return (_python(), *_core(), *_backends(imports, here), *rest)
+def examine_machine() -> tuple[Finding, ...]:
+    """All findings, the most important first."""
+    # Child processes run while the rest is examined.
+    imports = {name: _start_import(name) for name in TENSORRT if is_installed(name)}
+    paths = {name: shutil.which(tool.program) for name, tool in TOOLS.items()}
+    tools = {name: _start_child([path, "--version"]) for name, path in paths.items() if path is not None}
+    driver = query_driver()
+    return (
+        _check_python(),
+        *_check_core(),
+        *_check_backends(imports, driver),
+        *_check_extras(),
+        _check_gpu(driver),
+        *_check_jetson(),
+        *_check_tools(tools),
+        _check_machine(),
+        _check_disk(),
+        _check_cache(),
+    )
 
 
-def _python() -> Finding:
+def _check_python() -> Finding:
     return Finding("Python", "ok", f"{platform.python_version()} in {sys.prefix}")
 
 
-def _core() -> Iterator[Finding]:
+def _check_core() -> Iterator[Finding]:
     for name in CORE:
-        version = _version(name)
+        version = _installed_version(name)
         if version is None:
-            yield Finding(name, "broken", "not installed", "pip install deploykit")
+            yield Finding(name, "broken", "not installed", install_command())
         else:
             yield Finding(name, "ok", version)
 
 
-def _backends(imports: dict[str, Child], here: Driver) -> Iterator[Finding]:
+def _check_backends(imports: dict[str, Child], driver: Driver) -> Iterator[Finding]:
     for name, entry in BACKENDS.items():
-        if not installed(name):
-            yield Finding(name, "missing", f"{entry.requires} is not installed", entry.install)
+        if not is_installed(name):
+            yield Finding(name, "missing", f"{entry.requires} is not installed", _install_extra_command(entry.extra))
         elif name == "onnxruntime":
-            yield _onnxruntime()
+            yield _check_onnxruntime(driver)
         elif name in imports:
-            yield _tensorrt(name, imports[name], here)
+            yield _check_tensorrt(name, imports[name], driver)
         else:
-            yield Finding(name, "ok", _origin(entry.requires))
+            yield Finding(name, "ok", _version_or_unknown(entry.requires))
 
 
-def _onnxruntime() -> Finding:
-    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name) is not None]
-    if len(both) == 2:
-        mend = "pip uninstall onnxruntime onnxruntime-gpu, then install the one you need"
-        return Finding("onnxruntime", "broken", "two packages own the import name: " + " and ".join(both), mend)
-    return Finding("onnxruntime", "ok", " ".join(f"{_version(name)} ({name})" for name in both) or "of unknown origin")
+def _check_onnxruntime(driver: Driver) -> Finding:
+    packages = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed_version(name) is not None]
+    if len(packages) == 2:
+        extra = "cpu" if driver.gpu is None else "gpu"
+        remedy = f"{pip_command('uninstall', *packages)} && {install_command(extra)}"
+        return Finding("onnxruntime", "broken", f"two packages own the import name: {' and '.join(packages)}", remedy)
+    versions = " ".join(f"{_installed_version(name)} ({name})" for name in packages)
+    return Finding("onnxruntime", "ok", versions or "of unknown version")
+
+
+def _install_extra_command(extra: str) -> str:
+    """The command that installs an extra. `gpu` replaces the CPU build of ONNX Runtime, which owns the same import name
+    as the GPU build.
+    """
+    install = install_command(extra)
+    if extra == "gpu" and _installed_version("onnxruntime") is not None:
+        return f"{pip_command('uninstall', 'onnxruntime')} && {install}"
+    return install
 
 
 class Child(NamedTuple):
-    """A process that was asked something, and the moment at which it is no longer waited for."""
+    """A child process and the time until which it is waited for."""
 
     program: str
     process: subprocess.Popen[str]
     deadline: float
 
 
-class Answer(NamedTuple):
-    """What a child said, and how it ended."""
+class ChildResult(NamedTuple):
+    """The exit code and the output of a child process."""
 
     code: int
     out: str
     err: str
 
     @property
-    def death(self) -> str:
-        """Why it failed: the signal that it died by, else the last that it said."""
+    def failure_reason(self) -> str:
+        """The signal that killed it, or else the last line of its error output."""
         if self.code < 0:
             return f"the process died by {signal.Signals(-self.code).name}"
         return next((line for line in reversed(self.err.splitlines()) if line.strip()), f"exit code {self.code}")
 
 
-def _started(words: list[str]) -> Child:
+def _start_child(words: list[str]) -> Child:
     process = subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
     )
-    return Child(words[0], process, time.monotonic() + PATIENCE_S)
+    return Child(words[0], process, time.monotonic() + TIMEOUT_S)
 
 
-def _answer(child: Child) -> Answer | None:
-    """None of one that takes too long, which is ended."""
+def _wait_for_child(child: Child) -> ChildResult | None:
+    """The result; None where the process exceeded its time limit and was killed."""
     try:
         out, err = child.process.communicate(timeout=max(child.deadline - time.monotonic(), 0))
     except subprocess.TimeoutExpired:
         child.process.kill()
         child.process.communicate()
         return None
-    return Answer(child.process.returncode, out, err)
+    return ChildResult(child.process.returncode, out, err)
 
 
 IMPORT: Final = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[2])
-from deploykit.backends.tensorrt.library import library, version
-from deploykit.errors import BackendError
+from deploykit.backends.tensorrt.library import import_library, library_version
+from deploykit.core.errors import BackendError
 try:
-    library(sys.argv[1])
-    answer = {"version": version(sys.argv[1])}
+    import_library(sys.argv[1])
+    answer = {"version": library_version(sys.argv[1])}
 except BackendError as error:
     answer = {"what": error.what, "remedy": error.remedy}
 print()
@@ -168,138 +193,154 @@ print(json.dumps(answer))
 """
 
 
-def _importing(name: str) -> Child:
-    """In a child: a broken library may take its process down."""
-    return _started([sys.executable, "-c", IMPORT, name, json.dumps([path for path in sys.path if path])])
+def _start_import(name: str) -> Child:
+    """Import a library in a child process, since a broken one may crash its process."""
+    return _start_child([sys.executable, "-c", IMPORT, name, json.dumps([path for path in sys.path if path])])
 
 
-def _tensorrt(name: str, importing: Child, here: Driver) -> Finding:
-    entry = BACKENDS[name]
-    if (answer := _answer(importing)) is None:
-        return Finding(name, "ok", f"{_origin(entry.requires)}; importing it takes long, and was not waited for")
-    if answer.code != 0:
-        return Finding(name, "broken", f"importing {entry.requires} failed: {answer.death}", _again(entry.install))
-    told: dict[str, Any] = json.loads(answer.out.splitlines()[-1])
-    if "what" in told:
-        return Finding(name, "broken", told["what"], told["remedy"])
-    return _usable(name, told["version"], here)
+def _check_tensorrt(name: str, importing: Child, driver: Driver) -> Finding:
+    module = BACKENDS[name].requires
+    if (result := _wait_for_child(importing)) is None:
+        detail = f"{_version_or_unknown(name)}; not imported: that takes more than {TIMEOUT_S} s"
+        return Finding(name, "ok", detail)
+    if result.code != 0:
+        detail = f"importing {module} failed: {result.failure_reason}"
+        return Finding(name, "broken", detail, reinstall_command(name))
+    answer: dict[str, Any] = json.loads(result.out.splitlines()[-1])
+    if "what" in answer:
+        return Finding(name, "broken", answer["what"], answer["remedy"])
+    return _describe_tensorrt(name, answer["version"], driver)
 
 
-def _usable(name: str, version: str, here: Driver) -> Finding:
-    """What an imported library is good for on this machine."""
-    if here.gpu is not None:
-        of_gpu = _dotted(here.gpu.compute_capability)
-        return Finding(name, "ok", f"{version}: builds engines, runs those for compute capability {of_gpu}")
+def _describe_tensorrt(name: str, version: str, driver: Driver) -> Finding:
+    """What an importable library can do on this machine."""
+    if driver.gpu is not None:
+        capability = _format_capability(driver.gpu.compute_capability)
+        return Finding(name, "ok", f"{version}: builds engines, runs those for compute capability {capability}")
     if name == "tensorrt":
-        return Finding(name, "missing", f"{version}: builds nothing, runs nothing here: {here.absence}")
-    return Finding(name, "ok", f"{version}: builds engines; cannot run them: {here.absence}")
+        return Finding(name, "missing", f"{version}: cannot build or run engines here: {driver.missing_reason}")
+    return Finding(name, "ok", f"{version}: builds engines; cannot run them: {driver.missing_reason}")
 
 
-def _again(install: str) -> str:
-    return install.replace("pip install", "pip install --force-reinstall", 1)
-
-
-def _extras() -> Iterator[Finding]:
+def _check_extras() -> Iterator[Finding]:
     for name, (use, extra) in EXTRAS.items():
-        version = _version(name)
+        version = _installed_version(name)
         if version is None:
-            yield Finding(name, "missing", f"needed for {use}", f"pip install 'deploykit[{extra}]'")
+            yield Finding(name, "missing", f"needed for {use}", _install_extra_command(extra))
         else:
             yield Finding(name, "ok", f"{version}, for {use}")
 
 
-def _gpu(here: Driver) -> Finding:
-    if here.gpu is not None:
-        name, capability, version, memory = here.gpu
-        said = f"{name}, compute capability {_dotted(capability)}, {memory / 2**30:.1f} GiB, driver {version}"
-        return Finding("GPU", "ok", said)
+def _check_gpu(driver: Driver) -> Finding:
+    if driver.gpu is not None:
+        name, compute_capability, version, memory_bytes = driver.gpu
+        capability, memory_gib = _format_capability(compute_capability), memory_bytes / 2**30
+        detail = f"{name}, compute capability {capability}, {memory_gib:.1f} GiB, driver {version}"
+        return Finding("GPU", "ok", detail)
     if (ROOT / "proc/driver/nvidia/version").is_file():
-        hint = "; its kernel module is loaded, so this may be a container that was not given the GPU"
+        hint = "; its kernel module is loaded, so this may be a container without access to the GPU"
         remedy = "start the container with --gpus all"
-    elif _on_the_bus():
-        hint, remedy = "; a GPU of NVIDIA's is in this machine", "sudo ubuntu-drivers install, then restart"
+    elif _has_pci_gpu():
+        hint = "; this machine has an NVIDIA GPU"
+        remedy = f"{_as_root('ubuntu-drivers install')} && {_as_root('reboot')}"
     else:
         hint, remedy = "", None
-    return Finding("GPU", "missing", f"{here.absence}{hint}: graphs are built and checked on the CPU", remedy)
+    return Finding("GPU", "missing", f"{driver.missing_reason}{hint}: graphs are built and checked on the CPU", remedy)
 
 
-def _on_the_bus() -> bool:
-    """Whether a display or compute device of NVIDIA's is on the PCI bus, with a driver or without."""
+def _has_pci_gpu() -> bool:
+    """Whether the PCI bus has an NVIDIA display or compute device, with or without a driver."""
     for device in (ROOT / "sys/bus/pci/devices").glob("*"):
-        kind, vendor = ((device / name).read_text() for name in ("class", "vendor"))
-        if vendor.strip() == "0x10de" and kind.startswith("0x03"):
+        device_class, vendor = ((device / name).read_text() for name in ("class", "vendor"))
+        if vendor.strip() == "0x10de" and device_class.startswith("0x03"):
             return True
     return False
 
 
-def _jetson() -> Iterator[Finding]:
-    if (board := jetson.model(ROOT)) is not None:
-        mode = jetson.power_mode(ROOT)
-        told = "unknown: sudo nvpmodel -q tells it" if mode is None else mode
-        yield Finding("Jetson", "ok", f"{board}, power mode {told}")
+def _check_jetson() -> Iterator[Finding]:
+    if (board := jetson.read_board_name(ROOT)) is not None:
+        mode = jetson.read_power_mode(ROOT) or "unknown (sudo nvpmodel -q prints it)"
+        yield Finding("Jetson", "ok", f"{board}, power mode {mode}")
 
 
-def _dotted(capability: int) -> str:
+def _format_capability(capability: int) -> str:
     """`9.0` for 90."""
     return f"{capability // 10}.{capability % 10}"
 
 
-def _tools(started: dict[str, Child]) -> Iterator[Finding]:
+def _check_tools(started: dict[str, Child]) -> Iterator[Finding]:
     for name, tool in TOOLS.items():
         if name not in started:
-            yield Finding(name, "missing", f"only needed for {tool.use}", tool.install)
+            yield Finding(name, "missing", f"only needed for {tool.use}", _install_tool_command(tool.package))
             continue
-        path, answer = started[name].program, _answer(started[name])
-        if answer is not None and answer.code != 0:
-            yield Finding(name, "broken", f"{path} --version failed: {answer.death}", _anew(tool.install))
+        path, result = started[name].program, _wait_for_child(started[name])
+        if result is not None and result.code != 0:
+            detail = f"{path} --version failed: {result.failure_reason}"
+            yield Finding(name, "broken", detail, _install_tool_command(tool.package, "--reinstall"))
         else:
-            version = re.search(r"\d+\.\d+(\.\d+)*", answer.out) if answer is not None else None
+            version = re.search(r"\d+\.\d+(\.\d+)*", result.out) if result is not None else None
             yield Finding(name, "ok", f"{version[0] if version else 'of unknown version'}, {path}")
 
 
-def _anew(install: str) -> str:
-    return install.replace("install", "install --reinstall", 1)
+def _install_tool_command(package: str, *options: str) -> str:
+    """The command of Debian and Ubuntu that installs a package; advice where this system has no apt."""
+    if shutil.which("apt") is None:
+        return f"install {package} (its name on Debian and Ubuntu) with this system's package manager"
+    return _as_root(" ".join(("apt install", *options, package)))
 
 
-def _machine() -> Finding:
+def _as_root(command: str) -> str:
+    return command if os.geteuid() == 0 else f"sudo {command}"
+
+
+def _check_machine() -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Finding("machine", "ok", f"{processor()}, {cores} cores, {platform.system()} {platform.machine()}")
+    return Finding("machine", "ok", f"{processor_name()}, {cores} cores, {platform.system()} {platform.machine()}")
 
 
-def _disk() -> Finding:
-    """Where bundles go unless another folder is named."""
-    here = Path.cwd()
-    free = shutil.disk_usage(here).free / 2**30
-    if free < DISK_GIB:
-        return Finding(
-            "disk", "broken", f"only {free:.1f} GiB free for bundles in {here}", "choose another folder with -o"
-        )
-    return Finding("disk", "ok", f"{free:.0f} GiB free for bundles in {here}")
+def _check_disk() -> Finding:
+    """The disk of the current folder, where bundles are written by default."""
+    folder = Path.cwd()
+    free_gib = shutil.disk_usage(folder).free / 2**30
+    if free_gib < DISK_GIB:
+        detail = f"only {free_gib:.1f} GiB free for bundles in {folder}"
+        return Finding("disk", "broken", detail, "choose another folder with -o")
+    return Finding("disk", "ok", f"{free_gib:.0f} GiB free for bundles in {folder}")
 
 
-def _cache() -> Finding:
-    folder = cache.folder()
+def _check_cache() -> Finding:
+    folder = cache.cache_folder()
+    remedy = f"export {cache.FOLDER_VARIABLE}=FOLDER, with a folder that you may write"
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir():
-        return Finding("cache", "broken", f"{existing} is not a folder", f"set {cache.FOLDER_VARIABLE}")
+        return Finding("cache", "broken", f"{existing} is not a folder", remedy)
     if not os.access(existing, os.W_OK):
-        return Finding("cache", "broken", f"{folder} cannot be written", f"set {cache.FOLDER_VARIABLE}")
+        return Finding("cache", "broken", f"{folder} cannot be written", remedy)
     try:
-        found = cache.info()
+        info = cache.describe_cache()
     except UsageError as error:
         return Finding("cache", "broken", error.what, error.remedy)
-    free, taken = found.free_bytes / 2**30, found.bytes / 2**30
-    if free < DISK_GIB:
-        return Finding("cache", "broken", f"{folder}: only {free:.1f} GiB free", "deploykit cache clear")
-    cap = "no cap" if found.cap_bytes is None else f"of at most {found.cap_bytes / 2**30:.1f} GiB"
-    return Finding("cache", "ok", f"{folder}, {found.entries} entries, {taken:.1f} GiB {cap}, {free:.0f} GiB free")
+    free_gib, used_gib = info.free_bytes / 2**30, info.bytes / 2**30
+    if free_gib < DISK_GIB:
+        detail = f"{folder}: only {free_gib:.1f} GiB free"
+        return Finding("cache", "broken", detail, f"{_deploykit_program()} cache clear")
+    cap = "no cap" if info.cap_bytes is None else f"of at most {info.cap_bytes / 2**30:.1f} GiB"
+    return Finding(
+        "cache", "ok", f"{folder}, {info.entries} entries, {used_gib:.1f} GiB {cap}, {free_gib:.0f} GiB free"
+    )
 
 
-def _origin(name: str) -> str:
-    return _version(name) or "of unknown origin"
+def _deploykit_program() -> str:
+    """The command line program of this environment."""
+    program = Path(sys.executable).with_name("deploykit")
+    return shlex.quote(str(program)) if program.is_file() else "deploykit"
 
 
-def _version(name: str) -> str | None:
+def _version_or_unknown(name: str) -> str:
+    return _installed_version(name) or "of unknown version"
+
+
+def _installed_version(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -1,15 +1,15 @@
-"""The story, told once: a network becomes a graph, is typed, judged, measured and packed.
+"""The export workflow, from a network to a verified bundle. Only this file knows the order of the stages:
 
-    graph      the network traced to ONNX, rewritten, and run at several batch sizes
-    answers    what eager PyTorch says to the samples that everything is judged on
-    chosen     the graph at the precision asked for: typed, or calibrated and quantized, on other samples
-    verdict    the answers of the graph, before and behind the typing, beside PyTorch's
-    receipt    the arithmetic that the backend really used
-    latency    measured on this machine
-    beside     engines of other backends, judged likewise where this machine can run them
-    bundle     written whole, with its report, or not at all
+    export graph                    trace the network to ONNX, rewrite the graph, run it at several batch sizes
+    run the PyTorch FP32 reference  compute the outputs that every engine is compared with
+    select precision                cast to FP16/BF16, or calibrate and quantize to INT8, on samples of their own
+    evaluate parity                 compare the engine's outputs with the reference, in FP32 and at the precision
+    audit executed precision        read back which arithmetic the engine really uses
+    measure latency                 on this machine
+    build extra engines             for other backends, evaluated likewise where this machine can run them
+    write bundle                    whole and with its report, or not at all
 
-Every step takes frozen values and files and gives frozen values and files. Only this file knows their order.
+Every stage takes frozen values and files and returns frozen values and files.
 """
 
 from __future__ import annotations
@@ -20,36 +20,37 @@ from typing import NamedTuple
 
 import msgspec
 
-from deploykit.backends import backend as find_backend
-from deploykit.backends.choice import reference
+from deploykit.backends import create_backend
+from deploykit.backends.choice import reference_backend
 from deploykit.bundle import manifest as manifests
 from deploykit.bundle.manifest import GraphRecord, Manifest
-from deploykit.bundle.write import may_replace, write
-from deploykit.core.calibration.batches import Data, open_data
-from deploykit.core.calibration.batches import known as known_data
+from deploykit.bundle.write import require_replaceable, write_bundle
+from deploykit.core.calibration.batches import SampleBatches, open_data, require_known_data
 from deploykit.core.errors import BackendError, DeploykitError, InputError
-from deploykit.core.files import damage
-from deploykit.core.provenance import provenance
+from deploykit.core.files import find_damage
+from deploykit.core.provenance import collect_provenance
 from deploykit.core.values import (
-    CLASSES,
+    CLASSIFIER_HEADS,
     Backend,
-    Beside,
     ExportRequest,
     Latency,
     MatrixRow,
+    Measurement,
     PrecisionReceipt,
     Progress,
     Records,
+    SecondaryEngine,
     Stages,
 )
-from deploykit.evaluate.parity.stages import at_export
+from deploykit.evaluate.parity.stages import attribute_at_export
 from deploykit.export.networks import Network, open_network, sources
-from deploykit.workflows import cache_keys, precision, reporting
-from deploykit.workflows import stages as steps
+from deploykit.workflows import cache_keys, reporting, stages
+from deploykit.workflows.precision import PrecisionResult, select_precision
+from deploykit.workflows.stages import Fp32Graph, Session, Verdict
 
 
 class Outcome(NamedTuple):
-    """A finished export: the bundle's manifest, where it lies, and whether it lay there already."""
+    """The result of an export: the bundle's manifest, its folder, and whether the bundle existed already."""
 
     manifest: Manifest
     folder: Path
@@ -57,175 +58,189 @@ class Outcome(NamedTuple):
 
 
 def export(request: ExportRequest, destination: Path, force: bool, progress: Progress) -> Outcome:
-    """From a name to a checked bundle at `destination`.
+    """Export a network as a verified bundle at `destination`.
 
-    A bundle whose parity failed is written too, and its manifest says so: look at `manifest.parity.passed`.
+    A bundle that fails parity is written too, and its manifest records the failures: check `manifest.parity.passed`.
     """
-    _known(request)
-    key = cache_keys.bundle(request)
-    if (present := _up_to_date(destination, key)) is not None:
-        return Outcome(present, destination, up_to_date=True)
-    may_replace(destination, force)
+    _require_known_names(request)
+    key = cache_keys.bundle_key(request)
+    if (manifest := _read_up_to_date(destination, key)) is not None:
+        return Outcome(manifest, destination, up_to_date=True)
+    require_replaceable(destination, force)
 
-    made = _made(request, open_network(request, find_backend), progress)
-    backend = find_backend(request.target, request.build_options)
-    measured = steps.measure_latency(made.chosen.typed, made.verdict, made.answers, backend, progress)
-    others = [_other(made, find_backend(name, request.build_options), progress) for name in request.beside]
-    others += _taken(request, made, progress)
-    manifest = _manifest(request, key, made, measured.latency, tuple(other.beside for other in others))
-    with progress.step("writing the bundle"):
-        folders = made.verdict.built.folder, made.answers.folder
-        labels, known = _labels(made.graph, made.data), Records(measured, made.stages)
-        engines = tuple(other.folder for other in others)
-        further, page = reporting.files(known), reporting.pager(destination, known)
-        manifest = write(destination, manifest, *folders, labels, engines, further, page)
+    state = build_state(request, open_network(request, create_backend), progress)
+    measured = stages.measure_latency(state.session, state.selected.graph, state.verdict.built)
+    extra = (*_build_extra_engines(state), *_build_optional_engines(state))
+    manifest = _write_bundle(destination, key, state, measured, extra)
     return Outcome(manifest, destination, up_to_date=False)
 
 
-def matrix(requests: Sequence[ExportRequest], progress: Progress) -> Iterator[MatrixRow]:
-    """Parity of each request, a row as soon as it is known; nothing is packed or measured."""
+def evaluate_matrix(requests: Sequence[ExportRequest], progress: Progress) -> Iterator[MatrixRow]:
+    """Evaluate the parity of each request, yielding a row as soon as it is known. No bundle is written, no latency
+    measured.
+    """
     for request in requests:
-        _known(request)
-    source: Network | None = None
-    for before, request in zip((None, *requests), requests, strict=False):
-        if source is None or before is None or cache_keys.graph(before) != cache_keys.graph(request):
-            source = open_network(request, find_backend)  # the one before goes, and its memory with it
-        made = _made(request, source, progress)
-        yield MatrixRow(request.model, request.precision, request.target, made.verdict.parity, made.receipt)
+        _require_known_names(request)
+    network: Network | None = None
+    for previous, request in zip((None, *requests), requests, strict=False):
+        if network is None or previous is None or cache_keys.graph_key(previous) != cache_keys.graph_key(request):
+            network = open_network(request, create_backend)  # frees the memory of the previous network
+        state = build_state(request, network, progress)
+        yield MatrixRow(request.model, request.precision, request.target, state.verdict.parity, state.receipt)
 
 
-class Made(NamedTuple):
-    """All that is known of a graph once it was judged."""
+class ExportState(NamedTuple):
+    """What an export has produced once the primary engine is evaluated."""
 
-    data: Data
-    graph: steps.Graph
-    answers: steps.Answers
-    chosen: precision.PrecisionResult
-    verdict: steps.Verdict
-    stages: Stages
-    """The same by stage."""
+    session: Session
+    selected: PrecisionResult
+    verdict: Verdict
+    by_stage: Stages
+    """The verdict stage by stage."""
     receipt: PrecisionReceipt
 
 
-def _known(request: ExportRequest) -> None:
-    """Refuse names that nothing has, before long work begins."""
-    sources.known(request.model)
-    for name in (request.data, request.calibration.data if request.calibration is not None else None):
-        known_data(name)
+def build_state(request: ExportRequest, network: Network, progress: Progress) -> ExportState:
+    """Run the stages from the network to the verdict on the primary engine, which every verb shares."""
+    graph = stages.export_graph(request, network, reference_backend(), progress)
+    data = open_data(request.data, "evaluation", request.samples, request.options.batch, graph.tensor_inputs)
+    oracle = stages.run_oracle(network, graph, data, progress)
+    backend = create_backend(request.target, request.build_options)
+    session = Session(request, graph, oracle, data, reference_backend(), backend, progress)
+
+    selected = select_precision(session)
+    verdict, by_stage = _evaluate_parity(session, selected)
+    receipt = stages.audit_precision(session, selected.graph, verdict.built)
+    return ExportState(session, selected, verdict, by_stage, receipt)
 
 
-def _made(request: ExportRequest, source: Network, progress: Progress) -> Made:
-    """From the network to a verdict: the part of the story that every verb shares."""
-    backend = find_backend(request.target, request.build_options)
-    graph = steps.export_graph(request, source, reference(), progress)
-    data = open_data(request.data, "evaluation", request.samples, request.options.batch, graph.taken)
-    answers = steps.run_oracle(source, graph, data, progress)
-    chosen = precision.select_precision(request, graph, answers, data, reference(), backend, progress)
-    verdict, stages = _verdict(graph, chosen, answers, backend, data, progress)
-    ran = steps.audit_precision(chosen.typed, verdict, backend, progress)
-    return Made(data, graph, answers, chosen, verdict, stages, ran)
+def _evaluate_parity(session: Session, selected: PrecisionResult) -> tuple[Verdict, Stages]:
+    """The verdict on the graph at its precision. The FP32 graph is evaluated first, by FP32's narrow tolerances: an
+    error that could hide among FP16's roundings shows there, and fails both.
+    """
+    precision = selected.graph.precision
+    exported = stages.evaluate_parity(session, stages.as_fp32(session.graph)).parity
+    verdict = stages.evaluate_parity(session, selected.graph)
+    parity = msgspec.structs.replace(verdict.parity, caveats=(*verdict.parity.caveats, *selected.caveats))
+    if precision != "fp32" and not exported.passed:
+        failures = tuple(f"the FP32 graph fails: {failure}" for failure in exported.failures)
+        parity = msgspec.structs.replace(parity, passed=False, failures=failures + parity.failures)
+    by_stage = attribute_at_export(exported, verdict.parity, precision, session.backend.identity)
+    return verdict._replace(parity=parity), by_stage
 
 
-class Other(NamedTuple):
-    """An engine beside the one that was judged first, and the folder that it is in."""
+class ExtraEngine(NamedTuple):
+    """An engine besides the primary one, and the folder that holds it."""
 
-    beside: Beside
+    engine: SecondaryEngine
     folder: Path
 
 
-def _other(made: Made, backend: Backend, progress: Progress) -> Other:
-    """The same graph as another backend's engine: judged and measured too, or said why not."""
-    built = steps.compile_engine(made.chosen.typed, backend, progress)
-    if (obstacle := backend.obstacle()) is not None:
-        return Other(Beside(built.engine, obstacle), built.folder)
-    typed = made.chosen.typed
-    verdict = steps.evaluate_parity(made.graph, typed, made.answers, backend, made.data, progress)
-    ran = steps.audit_precision(typed, verdict, backend, progress)
-    measured = steps.measure_latency(typed, verdict, made.answers, backend, progress)
-    return Other(Beside(built.engine, None, verdict.parity, ran, measured.latency), built.folder)
+def _build_extra_engines(state: ExportState) -> Iterator[ExtraEngine]:
+    """Engines of the backends that the request names besides the primary one."""
+    request = state.session.request
+    for name in request.extra_engines:
+        yield _build_extra_engine(state, create_backend(name, request.build_options))
 
 
-def _taken(request: ExportRequest, made: Made, progress: Progress) -> Iterator[Other]:
-    """Engines of the backends that nobody asked for by name, and a note for each that does not take the graph."""
-    for name in request.offered:
+def _build_optional_engines(state: ExportState) -> Iterator[ExtraEngine]:
+    """Engines of the optional backends; one that cannot build the graph is only noted."""
+    request = state.session.request
+    for name in request.optional_engines:
         try:
-            yield _other(made, find_backend(name, request.build_options), progress)
+            yield _build_extra_engine(state, create_backend(name, request.build_options))
         except (InputError, BackendError) as error:
-            progress.note(f"The bundle has no engine of {name}: {error.what}")
+            state.session.progress.note(f"The bundle has no {name} engine: {error.what}")
 
 
-def _verdict(
-    graph: steps.Graph,
-    chosen: precision.PrecisionResult,
-    answers: steps.Answers,
-    backend: Backend,
-    data: Data,
-    progress: Progress,
-) -> tuple[steps.Verdict, Stages]:
-    """The verdict on the typed graph. The exported one is judged before it, at FP32's narrow bounds: an error that FP16
-    could hide among its roundings shows there, and fails both.
-    """
-    exported = steps.evaluate_parity(graph, steps.as_fp32(graph), answers, backend, data, progress).parity
-    verdict = steps.evaluate_parity(graph, chosen.typed, answers, backend, data, progress)
-    statements = (*verdict.parity.statements, *chosen.statements)
-    parity = msgspec.structs.replace(verdict.parity, statements=statements)
-    if chosen.typed.precision != "fp32" and not exported.passed:
-        failures = tuple(f"before typing, at fp32: {failure}" for failure in exported.failures)
-        parity = msgspec.structs.replace(parity, passed=False, failures=failures + parity.failures)
-    stages = at_export(exported, verdict.parity, chosen.typed.precision, backend.identity)
-    return verdict._replace(parity=parity), stages
+def _build_extra_engine(state: ExportState, backend: Backend) -> ExtraEngine:
+    """The same graph compiled by another backend; evaluated and measured where this machine can run it."""
+    session, graph = state.session._replace(backend=backend), state.selected.graph
+    if (reason := backend.unavailable_reason()) is not None:
+        built = stages.compile_engine(session, graph)
+        return ExtraEngine(SecondaryEngine(built.engine, reason), built.folder)
+    parity, built = stages.evaluate_parity(session, graph)
+    receipt = stages.audit_precision(session, graph, built)
+    latency = stages.measure_latency(session, graph, built).latency
+    return ExtraEngine(SecondaryEngine(built.engine, None, parity, receipt, latency), built.folder)
 
 
-def _manifest(request: ExportRequest, key: str, made: Made, latency: Latency, beside: tuple[Beside, ...]) -> Manifest:
-    exported, typed, engine = made.graph.exported, made.chosen.typed, made.verdict.built.engine
+def _write_bundle(
+    destination: Path, key: str, state: ExportState, measured: Measurement, extra: Sequence[ExtraEngine]
+) -> Manifest:
+    """Write the bundle with its records and its report; returns the manifest with the digests of all files."""
+    session, records = state.session, Records(measured, state.by_stage)
+    with session.progress.step("writing the bundle"):
+        return write_bundle(
+            destination,
+            _compose_manifest(key, state, measured.latency, extra),
+            state.verdict.built.folder,
+            session.oracle.folder,
+            _class_labels(session.graph, session.data),
+            tuple(engine.folder for engine in extra),
+            reporting.encode_records(records),
+            reporting.report_renderer(destination, records),
+        )
+
+
+def _compose_manifest(key: str, state: ExportState, latency: Latency, extra: Sequence[ExtraEngine]) -> Manifest:
+    session, graph, engine = state.session, state.selected.graph, state.verdict.built.engine
+    exported, conversion = session.graph.exported, graph.conversion
     return Manifest(
         schema_version=manifests.SCHEMA_VERSION,
-        request=request,
+        request=session.request,
         key=key,
-        model=made.graph.model,
+        model=session.graph.model,
         weights=exported.weights,
-        precision=typed.precision,
+        precision=graph.precision,
         inputs=engine.inputs,
         outputs=engine.outputs,
         batch=exported.batch,
         graph=GraphRecord(
-            file=typed.file,
-            precision=typed.precision,
+            file=graph.file,
+            precision=graph.precision,
             opset=exported.opset,
             exporter=exported.exporter,
-            fallback=exported.fallback,
+            fallback_reason=exported.fallback_reason,
             rewrites=exported.rewrites,
-            kept_fp32=typed.graph.kept if typed.graph else (),
-            range_data=typed.range_data,
-            placement=typed.graph.placement if typed.graph else None,
-            recipe=typed.graph.recipe if typed.graph else None,
+            fp32_nodes=conversion.fp32_nodes if conversion else (),
+            range_data=graph.range_data,
+            placement=conversion.placement if conversion else None,
+            recipe=conversion.recipe if conversion else None,
         ),
-        calibration=made.chosen.calibration,
-        budget=made.chosen.budget,
-        receipt=made.receipt,
+        calibration=state.selected.calibration,
+        budget=state.selected.budget,
+        receipt=state.receipt,
         labels=None,
         engine=engine,
-        beside=beside,
-        golden=made.answers.golden,
-        parity=made.verdict.parity,
+        extra_engines=tuple(other.engine for other in extra),
+        golden=session.oracle.golden,
+        parity=state.verdict.parity,
         latency=latency,
-        provenance=provenance(),
+        provenance=collect_provenance(),
         files={},
     )
 
 
-def _up_to_date(destination: Path, key: str) -> Manifest | None:
-    """The manifest of a bundle that already answers the request, file by file; None where there is none such."""
+def _require_known_names(request: ExportRequest) -> None:
+    """InputError for an unknown network or data set, before any long work begins."""
+    sources.require_known_model(request.model)
+    for name in (request.data, request.calibration.data if request.calibration is not None else None):
+        require_known_data(name)
+
+
+def _read_up_to_date(destination: Path, key: str) -> Manifest | None:
+    """The manifest of an undamaged bundle that was exported with the same key; None where there is none."""
     try:
-        manifest = manifests.read(destination)
+        manifest = manifests.read_manifest(destination)
     except DeploykitError:
         return None
-    damaged = any(damage(destination, file) is not None for file in manifest.files.values())
+    damaged = any(find_damage(destination, file) is not None for file in manifest.files.values())
     return manifest if manifest.key == key and not damaged else None
 
 
-def _labels(graph: steps.Graph, data: Data) -> tuple[str, ...]:
-    """Class names: the weights' own, else the evaluation set's, where there are as many as the network has classes."""
+def _class_labels(graph: Fp32Graph, data: SampleBatches) -> tuple[str, ...]:
+    """Class names of the weights, else of the evaluation set, where their number is the network's number of classes."""
     names = graph.classes or data.samples.classes
-    tells = graph.model.head in CLASSES and len(names) == graph.exported.outputs[0].shape[1]
-    return names if tells else ()
+    matches = graph.model.head in CLASSIFIER_HEADS and len(names) == graph.exported.outputs[0].shape[1]
+    return names if matches else ()

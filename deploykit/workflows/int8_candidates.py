@@ -1,6 +1,6 @@
-"""Quantized graphs on trial: made from one calibrated graph by a recipe, and judged like any other graph.
+"""INT8 candidates: graphs quantized from one calibration by different recipes, each evaluated like any other graph.
 
-Each is made and judged once; what a later question asks again comes from the cache.
+Every candidate is quantized and evaluated once; the cache answers when it is needed again.
 """
 
 from __future__ import annotations
@@ -10,51 +10,46 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deploykit.core import cache
-from deploykit.core.calibration.batches import Data
-from deploykit.core.values import Backend, Calibrated, ExportRequest, Progress, Recipe, TypedGraph
+from deploykit.core.values import CalibrationResult, PrecisionGraphRecord, Recipe
 from deploykit.quantize import int8
 from deploykit.workflows import cache_keys, stages
-from deploykit.workflows.stages import Answers, Graph, PrecisionGraph, Verdict
+from deploykit.workflows.stages import PrecisionGraph, Session, Verdict
 
 
-class Trial(NamedTuple):
-    """All that a quantized graph is made from and judged with, but for the recipe."""
+class Int8Candidates(NamedTuple):
+    """What quantized graphs are made from and evaluated with; only the recipe varies."""
 
-    request: ExportRequest
-    graph: Graph
-    calibrated: Calibrated
-    answers: Answers
-    data: Data
-    backend: Backend
+    session: Session
+    calibrated: CalibrationResult
 
     @property
     def source(self) -> Path:
         """The exported FP32 graph."""
-        return self.graph.folder / self.graph.exported.files[0].path
+        return self.session.graph.path
 
 
-def quantized(trial: Trial, recipe: Recipe, progress: Progress) -> PrecisionGraph:
-    """The graph with its Q/DQ pairs, as `recipe` says."""
+def quantize_graph(candidates: Int8Candidates, recipe: Recipe) -> PrecisionGraph:
+    """The graph with Q/DQ nodes inserted by `recipe`."""
+    session, calibrated = candidates
 
-    def build(folder: Path) -> None:
-        with progress.step("placing Q/DQ pairs"):
-            made = int8.quantize(trial.source, trial.calibrated, recipe, folder)
-        stages.save(folder, made)
+    def write_quantized(folder: Path) -> None:
+        with session.progress.step("placing Q/DQ pairs"):
+            record = int8.write_quantized_graph(candidates.source, calibrated, recipe, folder)
+        stages.save_entry(folder, record)
 
-    key = {"graph": trial.graph.exported.files[0].sha256, "calibrated": trial.calibrated, "recipe": recipe}
-    folder = cache.fetch("quantized", {**key, **cache_keys.tools()}, build)
-    made = stages.load(folder, TypedGraph)
-    file = made.files[0]
-    return PrecisionGraph(folder, file.path, file.sha256, made.precision, made, trial.calibrated.ranges.data)
-
-
-def judged(trial: Trial, recipe: Recipe, progress: Progress) -> Verdict:
-    """How a recipe's graph answers, beside eager PyTorch."""
-    made = quantized(trial, recipe, progress)
-    return stages.evaluate_parity(trial.graph, made, trial.answers, trial.backend, trial.data, progress)
+    key = {"graph": session.graph.sha256, "calibrated": calibrated, "recipe": recipe}
+    folder = cache.fetch_or_build("quantized", {**key, **cache_keys.tool_versions()}, write_quantized)
+    record = stages.load_entry(folder, PrecisionGraphRecord)
+    file = record.files[0]
+    return PrecisionGraph(folder, file.path, file.sha256, record.precision, record, calibrated.ranges.data)
 
 
-def snr_db(verdict: Verdict) -> float:
-    """Of the worst output; an answer that is no number is worse than any."""
-    found = [output.snr_db for output in verdict.parity.outputs]
-    return min((math.inf if snr is None else snr for snr in found), default=-math.inf)
+def evaluate_recipe(candidates: Int8Candidates, recipe: Recipe) -> Verdict:
+    """Parity of the graph that `recipe` gives."""
+    return stages.evaluate_parity(candidates.session, quantize_graph(candidates, recipe))
+
+
+def worst_snr_db(verdict: Verdict) -> float:
+    """SNR of the worst output; infinity where outputs are identical, minus infinity where none could be measured."""
+    figures = [output.snr_db for output in verdict.parity.outputs]
+    return min((math.inf if snr is None else snr for snr in figures), default=-math.inf)

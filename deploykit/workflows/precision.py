@@ -1,7 +1,7 @@
-"""The graph at the precision asked for: typed FP16 or BF16, or quantized to INT8 within a budget.
+"""Select the graph at the requested precision: cast to FP16 or BF16, or quantized to INT8 within an accuracy budget.
 
-What INT8 leaves open is answered by trying: biases are corrected where that brings the answers nearer to eager
-PyTorch's, and layers stay out until the budget holds.
+INT8 is tuned by measuring: bias correction is kept only where it brings the outputs nearer to the reference, and
+sensitive layers are excluded until the budget is met.
 """
 
 from __future__ import annotations
@@ -13,160 +13,155 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from deploykit.core import cache, calibration
-from deploykit.core.calibration.batches import Data, open_data
+from deploykit.core import cache
+from deploykit.core.calibration.batches import SampleBatches, open_data
+from deploykit.core.calibration.overlap import find_common_samples
 from deploykit.core.errors import InputError, UsageError
 from deploykit.core.values import (
-    Backend,
     Budget,
-    Calibrated,
     CalibrationOptions,
     CalibrationReceipt,
+    CalibrationResult,
     DataRecord,
     Disjointness,
-    ExportRequest,
     InputSpec,
+    PrecisionGraphRecord,
     Progress,
     Ranges,
     Recipe,
     Runner,
     SampleRecord,
-    TypedGraph,
     Value,
 )
-from deploykit.export.networks.images import image_like
+from deploykit.export.networks.images import is_image_input
 from deploykit.quantize import int8
-from deploykit.quantize.calibrate import calibrate, expose, observe
-from deploykit.quantize.cast import cast
+from deploykit.quantize.calibrate import add_graph_outputs, calibrate, observe_ranges
+from deploykit.quantize.cast import write_cast_graph
 from deploykit.workflows import cache_keys, stages
-from deploykit.workflows.accuracy_budget import within
-from deploykit.workflows.int8_candidates import Trial, judged, quantized, snr_db
-from deploykit.workflows.stages import Answers, Graph, PrecisionGraph
+from deploykit.workflows.accuracy_budget import fit_budget
+from deploykit.workflows.int8_candidates import Int8Candidates, evaluate_recipe, quantize_graph, worst_snr_db
+from deploykit.workflows.stages import PrecisionGraph, Session
 
 RANGE_SAMPLES: Final = 16
 """Samples on which values are checked against FP16's range."""
 
 FEW_SAMPLES: Final = 100
-"""Fewer calibration samples are said to be few."""
+"""Fewer calibration samples than this are reported as few."""
 
 
 class PrecisionResult(NamedTuple):
-    """The graph to judge and pack, and how it was arrived at."""
+    """The graph at the requested precision, and how it was selected."""
 
-    typed: PrecisionGraph
+    graph: PrecisionGraph
     calibration: CalibrationReceipt | None = None
     budget: Budget | None = None
-    statements: tuple[str, ...] = ()
-    """What a reader of the verdict on it must know of how it was chosen."""
+    caveats: tuple[str, ...] = ()
+    """What a reader of its verdict must know of how it was selected."""
 
 
-def select_precision(
-    request: ExportRequest,
-    graph: Graph,
-    answers: Answers,
-    data: Data,
-    reference: Backend,
-    backend: Backend,
-    progress: Progress,
-) -> PrecisionResult:
-    """The graph at the request's precision. `reference` runs the exported graph to see its values; `backend` runs what
-    is made of it, on the samples of `data` that `answers` holds eager PyTorch's answers to.
-    """
+def select_precision(session: Session) -> PrecisionResult:
+    """The graph at the precision that the session's request names."""
+    request = session.request
     if request.precision == "fp32":
-        return PrecisionResult(stages.as_fp32(graph))
+        return PrecisionResult(stages.as_fp32(session.graph))
     if request.calibration is None:
-        return cast_graph(request, graph, data, reference, progress)
-    calibrated, receipt = calibrated_on(request, request.calibration, graph, data, reference, progress)
+        return cast_graph(session)
+    calibrated, receipt = calibrate_graph(session, request.calibration)
     if request.precision == "int8-fp16":
-        few = open_data(request.calibration.data, "calibration", RANGE_SAMPLES, request.options.batch, graph.taken)
-        calibrated = with_ranges(calibrated, collect_ranges(graph, few, reference, progress))
-    trial = Trial(request, graph, calibrated, answers, data, backend)
+        calibrated = merge_ranges(
+            calibrated, collect_ranges(session, _open_range_data(session, request.calibration.data))
+        )
+    candidates = Int8Candidates(session, calibrated)
     recipe = Recipe(rest="fp16" if request.precision == "int8-fp16" else "fp32", io=request.io)
-    recipe = corrected(trial, recipe, progress)
+    recipe = try_bias_correction(candidates, recipe)
     budget = None
     if request.budget is not None:
-        recipe, budget = within(request.budget, trial, recipe, progress)
-    return PrecisionResult(quantized(trial, recipe, progress), receipt, budget, _of_int8(receipt, budget))
+        recipe, budget = fit_budget(request.budget, candidates, recipe)
+    return PrecisionResult(quantize_graph(candidates, recipe), receipt, budget, _int8_caveats(receipt, budget))
 
 
-def cast_graph(request: ExportRequest, graph: Graph, evaluation: Data, reference: Backend, progress: Progress) -> PrecisionResult:
-    """The graph typed FP16 or BF16; its values are checked on the calibration split."""
-    data = open_data(request.data, "calibration", RANGE_SAMPLES, request.options.batch, graph.taken)
-    ranges = collect_ranges(graph, data, reference, progress)
+def cast_graph(session: Session) -> PrecisionResult:
+    """Cast the graph to FP16 or BF16, checking its values on the calibration split."""
+    request, graph = session.request, session.graph
+    data = _open_range_data(session, request.data)
+    ranges = collect_ranges(session, data)
     dtype: Literal["fp16", "bf16"] = "bf16" if request.precision == "bf16" else "fp16"
 
-    def build(folder: Path) -> None:
-        with progress.step(f"typing the graph {request.precision}"):
-            made = cast(graph.folder / main.path, ranges, folder, dtype, request.io)
-        stages.save(folder, made)
+    def write_cast(folder: Path) -> None:
+        with session.progress.step(f"converting the graph to {dtype.upper()}"):
+            record = write_cast_graph(graph.path, ranges, folder, dtype, request.io)
+        stages.save_entry(folder, record)
 
-    main = graph.exported.files[0]
     key = {
-        "graph": main.sha256,
+        "graph": graph.sha256,
         "ranges": ranges,
         "precision": request.precision,
         "io": request.io,
-        **cache_keys.tools(),
+        **cache_keys.tool_versions(),
     }
-    folder = cache.fetch("typed", key, build)
-    made = stages.load(folder, TypedGraph)
-    file = made.files[0]
-    shared = len(calibration.common(data.digests, evaluation.digests))
-    same = f"values were checked on {shared} of the samples that parity is judged on"
+    folder = cache.fetch_or_build("cast", key, write_cast)
+    record = stages.load_entry(folder, PrecisionGraphRecord)
+    file = record.files[0]
+    shared = len(find_common_samples(data.digests, session.data.digests))
+    caveat = f"value ranges were checked on {shared} of the samples that parity is evaluated on"
     return PrecisionResult(
-        PrecisionGraph(folder, file.path, file.sha256, request.precision, made, data.record),
-        statements=(same,) if shared else (),
+        PrecisionGraph(folder, file.path, file.sha256, request.precision, record, data.record),
+        caveats=(caveat,) if shared else (),
     )
 
 
-def collect_ranges(graph: Graph, data: Data, reference: Backend, progress: Progress) -> Ranges:
-    """The smallest and largest value of every tensor."""
+def collect_ranges(session: Session, data: SampleBatches) -> Ranges:
+    """The smallest and the largest value of every tensor of the FP32 graph."""
+    graph, reference = session.graph, session.reference
 
-    def build(folder: Path) -> None:
-        runner = _exposed(graph, folder, None, reference)
-        with progress.step(f"checking values on {data.record.name}", data.length) as advance:
-            ranges = observe(runner, (batch.inputs for batch in data.batches(graph.model, advance)), data.record)
-        stages.save(folder, ranges)
+    def write_ranges(folder: Path) -> None:
+        runner = _load_exposed(session, folder, None)
+        dtype = "BF16" if session.request.precision == "bf16" else "FP16"
+        with session.progress.step(f"checking {dtype} range on {data.record.name}", data.length) as advance:
+            ranges = observe_ranges(runner, (batch.inputs for batch in data.batches(graph.model, advance)), data.record)
+        stages.save_entry(folder, ranges)
 
-    key = {"graph": graph.exported.files[0].sha256, "data": data.record, "backend": reference.identity}
-    return stages.load(cache.fetch("ranges", {**key, **cache_keys.tools()}, build), Ranges)
+    key = {"graph": graph.sha256, "data": data.record, "backend": reference.identity}
+    return stages.load_entry(
+        cache.fetch_or_build("ranges", {**key, **cache_keys.tool_versions()}, write_ranges), Ranges
+    )
 
 
-def calibrated_on(
-    request: ExportRequest,
-    asked: CalibrationOptions,
-    graph: Graph,
-    evaluation: Data,
-    reference: Backend,
-    progress: Progress,
-) -> tuple[Calibrated, CalibrationReceipt]:
-    """Ranges and thresholds from the calibration set, which must not share an image with `evaluation`."""
-    refuse_guess(request, asked, graph)
-    placement = int8.placed(graph.folder / graph.exported.files[0].path)
-    with progress.step(f"reading the images of {asked.data}", asked.count) as advance:
-        batch = request.options.batch
-        data = open_data(asked.data, "calibration", asked.count, batch, graph.taken, advance=advance)
-    check_images(data.record, progress)
-    disjoint = proven_disjoint(data.record, data.digests, evaluation)
+def _open_range_data(session: Session, name: str | None) -> SampleBatches:
+    """The samples of the calibration split on which values are checked against FP16's range."""
+    batch, inputs = session.request.options.batch, session.graph.tensor_inputs
+    return open_data(name, "calibration", RANGE_SAMPLES, batch, inputs)
 
-    def build(folder: Path) -> None:
+
+def calibrate_graph(session: Session, options: CalibrationOptions) -> tuple[CalibrationResult, CalibrationReceipt]:
+    """Ranges and clipping thresholds from the calibration set, which must share no image with the evaluation set."""
+    require_preprocessing(session, options)
+    graph, reference, progress = session.graph, session.reference, session.progress
+    placement = int8.plan_placement(graph.path)
+    with progress.step(f"reading the images of {options.data}", options.count) as advance:
+        batch = session.request.options.batch
+        data = open_data(options.data, "calibration", options.count, batch, graph.tensor_inputs, advance=advance)
+    check_calibration_data(data.record, progress)
+    disjoint = require_disjoint(data.record, data.digests, session.data)
+
+    def write_calibration(folder: Path) -> None:
         tensors = {edge.tensor for edge in placement.edges}
         inputs = {edge.tensor for edge in placement.edges if edge.node in placement.layers}
-        runner = _exposed(graph, folder, tensors, reference)
+        runner = _load_exposed(session, folder, tensors)
         start = time.perf_counter()
         with progress.step(f"calibrating on {data.record.name}", data.length) as advance:
             stream = (batch.inputs for batch in data.batches(graph.model, advance))
-            seen = calibrate(runner, stream, data.record, tensors, inputs, asked.observer)
-        stages.save(folder, _Calibrated(seen, data.record.count / (time.perf_counter() - start)))
+            calibrated = calibrate(runner, stream, data.record, tensors, inputs, options.observer)
+        stages.save_entry(folder, _CalibrationEntry(calibrated, data.record.count / (time.perf_counter() - start)))
 
-    key = {"graph": graph.exported.files[0].sha256, "data": data.record, "observer": asked.observer}
-    folder = cache.fetch("calibrated", {**key, "backend": reference.identity, **cache_keys.tools()}, build)
-    calibrated, speed = msgspec.structs.astuple(stages.load(folder, _Calibrated))
+    key = {"graph": graph.sha256, "data": data.record, "observer": options.observer, "backend": reference.identity}
+    folder = cache.fetch_or_build("calibration", {**key, **cache_keys.tool_versions()}, write_calibration)
+    calibrated, speed = msgspec.structs.astuple(stages.load_entry(folder, _CalibrationEntry))
     receipt = CalibrationReceipt(
         data=data.record,
         samples=data.digests,
-        observer=asked.observer,
-        thresholds=int8.thresholds(calibrated),
+        observer=options.observer,
+        thresholds=int8.clip_thresholds(calibrated),
         convergence=calibrated.convergence,
         disjoint=disjoint,
         images_per_s=speed,
@@ -174,36 +169,38 @@ def calibrated_on(
     return calibrated, receipt
 
 
-def refuse_guess(request: ExportRequest, asked: CalibrationOptions, graph: Graph) -> None:
-    """UsageError where images would be calibrated on without a word of how they become inputs."""
-    inputs = tuple(InputSpec(each.name, tuple(map(int, each.shape[1:])), each.dtype) for each in graph.exported.inputs)
-    if graph.model.preprocessing is None and image_like(inputs) and not asked.data.lower().endswith(".npz"):
+def require_preprocessing(session: Session, options: CalibrationOptions) -> None:
+    """UsageError where calibration would need images and the preprocessing of the network is unknown."""
+    graph = session.graph
+    inputs = tuple(InputSpec(spec.name, tuple(map(int, spec.shape[1:])), spec.dtype) for spec in graph.exported.inputs)
+    if graph.model.preprocessing is None and is_image_input(inputs) and not options.data.lower().endswith(".npz"):
         raise UsageError(
-            f"{request.model} takes images, and how pixels become its inputs is not said: INT8 would be a guess.",
-            "Say it by --scale, --mean, --std and --channels or --preprocessing FILE.toml, or give --calibration "
-            "FILE.npz with inputs as they are.",
+            f"{session.request.model} takes images, but its preprocessing is unknown: INT8 ranges would be a guess.",
+            "Describe it with --scale, --mean, --std and --channels or with --preprocessing-file FILE.toml, or give "
+            "ready inputs with --calibration FILE.npz.",
         )
 
 
-def with_ranges(calibrated: Calibrated, ranges: Ranges) -> Calibrated:
-    """With the ranges of all other tensors too, which FP16 asks for."""
+def merge_ranges(calibrated: CalibrationResult, ranges: Ranges) -> CalibrationResult:
+    """The calibration with the ranges of all other tensors added, which the FP16 part of the graph needs."""
     merged = msgspec.structs.replace(calibrated.ranges, tensors={**ranges.tensors, **calibrated.ranges.tensors})
     return msgspec.structs.replace(calibrated, ranges=merged)
 
 
-def corrected(trial: Trial, recipe: Recipe, progress: Progress) -> Recipe:
-    """The recipe with bias correction where that brings the answers nearer to eager PyTorch's."""
-    other = msgspec.structs.replace(recipe, correct_bias=True)
-    return other if snr_db(judged(trial, other, progress)) > snr_db(judged(trial, recipe, progress)) else recipe
+def try_bias_correction(candidates: Int8Candidates, recipe: Recipe) -> Recipe:
+    """The recipe with bias correction, where that brings the outputs nearer to the reference; else unchanged."""
+    corrected = msgspec.structs.replace(recipe, correct_bias=True)
+    gain_db = worst_snr_db(evaluate_recipe(candidates, corrected)) - worst_snr_db(evaluate_recipe(candidates, recipe))
+    return corrected if gain_db > 0 else recipe
 
 
-def check_images(record: DataRecord, progress: Progress) -> None:
-    """Refuse images that show nothing; say it where there are few."""
+def check_calibration_data(record: DataRecord, progress: Progress) -> None:
+    """Refuse a set without usable content; note a set that is small or has damaged images."""
     if record.count == 1 or record.constant > record.count // 2:
-        shown = "one image" if record.count == 1 else f"{record.count} images, {record.constant} of one colour all over"
+        content = "one image" if record.count == 1 else f"{record.count} images, {record.constant} of a single colour"
         raise InputError(
-            f"{record.name!r} has {shown}: no range can be learnt from that.",
-            f"Calibrate on at least {FEW_SAMPLES} images of what the network will see.",
+            f"{record.name!r} has {content}: that is not enough to calibrate on.",
+            f"Calibrate on at least {FEW_SAMPLES} images like those that the network will see.",
         )
     if record.skipped:
         progress.note(f"{record.skipped} damaged images of {record.name} were skipped.")
@@ -211,39 +208,38 @@ def check_images(record: DataRecord, progress: Progress) -> None:
         progress.note(f"Calibrating on {record.count} samples, which is few: give at least {FEW_SAMPLES}.")
 
 
-def proven_disjoint(record: DataRecord, samples: tuple[SampleRecord, ...], evaluation: Data) -> Disjointness:
-    """Proof that nothing is judged on one of the samples that it was calibrated on; InputError where it would be."""
-    if both := calibration.common(samples, evaluation.digests):
-        first, second = both[0]
-        same = first if first == second else f"{first} shows what {second} does"
+def require_disjoint(record: DataRecord, samples: tuple[SampleRecord, ...], evaluation: SampleBatches) -> Disjointness:
+    """Proof that the calibration and evaluation sets share no sample; InputError where they do."""
+    if shared := find_common_samples(samples, evaluation.digests):
+        first, second = shared[0]
+        example = first if first == second else f"{first} is the same image as {second}"
         raise InputError(
-            f"{len(both)} of {evaluation.record.count} samples that parity is judged on are calibrated on too "
-            f"({same}).",
-            "Give other images with --data: a network looks better than it is on what it was calibrated on.",
+            f"{len(shared)} of {evaluation.record.count} evaluation samples are also calibration samples ({example}).",
+            "Give other images with --data: accuracy on the images that were calibrated on is too optimistic.",
         )
     return Disjointness(record.sha256, evaluation.record.sha256, len(evaluation.digests), 0)
 
 
-def _of_int8(receipt: CalibrationReceipt, budget: Budget | None) -> tuple[str, ...]:
-    found = []
+def _int8_caveats(receipt: CalibrationReceipt, budget: Budget | None) -> tuple[str, ...]:
+    caveats = []
     if not receipt.data.real:
-        found.append(f"ranges are from {receipt.data.name}, which are no real images")
+        caveats.append(f"INT8 ranges come from {receipt.data.name}, which are not real images")
     if receipt.data.count < FEW_SAMPLES:
-        found.append(f"ranges are from {receipt.data.count} samples, which is few")
+        caveats.append(f"INT8 ranges come from only {receipt.data.count} samples")
     if budget is not None and budget.steps:
-        found.append("how many layers stay out of INT8 was decided on the samples that parity is judged on")
-    return tuple(found)
+        caveats.append("the layers kept out of INT8 were selected on the samples that parity is evaluated on")
+    return tuple(caveats)
 
 
-def _exposed(graph: Graph, folder: Path, tensors: Collection[str] | None, reference: Backend) -> Runner:
-    """The exported graph with tensors as outputs, ready to run; its file is gone when that is done."""
-    file = folder / "exposed.onnx"
-    expose(graph.folder / graph.exported.files[0].path, file, tensors)
+def _load_exposed(session: Session, folder: Path, tensors: Collection[str] | None) -> Runner:
+    """A runner of the FP32 graph with `tensors` as additional outputs (None: all); its file is removed again."""
+    reference, file = session.reference, folder / "exposed.onnx"
+    add_graph_outputs(session.graph.path, file, tensors)
     runner = reference.load(reference.compile(file, folder), folder)
     file.unlink()
     return runner
 
 
-class _Calibrated(Value, frozen=True):
-    calibrated: Calibrated
+class _CalibrationEntry(Value, frozen=True):
+    calibrated: CalibrationResult
     images_per_s: float

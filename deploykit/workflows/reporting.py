@@ -1,4 +1,4 @@
-"""What is known of bundles, as pages and documents; and what is measured later, kept in them."""
+"""Reports of bundles, and records of later measurements that are added to a bundle."""
 
 from __future__ import annotations
 
@@ -11,60 +11,62 @@ import msgspec
 from deploykit.bundle import manifest as manifests
 from deploykit.bundle import records
 from deploykit.bundle.records import Record
-from deploykit.bundle.write import Page, put
+from deploykit.bundle.write import ReportRenderer, update_bundle
 from deploykit.core.errors import InputError
-from deploykit.core.extras import require
-from deploykit.core.files import explained, replace_file
-from deploykit.core.values import Bench, LayerErrors, Manifest, Measured, Records, SampleAccount, Stages
-from deploykit.report.bundle_document import Report, Reported, reported
+from deploykit.core.extras import require_modules
+from deploykit.core.files import explain_os_error, replace_file
+from deploykit.core.values import Bench, LayerErrors, Manifest, Measurement, Records, SampleDifferences, Stages
+from deploykit.report.bundle_document import Report, ReportedBundle, describe_bundle
 from deploykit.report.html import page as pages
 
 
-def keep(folder: Path, record: Record) -> Manifest:
-    """File what was measured of a bundle in it, in place of the record of that kind, and make its report anew. Hands
-    back the new manifest.
+def save_record(folder: Path, record: Record) -> Manifest:
+    """Save a measurement in its bundle, in place of the record of the same kind, and render its report again. Returns
+    the new manifest.
 
-    The bundle is replaced whole at the last moment. InputError where its folder cannot be written beside.
+    The bundle is replaced as a whole at the end. InputError where the folder that holds it is not writable.
     """
-    manifest = manifests.read(folder)
-    known = _with(records.read(folder, manifest), record)
-    return put(folder, manifest, {records.place(record): records.encode(record)}, pager(folder, known))
+    manifest = manifests.read_manifest(folder)
+    records_of_bundle = _replace_record(records.read_records(folder, manifest), record)
+    renderer = report_renderer(folder, records_of_bundle)
+    return update_bundle(folder, manifest, {records.record_path(record): records.encode_record(record)}, renderer)
 
 
-def pager(folder: Path, known: Records) -> Page:
-    """Gives the report of the bundle at `folder` from its manifest, once that is complete. BackendError where what
-    draws it is not installed: asked for before work begins, so that none is lost.
+def report_renderer(folder: Path, bundle_records: Records) -> ReportRenderer:
+    """A function that renders the report of the bundle at `folder` from its complete manifest. BackendError where a
+    library that renders it is not installed: call it before long work begins, so that none is lost.
     """
-    require("jinja2", "matplotlib")
+    require_modules("jinja2", "matplotlib")
     name = folder.absolute().name
 
-    def rendered(manifest: Manifest) -> bytes:
-        return pages.of_one(reported(name, manifest, known)).encode(errors="replace")
+    def render(manifest: Manifest) -> bytes:
+        return pages.render_bundle(describe_bundle(name, manifest, bundle_records)).encode(errors="replace")
 
-    return rendered
+    return render
 
 
-def files(known: Records) -> dict[str, bytes]:
+def encode_records(bundle_records: Records) -> dict[str, bytes]:
     """The records as files of a bundle, by path."""
-    alone = (known.measured, known.stages, known.layers, known.samples, *known.benches)
-    return {records.place(record): records.encode(record) for record in alone if record is not None}
+    single = (bundle_records.measurement, bundle_records.stages, bundle_records.layers, bundle_records.samples)
+    present = (record for record in (*single, *bundle_records.benches) if record is not None)
+    return {records.record_path(record): records.encode_record(record) for record in present}
 
 
-def report(folders: Sequence[Path]) -> Report:
-    """What is known of each bundle. CheckFailed for a record that is not as it was written."""
-    named = _names(folders)
-    return Report(tuple(_reported(folder, name) for folder, name in zip(folders, named, strict=True)))
+def collect_report(folders: Sequence[Path]) -> Report:
+    """The report's content: manifest and records of each bundle. CheckFailed where a record was changed."""
+    names = _name_bundles(folders)
+    return Report(tuple(_describe_bundle(folder, name) for folder, name in zip(folders, names, strict=True)))
 
 
-def page(folders: Sequence[Path], absent: Mapping[str, str] | None = None) -> str:
-    """One bundle in full, or several compared, as an HTML page that fetches nothing; `absent` are bundles that were
-    wanted and are not there, by name, each with the reason.
+def render_page(folders: Sequence[Path], absent: Mapping[str, str] | None = None) -> str:
+    """One bundle in full, or several compared, as a self-contained HTML page. `absent` lists bundles that are missing,
+    by name, each with the reason.
     """
-    return pages.page(report(folders), absent or {})
+    return pages.render_page(collect_report(folders), absent or {})
 
 
-def save(text: str, destination: Path, force: bool) -> None:
-    """Write a report. InputError where something else than a report of ours has that name, unless `force` is given."""
+def save_report(text: str, destination: Path, force: bool) -> None:
+    """Write a report. InputError where a file exists that is not a report of deploykit's, unless `force` is given."""
     if not destination.parent.is_dir():
         raise InputError(f"{destination} cannot be written: there is no folder {destination.parent}.", REMEDY)
     if destination.is_dir():
@@ -81,7 +83,7 @@ MARKS: Final = (
     b"<!-- deploykit report -->",
     b'"kind": "report"',
 )
-"""What a report of ours holds near its beginning, in each format."""
+"""Text near the beginning by which a report of deploykit's is recognised, for each format."""
 
 
 def _is_ours(path: Path) -> bool:
@@ -89,32 +91,33 @@ def _is_ours(path: Path) -> bool:
         with path.open("rb") as file:
             beginning = file.read(1024)
     except OSError as error:
-        raise explained(error, path, REMEDY) from error
+        raise explain_os_error(error, path, REMEDY) from error
     return any(mark in beginning for mark in MARKS)
 
 
-def _reported(folder: Path, name: str) -> Reported:
-    manifest = manifests.read(folder)
-    return reported(name, manifest, records.read(folder, manifest))
+def _describe_bundle(folder: Path, name: str) -> ReportedBundle:
+    manifest = manifests.read_manifest(folder)
+    return describe_bundle(name, manifest, records.read_records(folder, manifest))
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names; where two are alike, as they were typed."""
+def _name_bundles(folders: Sequence[Path]) -> list[str]:
+    """The names of the folders; where two are equal, the paths as they were given."""
     names = [folder.absolute().resolve().name for folder in folders]
     return [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
 
 
-def _with(known: Records, record: Record) -> Records:
+def _replace_record(bundle_records: Records, record: Record) -> Records:
     match record:
-        case Measured():
-            return msgspec.structs.replace(known, measured=record)
+        case Measurement():
+            return msgspec.structs.replace(bundle_records, measurement=record)
         case Stages():
-            return msgspec.structs.replace(known, stages=record)
+            return msgspec.structs.replace(bundle_records, stages=record)
         case LayerErrors():
-            return msgspec.structs.replace(known, layers=record)
-        case SampleAccount():
-            return msgspec.structs.replace(known, samples=record)
+            return msgspec.structs.replace(bundle_records, layers=record)
+        case SampleDifferences():
+            return msgspec.structs.replace(bundle_records, samples=record)
         case Bench():
-            others = (bench for bench in known.benches if records.place(bench) != records.place(record))
-            benches = sorted((*others, record), key=records.place)
-            return msgspec.structs.replace(known, benches=tuple(benches))
+            path = records.record_path(record)
+            others = (bench for bench in bundle_records.benches if records.record_path(bench) != path)
+            benches = sorted((*others, record), key=records.record_path)
+            return msgspec.structs.replace(bundle_records, benches=tuple(benches))

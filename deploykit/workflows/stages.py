@@ -1,25 +1,25 @@
-"""The stages as the pipeline calls them: each takes values and files, and is found in the cache if it was done before.
+"""The stages of an export, each a function from values and files to values and files, with its result cached.
 
-What a stage made lies in a folder; what it says of it lies beside as `entry.json`.
+The files of a stage lie in a cache folder, together with their record, `entry.json`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 
-from deploykit.backends.adapters import Fitted, Recorded
+from deploykit.backends.adapters import CastingRunner, ReplayRunner
 from deploykit.bundle.write import write_golden
 from deploykit.core import cache
-from deploykit.core.calibration.batches import Data, tensors
+from deploykit.core.calibration.batches import SampleBatches, tensor_inputs
 from deploykit.core.errors import CheckFailed, UsageError
-from deploykit.core.files import plain
-from deploykit.core.provenance import provenance
+from deploykit.core.files import escape_name
+from deploykit.core.provenance import collect_provenance
 from deploykit.core.values import (
     Backend,
     BatchRange,
@@ -28,256 +28,309 @@ from deploykit.core.values import (
     ExportedGraph,
     ExportRequest,
     Golden,
-    Measured,
+    Measurement,
     ModelSpec,
     Parity,
     Precision,
+    PrecisionGraphRecord,
     PrecisionReceipt,
     Progress,
     Runner,
     TensorSpec,
-    TypedGraph,
     Value,
     WeightsRecord,
 )
-from deploykit.evaluate.latency.measure import PARTS, measure
-from deploykit.evaluate.parity.compare import compare, untrained
+from deploykit.evaluate.latency.measure import PROGRESS_STEPS, measure_calls
+from deploykit.evaluate.parity.compare import compare_runners, untrained_caveats
 from deploykit.evaluate.parity.tolerances import for_precision
 from deploykit.export.networks import Network
-from deploykit.quantize.receipt import receipt
+from deploykit.quantize.receipt import compute_precision_receipt
 from deploykit.workflows import cache_keys
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Graph(NamedTuple):
-    """An exported graph, the function that it computes, and the folder that holds it."""
+class Fp32Graph(NamedTuple):
+    """The exported FP32 graph, the model that it computes, and the folder that holds it."""
 
     folder: Path
     model: ModelSpec
     exported: ExportedGraph
     classes: tuple[str, ...]
-    """Names of the classes, where the weights came with them."""
+    """Class names, where the weights came with them."""
 
     @property
-    def taken(self) -> tuple[TensorSpec, ...]:
-        """Inputs that samples must have as they are; none where they are made of images."""
-        return tensors(self.model, self.exported.inputs)
+    def path(self) -> Path:
+        """The ONNX file."""
+        return self.folder / self.exported.files[0].path
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the ONNX file."""
+        return self.exported.files[0].sha256
+
+    @property
+    def tensor_inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs that samples must hold as tensors; empty where they are computed from images."""
+        return tensor_inputs(self.model, self.exported.inputs)
 
 
 class PrecisionGraph(NamedTuple):
-    """A graph at the precision asked for; at FP32 that is the exported graph itself."""
+    """The graph at the requested precision; at FP32 it is the exported graph itself."""
 
     folder: Path
     file: str
     sha256: str
     precision: Precision
-    graph: TypedGraph | None
+    conversion: PrecisionGraphRecord | None
+    """How it was cast or quantized; None at FP32."""
     range_data: DataRecord | None
 
+    @property
+    def path(self) -> Path:
+        """The ONNX file."""
+        return self.folder / self.file
 
-class Answers(NamedTuple):
-    """What eager PyTorch answered to every sample, as `NAME.npy` in the folder, and the golden vectors among it."""
+
+class OracleOutputs(NamedTuple):
+    """The reference outputs for every sample, as `NAME.npy` in the folder, and the golden vectors among them."""
 
     folder: Path
     golden: Golden
 
 
-class Built(NamedTuple):
-    """An engine and the folder that it is in."""
+class BuiltEngine(NamedTuple):
+    """An engine and the folder that holds it."""
 
     folder: Path
     engine: Engine
 
 
 class Verdict(NamedTuple):
-    """Parity, and the engine that was judged."""
+    """Parity, and the engine that was evaluated."""
 
     parity: Parity
-    built: Built
+    built: BuiltEngine
 
 
-def export_graph(request: ExportRequest, network: Network, backend: Backend, progress: Progress) -> Graph:
-    """The network as an FP32 graph that `backend` runs at the smallest batch, at 2 and at the largest."""
+class Session(NamedTuple):
+    """What every stage after the reference run works with. `_replace(backend=…)` evaluates another backend."""
+
+    request: ExportRequest
+    graph: Fp32Graph
+    oracle: OracleOutputs
+    data: SampleBatches
+    """The evaluation samples; `oracle` has their reference outputs."""
+    reference: Backend
+    """Runs the FP32 graph to read the values of its tensors."""
+    backend: Backend
+    """Builds and runs the engine that is evaluated."""
+    progress: Progress
+
+
+class Evaluation(NamedTuple):
+    """What two runners are compared on: the model, the precision and weights that set the tolerances, the samples."""
+
+    model: ModelSpec
+    precision: Precision
+    weights: WeightsRecord
+    data: SampleBatches
+    progress: Progress
+
+
+def export_graph(request: ExportRequest, network: Network, backend: Backend, progress: Progress) -> Fp32Graph:
+    """Export the network as an FP32 graph, and check that `backend` runs it at the smallest batch, at 2 and at the
+    largest.
+    """
     if request.options.opset not in backend.opsets:
         raise UsageError(
-            f"{backend.name} {backend.version} does not take opset {request.options.opset}.",
-            f"It takes {backend.opsets.start} to {backend.opsets.stop - 1}.",
+            f"{backend.name} {backend.version} does not support opset {request.options.opset}.",
+            f"Choose --opset from {backend.opsets.start} to {backend.opsets.stop - 1}.",
         )
 
-    def build(folder: Path) -> None:
-        with progress.step(f"making an ONNX graph of {request.model}"):
-            graph = network.write(folder)
-        if graph.fallback is not None:
-            progress.note(f"The TorchScript exporter was used, since the default one failed: {graph.fallback}")
-        sizes = acceptance(request.options.batch)
-        with progress.step(f"running it at batch {', '.join(map(str, sizes))}", len(sizes)) as advance:
+    def write_graph(folder: Path) -> None:
+        with progress.step(f"exporting {request.model} to ONNX"):
+            graph = network.write_graph(folder)
+        if graph.fallback_reason is not None:
+            progress.note(f"The default exporter failed, so the TorchScript exporter was used: {graph.fallback_reason}")
+        sizes = acceptance_sizes(request.options.batch)
+        with progress.step(f"running the graph at batch {', '.join(map(str, sizes))}", len(sizes)) as advance:
             runner = backend.load(backend.compile(folder / graph.files[0].path, folder), folder)
-            accept(runner, sizes, advance)
-        save(folder, _Exported(network.model, graph, network.classes, tuple(network.notes)))
+            check_batch_sizes(runner, sizes, advance)
+        save_entry(folder, _ExportEntry(network.model, graph, network.classes, tuple(network.notes)))
 
-    key = {"request": cache_keys.graph(request), "backend": backend.identity}
-    folder = cache.fetch("graph", key, build)
-    entry = load(folder, _Exported)
+    key = {"request": cache_keys.graph_key(request), "backend": backend.identity}
+    folder = cache.fetch_or_build("graph", key, write_graph)
+    entry = load_entry(folder, _ExportEntry)
     for note in entry.notes:
         progress.note(note)
-    return Graph(folder, entry.model, entry.graph, entry.classes)
+    return Fp32Graph(folder, entry.model, entry.graph, entry.classes)
 
 
-def as_fp32(graph: Graph) -> PrecisionGraph:
-    """The exported graph as it is."""
-    main = graph.exported.files[0]
-    return PrecisionGraph(graph.folder, main.path, main.sha256, "fp32", None, None)
+def as_fp32(graph: Fp32Graph) -> PrecisionGraph:
+    """The exported graph, unchanged, as a graph at FP32 precision."""
+    return PrecisionGraph(graph.folder, graph.exported.files[0].path, graph.sha256, "fp32", None, None)
 
 
-def run_oracle(network: Network, graph: Graph, data: Data, progress: Progress) -> Answers:
-    """Eager PyTorch's answers to every sample, and the first of them as golden vectors."""
-    made = graph.exported
+def run_oracle(network: Network, graph: Fp32Graph, data: SampleBatches, progress: Progress) -> OracleOutputs:
+    """Compute the reference outputs for every sample in FP32; the first samples become the golden vectors."""
+    exported = graph.exported
 
-    def build(folder: Path) -> None:
-        oracle = network.oracle(made.inputs, made.outputs)
+    def write_outputs(folder: Path) -> None:
+        oracle = network.oracle(exported.inputs, exported.outputs)
         batches, outputs = data.batches(graph.model), []
-        with progress.step(f"asking {graph.model.oracle} about {data.record.name}", data.length) as advance:
+        with progress.step(f"computing {format_reference(graph.model)} on {data.record.name}", data.length) as advance:
             first = next(batches).inputs
-            few = {name: array[: golden_count(made.batch)] for name, array in first.items()}
-            golden = write_golden(folder, few, oracle.run(few))
+            golden_inputs = {name: array[: count_golden(exported.batch)] for name, array in first.items()}
+            golden = write_golden(folder, golden_inputs, oracle.run(golden_inputs))
             for inputs in (first, *(batch.inputs for batch in batches)):
                 outputs.append(oracle.run(inputs))
                 advance()
         for name in outputs[0]:
-            np.save(folder / f"{plain(name)}.npy", np.concatenate([output[name] for output in outputs]))
-        save(folder, _Answered(golden))
+            np.save(folder / f"{escape_name(name)}.npy", np.concatenate([output[name] for output in outputs]))
+        save_entry(folder, _OracleEntry(golden))
 
     key = {
         "model": graph.model,
-        "weights": made.weights,
-        "batch": made.batch,
+        "weights": exported.weights,
+        "batch": exported.batch,
         "data": data.record,
-        **cache_keys.tools(),
+        **cache_keys.tool_versions(),
     }
-    folder = cache.fetch("answers", key, build)
-    return Answers(folder, load(folder, _Answered).golden)
+    folder = cache.fetch_or_build("reference", key, write_outputs)
+    return OracleOutputs(folder, load_entry(folder, _OracleEntry).golden)
 
 
-def compile_engine(typed: PrecisionGraph, backend: Backend, progress: Progress) -> Built:
-    """The graph as `backend` will run it, in a folder with whatever the backend writes."""
-
-    def build(folder: Path) -> None:
-        for file in (typed.file, f"{typed.file}.data"):
-            if (typed.folder / file).is_file():
-                os.link(typed.folder / file, folder / file)
-        with progress.step(f"compiling for {backend.name}"):
-            engine = backend.compile(folder / typed.file, folder, progress)
-        save(folder, engine)
-
-    key = {"graph": typed.sha256, "backend": backend.identity, **cache_keys.tools()}
-    folder = cache.fetch("engine", key, build)
-    return Built(folder, load(folder, Engine))
+def format_reference(model: ModelSpec) -> str:
+    """The oracle as progress messages name it: `the PyTorch FP32 reference`."""
+    if model.oracle == "eager PyTorch":
+        return "the PyTorch FP32 reference"
+    return f"the FP32 reference ({model.oracle})"
 
 
-def evaluate_parity(graph: Graph, typed: PrecisionGraph, answers: Answers, backend: Backend, data: Data, progress: Progress) -> Verdict:
-    """The graph's own answers beside eager PyTorch's."""
-    made = graph.exported
-    built = compile_engine(typed, backend, progress)
+def compile_engine(session: Session, graph: PrecisionGraph) -> BuiltEngine:
+    """Compile the graph for the session's backend, in a folder with all files that the backend writes."""
+    backend = session.backend
 
-    def build(folder: Path) -> None:
-        recorded = {spec.name: np.load(answers.folder / f"{plain(spec.name)}.npy") for spec in made.outputs}
-        oracle = Recorded(made.inputs, made.outputs, recorded)
-        candidate = Fitted(backend.load(built.engine, built.folder))
-        parity = judge(oracle, candidate, graph.model, typed.precision, made.weights, built.engine, data, progress)
-        save(folder, parity)
+    def write_engine(folder: Path) -> None:
+        for file in (graph.file, f"{graph.file}.data"):
+            if (graph.folder / file).is_file():
+                os.link(graph.folder / file, folder / file)
+        with session.progress.step(f"compiling for {backend.name}"):
+            engine = backend.compile(folder / graph.file, folder, session.progress)
+        save_entry(folder, engine)
 
-    key = {"graph": typed.sha256, "model": graph.model, "weights": made.weights, "data": data.record}
-    folder = cache.fetch("verdict", {**key, "backend": backend.identity, **cache_keys.tools()}, build)
-    return Verdict(load(folder, Parity), built)
-
-
-def audit_precision(typed: PrecisionGraph, verdict: Verdict, backend: Backend, progress: Progress) -> PrecisionReceipt:
-    """In what arithmetic the engine that was judged really computes."""
-    engine = verdict.built.engine
-
-    def build(folder: Path) -> None:
-        with progress.step(f"asking {backend.name} what it computes in"):
-            executed = backend.executed(engine, verdict.built.folder)
-        save(folder, receipt(typed.folder / typed.file, executed, backend.name, backend.version))
-
-    key = {"graph": typed.sha256, "backend": backend.identity, "processor": provenance().processor}
-    return load(cache.fetch("receipt", {**key, **cache_keys.tools()}, build), PrecisionReceipt)
+    key = {"graph": graph.sha256, "backend": backend.identity, **cache_keys.tool_versions()}
+    folder = cache.fetch_or_build("engine", key, write_engine)
+    return BuiltEngine(folder, load_entry(folder, Engine))
 
 
-def judge(
-    oracle: Runner,
-    candidate: Runner,
-    model: ModelSpec,
-    precision: Precision,
-    weights: WeightsRecord,
-    engine: Engine,
-    data: Data,
-    progress: Progress,
-) -> Parity:
-    """Both runners on the same samples."""
+def evaluate_parity(session: Session, graph: PrecisionGraph) -> Verdict:
+    """Compile the graph and compare the engine's outputs with the reference outputs."""
+    model, exported, backend = session.graph.model, session.graph.exported, session.backend
+    built = compile_engine(session, graph)
+
+    def write_parity(folder: Path) -> None:
+        recorded = {
+            spec.name: np.load(session.oracle.folder / f"{escape_name(spec.name)}.npy") for spec in exported.outputs
+        }
+        oracle = ReplayRunner(exported.inputs, exported.outputs, recorded)
+        candidate = CastingRunner(backend.load(built.engine, built.folder))
+        evaluation = Evaluation(model, graph.precision, exported.weights, session.data, session.progress)
+        save_entry(folder, compare_with_oracle(evaluation, oracle, candidate, built.engine.caveats))
+
+    key = {"graph": graph.sha256, "model": model, "weights": exported.weights, "data": session.data.record}
+    folder = cache.fetch_or_build(
+        "verdict", {**key, "backend": backend.identity, **cache_keys.tool_versions()}, write_parity
+    )
+    return Verdict(load_entry(folder, Parity), built)
+
+
+def audit_precision(session: Session, graph: PrecisionGraph, built: BuiltEngine) -> PrecisionReceipt:
+    """Read back which arithmetic the engine really uses, as shares of all multiply-accumulates."""
+    backend = session.backend
+
+    def write_receipt(folder: Path) -> None:
+        with session.progress.step(f"reading the executed precision of {backend.name}"):
+            executed = backend.read_executed_precision(built.engine, built.folder)
+        save_entry(folder, compute_precision_receipt(graph.path, executed, backend.name, backend.version))
+
+    key = {"graph": graph.sha256, "backend": backend.identity, "processor": collect_provenance().processor}
+    folder = cache.fetch_or_build("receipt", {**key, **cache_keys.tool_versions()}, write_receipt)
+    return load_entry(folder, PrecisionReceipt)
+
+
+def compare_with_oracle(evaluation: Evaluation, oracle: Runner, candidate: Runner, caveats: Sequence[str]) -> Parity:
+    """Run both on the same samples and compare their outputs; the verdict lists `caveats` of the candidate."""
+    model, precision, weights, data, progress = evaluation
     with progress.step(f"comparing {precision} with {model.oracle} on {data.record.name}", data.length) as advance:
-        parity = compare(
+        parity = compare_runners(
             oracle,
             candidate,
             data.batches(model, advance),
             for_precision(precision, weights.trained),
             data.record,
             model.head,
-            (*untrained(weights), *engine.statements),
+            (*untrained_caveats(weights), *caveats),
         )
     return msgspec.structs.replace(parity, oracle=model.oracle)
 
 
-def measure_latency(typed: PrecisionGraph, verdict: Verdict, answers: Answers, backend: Backend, progress: Progress) -> Measured:
-    """Latency of one call with the smallest batch that the graph takes, on this machine."""
+def measure_latency(session: Session, graph: PrecisionGraph, built: BuiltEngine) -> Measurement:
+    """Measure the latency of one call on this machine, at the smallest batch that the graph accepts."""
+    backend = session.backend
 
-    def build(folder: Path) -> None:
-        runner = backend.load(verdict.built.engine, verdict.built.folder)
-        inputs = first_call(runner, answers)
-        with progress.step("measuring latency", PARTS) as advance:
-            measured = measure(lambda: runner.run(inputs), batch=len(next(iter(inputs.values()))), advance=advance)
-        save(folder, measured)
+    def write_latency(folder: Path) -> None:
+        runner = backend.load(built.engine, built.folder)
+        inputs = first_call_inputs(runner, session.oracle)
+        with session.progress.step("measuring latency", PROGRESS_STEPS) as advance:
+            measured = measure_calls(
+                lambda: runner.run(inputs), batch=len(next(iter(inputs.values()))), advance=advance
+            )
+        save_entry(folder, measured)
 
-    here = provenance()
-    key = {"graph": typed.sha256, "backend": backend.identity, **cache_keys.tools()}
+    here = collect_provenance()
+    key = {"graph": graph.sha256, "backend": backend.identity, **cache_keys.tool_versions()}
     machine = {"host": here.host, "processor": here.processor, "cores": here.cores}
-    return load(cache.fetch("latency", {**key, **machine}, build), Measured)
+    return load_entry(cache.fetch_or_build("latency", {**key, **machine}, write_latency), Measurement)
 
 
-def acceptance(batch: BatchRange) -> tuple[int, ...]:
-    """The batch sizes that a graph is tried at before it is accepted."""
+def acceptance_sizes(batch: BatchRange) -> tuple[int, ...]:
+    """Batch sizes that an exported graph must run at before it is accepted."""
     sizes = {batch.minimum, 2, batch.maximum}
     return tuple(sorted(size for size in sizes if batch.minimum <= size <= batch.maximum))
 
 
-def accept(runner: Runner, sizes: tuple[int, ...], advance: Callable[[], None]) -> None:
-    """Run at each batch size. CheckFailed where a row's answer depends on how many rows there are: a batch size that
-    an exporter baked in shows here.
+def check_batch_sizes(runner: Runner, sizes: tuple[int, ...], advance: Callable[[], None]) -> None:
+    """Run at each batch size. CheckFailed where a row's output depends on the batch size: that is how a batch size
+    shows which the exporter baked into the graph.
     """
-    pairs = {spec.name: _pair(spec) for spec in runner.inputs}
+    pairs = {spec.name: _make_input_pair(spec) for spec in runner.inputs}
     expected: dict[tuple[str, int], NDArray[Any]] = {}
     for size in sizes:
-        given = {name: np.resize(pair, (size, *pair.shape[1:])) for name, pair in pairs.items()}
-        for name, answer in runner.run(given).items():
-            if len(answer) != size:
-                raise CheckFailed(f"At batch {size} the graph answers {len(answer)} rows.", BAKED)
+        inputs = {name: np.resize(pair, (size, *pair.shape[1:])) for name, pair in pairs.items()}
+        for name, output in runner.run(inputs).items():
+            if len(output) != size:
+                raise CheckFailed(f"At batch {size} the graph returns {len(output)} rows.", BAKED)
             for row in range(min(size, 2)):
-                reference = expected.setdefault((name, row), answer[row])
-                scale = float(np.abs(reference, dtype=np.float64).max(initial=0))
-                if not np.allclose(answer[row], reference, rtol=0, atol=1e-3 * scale, equal_nan=True):
+                first = expected.setdefault((name, row), output[row])
+                scale = float(np.abs(first, dtype=np.float64).max(initial=0))
+                if not np.allclose(output[row], first, rtol=0, atol=1e-3 * scale, equal_nan=True):
                     raise CheckFailed(
-                        f"At batch {size} the graph answers row {row} otherwise than at batch {sizes[0]}.", BAKED
+                        f"At batch {size} row {row} of output {name!r} differs from the same row at batch {sizes[0]}.",
+                        BAKED,
                     )
         advance()
 
 
-BAKED: Final = "A batch size may have been baked in: give --batch with one number, or try the other --exporter."
+BAKED: Final = (
+    "The exporter may have baked in a batch size: give --batch with a single number, or try another --exporter."
+)
 
 
-def _pair(spec: TensorSpec) -> NDArray[Any]:
-    """Two rows for one input: pixels, numbers like normalised pixels, or small integers."""
+def _make_input_pair(spec: TensorSpec) -> NDArray[Any]:
+    """Two rows for one input: uint8 pixels, values like normalized pixels, or integers 0 and 1."""
     shape = tuple(int(size) for size in spec.shape[1:])
     random = np.random.default_rng(0)
     if spec.dtype == "uint8":
@@ -287,31 +340,31 @@ def _pair(spec: TensorSpec) -> NDArray[Any]:
     return (random.integers(0, 256, (2, *shape)).astype(np.float32) - 128) / 64
 
 
-def golden_count(batch: BatchRange) -> int:
-    """Two samples where the batch allows: one alone cannot show that rows are mixed up."""
+def count_golden(batch: BatchRange) -> int:
+    """Number of golden samples: two where the batch allows, since a single one cannot reveal mixed-up rows."""
     return min(max(2, batch.minimum), batch.maximum)
 
 
-def first_call(runner: Runner, answers: Answers) -> dict[str, NDArray[Any]]:
-    """Golden inputs, cut to one row where the batch is free."""
+def first_call_inputs(runner: Runner, oracle: OracleOutputs) -> dict[str, NDArray[Any]]:
+    """Golden inputs, cut to one row where the batch is dynamic."""
     static = runner.inputs[0].shape[0]
     size = static if isinstance(static, int) else 1
-    loaded = {name: np.load(answers.folder / path) for name, path in answers.golden.inputs.items()}
-    types = {spec.name: spec.dtype for spec in runner.inputs}
-    return {name: np.ascontiguousarray(array[:size], dtype=types[name]) for name, array in loaded.items()}
+    arrays = {name: np.load(oracle.folder / path) for name, path in oracle.golden.inputs.items()}
+    dtypes = {spec.name: spec.dtype for spec in runner.inputs}
+    return {name: np.ascontiguousarray(array[:size], dtype=dtypes[name]) for name, array in arrays.items()}
 
 
-# ── What the cache keeps beside a stage's files ─────────────────────────────────────────────────────────────────────
+# ── Records in the cache ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Exported(Value, frozen=True):
+class _ExportEntry(Value, frozen=True):
     model: ModelSpec
     graph: ExportedGraph
     classes: tuple[str, ...]
     notes: tuple[str, ...]
 
 
-class _Answered(Value, frozen=True):
+class _OracleEntry(Value, frozen=True):
     golden: Golden
 
 
@@ -320,11 +373,11 @@ ENTRY: Final = "entry.json"
 Entry = TypeVar("Entry")
 
 
-def save(folder: Path, entry: Value) -> None:
-    """What a stage says of the files that it left in `folder`."""
+def save_entry(folder: Path, entry: Value) -> None:
+    """Write the record of the files in `folder`."""
     (folder / ENTRY).write_bytes(msgspec.json.encode(entry))
 
 
-def load(folder: Path, kind: type[Entry]) -> Entry:
-    """What was said of the files in `folder`."""
+def load_entry(folder: Path, kind: type[Entry]) -> Entry:
+    """Read the record of the files in `folder`."""
     return msgspec.json.decode((folder / ENTRY).read_bytes(), type=kind)

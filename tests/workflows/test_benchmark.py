@@ -1,16 +1,16 @@
-"""Bundles measured: what an engine is asked, what is filed of it, and what two of them share."""
+"""Benchmarks of bundles: the inputs of an engine, the recorded results, and comparisons of two."""
 
 import msgspec
 import numpy as np
 import pytest
 
-from deploykit.backends.adapters import Fitted
+from deploykit.backends.adapters import CastingRunner
 from deploykit.bundle import manifest as manifests
-from deploykit.bundle.verify import golden
+from deploykit.bundle.verify import read_golden
 from deploykit.cli.progress import TerminalProgress
 from deploykit.core.errors import BackendError, UsageError
-from deploykit.core.values import BatchRange, Conditions, GpuTimes
-from deploykit.evaluate.latency import turns
+from deploykit.core.values import BatchRange, DeviceConditions, GpuTimes
+from deploykit.evaluate.latency import alternate
 from deploykit.evaluate.latency.load import Load
 from deploykit.evaluate.latency.measure import Settings
 from deploykit.workflows import benchmark
@@ -21,13 +21,13 @@ HERE = TerminalProgress()
 
 @pytest.fixture
 def brief(monkeypatch):
-    """Turns of one call without a pause: what they are for is the concern of tests/bench."""
-    monkeypatch.setattr(turns, "PAUSE_S", 0)
-    monkeypatch.setattr(turns, "BLOCK_S", 0)
+    """Blocks of one call without a pause; tests/evaluate/latency tests real ones."""
+    monkeypatch.setattr(alternate, "PAUSE_S", 0)
+    monkeypatch.setattr(alternate, "BLOCK_S", 0)
 
 
 class Noting:
-    """A runner that computes nothing and notes what it was given."""
+    """A runner that computes nothing and records its inputs."""
 
     def __init__(self, manifest):
         self.inputs, self.outputs = manifest.inputs, manifest.outputs
@@ -39,7 +39,7 @@ class Noting:
 
 
 class Timed(Noting):
-    """One on a GPU."""
+    """A runner on a GPU."""
 
     def gpu_times(self, arrays, calls):
         (array,) = arrays.values()
@@ -48,30 +48,30 @@ class Timed(Noting):
 
 @pytest.fixture
 def running(fp32_bundle, monkeypatch):
-    """Makes a runner of this kind the one that the small bundle is opened with."""
+    """Open the small bundle with a runner of this kind."""
 
     def install(kind, wrap=lambda runner: runner):
-        manifest = manifests.read(fp32_bundle)
+        manifest = manifests.read_manifest(fp32_bundle)
         runner = kind(manifest)
-        monkeypatch.setattr(benchmark, "opened", lambda *_: (manifest.engine, wrap(runner)))
+        monkeypatch.setattr(benchmark, "open_engine", lambda *_: (manifest.engine, wrap(runner)))
         return runner
 
     return install
 
 
 def bench(folder, sizes=(), load=Load(), scenario=None):  # noqa: B008 - a frozen value
-    return benchmark.bench(folder, "python", sizes, load, FEW, scenario, HERE)
+    return benchmark.bench_bundle(folder, "python", sizes, load, FEW, scenario, HERE)
 
 
-def test_without_a_size_it_is_the_smallest(fp32_bundle):
-    assert [each.latency.batch for each in bench(fp32_bundle).measured] == [1]
+def test_the_default_batch_size_is_the_smallest(fp32_bundle):
+    assert [each.latency.batch for each in bench(fp32_bundle).measurements] == [1]
 
 
-def test_an_engine_gets_the_golden_rows_again_and_again_until_the_batch_is_full(fp32_bundle, running):
+def test_golden_rows_are_repeated_to_fill_a_batch(fp32_bundle, running):
     runner = running(Noting)
     bench(fp32_bundle, (1, 3))
-    manifest = manifests.read(fp32_bundle)
-    rows, _ = golden(fp32_bundle, manifest)
+    manifest = manifests.read_manifest(fp32_bundle)
+    rows, _ = read_golden(fp32_bundle, manifest)
     (name,) = rows
     cycled = np.concatenate([rows[name]] * 3)
     assert {len(given[name]) for given in runner.given} == {1, 3}
@@ -80,33 +80,33 @@ def test_an_engine_gets_the_golden_rows_again_and_again_until_the_batch_is_full(
 
 
 @pytest.mark.parametrize("load", [Load(), Load(2), Load(1, 1000.0)])
-def test_the_first_call_is_filed_as_start_up_and_counts_for_no_latency(fp32_bundle, running, load):
+def test_the_first_call_counts_as_start_up_and_not_as_latency(fp32_bundle, running, load):
     runner = running(Noting)
     found = bench(fp32_bundle, load=load)
-    latency = found.measured[0].latency
+    latency = found.measurements[0].latency
     assert len(runner.given) >= 1 + latency.warmup_iterations + latency.iterations
-    assert found.start_up.first_ms > 0
+    assert found.start_up.first_call_ms > 0
 
 
 @pytest.mark.parametrize("load", [Load(), Load(2)])
-@pytest.mark.parametrize("wrap", [lambda runner: runner, Fitted])
-def test_a_runner_that_can_tell_gpu_times_is_asked_at_every_batch(fp32_bundle, running, load, wrap):
+@pytest.mark.parametrize("wrap", [lambda runner: runner, CastingRunner])
+def test_gpu_times_are_measured_at_every_batch_size(fp32_bundle, running, load, wrap):
     running(Timed, wrap)
     found = bench(fp32_bundle, (1, 4), load)
-    for measured, size in zip(found.measured, (1, 4), strict=True):
+    for measured, size in zip(found.measurements, (1, 4), strict=True):
         plain, graph = measured.gpu
         assert (plain.cuda_graph, graph.cuda_graph) == (False, True)
         assert (plain.h2d_ms, plain.compute_ms) == (size, benchmark.GPU_CALLS)
 
 
 def test_a_runner_on_a_cpu_has_no_gpu_times(fp32_bundle):
-    assert bench(fp32_bundle).measured[0].gpu == ()
+    assert bench(fp32_bundle).measurements[0].gpu == ()
 
 
 @pytest.mark.usefixtures("brief")
-def test_the_state_of_the_machine_is_filed(fp32_bundle, running, monkeypatch):
+def test_device_conditions_are_recorded(fp32_bundle, running, monkeypatch):
     running(Noting)
-    seen = Conditions("CPU", "a test", clock_mhz=(800, 2000))
+    seen = DeviceConditions("CPU", "a test", clock_mhz=(800, 2000))
 
     class Watching:
         conditions = (seen,)
@@ -117,16 +117,16 @@ def test_the_state_of_the_machine_is_filed(fp32_bundle, running, monkeypatch):
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr(benchmark, "watch", Watching)
+    monkeypatch.setattr(benchmark, "record_conditions", Watching)
     assert bench(fp32_bundle).conditions == (seen,)
-    pair = benchmark.compare((fp32_bundle, fp32_bundle), "python", None, 6, FEW, None, HERE)
+    pair = benchmark.compare_bundles((fp32_bundle, fp32_bundle), "python", None, 6, FEW, None, HERE)
     assert pair.first.conditions == pair.second.conditions == (seen,)
 
 
 @pytest.mark.parametrize(("sizes", "largest"), [((), 4), ((1, 2), 2)])
-def test_loadgen_gets_batches_up_to_the_largest_size_that_was_asked_for(fp32_bundle, monkeypatch, sizes, largest):
+def test_loadgen_uses_batches_up_to_the_largest_requested_size(fp32_bundle, monkeypatch, sizes, largest):
     asked = []
-    monkeypatch.setattr(benchmark.loadgen, "run", lambda *words: asked.append(words))
+    monkeypatch.setattr(benchmark.loadgen, "run_loadgen", lambda *words: asked.append(words))
     bench(fp32_bundle, sizes, Load(1, 1000.0), "Server")
     ((_, rows, batch, scenario, seconds, rate),) = asked
     assert list(rows) == ["input"]
@@ -135,30 +135,32 @@ def test_loadgen_gets_batches_up_to_the_largest_size_that_was_asked_for(fp32_bun
 
 
 @pytest.mark.usefixtures("brief")
-def test_two_bundles_are_compared_at_the_smallest_batch_that_both_take(fp32_bundle, monkeypatch):
-    read, narrow = manifests.read, [BatchRange(1, 2, 4), BatchRange(3, 3, 8)]
+def test_two_bundles_are_compared_at_the_smallest_common_batch_size(fp32_bundle, monkeypatch):
+    read, narrow = manifests.read_manifest, [BatchRange(1, 2, 4), BatchRange(3, 3, 8)]
 
     def narrowed(folder):
         manifest = read(folder)
         return msgspec.structs.replace(manifest, batch=narrow.pop(0)) if narrow else manifest
 
-    monkeypatch.setattr(manifests, "read", narrowed)
-    pair = benchmark.compare((fp32_bundle, fp32_bundle), "python", None, 6, FEW, 1.5, HERE)
-    assert [side.measured[0].latency.batch for side in (pair.first, pair.second)] == [3, 3]
+    monkeypatch.setattr(manifests, "read_manifest", narrowed)
+    pair = benchmark.compare_bundles((fp32_bundle, fp32_bundle), "python", None, 6, FEW, 1.5, HERE)
+    assert [side.measurements[0].latency.batch for side in (pair.first, pair.second)] == [3, 3]
     assert (pair.rounds, pair.limit) == (6, 1.5)
 
 
-def test_bundles_that_share_no_batch_are_refused_by_the_one_that_does_not_take_it(fp32_bundle, monkeypatch):
-    read, narrow = manifests.read, [BatchRange(1, 1, 1), BatchRange(2, 2, 2)]
-    monkeypatch.setattr(manifests, "read", lambda folder: msgspec.structs.replace(read(folder), batch=narrow.pop(0)))
-    with pytest.raises(UsageError, match="takes batches of 1 to 1, not of 2"):
-        benchmark.compare((fp32_bundle, fp32_bundle), "python", None, 6, FEW, None, HERE)
+def test_bundles_without_a_common_batch_size_cannot_be_compared(fp32_bundle, monkeypatch):
+    read, narrow = manifests.read_manifest, [BatchRange(1, 1, 1), BatchRange(2, 2, 2)]
+    monkeypatch.setattr(
+        manifests, "read_manifest", lambda folder: msgspec.structs.replace(read(folder), batch=narrow.pop(0))
+    )
+    with pytest.raises(UsageError, match="accepts batches of 1 to 1, not of 2"):
+        benchmark.compare_bundles((fp32_bundle, fp32_bundle), "python", None, 6, FEW, None, HERE)
 
 
 def test_an_engine_that_this_machine_cannot_run_is_refused(fp32_bundle, monkeypatch):
     def refuse(*_):
         raise BackendError("TensorRT is not installed.", "Install it.")
 
-    monkeypatch.setattr(benchmark, "opened", refuse)
+    monkeypatch.setattr(benchmark, "open_engine", refuse)
     with pytest.raises(BackendError, match="TensorRT is not installed"):
         bench(fp32_bundle)

@@ -1,4 +1,4 @@
-"""Keys: all that determines a result changes them, and nothing else does."""
+"""Cache keys depend on everything that determines a result, and on nothing else."""
 
 import shutil
 
@@ -26,7 +26,7 @@ EVERYWHERE = {
     "weights": WeightsSource("random", seed=1),
     "arguments": ("num_classes=5",),
     "head": "probabilities",
-    "preprocess": "graph",
+    "preprocess_in": "graph",
     "image": ImageOverrides(64, 64),
     "inputs": (InputSpec("x", (3,), "float32"),),
     "options": ExportOptions(opset=17),
@@ -36,8 +36,8 @@ JUDGING = {
     "data": "photos",
     "samples": 8,
     "target": "tensorrt",
-    "beside": ("tensorrt-rtx",),
-    "offered": ("tensorrt-rtx",),
+    "extra_engines": ("tensorrt-rtx",),
+    "optional_engines": ("tensorrt-rtx",),
     "build": BuildOptions(workspace_mib=64),
     "io": "fp16",
     "calibration": CalibrationOptions("photos"),
@@ -51,23 +51,23 @@ def other(**changes):
     return msgspec.structs.replace(REQUEST, **changes)
 
 
-def test_every_field_of_a_request_is_looked_at():
+def test_every_field_of_a_request_is_tested():
     assert {*EVERYWHERE, *JUDGING} == set(ExportRequest.__struct_fields__)
 
 
 @pytest.mark.parametrize(("field", "value"), {**EVERYWHERE, **JUDGING}.items())
-def test_a_bundle_depends_on_every_word(field, value):
-    assert cache_keys.bundle(other(**{field: value})) != cache_keys.bundle(REQUEST)
+def test_the_bundle_key_depends_on_every_field(field, value):
+    assert cache_keys.bundle_key(other(**{field: value})) != cache_keys.bundle_key(REQUEST)
 
 
 @pytest.mark.parametrize(("field", "value"), EVERYWHERE.items())
-def test_a_graph_depends_on_what_is_exported(field, value):
-    assert cache_keys.graph(other(**{field: value})) != cache_keys.graph(REQUEST)
+def test_the_graph_key_depends_on_every_field_of_the_export(field, value):
+    assert cache_keys.graph_key(other(**{field: value})) != cache_keys.graph_key(REQUEST)
 
 
 @pytest.mark.parametrize(("field", "value"), JUDGING.items())
-def test_a_graph_does_not_depend_on_what_is_done_with_it(field, value):
-    assert cache_keys.graph(other(**{field: value})) == cache_keys.graph(REQUEST)
+def test_the_graph_key_does_not_depend_on_later_stages(field, value):
+    assert cache_keys.graph_key(other(**{field: value})) == cache_keys.graph_key(REQUEST)
 
 
 @pytest.mark.parametrize(
@@ -78,18 +78,18 @@ def test_a_graph_does_not_depend_on_what_is_done_with_it(field, value):
         ExportOptions(exporter="torchscript"),
     ],
 )
-def test_every_option_counts(options):
-    assert cache_keys.graph(other(options=options)) != cache_keys.graph(REQUEST)
+def test_the_graph_key_depends_on_every_export_option(options):
+    assert cache_keys.graph_key(other(options=options)) != cache_keys.graph_key(REQUEST)
 
 
-@pytest.mark.parametrize("key", [cache_keys.bundle, cache_keys.graph])
+@pytest.mark.parametrize("key", [cache_keys.bundle_key, cache_keys.graph_key])
 def test_equal_requests_have_equal_keys(key):
     assert key(msgspec.convert(msgspec.to_builtins(REQUEST), ExportRequest)) == key(REQUEST)
 
 
-@pytest.mark.parametrize("key", [cache_keys.bundle, cache_keys.graph])
-@pytest.mark.parametrize("part", ["code_digest", "libraries"])
-def test_other_code_and_other_libraries_make_other_results(monkeypatch, key, part):
+@pytest.mark.parametrize("key", [cache_keys.bundle_key, cache_keys.graph_key])
+@pytest.mark.parametrize("part", ["code_digest", "list_libraries"])
+def test_keys_depend_on_our_code_and_on_the_libraries(monkeypatch, key, part):
     before = key(REQUEST)
     monkeypatch.setattr(cache_keys, part, lambda: "another")
     assert key(REQUEST) != before
@@ -106,22 +106,22 @@ def of_file(path):
     return other(weights=WeightsSource("file", path=str(path)))
 
 
-@pytest.mark.parametrize("key", [cache_keys.bundle, cache_keys.graph])
-def test_a_checkpoint_counts_by_its_content(key, checkpoint):
+@pytest.mark.parametrize("key", [cache_keys.bundle_key, cache_keys.graph_key])
+def test_a_checkpoint_is_identified_by_its_content(key, checkpoint):
     before = key(of_file(checkpoint))
     checkpoint.write_bytes(b"two")
     assert key(of_file(checkpoint)) != before
 
 
-@pytest.mark.parametrize("key", [cache_keys.bundle, cache_keys.graph])
-def test_a_checkpoint_that_was_moved_is_the_same(key, checkpoint, tmp_path):
+@pytest.mark.parametrize("key", [cache_keys.bundle_key, cache_keys.graph_key])
+def test_moving_a_checkpoint_keeps_the_key(key, checkpoint, tmp_path):
     moved = shutil.copy(checkpoint, tmp_path / "moved.pt")
     assert key(of_file(moved)) == key(of_file(checkpoint))
 
 
-def test_a_checkpoint_that_is_not_there_is_bad_input(tmp_path):
+def test_a_missing_checkpoint_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="there are no weights"):
-        cache_keys.bundle(of_file(tmp_path / "nowhere.pth"))
+        cache_keys.bundle_key(of_file(tmp_path / "nowhere.pth"))
 
 
 @pytest.fixture
@@ -142,25 +142,25 @@ def images(tmp_path):
     ],
     ids=["changed", "renamed", "removed", "added"],
 )
-def test_a_folder_of_images_counts_by_its_files(images, change):
+def test_a_folder_of_images_is_identified_by_its_files(images, change):
     request = other(data=str(images))
-    bundle, graph = cache_keys.bundle(request), cache_keys.graph(request)
+    bundle, graph = cache_keys.bundle_key(request), cache_keys.graph_key(request)
     change(images)
-    assert cache_keys.bundle(request) != bundle
-    assert cache_keys.graph(request) == graph
+    assert cache_keys.bundle_key(request) != bundle
+    assert cache_keys.graph_key(request) == graph
 
 
 @pytest.mark.parametrize("name", ["synthetic", "nowhere"])
-def test_a_named_set_is_its_name_and_so_is_what_is_not_there(name):
-    assert cache_keys.data(name) == name
+def test_a_named_set_and_a_missing_path_are_identified_by_name(name):
+    assert cache_keys.data_key(name) == name
 
 
 def test_a_named_set_is_never_a_folder(tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert cache_keys.data("photos") == "photos"
-    assert cache_keys.data("./photos") != "./photos"
+    assert cache_keys.data_key("photos") == "photos"
+    assert cache_keys.data_key("./photos") != "./photos"
 
 
-def test_released_weights_are_not_random_ones():
-    assert cache_keys.graph(other(weights=WeightsSource("imagenet"))) != cache_keys.graph(REQUEST)
+def test_released_and_random_weights_have_different_keys():
+    assert cache_keys.graph_key(other(weights=WeightsSource("imagenet"))) != cache_keys.graph_key(REQUEST)

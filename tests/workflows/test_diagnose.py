@@ -1,4 +1,4 @@
-"""Where a bundle's error comes from: every stage, every layer and every sample of a real one, as it is and damaged."""
+"""Diagnosis of a real bundle, intact and damaged: by stage, by layer and by sample."""
 
 import hashlib
 import json
@@ -15,13 +15,13 @@ from PIL import Image
 from deploykit.cli.progress import TerminalProgress
 from deploykit.core import cpp_programs
 from deploykit.core.errors import BackendError, InputError, InternalError, UsageError
-from deploykit.evaluate.parity import cpp_answers as cpp
+from deploykit.evaluate.parity import cpp_outputs as cpp
 from deploykit.workflows import diagnose
 from deploykit.workflows.diagnose import DiagnosedBundle
 
 ROOT = Path(__file__).resolve().parents[2]
 
-pytest.importorskip("openvino", reason="INT8 on a CPU is OpenVINO's: pip install 'deploykit[openvino]'")
+pytest.importorskip("openvino", reason="INT8 on a CPU is OpenVINO's: install the extra openvino")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def no_compiler(monkeypatch):
     def build(*_):
         raise BackendError("CMake is not installed.", "Install it.")
 
-    monkeypatch.setattr(cpp_programs, "build", build)
+    monkeypatch.setattr(cpp_programs, "build_programs", build)
 
 
 def subject(folder, data=None, samples=None, weights=None):
@@ -53,7 +53,7 @@ def edit(bundle, change):
 
 
 def rewrite(bundle, change):
-    """Let `change` rewrite the graph, and the manifest say that this is how it was written."""
+    """Let `change` rewrite the graph, and record its new digest in the manifest."""
     model = ir.load(bundle / "model.onnx")
     change(model.graph)
     ir.save(model, bundle / "model.onnx")
@@ -68,7 +68,7 @@ def rewrite(bundle, change):
 
 
 def widen(graph, tensor_of, factor=8):
-    """Make the range of what one layer reads so many times as wide: its codes become as much coarser."""
+    """Multiply the scale of one layer's input by `factor`, which coarsens its quantization as much."""
     layer = next(node for node in graph if node.name == tensor_of)
     scale = layer.inputs[0].producer().inputs[1]
     scale.const_value = ir.tensor(np.float32(scale.const_value.numpy() * factor), name=scale.name)
@@ -84,100 +84,100 @@ def favour(graph, by):
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_of_a_good_bundle_no_stage_is_guilty(int8_bundle):
-    found = diagnose.stages(subject(int8_bundle))
-    assert found.guilty is None
-    assert found.together == ()
-    assert [stage.stage for stage in found.stages] == ["preprocessing", "export", "typing", "form", "engine", "C++"]
+def test_a_good_bundle_has_no_failing_stage(int8_bundle):
+    found = diagnose.evaluate_stages(subject(int8_bundle))
+    assert found.failing_stage is None
+    assert found.combined_failures == ()
+    assert [stage.stage for stage in found.stages] == ["preprocessing", "export", "precision", "form", "engine", "C++"]
     assert [stage.tolerance.name for stage in found.stages][:2] == ["fp32", "fp32"]
-    assert all(stage.own for stage in found.stages[:5])
+    assert all(stage.stage_outputs for stage in found.stages[:5])
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_what_cannot_be_built_here_is_told_and_no_error(int8_bundle):
-    last = diagnose.stages(subject(int8_bundle)).stages[-1]
-    assert (last.stage, last.unchecked) == ("C++", "CMake is not installed. Install it.")
-    assert (last.own, last.outputs, last.failures) == ((), (), ())
+def test_a_library_that_cannot_be_built_is_reported_as_not_run(int8_bundle):
+    last = diagnose.evaluate_stages(subject(int8_bundle)).stages[-1]
+    assert (last.stage, last.not_run_reason) == ("C++", "CMake is not installed. Install it.")
+    assert (last.stage_outputs, last.outputs, last.failures) == ((), (), ())
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_ranges_that_were_damaged_are_the_typings_guilt(bundle):
+def test_damaged_ranges_fail_the_precision_stage(bundle):
     rewrite(bundle, lambda graph: widen(graph, "features.4/Conv", 32))
-    found = diagnose.stages(subject(bundle))
-    assert found.guilty.stage == "typing"
-    assert found.guilty.subject == "the graph with Q/DQ pairs, as written"
-    assert [stage.stage for stage in found.stages if stage.failures] == ["typing"]
+    found = diagnose.evaluate_stages(subject(bundle))
+    assert found.failing_stage.stage == "precision"
+    assert found.failing_stage.subject == "the graph with Q/DQ pairs, as written"
+    assert [stage.stage for stage in found.stages if stage.failures] == ["precision"]
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_on_the_samples_of_the_export_the_graph_may_not_be_much_worse_than_recorded(bundle):
-    """An SNR that the bounds of INT8 would let pass."""
+def test_on_the_samples_of_the_export_the_recorded_snr_narrows_the_tolerance(bundle):
+    """The SNR is within the usual tolerance of INT8."""
     rewrite(bundle, lambda graph: widen(graph, "features.4/Conv"))
-    found = diagnose.stages(subject(bundle))
-    assert found.guilty.stage == "typing"
-    assert "below the int8 (as recorded) bound" in " ".join(found.guilty.failures)
-    assert "twice that error is allowed" in found.guilty.tolerance.reasons["min_snr_db"]
+    found = diagnose.evaluate_stages(subject(bundle))
+    assert found.failing_stage.stage == "precision"
+    assert "below the int8 (as recorded) bound" in " ".join(found.failing_stage.failures)
+    assert "twice that error is allowed" in found.failing_stage.tolerance.reasons["min_snr_db"]
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_beside_the_record_of_a_finer_form_the_graph_may_lose_twice_as_much(int8_bundle):
+def test_a_finer_form_at_the_export_doubles_the_error_that_the_graph_may_have(int8_bundle):
     whole = subject(int8_bundle)
     recorded = whole.manifest.parity.outputs[0].snr_db
-    typing = next(stage for stage in diagnose.stages(whole).stages if stage.stage == "typing")
+    typing = next(stage for stage in diagnose.evaluate_stages(whole).stages if stage.stage == "precision")
     assert typing.tolerance.min_snr_db == pytest.approx(recorded - 12)
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_on_other_samples_the_bounds_of_the_precision_hold(int8_bundle):
-    found = diagnose.stages(subject(int8_bundle, data="digits", samples=4))
+def test_on_other_samples_the_tolerance_of_the_precision_applies(int8_bundle):
+    found = diagnose.evaluate_stages(subject(int8_bundle, data="digits", samples=4))
     assert found.stages[2].tolerance.name == "int8"
     assert found.data.name == "digits"
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_a_mean_that_was_changed_is_the_preprocessings_guilt_and_nobody_elses(bundle):
+def test_a_changed_mean_fails_the_preprocessing_stage_alone(bundle):
     edit(bundle, lambda manifest: manifest["model"]["preprocessing"].update(mean=[0.7, 0.7, 0.7]))
-    found = diagnose.stages(subject(bundle))
-    assert found.guilty.stage == "preprocessing"
+    found = diagnose.evaluate_stages(subject(bundle))
+    assert found.failing_stage.stage == "preprocessing"
     assert [stage.stage for stage in found.stages if stage.failures] == ["preprocessing"]
-    assert any("preprocessing has mean 0.7, 0.7, 0.7, the network's own" in each for each in found.statements)
+    assert any("preprocessing has mean 0.7, 0.7, 0.7, the network's own" in each for each in found.caveats)
     export = found.stages[1]
-    assert export.own[0].snr_db > 80 > export.outputs[0].snr_db
+    assert export.stage_outputs[0].snr_db > 80 > export.outputs[0].snr_db
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_a_size_that_the_graph_does_not_take_ends_the_walk_at_preprocessing(bundle):
+def test_a_wrong_input_size_fails_preprocessing_and_stops_there(bundle):
     edit(bundle, lambda manifest: manifest["model"]["preprocessing"].update(height=24, width=24))
-    (stage,) = diagnose.stages(subject(bundle)).stages
-    assert stage.failures == ("it makes inputs of 3×24×24, float32, and the graph takes 3×32×32, float32",)
+    (stage,) = diagnose.evaluate_stages(subject(bundle)).stages
+    assert stage.failures == ("it gives inputs of 3×24×24, float32, but the graph expects 3×32×32, float32",)
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_the_preprocessing_of_samples_that_are_inputs_already_is_not_looked_at(int8_bundle, tmp_path):
+def test_preprocessing_is_skipped_for_preprocessed_samples(int8_bundle, tmp_path):
     inputs = np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype(np.float32)
     np.save(tmp_path / "inputs.npy", inputs)
-    found = diagnose.stages(subject(int8_bundle, data=str(tmp_path / "inputs.npy"), samples=4))
-    assert found.stages[0].unchecked == "the samples are inputs already, preprocessed elsewhere"
-    assert found.guilty is None
+    found = diagnose.evaluate_stages(subject(int8_bundle, data=str(tmp_path / "inputs.npy"), samples=4))
+    assert found.stages[0].not_run_reason == "the samples are already preprocessed inputs"
+    assert found.failing_stage is None
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_an_fp32_bundle_has_no_typing_and_is_its_own_export(fp32_bundle):
-    found = diagnose.stages(subject(fp32_bundle))
+def test_an_fp32_bundle_has_no_precision_stage(fp32_bundle):
+    found = diagnose.evaluate_stages(subject(fp32_bundle))
     assert [stage.stage for stage in found.stages] == ["preprocessing", "export", "engine", "C++"]
     assert found.stages[1].subject.startswith("the FP32 graph, the bundle's own, in onnxruntime ")
-    assert found.guilty is None
+    assert found.failing_stage is None
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_an_fp16_bundle_is_cast_and_says_where_that_was_not_computed(fp16_bundle):
-    found = diagnose.stages(subject(fp16_bundle))
+def test_an_fp16_bundle_names_its_cast_and_the_skipped_roundings(fp16_bundle):
+    found = diagnose.evaluate_stages(subject(fp16_bundle))
     assert found.stages[2].subject == "the graph cast to FP16, as written"
-    assert any("leaves out nearly all roundings in between" in each for each in found.statements)
+    assert any("skips rounding of intermediate tensors" in each for each in found.caveats)
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_a_weight_of_an_fp32_bundle_that_was_changed_is_the_exports_guilt(fp32_bundle, tmp_path):
+def test_a_changed_weight_of_an_fp32_bundle_fails_the_export_stage(fp32_bundle, tmp_path):
     bundle = Path(shutil.copytree(fp32_bundle, tmp_path / "bundle"))
 
     def transpose(graph):
@@ -185,23 +185,23 @@ def test_a_weight_of_an_fp32_bundle_that_was_changed_is_the_exports_guilt(fp32_b
         weight.const_value = ir.tensor(np.ascontiguousarray(weight.const_value.numpy()[::-1]), name=weight.name)
 
     rewrite(bundle, transpose)
-    assert diagnose.stages(subject(bundle)).guilty.stage == "export"
+    assert diagnose.evaluate_stages(subject(bundle)).failing_stage.stage == "export"
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_an_engine_that_cannot_be_loaded_here_is_told(bundle, monkeypatch):
+def test_an_engine_that_cannot_be_loaded_is_reported_as_not_run(bundle, monkeypatch):
     def loaded(*_):
         raise BackendError("engine.plan cannot run here: no NVIDIA driver is installed.", "")
 
-    monkeypatch.setattr(diagnose, "loaded", loaded)
-    found = diagnose.stages(subject(bundle))
+    monkeypatch.setattr(diagnose, "load_engine", loaded)
+    found = diagnose.evaluate_stages(subject(bundle))
     engine = next(stage for stage in found.stages if stage.stage == "engine")
-    assert "no NVIDIA driver is installed" in engine.unchecked
-    assert found.guilty is None
+    assert "no NVIDIA driver is installed" in engine.not_run_reason
+    assert found.failing_stage is None
 
 
-def test_the_samples_must_not_be_those_of_calibration(int8_bundle, tmp_path):
-    """The rule of every other verdict, whatever is looked at."""
+def test_calibration_samples_are_refused(int8_bundle, tmp_path):
+    """As in every other verdict."""
     images = tmp_path / "images"
     images.mkdir()
     for seed in range(3):
@@ -218,7 +218,7 @@ def test_the_samples_must_not_be_those_of_calibration(int8_bundle, tmp_path):
 
     edit(copied, claim)
     assert seen
-    with pytest.raises(InputError, match="1 of 3 samples that parity is judged on are calibrated on too"):
+    with pytest.raises(InputError, match="1 of 3 evaluation samples are also calibration samples"):
         subject(copied, data=str(images), samples=3)
 
 
@@ -227,55 +227,55 @@ def test_the_samples_must_not_be_those_of_calibration(int8_bundle, tmp_path):
 
 @pytest.fixture
 def library(monkeypatch, int8_bundle):
-    """A C++ library that answers what the test says."""
-    monkeypatch.setattr(cpp_programs, "build", lambda *_: Path("/built"))
+    """A C++ library whose outputs the test defines."""
+    monkeypatch.setattr(cpp_programs, "build_programs", lambda *_: Path("/built"))
 
     def answers(function):
         def given(program, bundle, batches, size, inputs, outputs):
             assert (program, bundle, size) == (Path("/built/deploykit-answer"), int8_bundle, 4)
-            said = cpp.Answered("ONNX Runtime 9.9", "model.onnx", ("tensorrt: no driver is installed.",))
+            said = cpp.CppRun("ONNX Runtime 9.9", "model.onnx", ("tensorrt: no driver is installed.",))
             (name,), (answered,) = inputs, outputs
             return said, {answered: function(np.concatenate([batch[name] for batch in batches]))}
 
-        monkeypatch.setattr(cpp, "answers", given)
+        monkeypatch.setattr(cpp, "run_cpp_program", given)
 
     return answers
 
 
-def test_a_cpp_library_that_answers_otherwise_is_guilty(int8_bundle, library):
+def test_a_cpp_library_with_other_outputs_is_the_failing_stage(int8_bundle, library):
     library(lambda inputs: np.random.default_rng(0).standard_normal((len(inputs), 10)))
-    found = diagnose.stages(subject(int8_bundle))
-    assert found.guilty.stage == "C++"
-    assert found.guilty.subject == "ONNX Runtime 9.9 in C++, model.onnx"
-    assert "the C++ library passed over tensorrt: no driver is installed." in found.statements
+    found = diagnose.evaluate_stages(subject(int8_bundle))
+    assert found.failing_stage.stage == "C++"
+    assert found.failing_stage.subject == "ONNX Runtime 9.9 in C++, model.onnx"
+    assert "the C++ library skipped tensorrt: no driver is installed." in found.caveats
 
 
-def test_a_cpp_library_that_answers_alike_is_not(int8_bundle, library):
-    asked = subject(int8_bundle)
-    library(lambda _: asked.judged["logits"])
-    found = diagnose.stages(asked)
-    assert found.guilty is None
-    assert found.stages[-1].own[0].snr_db is None
-    assert diagnose.FROM_PYTHON in found.statements
+def test_a_cpp_library_with_equal_outputs_passes(int8_bundle, library):
+    diagnosed = subject(int8_bundle)
+    library(lambda _: diagnosed.engine_outputs["logits"])
+    found = diagnose.evaluate_stages(diagnosed)
+    assert found.failing_stage is None
+    assert found.stages[-1].stage_outputs[0].snr_db is None
+    assert diagnose.FROM_PYTHON in found.caveats
 
 
 @pytest.mark.parametrize(
     ("error", "guilty"),
     [
         (BackendError("ONNX Runtime is not built in.", ""), None),
-        (InternalError("deploykit-answer died by SIGSEGV.", "Report it."), "C++"),
+        (InternalError("deploykit-answer was killed by SIGSEGV.", "Report it."), "C++"),
     ],
     ids=["refuses", "dies"],
 )
-def test_a_cpp_library_that_refuses_is_told_and_one_that_dies_is_guilty(int8_bundle, library, error, guilty):
+def test_a_cpp_library_that_refuses_is_not_run_and_one_that_crashes_fails(int8_bundle, library, error, guilty):
     def fails(_):
         raise error
 
     library(fails)
-    found = diagnose.stages(subject(int8_bundle))
-    assert (found.guilty and found.guilty.stage) == guilty
+    found = diagnose.evaluate_stages(subject(int8_bundle))
+    assert (found.failing_stage and found.failing_stage.stage) == guilty
     last = found.stages[-1]
-    assert error.what.rstrip(".") in (last.unchecked or last.failures[0])
+    assert error.what.rstrip(".") in (last.not_run_reason or last.failures[0])
 
 
 @pytest.fixture
@@ -293,18 +293,18 @@ def toolchain(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("toolchain")
-def test_the_shipped_library_answers_as_the_same_library_does_in_python(fp32_bundle):
-    last = diagnose.stages(subject(fp32_bundle, samples=6)).stages[-1]
+def test_the_cpp_library_agrees_with_python(fp32_bundle):
+    last = diagnose.evaluate_stages(subject(fp32_bundle, samples=6)).stages[-1]
     assert last.subject.startswith("ONNX Runtime ")
     assert last.subject.endswith(" in C++, model.onnx")
-    assert last.own[0].snr_db is None or last.own[0].snr_db > 100
+    assert last.stage_outputs[0].snr_db is None or last.stage_outputs[0].snr_db > 100
     assert last.failures == ()
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("toolchain")
-def test_the_program_says_what_it_does_not_take(fp32_bundle, tmp_path):
-    program = cpp_programs.build(cpp_programs.BENCH, TerminalProgress()) / "deploykit-answer"
+def test_the_cpp_program_explains_invalid_arguments(fp32_bundle, tmp_path):
+    program = cpp_programs.build_programs(cpp_programs.BENCH, TerminalProgress()) / "deploykit-answer"
     good, out = tmp_path / "good.npy", tmp_path / "out.npy"
     np.save(good, np.zeros((3, 3, 32, 32), np.float32))
     np.save(tmp_path / "double.npy", np.zeros((3, 3, 32, 32)))
@@ -321,71 +321,73 @@ def test_the_program_says_what_it_does_not_take(fp32_bundle, tmp_path):
         ((tmp_path, 2, good, out), InputError, "it is not a bundle"),
     ):
         with pytest.raises(error, match=message):
-            cpp_programs.run(program, *words)
-    cpp_programs.run(program, fp32_bundle, 2, good, out)
+            cpp_programs.run_program(program, *words)
+    cpp_programs.run_program(program, fp32_bundle, 2, good, out)
     assert np.load(out).shape == (3, 10)
 
 
 # ── Layers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_every_layer_is_ranked_by_what_it_adds_under_its_modules_name(int8_bundle):
-    found = diagnose.layers(subject(int8_bundle))
+def test_layers_are_ranked_by_added_error_under_module_names(int8_bundle):
+    found = diagnose.rank_layer_errors(subject(int8_bundle))
     assert len(found.layers) == 9
-    assert [error.added for error in found.layers] == sorted((error.added for error in found.layers), reverse=True)
+    assert [error.added_noise for error in found.layers] == sorted(
+        (error.added_noise for error in found.layers), reverse=True
+    )
     assert {error.module for error in found.layers} >= {"features.0", "features.4", "classifier"}
     assert all(error.op_type == "Conv" and error.snr_db > 10 for error in found.layers)
 
 
 @pytest.mark.parametrize("layer", ["features.4", "features.16"])
-def test_the_layer_whose_range_was_damaged_is_the_worst(bundle, layer):
+def test_the_layer_with_a_damaged_range_ranks_first(bundle, layer):
     rewrite(bundle, lambda graph: widen(graph, f"{layer}/Conv", 32))
-    worst, second, *_ = diagnose.layers(subject(bundle)).layers
+    worst, second, *_ = diagnose.rank_layer_errors(subject(bundle)).layers
     assert worst.module == layer
-    assert worst.added > 10 * second.added
+    assert worst.added_noise > 10 * second.added_noise
 
 
 def test_layers_of_fp16_are_ranked_too(fp16_bundle):
-    found = diagnose.layers(subject(fp16_bundle))
+    found = diagnose.rank_layer_errors(subject(fp16_bundle))
     assert len(found.layers) == 9
-    assert all(1e-12 < error.added < 1e-4 for error in found.layers[:5])
+    assert all(1e-12 < error.added_noise < 1e-4 for error in found.layers[:5])
 
 
-def test_looking_that_moves_nothing_is_not_mentioned(int8_bundle, monkeypatch):
-    monkeypatch.setattr(diagnose, "_compiler", lambda _: None)  # as written: nothing is fused, nothing can move
-    found = diagnose.layers(subject(int8_bundle))
-    assert found.moved_db is None
-    assert not any("moves the output" in each for each in found.statements)
-    assert any("ONNX Runtime, as it is written," in each for each in found.statements)
+def test_reading_tensors_without_effect_is_not_reported(int8_bundle, monkeypatch):
+    monkeypatch.setattr(diagnose, "_first_usable_backend", lambda _: None)  # computed as written: nothing is fused
+    found = diagnose.rank_layer_errors(subject(int8_bundle))
+    assert found.instrumented_snr_db is None
+    assert not any("changes the output" in each for each in found.caveats)
+    assert any("ONNX Runtime, as it is written," in each for each in found.caveats)
 
 
-def test_looking_that_moves_the_output_is_told(int8_bundle, monkeypatch):
-    expose = diagnose.expose
+def test_reading_tensors_that_changes_the_output_is_reported(int8_bundle, monkeypatch):
+    add_outputs = diagnose.add_graph_outputs
 
     def moving(source, target, tensors):
-        expose(source, target, tensors)
+        add_outputs(source, target, tensors)
         if source == int8_bundle / "model.onnx":
             model = ir.load(target)
             favour(model.graph, 0.01)
             ir.save(model, target)
 
-    monkeypatch.setattr(diagnose, "_compiler", lambda _: None)
-    monkeypatch.setattr(diagnose, "expose", moving)
-    found = diagnose.layers(subject(int8_bundle))
-    assert 0 < found.moved_db < 60
-    assert any(f"moves the output (SNR {found.moved_db:.1f} dB" in each for each in found.statements)
+    monkeypatch.setattr(diagnose, "_first_usable_backend", lambda _: None)
+    monkeypatch.setattr(diagnose, "add_graph_outputs", moving)
+    found = diagnose.rank_layer_errors(subject(int8_bundle))
+    assert 0 < found.instrumented_snr_db < 60
+    assert any(f"changes the output (SNR {found.instrumented_snr_db:.1f} dB" in each for each in found.caveats)
 
 
-def test_an_fp32_bundle_has_no_layer_to_blame(fp32_bundle):
+def test_layers_of_an_fp32_bundle_cannot_be_ranked(fp32_bundle):
     with pytest.raises(UsageError, match="is FP32: its graph is the exported one"):
-        diagnose.layers(subject(fp32_bundle))
+        diagnose.rank_layer_errors(subject(fp32_bundle))
 
 
 # ── Samples ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_samples_that_differ_most_come_first_with_their_pictures(int8_bundle):
-    found = diagnose.samples(subject(int8_bundle, data="digits", samples=12), 3)
+def test_the_most_divergent_samples_come_first_with_thumbnails(int8_bundle):
+    found = diagnose.find_worst_samples(subject(int8_bundle, data="digits", samples=12), 3)
     assert [sample.divergence for sample in found.worst] == sorted(
         (sample.divergence for sample in found.worst), reverse=True
     )
@@ -394,26 +396,26 @@ def test_the_samples_that_differ_most_come_first_with_their_pictures(int8_bundle
     assert all(sample.label in {f"class {digit}" for digit in range(10)} for sample in found.worst)
 
 
-def test_classes_that_changed_are_told_where_there_are_labels(bundle):
+def test_changed_classes_are_reported_for_labelled_data(bundle):
     rewrite(bundle, lambda graph: favour(graph, 1e3 * np.eye(10)[3]))
-    found = diagnose.samples(subject(bundle, data="digits", samples=40), 1)
+    found = diagnose.find_worst_samples(subject(bundle, data="digits", samples=40), 1)
     assert found.classes
-    assert {name for change in found.classes for name in change.went_to} == {"class 3"}
-    moved = [sum(change.went_to.values()) for change in found.classes]
+    assert {name for change in found.classes for name in change.predicted_as} == {"class 3"}
+    moved = [sum(change.predicted_as.values()) for change in found.classes]
     assert moved == sorted(moved, reverse=True)
     assert found.worst[0].candidate == "class 3"
 
 
 def test_a_set_without_labels_has_no_classes(int8_bundle):
-    found = diagnose.samples(subject(int8_bundle), 2)
+    found = diagnose.find_worst_samples(subject(int8_bundle), 2)
     assert found.classes == ()
     assert [sample.label for sample in found.worst] == [None, None]
 
 
-def test_labels_that_the_network_has_no_class_for_are_refused(int8_bundle, tmp_path):
+def test_labels_outside_the_networks_classes_are_refused(int8_bundle, tmp_path):
     for label in range(12):
         folder = tmp_path / "images" / f"{label:02}"
         folder.mkdir(parents=True)
         Image.fromarray(np.full((32, 32, 3), label * 20, np.uint8)).save(folder / "image.png")
-    with pytest.raises(InputError, match="the data has labels from 0 to 11, the network 10 classes"):
-        diagnose.samples(subject(int8_bundle, data=str(tmp_path / "images"), samples=12), 1)
+    with pytest.raises(InputError, match="the data has labels from 0 to 11, but the network has 10 classes"):
+        diagnose.find_worst_samples(subject(int8_bundle, data=str(tmp_path / "images"), samples=12), 1)

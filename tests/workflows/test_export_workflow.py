@@ -1,4 +1,4 @@
-"""The story: its order, what is done once only, and what every stage refuses."""
+"""The export workflow: the order of its stages, what the cache saves, and what every stage refuses."""
 
 import contextlib
 from pathlib import Path
@@ -21,8 +21,8 @@ FP32 = ExportRequest("nin_cifar10", "fp32", WeightsSource("random"), options=OPT
 FP16 = msgspec.structs.replace(FP32, precision="fp16")
 
 
-class Told:
-    """Progress that is remembered."""
+class RecordedProgress:
+    """Progress that records its steps and notes."""
 
     def __init__(self):
         self.titles = []
@@ -44,28 +44,28 @@ class Told:
 
 
 @pytest.fixture
-def told():
-    return Told()
+def progress():
+    return RecordedProgress()
 
 
 @pytest.fixture
-def export(small, told):  # noqa: ARG001 - `small` makes measuring quick
+def export(small, progress):  # noqa: ARG001 - `small` makes measuring quick
     def run(request, folder, force=False):
-        return pipeline.export(request, Path(folder), force, told)
+        return pipeline.export(request, Path(folder), force, progress)
 
     return run
 
 
-TRACED = ["making an ONNX graph of nin_cifar10", "running it at batch 1, 2, 4"]
-JUDGED = [
-    "asking eager PyTorch about synthetic",
-    "checking values on synthetic",
-    "typing the graph fp16",
+EXPORT_TITLES = ["exporting nin_cifar10 to ONNX", "running the graph at batch 1, 2, 4"]
+LATER_TITLES = [
+    "computing the PyTorch FP32 reference on synthetic",
+    "checking FP16 range on synthetic",
+    "converting the graph to FP16",
     "compiling for onnxruntime",
     "comparing fp32 with eager PyTorch on synthetic",
     "compiling for onnxruntime",
     "comparing fp16 with eager PyTorch on synthetic",
-    "asking onnxruntime what it computes in",
+    "reading the executed precision of onnxruntime",
     "measuring latency",
     "writing the bundle",
 ]
@@ -74,53 +74,58 @@ JUDGED = [
 # ── Order, and what is done once ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_story_is_told_in_order(export, told, forgetful_cache, traced_before, tmp_path):
-    forgetful_cache("graph", "answers", "ranges", "typed", "engine", "verdict", "receipt", "latency")
+def test_stages_run_in_order(export, progress, forgetful_cache, traced_before, tmp_path):
+    forgetful_cache("graph", "reference", "ranges", "cast", "engine", "verdict", "receipt", "latency")
     traced_before()
     outcome = export(FP16, tmp_path / "bundle")
     assert not outcome.up_to_date
     assert outcome.manifest.parity.passed
-    assert told.titles == TRACED + JUDGED
+    assert progress.titles == EXPORT_TITLES + LATER_TITLES
 
 
-def test_every_step_that_counts_counts_to_its_end(export, told, forgetful_cache, traced_before, tmp_path):
-    forgetful_cache("graph", "answers", "ranges", "typed", "engine", "verdict", "receipt", "latency")
+def test_every_progress_bar_reaches_its_total(export, progress, forgetful_cache, traced_before, tmp_path):
+    forgetful_cache("graph", "reference", "ranges", "cast", "engine", "verdict", "receipt", "latency")
     traced_before()
     export(FP16, tmp_path / "bundle")
-    counted = {title: (done, total) for title, (done, total) in told.units.items() if total is not None}
+    counted = {title: (done, total) for title, (done, total) in progress.units.items() if total is not None}
     assert len(counted) == 6
     assert all(done == total > 0 for done, total in counted.values())
 
 
-def test_what_was_done_before_is_only_packed(export, told, fp16_bundle, tmp_path):
+def test_cached_stages_are_not_repeated(export, progress, fp16_bundle, tmp_path):
     outcome = export(FP16, tmp_path / "bundle")
-    assert told.titles == ["writing the bundle"]
-    made, before = ({**each.files, "report.html": None} for each in (outcome.manifest, manifests.read(fp16_bundle)))
+    assert progress.titles == ["writing the bundle"]
+    made, before = (
+        {**each.files, "report.html": None} for each in (outcome.manifest, manifests.read_manifest(fp16_bundle))
+    )
     assert made == before  # a report says when its bundle was written
 
 
 @pytest.mark.usefixtures("fp32_bundle")
-def test_other_samples_need_no_other_graph(export, told, tmp_path):
+def test_other_samples_reuse_the_graph(export, progress, tmp_path):
     export(msgspec.structs.replace(FP32, samples=12), tmp_path / "bundle")
-    assert set(told.titles).isdisjoint(TRACED)
-    assert "comparing fp32 with eager PyTorch on synthetic" in told.titles
+    assert set(progress.titles).isdisjoint(EXPORT_TITLES)
+    assert "comparing fp32 with eager PyTorch on synthetic" in progress.titles
 
 
-def test_a_bundle_that_is_there_is_not_even_packed(export, told, bundle):
+def test_an_up_to_date_bundle_is_left_as_it_is(export, progress, bundle):
     outcome = export(FP32, bundle)
-    assert (outcome.up_to_date, outcome.folder, told.titles) == (True, bundle, [])
-    assert outcome.manifest == manifests.read(bundle)
+    assert (outcome.up_to_date, outcome.folder, progress.titles) == (True, bundle, [])
+    assert outcome.manifest == manifests.read_manifest(bundle)
 
 
-def test_a_fallback_to_the_other_exporter_is_told_and_recorded(export, told, forgetful_cache, traced_before, tmp_path):
+def test_an_exporter_fallback_is_noted_and_recorded(export, progress, forgetful_cache, traced_before, tmp_path):
     forgetful_cache("graph")
     traced_before(fallback="data-dependent code")
     outcome = export(FP32, tmp_path / "bundle")
-    assert any("data-dependent code" in note for note in told.notes)
-    assert (outcome.manifest.graph.exporter, outcome.manifest.graph.fallback) == ("torchscript", "data-dependent code")
+    assert any("data-dependent code" in note for note in progress.notes)
+    assert (outcome.manifest.graph.exporter, outcome.manifest.graph.fallback_reason) == (
+        "torchscript",
+        "data-dependent code",
+    )
 
 
-def test_other_images_in_the_same_folder_are_another_request(export, tmp_path):
+def test_changed_images_in_a_folder_invalidate_the_bundle(export, tmp_path):
     (tmp_path / "images").mkdir()
     request = msgspec.structs.replace(FP32, data=str(tmp_path / "images"))
 
@@ -136,39 +141,39 @@ def test_other_images_in_the_same_folder_are_another_request(export, tmp_path):
     assert not export(request, tmp_path / "bundle", force=True).up_to_date
 
 
-def test_a_folder_that_serves_for_both_purposes_is_said(export, tmp_path):
+def test_a_folder_that_is_both_range_and_evaluation_data_is_a_caveat(export, tmp_path):
     (tmp_path / "images").mkdir()
     for index in range(4):
         pixels = np.random.default_rng(index).integers(0, 256, (40, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
     parity = export(msgspec.structs.replace(FP16, data=str(tmp_path / "images")), tmp_path / "bundle").manifest.parity
-    assert "values were checked on 4 of the samples that parity is judged on" in parity.statements
+    assert "value ranges were checked on 4 of the samples that parity is evaluated on" in parity.caveats
 
 
 # ── Refusals ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_unknown_network_is_refused_before_anything(export, told, tmp_path):
+def test_an_unknown_network_is_refused_before_any_work(export, progress, tmp_path):
     with pytest.raises(InputError, match="did you mean resnet50"):
         export(msgspec.structs.replace(FP32, model="resnt50"), tmp_path / "bundle")
-    assert told.titles == []
+    assert progress.titles == []
 
 
-def test_a_folder_that_is_taken_is_refused_before_any_work(export, told, tmp_path):
+def test_an_occupied_folder_is_refused_before_any_work(export, progress, tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(InputError, match="exists and is not a bundle"):
         export(msgspec.structs.replace(FP32, samples=8), tmp_path)
-    assert told.titles == []
+    assert progress.titles == []
 
 
-def test_an_opset_that_the_backend_does_not_take_is_refused_before_any_work(export, told, tmp_path):
+def test_an_unsupported_opset_is_refused_before_any_work(export, progress, tmp_path):
     options = msgspec.structs.replace(OPTIONS, opset=99)
-    with pytest.raises(UsageError, match="does not take opset 99"):
+    with pytest.raises(UsageError, match="does not support opset 99"):
         export(msgspec.structs.replace(FP32, options=options), tmp_path / "bundle")
-    assert told.titles == []
+    assert progress.titles == []
 
 
-def test_an_error_of_the_graph_fails_fp16_too_though_its_bounds_would_let_it_pass(
+def test_an_error_of_the_fp32_graph_fails_fp16_despite_its_wider_tolerance(
     export, forgetful_cache, monkeypatch, tmp_path
 ):
     forgetful_cache("verdict")
@@ -180,15 +185,15 @@ def test_an_error_of_the_graph_fails_fp16_too_though_its_bounds_would_let_it_pas
     monkeypatch.setattr(stages, "for_precision", bounds)
     parity = export(FP16, tmp_path / "bundle").manifest.parity
     assert not parity.passed
-    assert parity.failures[0].startswith("before typing, at fp32: output 'logits': the largest difference is")
+    assert parity.failures[0].startswith("the FP32 graph fails: output 'logits': the largest difference is")
 
 
 # ── The matrix ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.usefixtures("fp32_bundle", "fp16_bundle")
-def test_a_matrix_is_a_row_per_request_as_it_becomes_known(told):
-    rows = pipeline.matrix([FP32, FP16], told)
+def test_the_matrix_yields_a_row_per_request(progress):
+    rows = pipeline.evaluate_matrix([FP32, FP16], progress)
     first = next(rows)
     assert (first.model, first.precision, first.backend, first.parity.passed) == (
         *("nin_cifar10", "fp32", "onnxruntime"),
@@ -198,39 +203,39 @@ def test_a_matrix_is_a_row_per_request_as_it_becomes_known(told):
     assert second.precision == "fp16"
 
 
-def test_a_matrix_refuses_an_unknown_network_before_the_first_row(told):
+def test_the_matrix_refuses_an_unknown_network_before_the_first_row(progress):
     with pytest.raises(InputError, match="unknown model"):
-        next(pipeline.matrix([FP32, msgspec.structs.replace(FP32, model="resnt50")], told))
-    assert told.titles == []
+        next(pipeline.evaluate_matrix([FP32, msgspec.structs.replace(FP32, model="resnt50")], progress))
+    assert progress.titles == []
 
 
-def test_a_matrix_builds_another_network_for_other_weights(told, small):  # noqa: ARG001 - it makes measuring quick
+def test_the_matrix_builds_another_network_for_other_weights(progress, small):  # noqa: ARG001 - it makes measuring quick
     other = msgspec.structs.replace(FP32, weights=WeightsSource("random", seed=1))
-    first, second = pipeline.matrix([FP32, other], told)
-    assert "the weights are random, seed 0" in first.parity.statements[0]
-    assert "the weights are random, seed 1" in second.parity.statements[0]
+    first, second = pipeline.evaluate_matrix([FP32, other], progress)
+    assert "the weights are random, seed 0" in first.parity.caveats[0]
+    assert "the weights are random, seed 1" in second.parity.caveats[0]
 
 
 # ── What a bundle answers ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_graph_that_normalises_and_a_static_batch_predict_the_same(export, fp32_bundle, photograph, tmp_path):
+def test_preprocessing_in_the_graph_with_a_static_batch_predicts_the_same(export, fp32_bundle, photograph, tmp_path):
     batch = msgspec.structs.replace(OPTIONS, batch=BatchRange(3, 3, 3))
-    export(msgspec.structs.replace(FP32, preprocess="graph", options=batch), tmp_path / "bundle")
+    export(msgspec.structs.replace(FP32, preprocess_in="graph", options=batch), tmp_path / "bundle")
     [expected] = load.predict(fp32_bundle, [photograph], 10)
     [predicted] = load.predict(tmp_path / "bundle", [photograph], 10)
     assert predicted.classes == expected.classes
     assert predicted.scores == pytest.approx(expected.scores, rel=1e-4)
 
 
-def test_probabilities_are_not_softened_twice(export, fp32_bundle, photograph, tmp_path):
+def test_softmax_is_not_applied_to_probabilities(export, fp32_bundle, photograph, tmp_path):
     export(msgspec.structs.replace(FP32, head="probabilities"), tmp_path / "bundle")
     [expected] = load.predict(fp32_bundle, [photograph], 10)
     [predicted] = load.predict(tmp_path / "bundle", [photograph], 10)
     assert predicted.scores == pytest.approx(expected.scores, rel=1e-4)
 
 
-def test_a_class_that_has_no_name_is_a_number(bundle, photograph):
+def test_a_class_without_a_label_is_named_by_its_number(bundle, photograph):
     [predicted] = load.predict(bundle, [photograph], 2)
     assert predicted.labels == tuple(f"class {index}" for index in predicted.classes)
 
@@ -240,8 +245,8 @@ def test_a_self_test_does_not_need_the_data(bundle, monkeypatch):
     assert load.verify(bundle).parity.passed
 
 
-def test_a_self_test_says_that_weights_are_untrained(bundle):
-    assert "the network is untrained" in load.verify(bundle).parity.statements[0]
+def test_a_self_test_reports_untrained_weights(bundle):
+    assert "the network is untrained" in load.verify(bundle).parity.caveats[0]
 
 
 # ── Acceptance: does a row's answer depend on how many rows there are? ──────────────────────────────────────────────
@@ -251,13 +256,13 @@ def test_a_self_test_says_that_weights_are_untrained(bundle):
     ("batch", "sizes"),
     [((1, 8, 32), (1, 2, 32)), ((1, 1, 1), (1,)), ((8, 8, 8), (8,)), ((4, 8, 16), (4, 16)), ((1, 2, 2), (1, 2))],
 )
-def test_a_graph_is_tried_at_both_ends_and_at_two(batch, sizes):
-    assert stages.acceptance(BatchRange(*batch)) == sizes
+def test_a_graph_is_accepted_at_the_smallest_batch_at_two_and_at_the_largest(batch, sizes):
+    assert stages.acceptance_sizes(BatchRange(*batch)) == sizes
 
 
 @pytest.mark.parametrize(("batch", "count"), [((1, 8, 32), 2), ((1, 1, 1), 1), ((8, 8, 8), 8), ((4, 8, 16), 4)])
-def test_golden_vectors_are_two_where_the_batch_allows(batch, count):
-    assert stages.golden_count(BatchRange(*batch)) == count
+def test_there_are_two_golden_samples_where_the_batch_allows(batch, count):
+    assert stages.count_golden(BatchRange(*batch)) == count
 
 
 class Runner:
@@ -284,9 +289,9 @@ def nothing():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
-def test_a_graph_whose_rows_are_strangers_is_accepted(dtype):
+def test_a_graph_with_independent_rows_is_accepted(dtype):
     runner = Runner(flat, dtype)
-    stages.accept(runner, (1, 2, 5), nothing)
+    stages.check_batch_sizes(runner, (1, 2, 5), nothing)
     assert [len(array) for array in runner.seen] == [1, 2, 5]
     assert {array.dtype.name for array in runner.seen} == {dtype}
 
@@ -294,32 +299,35 @@ def test_a_graph_whose_rows_are_strangers_is_accepted(dtype):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda array: flat(array)[:1], "At batch 2 the graph answers 1 rows"),
-        (lambda array: flat(array) / len(array), "At batch 2 the graph answers row 0 otherwise than at batch 1"),
-        (lambda array: flat(array[::-1]), "At batch 2 the graph answers row 0 otherwise than at batch 1"),
+        (lambda array: flat(array)[:1], "At batch 2 the graph returns 1 rows"),
+        (
+            lambda array: flat(array) / len(array),
+            "At batch 2 row 0 of output 'logits' differs from the same row at batch 1",
+        ),
+        (lambda array: flat(array[::-1]), "At batch 2 row 0 of output 'logits' differs from the same row at batch 1"),
     ],
     ids=["a batch that was baked in", "a mean over the batch", "rows mixed up"],
 )
-def test_a_graph_whose_rows_know_of_each_other_is_refused(function, message):
+def test_a_graph_with_dependent_rows_is_refused(function, message):
     with pytest.raises(CheckFailed, match=message):
-        stages.accept(Runner(function), (1, 2, 5), nothing)
+        stages.check_batch_sizes(Runner(function), (1, 2, 5), nothing)
 
 
-def test_rounding_that_differs_with_the_batch_is_no_reason_to_refuse():
-    stages.accept(Runner(lambda array: flat(array) * (1 + 1e-6 * len(array))), (1, 2, 5), nothing)
+def test_rounding_that_varies_with_the_batch_is_accepted():
+    stages.check_batch_sizes(Runner(lambda array: flat(array) * (1 + 1e-6 * len(array))), (1, 2, 5), nothing)
 
 
 # ── Labels ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_classes_are_named_where_the_data_has_as_many(export, tmp_path):
+def test_labels_come_from_data_with_as_many_classes_as_the_network(export, tmp_path):
     outcome = export(msgspec.structs.replace(FP32, data="digits"), tmp_path / "bundle")
     assert outcome.manifest.labels == "labels.txt"
     assert (tmp_path / "bundle" / "labels.txt").read_text() == "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n"
     assert outcome.manifest.parity.accuracy.count == 4
 
 
-def test_classes_of_data_that_has_others_are_not_the_networks(export, tmp_path):
+def test_labels_do_not_come_from_data_with_another_number_of_classes(export, tmp_path):
     images = tmp_path / "pets"
     for name in ("cat/1", "cat/2", "dog/1", "dog/2"):
         (images / name).parent.mkdir(parents=True, exist_ok=True)

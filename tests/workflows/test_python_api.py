@@ -1,4 +1,4 @@
-"""deploykit as a Python package: what it offers, what its functions ask for, and what a loaded bundle answers."""
+"""The Python API: its names, the arguments of its functions, and the results of a loaded bundle."""
 
 import ast
 import logging
@@ -16,8 +16,9 @@ from PIL import Image
 
 import deploykit
 from deploykit.bundle import manifest as manifests
-from deploykit.bundle.verify import golden
+from deploykit.bundle.verify import read_golden
 from deploykit.core.calibration import preprocess
+from deploykit.core.extras import install_command, translate_import_errors
 from deploykit.core.values import BatchRange, BudgetOptions, BuildOptions, CalibrationOptions, ImageOverrides
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,13 +35,13 @@ def test_importing_it_imports_nothing_else():
 
 
 @pytest.mark.parametrize("name", deploykit.__all__)
-def test_every_public_name_is_there_and_says_what_it_is(name):
+def test_every_public_name_exists_and_has_a_docstring(name):
     assert getattr(deploykit, name).__doc__
     assert name in dir(deploykit)
 
 
 def test_type_checkers_see_the_names_that_are_there():
-    """They do not run `__getattr__`, but read what stands under TYPE_CHECKING."""
+    """Type checkers do not run `__getattr__`; they read the imports under TYPE_CHECKING."""
     tree = ast.parse((ROOT / "deploykit" / "__init__.py").read_text(encoding="utf-8"))
     [block] = [node for node in tree.body if isinstance(node, ast.If)]
     seen = {(node.module, each.name) for node in block.body if isinstance(node, ast.ImportFrom) for each in node.names}
@@ -49,16 +50,16 @@ def test_type_checkers_see_the_names_that_are_there():
         assert getattr(deploykit, name) is getattr(sys.modules[module], name)
 
 
-def test_a_name_that_is_not_there_is_no_attribute():
+def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'deploykit' has no attribute 'exprot'"):
         _ = deploykit.exprot
 
 
-def test_it_knows_its_version():
+def test_the_package_has_a_version():
     assert re.fullmatch(r"\d+\.\d+\.\d+", deploykit.__version__)
 
 
-def test_every_function_of_the_guides_table_is_there_and_every_other_is_in_it():
+def test_the_guide_lists_every_function():
     named = set(re.findall(r"`(\w+)\(", GUIDE))
     functions = {name for name in deploykit.__all__ if name.islower()}
     assert functions <= named
@@ -82,10 +83,10 @@ SAME = {
     "a calibration set": (("--int8", "--calibration", "photos"), {"precision": "int8", "calibration": "photos"}),
     "weights": (("--seed", "7"), {"seed": 7}),
     "a checkpoint": (("--weights", "net.pth"), {"weights": "net.pth"}),
-    "arguments": (("--arch", "num_classes=7"), {"arguments": {"num_classes": 7}}),
+    "arguments": (("--model-arg", "num_classes=7"), {"arguments": {"num_classes": 7}}),
     "an image": (
-        ("--input-size", "40x50", "--mean", "0.5,0.5,0.5", "--preprocess", "graph"),
-        {"image": ImageOverrides(height=40, width=50, mean=(0.5, 0.5, 0.5)), "preprocess": "graph"},
+        ("--input-size", "40x50", "--mean", "0.5,0.5,0.5", "--preprocess-in", "graph"),
+        {"image": ImageOverrides(height=40, width=50, mean=(0.5, 0.5, 0.5)), "preprocess_in": "graph"},
     ),
     "a batch": (("--batch", "1:2:4", "--samples", "5"), {"batch": BatchRange(1, 2, 4), "samples": 5}),
     "a target": (("--target", "openvino", "--target", "onnxruntime"), {"target": ("openvino", "onnxruntime")}),
@@ -111,17 +112,17 @@ def test_a_request_is_that_of_the_command_line(cli, monkeypatch, words, said):
     ("said", "message"),
     [
         ({"precision": "fp8"}, "unknown precision 'fp8'"),
-        ({"precision": "int8"}, "calibration belongs to INT8"),
-        ({"calibration": "photos"}, "calibration belongs to INT8"),
-        ({"budget": BudgetOptions(1.0)}, "a budget is for INT8"),
+        ({"precision": "int8"}, "int8 and int8-fp16 require calibration"),
+        ({"calibration": "photos"}, "int8 and int8-fp16 require calibration"),
+        ({"budget": BudgetOptions(1.0)}, "an accuracy budget requires int8"),
         ({"head": "tail"}, "Invalid enum value 'tail'"),
         ({"samples": "many"}, "Expected `int`, got `str`"),
-        ({"samples": 0}, "cannot be judged on 0 samples"),
-        ({"io": "fp16"}, "are for graphs typed FP16"),
+        ({"samples": 0}, "cannot be evaluated on 0 samples"),
+        ({"io": "fp16"}, "need an FP16 graph"),
         ({"target": "onnxrunt"}, "did you mean onnxruntime?"),
     ],
 )
-def test_words_that_cannot_be_asked_for_are_refused(said, message):
+def test_invalid_arguments_are_refused(said, message):
     with pytest.raises(deploykit.UsageError, match=re.escape(message)):
         deploykit.export_request("nin_cifar10", **said)
 
@@ -135,7 +136,7 @@ def test_a_request_for_a_network_that_does_not_exist_is_refused_before_any_work(
 # ── Progress, and what is missing ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_progress_is_logged_and_said_to_nobody_who_does_not_listen(caplog, capfd, forgetful_cache, tmp_path):
+def test_progress_goes_to_the_logger_only(caplog, capfd, forgetful_cache, tmp_path):
     forgetful_cache("latency")
     request = deploykit.export_request("nin_cifar10", data="synthetic", samples=4, batch=BatchRange(1, 2, 4))
     with caplog.at_level(logging.INFO, "deploykit"):
@@ -154,33 +155,29 @@ def test_notes_are_warnings(caplog):
 
 
 @pytest.mark.parametrize(("module", "extra"), [("torch", "export"), ("onnx_ir", "compile"), ("matplotlib", "compile")])
-def test_what_is_missing_is_named_with_the_command(module, extra):
-    from deploykit.core.extras import explained
-
-    with pytest.raises(deploykit.BackendError, match=re.escape(f"pip install 'deploykit[{extra}]'")), explained():
+def test_a_missing_package_is_reported_with_its_install_command(module, extra):
+    with pytest.raises(deploykit.BackendError, match=re.escape(install_command(extra))), translate_import_errors():
         raise ModuleNotFoundError(name=f"{module}.inner")
 
 
-def test_a_module_of_the_users_own_that_is_missing_is_not_explained_away():
-    from deploykit.core.extras import explained
-
-    with pytest.raises(ModuleNotFoundError), explained():
+def test_an_import_error_of_a_users_module_is_not_translated():
+    with pytest.raises(ModuleNotFoundError), translate_import_errors():
         raise ModuleNotFoundError(name="torch_of_mine")
 
 
-def test_the_command_line_ends_with_4_where_something_is_missing(cli, fp32_bundle, monkeypatch):
+def test_the_command_line_exits_with_4_for_a_missing_package(cli, fp32_bundle, monkeypatch):
     def report(_):
         raise ModuleNotFoundError(name="jinja2")
 
-    monkeypatch.setattr("deploykit.workflows.reporting.report", report)
+    monkeypatch.setattr("deploykit.workflows.reporting.collect_report", report)
     result = cli("report", fp32_bundle)
     assert result.code == 4
-    assert "This needs Jinja, which is not installed. pip install 'deploykit[compile]'" in result.text
+    assert f"This needs Jinja, which is not installed. Install it with: {install_command('compile')}" in result.text
 
 
-def test_nothing_is_built_for_a_report_that_cannot_be_drawn(cli, bundle, monkeypatch, snapshot):
+def test_a_report_that_cannot_be_rendered_fails_before_any_work(cli, bundle, monkeypatch, snapshot):
     before = snapshot(bundle)
-    monkeypatch.setattr("deploykit.backends.openvino.OpenVino.compile", None)  # it would fail otherwise than this
+    monkeypatch.setattr("deploykit.backends.openvino.OpenVino.compile", None)  # compiling would raise another error
     monkeypatch.setattr("deploykit.core.extras.importlib.util.find_spec", lambda _: None)
     result = cli("compile", bundle, "--target", "openvino")
     assert result.code == 4
@@ -204,18 +201,18 @@ def loaded(fp32_bundle):
     return deploykit.load(fp32_bundle)
 
 
-def test_it_is_a_runner_that_knows_what_it_takes_and_gives(loaded, fp32_bundle):
-    manifest = manifests.read(fp32_bundle)
+def test_a_loaded_bundle_has_inputs_and_outputs(loaded, fp32_bundle):
+    manifest = manifests.read_manifest(fp32_bundle)
     assert (loaded.inputs, loaded.outputs) == (manifest.inputs, manifest.outputs)
     assert (loaded.manifest, loaded.engine, loaded.batch) == (manifest, manifest.engine, BatchRange(1, 2, 4))
-    assert loaded.labels == loaded.passed_over == ()
+    assert loaded.labels == loaded.skipped_engines == ()
 
 
 @pytest.mark.parametrize("name", ["fp32_bundle", "fp16_bundle", "int8_bundle"])
-def test_golden_inputs_get_golden_outputs(request, name):
+def test_golden_inputs_give_golden_outputs(request, name):
     folder = request.getfixturevalue(name)
     bundle = deploykit.load(str(folder))
-    inputs, outputs = golden(folder, bundle.manifest)
+    inputs, outputs = read_golden(folder, bundle.manifest)
     answers = bundle.run(inputs)
     bound = bundle.manifest.parity.tolerance.max_relative
     for name, expected in outputs.items():
@@ -223,8 +220,8 @@ def test_golden_inputs_get_golden_outputs(request, name):
     assert bundle.self_test().passed
 
 
-def test_threads_may_share_it(loaded, fp32_bundle):
-    inputs, _ = golden(fp32_bundle, loaded.manifest)
+def test_a_loaded_bundle_is_thread_safe(loaded, fp32_bundle):
+    inputs, _ = read_golden(fp32_bundle, loaded.manifest)
     [expected] = loaded.run(inputs).values()
     with ThreadPoolExecutor(4) as pool:
         for answers in pool.map(lambda _: loaded.run(inputs), range(16)):
@@ -239,26 +236,26 @@ FITTING = np.zeros((2, 3, 32, 32), np.float32)
     [
         ({}, "the input 'input' is missing"),
         ({"input": FITTING, "image": FITTING}, "the bundle has no input 'image'"),
-        ({"input": FITTING.astype(np.float64)}, "input is float64"),
-        ({"input": FITTING.tolist()}, "input is of type list, and no array"),
-        ({"input": FITTING[0]}, "input is 3×32×32"),
-        ({"input": FITTING[..., :31]}, "input is 2×3×32×31"),
-        ({"input": np.zeros((), np.float32)}, "input is a single number"),
-        ({"input": FITTING[:0]}, "a call takes 1 to 4 rows, not 0"),
-        ({"input": np.concatenate([FITTING] * 3)}, "a call takes 1 to 4 rows, not 6"),
+        ({"input": FITTING.astype(np.float64)}, "input is float64, not float32"),
+        ({"input": FITTING.tolist()}, "input is a list, not an array"),
+        ({"input": FITTING[0]}, "input is 3×32×32, not batch×3×32×32"),
+        ({"input": FITTING[..., :31]}, "input is 2×3×32×31, not batch×3×32×32"),
+        ({"input": np.zeros((), np.float32)}, "input is a scalar, not batch×3×32×32"),
+        ({"input": FITTING[:0]}, "input has a batch of 0, and the bundle accepts 1 to 4"),
+        ({"input": np.concatenate([FITTING] * 3)}, "input has a batch of 6, and the bundle accepts 1 to 4"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused_and_never_converted(loaded, arrays, message):
-    with pytest.raises(deploykit.InputError, match=f"^{message}. It takes input: float32, batch×3×32×32"):
+def test_mismatched_arrays_are_refused_and_never_converted(loaded, arrays, message):
+    with pytest.raises(deploykit.InputError, match=f"^{message}. The inputs are input: float32, batch×3×32×32"):
         loaded.run(arrays)
 
 
-def test_images_become_what_the_manifest_says(loaded, pixels, tmp_path):
+def test_images_are_preprocessed_by_the_manifest(loaded, pixels, tmp_path):
     image = pixels()
     Image.fromarray(image).save(tmp_path / "one.png")
     encoded = (tmp_path / "one.png").read_bytes()
     made = loaded.preprocess([image, tmp_path / "one.png", str(tmp_path / "one.png"), encoded])
-    expected = preprocess.preprocess(image, loaded.manifest.model.preprocessing)
+    expected = preprocess.preprocess_image(image, loaded.manifest.model.preprocessing)
     np.testing.assert_array_equal(made["input"], np.stack([expected] * 4))
 
 
@@ -268,22 +265,22 @@ def test_images_become_what_the_manifest_says(loaded, pixels, tmp_path):
         (b"junk", "'image 1' cannot be decoded"),
         ("nowhere.png", "there is no file 'nowhere.png'"),
         (7, "image 1 is of type int"),
-        (np.zeros((4, 4), np.uint8), "an image is H×W×3, uint8"),
-        (np.zeros((4, 4, 3), np.int64), "an image is H×W×3, uint8"),
+        (np.zeros((4, 4), np.uint8), "an image must be H×W×3 uint8"),
+        (np.zeros((4, 4, 3), np.int64), "an image must be H×W×3 uint8"),
     ],
     ids=["junk", "no file", "a number", "grey", "another type"],
 )
-def test_what_is_no_image_is_refused(loaded, pixels, image, message):
+def test_invalid_images_are_refused(loaded, pixels, image, message):
     with pytest.raises(deploykit.InputError, match=message):
         loaded.preprocess([pixels(), image])
 
 
-def test_no_image_at_all_is_refused(loaded):
-    with pytest.raises(deploykit.InputError, match="without images"):
+def test_an_empty_list_of_images_is_refused(loaded):
+    with pytest.raises(deploykit.InputError, match="list of images is empty"):
         loaded.preprocess([])
 
 
-def test_more_images_than_a_batch_holds_are_answered_as_one_by_one(loaded, pixels):
+def test_images_beyond_one_batch_predict_as_single_ones_do(loaded, pixels):
     images = [pixels(seed) for seed in range(6)]
     found = loaded.predict(images, best=2)
     assert [each.image for each in found] == [f"image {number}" for number in range(6)]
@@ -298,10 +295,10 @@ def test_a_path_keeps_its_name(loaded, photograph):
     assert loaded.predict([], 1) == ()
 
 
-def test_a_runner_of_float16_takes_float32_too(cli, small, tmp_path):
+def test_a_float16_runner_accepts_float32(cli, small, tmp_path):
     assert cli(*small, "--fp16", "--io", "fp16", "-o", tmp_path / "b").code == 0
     bundle = deploykit.load(tmp_path / "b")
-    inputs, _ = golden(tmp_path / "b", bundle.manifest)
+    inputs, _ = read_golden(tmp_path / "b", bundle.manifest)
     half = {name: array.astype(np.float16) for name, array in inputs.items()}
     assert bundle.inputs[0].dtype == "float16"
     np.testing.assert_array_equal(bundle.run(inputs)["logits"], bundle.run(half)["logits"])
@@ -311,58 +308,60 @@ def test_a_runner_of_float16_takes_float32_too(cli, small, tmp_path):
 
 
 def edited(bundle, **changes):
-    manifest = msgspec.structs.replace(manifests.read(bundle), **changes)
-    (bundle / "manifest.json").write_bytes(manifests.encode(manifest))
+    manifest = msgspec.structs.replace(manifests.read_manifest(bundle), **changes)
+    (bundle / "manifest.json").write_bytes(manifests.encode_manifest(manifest))
     return manifest
 
 
 def of_tensorrt(bundle):
-    """The same engine, said to be TensorRT's."""
-    return msgspec.structs.replace(manifests.read(bundle).engine, backend="tensorrt")
+    """The same engine, recorded as TensorRT's."""
+    return msgspec.structs.replace(manifests.read_manifest(bundle).engine, backend="tensorrt")
 
 
-def test_an_engine_that_cannot_run_here_is_passed_over_and_why_is_said(bundle, monkeypatch):
-    from deploykit.core.values import Beside
+def test_an_engine_that_cannot_run_here_is_skipped_with_the_reason(bundle, monkeypatch):
+    from deploykit.core.values import SecondaryEngine
 
-    monkeypatch.setattr("deploykit.backends.installed", lambda name: name != "tensorrt")
-    other = Beside(manifests.read(bundle).engine, "not run")
-    edited(bundle, engine=of_tensorrt(bundle), beside=(other,))
+    monkeypatch.setattr("deploykit.backends.is_installed", lambda name: name != "tensorrt")
+    other = SecondaryEngine(manifests.read_manifest(bundle).engine, "not run")
+    edited(bundle, engine=of_tensorrt(bundle), extra_engines=(other,))
     loaded = deploykit.load(bundle)
     assert loaded.engine.backend == "onnxruntime"
-    [reason] = loaded.passed_over
+    [reason] = loaded.skipped_engines
     assert reason.startswith("The backend tensorrt needs tensorrt, which is not installed.")
 
 
-def test_where_none_can_run_the_way_out_is_named(bundle, monkeypatch):
-    monkeypatch.setattr("deploykit.backends.installed", lambda name: name != "tensorrt")
+def test_without_a_runnable_engine_the_error_names_the_remedy(bundle, monkeypatch):
+    monkeypatch.setattr("deploykit.backends.is_installed", lambda name: name != "tensorrt")
     edited(bundle, engine=of_tensorrt(bundle))
-    with pytest.raises(deploykit.BackendError, match=r"\[gpu\]', or in Python load it with backend='onnxruntime'"):
+    with pytest.raises(
+        deploykit.BackendError, match=r"In Python, load it with backend='onnxruntime' instead\. .*\n.*\[gpu\]'"
+    ):
         deploykit.load(bundle)
 
 
-def test_the_graph_runs_in_another_library_that_is_asked_for(int8_bundle):
-    judged = manifests.read(int8_bundle).engine.backend
-    other = "onnxruntime" if judged == "openvino" else "openvino"
+def test_the_graph_runs_in_another_library_on_request(int8_bundle):
+    primary = manifests.read_manifest(int8_bundle).engine.backend
+    other = "onnxruntime" if primary == "openvino" else "openvino"
     loaded = deploykit.load(int8_bundle, other)
     assert loaded.engine.backend == other
-    assert f"judged by {judged}, not by {other}" in loaded.engine.statements[0]
+    assert f"evaluated with {primary}, not with {other}" in loaded.engine.caveats[0]
     assert loaded.self_test().passed
 
 
-def test_a_library_that_does_not_exist_is_refused(fp32_bundle):
+def test_an_unknown_library_is_refused(fp32_bundle):
     with pytest.raises(deploykit.UsageError, match=r"did you mean onnxruntime\?"):
         deploykit.load(fp32_bundle, "onnxrunt")
 
 
-def test_an_engine_that_nobody_built_is_refused_with_the_command_that_builds_it(fp32_bundle, monkeypatch):
+def test_an_engine_that_is_not_in_the_bundle_is_refused_with_the_command_that_builds_it(fp32_bundle, monkeypatch):
     monkeypatch.setattr("deploykit.bundle.load.find_backend", lambda _: None)  # as if it were installed
     with pytest.raises(
-        deploykit.BackendError, match=r"no engine of tensorrt. Build it here: deploykit compile [^ ]+ --t"
+        deploykit.BackendError, match=r"no engine for tensorrt. Build it here: deploykit compile [^ ]+ --t"
     ):
         deploykit.load(fp32_bundle, "tensorrt")
 
 
-def test_a_newer_library_takes_the_graph_as_it_is(fp32_bundle, monkeypatch, snapshot):
+def test_a_newer_library_loads_the_graph(fp32_bundle, monkeypatch, snapshot):
     from deploykit.backends.onnxruntime import OnnxRuntime
 
     before = snapshot(fp32_bundle)
@@ -380,12 +379,12 @@ def test_a_damaged_bundle_is_refused(bundle):
         deploykit.load(bundle)
 
 
-def test_what_is_no_bundle_is_refused(tmp_path):
+def test_a_folder_that_is_not_a_bundle_is_refused(tmp_path):
     with pytest.raises(deploykit.InputError, match="is not a bundle"):
         deploykit.load(tmp_path)
 
 
-def test_verifying_gives_the_verdict_of_this_machine(fp32_bundle):
+def test_verify_gives_the_verdict_of_this_machine(fp32_bundle):
     manifest = deploykit.verify(fp32_bundle)
     assert manifest.parity.passed
     assert manifest.parity.data.count == manifest.golden.count
@@ -412,7 +411,7 @@ def module():
     return Sums()
 
 
-def test_a_module_in_hand_becomes_a_file_that_can_be_asked_for(module, tmp_path):
+def test_a_users_module_is_saved_as_a_file_that_can_be_exported(module, tmp_path):
     import torch
 
     path = deploykit.write_program(module, tmp_path / "sums.pt2", right=(3,), left=(4,))
@@ -426,15 +425,15 @@ def test_a_module_in_hand_becomes_a_file_that_can_be_asked_for(module, tmp_path)
 @pytest.mark.parametrize(
     ("name", "shapes", "error", "message"),
     [
-        ("sums.pt2", {}, deploykit.UsageError, "no input was named"),
+        ("sums.pt2", {}, deploykit.UsageError, "no input shapes were given"),
         ("sums.pt2", {"left": (4,)}, deploykit.UsageError, "missing a required argument: 'right'"),
-        ("sums.pt2", {"left": (4,), "middle": (3,)}, deploykit.UsageError, "Sums cannot be called so"),
+        ("sums.pt2", {"left": (4,), "middle": (3,)}, deploykit.UsageError, "Sums has other arguments"),
         ("sums.onnx", {"left": (4,), "right": (3,)}, deploykit.UsageError, "does not end in .pt2"),
         ("sums.pt2", {"left": (9,), "right": (3,)}, deploykit.InputError, "torch.export cannot trace Sums"),
         ("no/sums.pt2", {"left": (4,), "right": (3,)}, deploykit.InputError, "cannot be written"),
     ],
 )
-def test_a_module_that_cannot_be_written_is_refused_with_the_reason(module, tmp_path, name, shapes, error, message):
+def test_a_module_that_cannot_be_traced_is_refused_with_the_reason(module, tmp_path, name, shapes, error, message):
     with pytest.raises(error, match=re.escape(message)):
         deploykit.write_program(module, tmp_path / name, **shapes)
     assert list(tmp_path.iterdir()) == []
@@ -444,27 +443,27 @@ def test_a_module_that_cannot_be_written_is_refused_with_the_reason(module, tmp_
 @pytest.mark.parametrize(
     ("name", "mark"), [("r.html", "<!doctype html>"), ("r.md", "# "), ("r.json", '"kind": "report"')]
 )
-def test_a_report_is_what_its_ending_says(fp32_bundle, tmp_path, name, mark):
+def test_the_suffix_selects_the_report_format(fp32_bundle, tmp_path, name, mark):
     deploykit.write_report(fp32_bundle, tmp_path / name)
     assert mark in (tmp_path / name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
-    ("bundles", "name", "message"), [(["."], "r.pdf", "Reports end in .html, .md, .json"), ([], "r.md", "no bundle")]
+    ("bundles", "name", "message"), [(["."], "r.pdf", "Choose one of .html, .md, .json"), ([], "r.md", "no bundle")]
 )
-def test_a_report_that_cannot_be_is_refused(tmp_path, bundles, name, message):
+def test_an_unknown_report_format_is_refused(tmp_path, bundles, name, message):
     with pytest.raises(deploykit.UsageError, match=re.escape(message)):
         deploykit.write_report(bundles, tmp_path / name)
 
 
-def test_an_engine_more_is_built_and_judged(bundle):
+def test_an_extra_engine_is_built_and_evaluated(bundle):
     beside = deploykit.compile_engine(bundle, "openvino", BuildOptions())
     assert beside.failures == ()
-    assert deploykit.load(bundle, "openvino").engine.statements == beside.engine.statements
-    assert deploykit.read_manifest(bundle).beside == (beside,)
+    assert deploykit.load(bundle, "openvino").engine.caveats == beside.engine.caveats
+    assert deploykit.read_manifest(bundle).extra_engines == (beside,)
 
 
-def test_a_graph_is_shown_node_by_node(fp32_bundle):
+def test_a_graph_is_inspected_node_by_node(fp32_bundle):
     rows = deploykit.inspect_graph(fp32_bundle)
     assert rows == deploykit.inspect_graph(str(fp32_bundle / "model.onnx"))
     assert "Conv" in {row.op_type for row in rows}
@@ -491,20 +490,20 @@ def test_the_guide_works_as_printed(int8_bundle, photograph, tmp_path, monkeypat
     assert space["outputs"]["logits"].shape[0] == 2
     assert space["parity"].passed
     assert space["manifest"].parity.passed
-    assert [each.latency.batch for each in space["bench"].measured] == [1, 4]
+    assert [each.latency.batch for each in space["bench"].measurements] == [1, 4]
     assert (tmp_path / "build" / "report.html").is_file()
 
 
-def test_one_array_in_the_place_of_arrays_by_name_is_refused(fp32_bundle):
-    with pytest.raises(deploykit.InputError, match="inputs are of type ndarray, and no dictionary of arrays by name"):
+def test_a_single_array_instead_of_arrays_by_name_is_refused(fp32_bundle):
+    with pytest.raises(deploykit.InputError, match="the inputs are a ndarray, not a dictionary of arrays by name"):
         deploykit.load(fp32_bundle).run(np.zeros((1, 3, 32, 32), np.float32))
 
 
-def test_one_image_in_the_place_of_several_is_refused(fp32_bundle):
+def test_a_single_image_instead_of_a_list_is_refused(fp32_bundle):
     with pytest.raises(deploykit.InputError, match="Give a list"):
         deploykit.load(fp32_bundle).predict("cat.jpg")
 
 
-def test_no_class_at_all_cannot_be_asked_for(fp32_bundle):
-    with pytest.raises(deploykit.UsageError, match="the best 0 classes"):
+def test_zero_classes_cannot_be_requested(fp32_bundle):
+    with pytest.raises(deploykit.UsageError, match="the number of classes to predict is 0"):
         deploykit.load(fp32_bundle).predict([np.zeros((32, 32, 3), np.uint8)], best=0)

@@ -1,4 +1,4 @@
-"""Preprocessing in C++ against deploykit/preprocess.py: no value may differ in a single bit.
+"""Preprocessing in C++ against calibration/preprocess.py: no value may differ in a single bit.
 
 tests/cpp/images/ has the cases that both sides are tested on: tests/cpp/test_image.cpp reads the same files. Run this
 file as a program to write them anew after cases.json was changed.
@@ -21,7 +21,7 @@ import pytest
 from numpy.typing import NDArray
 
 from deploykit.core import calibration
-from deploykit.core.calibration.preprocess import crop, preprocess
+from deploykit.core.calibration.preprocess import crop_image, preprocess_image
 from deploykit.core.values import ChannelOrder, Preprocessing
 
 IMAGES: Final = Path(__file__).resolve().parent / "cpp" / "images"
@@ -37,9 +37,9 @@ InCpp = Callable[[dict[str, Any], Sequence[Pixels]], NDArray[Any]]
 def in_python(case: dict[str, Any], images: Sequence[Pixels]) -> NDArray[Any]:
     spec = msgspec.convert(case["preprocessing"], Preprocessing)
     if case["type"] == "uint8":
-        return np.stack([crop(image, spec) for image in images])
+        return np.stack([crop_image(image, spec) for image in images])
     with np.errstate(over="ignore"):  # a half beyond 65504 is infinity
-        return np.stack([preprocess(image, spec) for image in images]).astype(case["type"])
+        return np.stack([preprocess_image(image, spec) for image in images]).astype(case["type"])
 
 
 def golden_input(case: dict[str, Any]) -> Path:

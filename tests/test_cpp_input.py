@@ -24,23 +24,23 @@ from deploykit.bundle import manifest as manifests
 from deploykit.bundle.manifest import Manifest
 from deploykit.bundle.verify import check_files
 from deploykit.core.errors import CheckFailed, DeploykitError, InputError
-from deploykit.core.files import sha256
+from deploykit.core.files import hash_file
 from deploykit.core.values import (
     BatchRange,
-    Beside,
     BuildOptions,
     BuildRecord,
     Engine,
     FileRecord,
     Golden,
     Preprocessing,
+    SecondaryEngine,
     TensorSpec,
     Tolerance,
 )
 
 BUILD: Final = os.environ.get("DEPLOYKIT_CPP_BUILD")
 SEEDS: Final = Path(__file__).resolve().parent / "cpp" / "fuzz" / "corpus" / "manifest"
-SCHEMA: Final = json.loads(manifests.schema())
+SCHEMA: Final = json.loads(manifests.generate_schema())
 RICH: Final = json.loads((SEEDS / "engines.json").read_bytes())
 """With labels, an engine beside the judged one, and how that was built: every field that C++ reads is there."""
 
@@ -92,7 +92,7 @@ def in_cpp() -> Iterator[Reader]:
 
 def python_refuses(content: bytes) -> bool:
     try:
-        manifests.decode(content, Path("bundle"))
+        manifests.decode_manifest(content, Path("bundle"))
     except InputError:
         return True
     return False
@@ -122,7 +122,7 @@ def in_words_of_cpp(manifest: Manifest) -> dict[str, Any]:
         "inputs": tensors(manifest.inputs),
         "outputs": tensors(manifest.outputs),
         "batch": as_json(manifest.batch),
-        "preprocessing": {**image, "in_graph": model.preprocess == "graph"} if image else None,
+        "preprocessing": {**image, "in_graph": model.preprocess_in == "graph"} if image else None,
         "graph": manifest.graph.file,
         "labels": manifest.labels,
         "engines": [engine(one) for one in manifest.engines],
@@ -227,7 +227,7 @@ def manifest_values(draw: st.DrawFn) -> Manifest:
         name=draw(TEXT),
         preprocessing=draw(st.none() | PREPROCESSING),
         head=draw(st.sampled_from(["logits", "probabilities", "embedding", "tensors"])),
-        preprocess=draw(st.sampled_from(["host", "graph"])),
+        preprocess_in=draw(st.sampled_from(["host", "graph"])),
         inputs=tuple(draw(st.lists(TEXT, max_size=2))),
         oracle=draw(TEXT),
     )
@@ -242,7 +242,7 @@ def manifest_values(draw: st.DrawFn) -> Manifest:
         graph=replace(plain.graph, file=draw(path)),
         labels=draw(st.none() | path),
         engine=draw(built(files)),
-        beside=tuple(Beside(one, "not here") for one in draw(st.lists(built(files), max_size=2))),
+        extra_engines=tuple(SecondaryEngine(one, "not here") for one in draw(st.lists(built(files), max_size=2))),
         golden=Golden(draw(named), draw(named), draw(st.integers(batch.minimum, batch.maximum))),
         parity=replace(plain.parity, tolerance=draw(TOLERANCE)),
         files=files,
@@ -252,15 +252,15 @@ def manifest_values(draw: st.DrawFn) -> Manifest:
 @given(manifest=manifest_values())
 @settings(max_examples=200)
 def test_what_python_writes_cpp_reads_with_the_same_values(in_cpp: Reader, manifest: Manifest) -> None:
-    content = manifests.encode(manifest)
-    assert manifests.decode(content, Path("bundle")) == manifest
+    content = manifests.encode_manifest(manifest)
+    assert manifests.decode_manifest(content, Path("bundle")) == manifest
     assert in_cpp(content) == {"manifest": in_words_of_cpp(manifest)}
 
 
 @pytest.mark.parametrize("name", ["fp32.json", "engines.json", "tensors.json"])
 def test_the_fuzzers_seeds_are_manifests_to_both(in_cpp: Reader, name: str) -> None:
     content = (SEEDS / name).read_bytes()
-    assert in_cpp(content) == {"manifest": in_words_of_cpp(manifests.decode(content, Path("bundle")))}
+    assert in_cpp(content) == {"manifest": in_words_of_cpp(manifests.decode_manifest(content, Path("bundle")))}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -268,7 +268,7 @@ def test_a_real_bundle_opens_with_the_same_values(precision: str, request: pytes
     folder = request.getfixturevalue(f"{precision}_bundle")
     opened = cpp_opens(folder)
     assert opened.code == 0
-    assert opened.answer == {"manifest": in_words_of_cpp(manifests.read(folder)), "labels": []}
+    assert opened.answer == {"manifest": in_words_of_cpp(manifests.read_manifest(folder)), "labels": []}
 
 
 # ── What the schema says ────────────────────────────────────────────────────────────────────────────────────────────
@@ -279,9 +279,9 @@ OPTIONS: Final = {"version_compatible", "hardware_compatible", "strip_weights"}
 READ: Final[dict[str, set[str]]] = {
     "Manifest": {
         *("schema_version", "model", "weights", "precision", "inputs", "outputs", "batch", "graph", "labels"),
-        *("engine", "beside", "golden", "parity", "files"),
+        *("engine", "extra_engines", "golden", "parity", "files"),
     },
-    "ModelSpec": {"name", "preprocessing", "head", "preprocess", "oracle"},
+    "ModelSpec": {"name", "preprocessing", "head", "preprocess_in", "oracle"},
     "Preprocessing": {"resize", "height", "width", "scale", "mean", "std", "channels", "layout"},
     "WeightsRecord": {"trained"},
     "TensorSpec": TENSOR,
@@ -290,7 +290,7 @@ READ: Final[dict[str, set[str]]] = {
     "Engine": {"backend", "version", "file", "inputs", "outputs", "build"},
     "BuildRecord": {"platform", "compute_capabilities", "open_ended", "options"},
     "BuildOptions": OPTIONS,
-    "Beside": {"engine"},
+    "SecondaryEngine": {"engine"},
     "Golden": {"inputs", "outputs", "count"},
     "Parity": {"tolerance"},
     "Tolerance": {"max_relative", "min_cosine", "min_snr_db", "min_top1_agreement"},
@@ -355,7 +355,7 @@ def test_the_schema_is_walked_to_its_leaves() -> None:
     assert {
         ("schema_version",),
         ("inputs", 0, "shape", 3),
-        ("beside", 0, "engine", "build", "options", "strip_weights"),
+        ("extra_engines", 0, "engine", "build", "options", "strip_weights"),
         ("parity", "tolerance", "min_top1_agreement"),
         ("files", "model.onnx", "bytes"),
         ("model", "oracle"),
@@ -400,7 +400,7 @@ ANY_JSON = st.recursive(
 
 @given(place=st.sampled_from(sorted(FIELDS, key=dotted)), value=ANY_JSON, data=st.data())
 @settings(max_examples=600)
-def test_what_python_refuses_of_a_field_that_cpp_reads_cpp_refuses_too(
+def test_cpp_refuses_every_value_that_python_refuses(
     in_cpp: Reader, place: Place, value: Any, data: st.DataObject
 ) -> None:
     if isinstance(value, dict):
@@ -413,7 +413,7 @@ def test_what_python_refuses_of_a_field_that_cpp_reads_cpp_refuses_too(
 
 @given(data=st.data(), more=st.binary(max_size=4))
 @settings(max_examples=600)
-def test_what_is_no_json_to_python_is_none_to_cpp(in_cpp: Reader, data: st.DataObject, more: bytes) -> None:
+def test_cpp_refuses_json_that_python_refuses(in_cpp: Reader, data: st.DataObject, more: bytes) -> None:
     whole = (SEEDS / "fp32.json").read_bytes()
     begin = data.draw(st.integers(0, len(whole)))
     end = data.draw(st.integers(begin, min(begin + 3, len(whole))))
@@ -424,14 +424,14 @@ def test_what_is_no_json_to_python_is_none_to_cpp(in_cpp: Reader, data: st.DataO
         assert in_cpp.refuses(content)
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 3, 5, 10**9])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 4, 6, 10**9])
 def test_both_name_a_version_that_they_do_not_read(in_cpp: Reader, version: int) -> None:
     content = encoded({"schema_version": version, "unlike": "anything"})
-    with pytest.raises(InputError, match=f"has schema version {version}, and this deploykit reads version 4"):
-        manifests.decode(content, Path("bundle"))
+    with pytest.raises(InputError, match=f"has schema version {version}, and this deploykit reads version 5"):
+        manifests.decode_manifest(content, Path("bundle"))
     said = in_cpp(content)["error"]
     assert said["code"] == "bad_input"
-    assert f"it has schema version {version}, and this library reads version 4" in said["what"]
+    assert f"it has schema version {version}, and this library reads version 5" in said["what"]
 
 
 # ── Folders ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -487,17 +487,17 @@ DAMAGES: Final[tuple[tuple[Callable[[Path], object], str], ...]] = (
     (Path.unlink, "is missing"),
     (truncate, "bytes instead of"),
     (empty, "has 0 bytes instead of"),
-    (flip, "has another SHA-256"),
+    (flip, "differs from its recorded SHA-256"),
     (link_in, "is a link"),
-    (make_folder, "is no file"),
-    (make_pipe, "is no file"),
+    (make_folder, "is not a regular file"),
+    (make_pipe, "is not a regular file"),
 )
 
 
 def refused_by_both(folder: Path, kind: type[DeploykitError]) -> str:
     """What C++ says of a folder that Python refuses as a `kind` of error, and C++ with the same exit code."""
     with pytest.raises(kind):
-        check_files(folder, manifests.read(folder))
+        check_files(folder, manifests.read_manifest(folder))
     opened = cpp_opens(folder)
     assert opened.code == kind.exit_code
     return str(opened.answer["error"]["what"])
@@ -508,7 +508,7 @@ def refused_by_both(folder: Path, kind: type[DeploykitError]) -> str:
 def test_a_damaged_file_is_named_and_both_end_with_the_same_exit_code(
     bundle: Path, name: str, damage: Callable[[Path], object], words: str
 ) -> None:
-    golden, *_ = manifests.read(bundle).golden.inputs.values()
+    golden, *_ = manifests.read_manifest(bundle).golden.inputs.values()
     path = golden if name == "golden" else name
     damage(bundle / path)
     said = refused_by_both(bundle, CheckFailed)
@@ -524,7 +524,7 @@ def test_a_link_out_of_the_bundle_is_refused_by_both(bundle: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("damage", [empty, truncate_to_half, make_folder])
-def test_a_manifest_that_is_none_is_refused_by_both(bundle: Path, damage: Callable[[Path], object]) -> None:
+def test_a_file_that_is_not_a_manifest_is_refused_by_both(bundle: Path, damage: Callable[[Path], object]) -> None:
     damage(bundle / "manifest.json")
     assert "manifest.json" in refused_by_both(bundle, InputError)
 
@@ -537,7 +537,7 @@ def test_a_folder_without_a_manifest_is_refused_by_both(tmp_path: Path) -> None:
 def test_a_path_that_leaves_the_bundle_is_refused_by_both_though_the_file_is_there(bundle: Path, path: str) -> None:
     path = path.format(parent=bundle.parent)
     outside = (bundle / "model.onnx").rename(bundle.parent / "outside.onnx")
-    record = {"path": path, "sha256": sha256(outside), "bytes": outside.stat().st_size}
+    record = {"path": path, "sha256": hash_file(outside), "bytes": outside.stat().st_size}
     content = json.loads((bundle / "manifest.json").read_bytes())
     content["graph"]["file"] = path
     content["engine"]["file"] = content["files"][path] = record
@@ -554,4 +554,4 @@ def test_the_self_test_passes_a_real_bundle_and_refuses_a_damaged_one(bundle: Pa
     bad = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     assert bad.returncode == 1
     assert "REFUSED" in bad.stdout
-    assert "model.onnx has another SHA-256" in bad.stdout
+    assert "model.onnx differs from its recorded SHA-256" in bad.stdout

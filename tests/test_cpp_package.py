@@ -23,10 +23,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploykit.backends import backend
+from deploykit.backends import create_backend
 from deploykit.bundle import load as runtime
 from deploykit.bundle import manifest as manifests
-from deploykit.core.calibration.preprocess import preprocess
+from deploykit.core.calibration.preprocess import preprocess_image
 from deploykit.core.values import Prediction
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -148,7 +148,7 @@ def test_the_readme_works_as_printed(fp32_bundle: Path, tmp_path: Path, program:
     assert answer.stdout.splitlines()[-1] == in_python(fp32_bundle, grey)[0].labels[0]
 
 
-def test_a_subdirectory_and_an_installed_static_library_serve_as_well(fp32_bundle: Path, tmp_path: Path) -> None:
+def test_a_subdirectory_and_an_installed_static_library_work(fp32_bundle: Path, tmp_path: Path) -> None:
     inside = write_consumer(tmp_path / "inside", f"add_subdirectory({LIBRARY} deploykit)")
     shutil.copytree(fp32_bundle, inside / "build/densenet121-fp16")
     prefix = tmp_path / "installed"
@@ -185,7 +185,9 @@ def test_a_version_is_found_by_its_series(version: str, found: bool, way: str, s
         (["ONNXRuntime", "TensorRT"], "-DONNXRuntime_ROOT=/path"),
     ],
 )
-def test_what_is_missing_is_said_with_what_to_install(missing: list[str], remedy: str, tmp_path: Path) -> None:
+def test_a_missing_dependency_is_reported_with_its_install_command(
+    missing: list[str], remedy: str, tmp_path: Path
+) -> None:
     settings = [f"-DCMAKE_DISABLE_FIND_PACKAGE_{name}=ON" for name in missing]
     code, _, err = said("cmake", "-S", LIBRARY, "-B", tmp_path, *settings)
     assert code != 0
@@ -264,7 +266,7 @@ def test_serve_threads_says_what_more_threads_bring(
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_says_how_it_is_used(name: str, examples: dict[str, Path]) -> None:
+def test_an_example_prints_its_usage(name: str, examples: dict[str, Path]) -> None:
     asked, unasked = said(examples[name], "--help"), said(examples[name])
     assert asked[1].startswith(f"usage: {name} BUNDLE ")
     assert asked == (0, asked[1], "")
@@ -285,10 +287,10 @@ def test_an_example_says_how_it_is_used(name: str, examples: dict[str, Path]) ->
         ("camera_loop {bundle} {empty}", 3, "it is empty"),
         ("camera_loop {bundle} --raw", 2, "one folder or one raw stream"),
         ("camera_loop {bundle} {pictures} {pictures}", 2, "one folder or one raw stream"),
-        ("camera_loop {bundle} --raw 0x60", 2, "no size of frames"),
-        ("camera_loop {bundle} --raw 90", 2, "no size of frames"),
-        ("camera_loop {bundle} --raw 90x60x3", 2, "no size of frames"),
-        ("camera_loop {bundle} --raw 90x99999999999", 2, "no size of frames"),
+        ("camera_loop {bundle} --raw 0x60", 2, "not a frame size"),
+        ("camera_loop {bundle} --raw 90", 2, "not a frame size"),
+        ("camera_loop {bundle} --raw 90x60x3", 2, "not a frame size"),
+        ("camera_loop {bundle} --raw 90x99999999999", 2, "not a frame size"),
         ("camera_loop {bundle} --raw 90x60 {nowhere}", 3, "cannot be opened"),
         ("camera_loop {bundle} --raw 90x60", 3, "there is no frame"),
         ("camera_loop {bundle} --raw 9000x60 {text}", 3, "ends within a frame"),
@@ -296,14 +298,14 @@ def test_an_example_says_how_it_is_used(name: str, examples: dict[str, Path]) ->
         ("serve_threads {bundle}", 2, "a bundle and an image are needed"),
         ("serve_threads {bundle} {nowhere}", 3, "there is no such file"),
         ("serve_threads {bundle} {damaged}", 3, "it cannot be decoded"),
-        ("serve_threads {bundle} {image} --threads 0", 2, "'0' is no number"),
-        ("serve_threads {bundle} {image} --threads two", 2, "'two' is no number"),
-        ("serve_threads {bundle} {image} --threads 99999999999", 2, "is no number"),
-        ("serve_threads {bundle} {image} --seconds -1", 2, "'-1' is no number"),
-        ("serve_threads {bundle} {image} --theads 2", 2, "it is not understood"),
+        ("serve_threads {bundle} {image} --threads 0", 2, "'0' is not a valid number"),
+        ("serve_threads {bundle} {image} --threads two", 2, "'two' is not a valid number"),
+        ("serve_threads {bundle} {image} --threads 99999999999", 2, "is not a valid number"),
+        ("serve_threads {bundle} {image} --seconds -1", 2, "'-1' is not a valid number"),
+        ("serve_threads {bundle} {image} --theads 2", 2, "it is an unknown option"),
     ],
 )
-def test_what_is_typed_wrongly_is_refused_in_a_sentence(
+def test_invalid_arguments_are_refused_in_one_sentence(
     words: str, code: int, problem: str, examples: dict[str, Path], fp32_bundle: Path, pictures: Path, tmp_path: Path
 ) -> None:
     image = pictures / "0.png"
@@ -321,7 +323,7 @@ def test_what_is_typed_wrongly_is_refused_in_a_sentence(
 # The C interface
 
 
-def test_c99_takes_a_bundle_all_the_way(shared: Path, fp32_bundle: Path, pictures: Path, tmp_path: Path) -> None:
+def test_c99_opens_and_runs_a_bundle(shared: Path, fp32_bundle: Path, pictures: Path, tmp_path: Path) -> None:
     strict = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Werror")
     done(
         *("gcc", *strict, ROOT / "tests/cpp/c_api_c99.c", "-o", tmp_path / "c99", f"-I{shared}/include"),
@@ -426,10 +428,10 @@ def test_the_library_has_the_version_of_the_package(library: Library) -> None:
     assert f'\nversion = "{version}"\n' in (ROOT / "pyproject.toml").read_text()
 
 
-def test_ctypes_takes_a_bundle_all_the_way(library: Library, fp32_bundle: Path, pictures: Path) -> None:
-    manifest = manifests.read(fp32_bundle)
+def test_ctypes_opens_and_runs_a_bundle(library: Library, fp32_bundle: Path, pictures: Path) -> None:
+    manifest = manifests.read_manifest(fp32_bundle)
     images = [pixels(path) for path in sorted(pictures.iterdir())]
-    batch = np.stack([preprocess(image, manifest.model.preprocessing) for image in images])
+    batch = np.stack([preprocess_image(image, manifest.model.preprocessing) for image in images])
 
     bundle = library.made("bundle_open", bytes(fp32_bundle))
     engine = library.made("engine_load", bundle, None)
@@ -450,7 +452,7 @@ def test_ctypes_takes_a_bundle_all_the_way(library: Library, fp32_bundle: Path, 
     library.call(
         "context_run", context, ctypes.byref(given), ctypes.c_size_t(1), ctypes.byref(outputs), ctypes.byref(count)
     )
-    runner = backend("onnxruntime").load(manifest.engine, fp32_bundle)
+    runner = create_backend("onnxruntime").load(manifest.engine, fp32_bundle)
     (expected,) = runner.run({"input": batch}).values()
     # The same library on the same graph; the order of its sums may depend on the number of threads.
     np.testing.assert_allclose(outputs[0].floats(), expected, rtol=1e-4, atol=1e-5)
@@ -585,7 +587,7 @@ def test_an_example_refuses_a_bundle_that_takes_no_images(
 
 
 @pytest.mark.parametrize("example", ["classify", "camera_loop"])
-def test_an_example_that_prints_classes_refuses_what_gives_none(
+def test_an_example_that_prints_classes_refuses_outputs_without_classes(
     example: str, examples: dict[str, Path], bundle: Path, pictures: Path
 ) -> None:
     manifest = json.loads((bundle / "manifest.json").read_bytes())
@@ -593,7 +595,7 @@ def test_an_example_that_prints_classes_refuses_what_gives_none(
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     code, out, err = said(examples[example], bundle, pictures if example == "camera_loop" else pictures / "0.png")
     assert (code, out) == (2, "")
-    assert "it gives tensors, and nobody said that they tell classes apart" in err
+    assert "it outputs tensors that are not declared as class scores" in err
 
 
 def saved(folder: Path, rows: dict[str, NDArray[Any]]) -> list[Path]:
@@ -604,7 +606,7 @@ def saved(folder: Path, rows: dict[str, NDArray[Any]]) -> list[Path]:
     return paths
 
 
-def test_the_answering_program_takes_a_file_per_input_and_writes_one_per_output(
+def test_deploykit_answer_reads_a_file_per_input_and_writes_one_per_output(
     shared: Path, tensors: Tensors, tmp_path: Path
 ) -> None:
     answer, outputs = shared.parent / "build/deploykit-answer", [tmp_path / f"out{index}.npy" for index in range(4)]
@@ -616,16 +618,14 @@ def test_the_answering_program_takes_a_file_per_input_and_writes_one_per_output(
         np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_answering_program_says_which_files_it_lacks(shared: Path, tensors: Tensors, tmp_path: Path) -> None:
+def test_deploykit_answer_reports_the_number_of_files(shared: Path, tensors: Tensors, tmp_path: Path) -> None:
     answer = shared.parent / "build/deploykit-answer"
     code, _, err = said(answer, tensors.bundle, "3", *saved(tmp_path, tensors.rows), tmp_path / "out.npy")
     assert code == 2
-    assert "it has 2 inputs and 4 outputs, and 3 files were named" in err
+    assert "it has 2 inputs and 4 outputs, and 3 files were given" in err
 
 
-def test_the_answering_program_refuses_inputs_of_different_lengths(
-    shared: Path, tensors: Tensors, tmp_path: Path
-) -> None:
+def test_deploykit_answer_refuses_inputs_of_different_lengths(shared: Path, tensors: Tensors, tmp_path: Path) -> None:
     answer, outputs = shared.parent / "build/deploykit-answer", [tmp_path / f"out{index}.npy" for index in range(4)]
     given = saved(tmp_path, {**tensors.rows, "token ids": tensors.rows["token ids"][:5]})
     code, _, err = said(answer, tensors.bundle, "3", *given, *outputs)
@@ -633,7 +633,7 @@ def test_the_answering_program_refuses_inputs_of_different_lengths(
     assert "it has 5 rows" in err
 
 
-def test_the_measuring_program_measures_a_bundle_of_tensors(shared: Path, tensors: Tensors) -> None:
+def test_deploykit_bench_measures_a_bundle_of_tensors(shared: Path, tensors: Tensors) -> None:
     quick = ("--seconds", "0.01", "--seconds-at-most", "0.1", "--iterations", "3")
     said_of_it = json.loads(done(shared.parent / "build/deploykit-bench", tensors.bundle, "--batch", "3", *quick))
     assert said_of_it["latency"]["batch"] == 3

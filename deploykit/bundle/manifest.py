@@ -1,6 +1,6 @@
-"""The manifest as a file: read, refused, written.
+"""Read and write the manifest, and generate its JSON Schema.
 
-Its JSON Schema (`schema.json`, beside this file) is generated from the types in `deploykit/values/manifests.py`.
+Its JSON Schema (`schema.json` in this folder) is generated from the types in `deploykit/core/values/manifests.py`.
 """
 
 from __future__ import annotations
@@ -18,43 +18,43 @@ __all__ = [
     "SCHEMA_VERSION",
     "GraphRecord",
     "Manifest",
-    "decode",
-    "encode",
+    "decode_manifest",
+    "encode_manifest",
+    "generate_schema",
     "is_ours",
-    "read",
-    "schema",
+    "read_manifest",
     "stays_inside",
 ]
 
 MANIFEST: Final = "manifest.json"
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 
 
-def read(folder: Path) -> Manifest:
-    """The manifest of a bundle. InputError for a folder that is none, and for a manifest of another version."""
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a bundle. InputError for a folder that is not a bundle, or another schema version."""
     try:
         content = (folder / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
-            f"{folder} is not a bundle: it has no {MANIFEST}.", "Make one with deploykit export."
+            f"{folder} is not a bundle: it has no {MANIFEST}.", "Create one with deploykit export."
         ) from None
     except OSError as error:
         raise InputError(f"{folder / MANIFEST} cannot be read: {error.strerror}.", "Check its permissions.") from error
-    return decode(content, folder)
+    return decode_manifest(content, folder)
 
 
 class _Version(msgspec.Struct):
     schema_version: int
 
 
-def decode(content: bytes, folder: Path) -> Manifest:
-    """The manifest in `content`; its version is looked at before anything else."""
+def decode_manifest(content: bytes, folder: Path) -> Manifest:
+    """Decode the manifest in `content`; its schema version is checked before anything else."""
     where = folder / MANIFEST
     try:
         version = msgspec.json.decode(content, type=_Version).schema_version
         if version == SCHEMA_VERSION:
             manifest = msgspec.json.decode(content, type=Manifest)
-            if unlisted := set(manifest.named) - set(manifest.files):
+            if unlisted := set(manifest.referenced_paths) - set(manifest.files):
                 raise msgspec.ValidationError(f"it names {min(unlisted)!r}, which is not among its files")
             return manifest
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -65,8 +65,8 @@ def decode(content: bytes, folder: Path) -> Manifest:
     )
 
 
-class _Mark(msgspec.Struct):
-    """What every manifest of ours has had, and will have, whatever its version."""
+class _ManifestMark(msgspec.Struct):
+    """Fields that every manifest has, whatever its schema version."""
 
     schema_version: int
     key: str
@@ -74,19 +74,19 @@ class _Mark(msgspec.Struct):
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether the folder holds a manifest that some deploykit wrote: other tools call their files manifest.json too."""
+    """Whether the folder's manifest.json was written by deploykit: other tools use that file name too."""
     try:
-        msgspec.json.decode((folder / MANIFEST).read_bytes(), type=_Mark)
+        msgspec.json.decode((folder / MANIFEST).read_bytes(), type=_ManifestMark)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
     return True
 
 
-def encode(manifest: Manifest) -> bytes:
-    """Pretty-printed JSON with a final newline; equal manifests give equal bytes."""
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Encode as indented JSON with a final newline; equal manifests give equal bytes."""
     return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
 
 
-def schema() -> str:
-    """The JSON Schema of the manifest, as `schema.json` holds it."""
+def generate_schema() -> str:
+    """Generate the JSON Schema of the manifest, the content of `schema.json`."""
     return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Manifest)), indent=2).decode() + "\n"

@@ -1,6 +1,6 @@
-"""A bundle opened: the engine in it that this machine can run, as a Runner.
+"""Load the engine of a bundle that this machine can run, as a Runner.
 
-Nothing here, nor in what it imports, needs PyTorch, onnx or any library but the engine's own.
+Neither this module nor its imports need PyTorch, onnx or any library other than the engine's own.
 """
 
 from __future__ import annotations
@@ -11,45 +11,45 @@ from typing import NamedTuple
 
 import msgspec
 
-from deploykit.backends import backend as find_backend
-from deploykit.backends.adapters import Fitted
+from deploykit.backends import create_backend as find_backend
+from deploykit.backends.adapters import CastingRunner
 from deploykit.bundle.manifest import Manifest
 from deploykit.core.errors import BackendError
 from deploykit.core.values import Engine, Runner
 
 
-def opened(folder: Path, manifest: Manifest) -> tuple[Engine, Runner]:
-    """The engine in a bundle that this machine can run, the one that was judged before those beside it."""
-    engine, runner, _ = first(folder, manifest, manifest.engines)
+def open_engine(folder: Path, manifest: Manifest) -> tuple[Engine, Runner]:
+    """Load the first engine in a bundle that this machine can run, the primary engine first."""
+    engine, runner, _ = first_runnable(folder, manifest, manifest.engines)
     return engine, runner
 
 
-class First(NamedTuple):
-    """An engine that runs here, and why each that was tried before it does not."""
+class RunnableEngine(NamedTuple):
+    """An engine that runs here, and the reasons why those tried before do not."""
 
     engine: Engine
     runner: Runner
-    passed_over: tuple[str, ...]
+    skipped_engines: tuple[str, ...]
 
 
-def first(folder: Path, manifest: Manifest, engines: Iterable[Engine]) -> First:
-    """The first of these engines that this machine can run. Where it can run none, the first one's BackendError."""
+def first_runnable(folder: Path, manifest: Manifest, engines: Iterable[Engine]) -> RunnableEngine:
+    """Load the first of these engines that this machine can run. If none runs, raise the first one's BackendError."""
     refusals: list[BackendError] = []
     for engine in engines:
         try:
-            return First(*loaded(folder, manifest, engine), tuple(map(str, refusals)))
+            return RunnableEngine(*load_engine(folder, manifest, engine), tuple(map(str, refusals)))
         except BackendError as error:
             refusals.append(error)
     assert refusals, "a bundle has an engine"
     raise refusals[0]
 
 
-def loaded(folder: Path, manifest: Manifest, engine: Engine) -> tuple[Engine, Runner]:
-    """One engine of a bundle. One that is a graph is compiled while it is loaded, by whatever version is here.
+def load_engine(folder: Path, manifest: Manifest, engine: Engine) -> tuple[Engine, Runner]:
+    """Load one engine of a bundle. An engine that is a graph is compiled while loading, by the installed version.
 
-    BackendError for an engine that was compiled for another machine or version.
+    BackendError for an engine that was built for another machine or version.
     """
     backend = find_backend(engine.backend, manifest.request.build_options)
     if engine.build is None:
         engine = msgspec.structs.replace(engine, version=backend.version)
-    return engine, Fitted(backend.load(engine, folder))
+    return engine, CastingRunner(backend.load(engine, folder))

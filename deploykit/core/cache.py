@@ -1,10 +1,10 @@
-"""The cache: what a stage made, found again by everything that determined it.
+"""The content-addressed cache of stage results.
 
-An entry is a folder named after the SHA-256 of its key. It appears whole or not at all, one process builds it while
-others wait, and when the cache outgrows its cap the entries longest unused go first.
+An entry is a folder named after the SHA-256 of its key. It is written atomically; one process builds it while others
+wait. If the cache exceeds its cap, the least recently used entries are removed.
 
-Several processes may use it at once. An entry is removed under its lock alone, and not within fifteen minutes of its
-last use: whoever fetched it has that long to read it. For as long, a cache that fills fast may be larger than its cap.
+Several processes can use the cache at once. An entry is removed only under its lock, and not within fifteen minutes of
+its last use, so that a process that fetched it can read it. During that time a fast-growing cache may exceed its cap.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import filelock
 import msgspec
 import platformdirs
 
-from deploykit.core.errors import InputError, UsageError, unknown
-from deploykit.core.files import damage, explained, record, staged
+from deploykit.core.errors import InputError, UsageError, format_unknown
+from deploykit.core.files import explain_os_error, find_damage, record_file, stage_folder
 from deploykit.core.values import FileRecord, Value
 
 FOLDER_VARIABLE: Final = "DEPLOYKIT_CACHE_DIR"
@@ -35,31 +35,32 @@ DEFAULT_CAP_GIB: Final = 20.0
 REMEDY: Final = f"Free some space (deploykit cache clear does), or point {FOLDER_VARIABLE} at another folder."
 
 IN_USE: Final = timedelta(minutes=15)
-"""After its last use, how long an entry may still be read by whoever fetched it. An hour of exports fills a disk."""
+"""Time after its last use during which an entry is not removed. Longer is not possible: an hour of exports can fill a
+disk."""
 
 ABANDONED: Final = timedelta(days=1)
-"""No build takes that long: a partial folder of this age was left by a process that was killed."""
+"""Age above which a partial folder is taken for the leftover of a killed process: no build takes that long."""
 
 
 class CacheEntry(Value, frozen=True):
-    """One result that was kept."""
+    """One cached result."""
 
     kind: str
-    """The stage that made it, such as `graph`."""
+    """The stage that built it, such as `graph`."""
     digest: str
-    """SHA-256 of its key."""
+    """SHA-256 of the key."""
     bytes: int
     used: datetime
-    """UTC: when it was last fetched."""
+    """Time of the last fetch, UTC."""
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
-        return folder() / self.kind / self.digest
+        """Path of the entry."""
+        return cache_folder() / self.kind / self.digest
 
 
 class CacheKind(Value, frozen=True):
-    """All entries of one kind."""
+    """Totals of one kind of entry."""
 
     kind: str
     entries: int
@@ -68,24 +69,24 @@ class CacheKind(Value, frozen=True):
 
 
 class CacheInfo(Value, frozen=True):
-    """Where the cache is, and what it takes."""
+    """Location and size of the cache."""
 
     folder: str
     entries: int
     bytes: int
-    """Of its entries."""
+    """Size of the entries."""
     other_bytes: int
-    """Of what lies beside them: timings, compiled kernels, locks."""
+    """Size of everything else in the folder: timing caches, compiled kernels, locks."""
     cap_bytes: int | None
-    """What entries may take; None: as much as there is."""
+    """Largest total size of the entries; None: unlimited."""
     free_bytes: int
-    """On its disk."""
+    """Free space on the cache's disk."""
     variables: Mapping[str, str | None]
-    """What the environment says; None: nothing."""
+    """Environment variables that configure the cache; None: not set."""
 
 
-class Cleared(Value, frozen=True):
-    """What was removed, and what stayed because it was used too recently, or was in use."""
+class ClearResult(Value, frozen=True):
+    """Removed entries, and spared ones that were used too recently or are in use."""
 
     entries: int
     bytes: int
@@ -93,104 +94,106 @@ class Cleared(Value, frozen=True):
     spared_bytes: int
 
 
-def folder() -> Path:
-    """Where entries live: $DEPLOYKIT_CACHE_DIR, or the user's cache folder."""
+def cache_folder() -> Path:
+    """The cache folder: $DEPLOYKIT_CACHE_DIR, or the user's cache folder."""
     return Path(os.environ.get(FOLDER_VARIABLE) or platformdirs.user_cache_dir("deploykit"))
 
 
-def fetch(kind: str, key: Mapping[str, object], build: Callable[[Path], None]) -> Path:
-    """The folder that `build` filled for this key, now or before; its files are as `build` left them.
+def fetch_or_build(kind: str, key: Mapping[str, object], build: Callable[[Path], None]) -> Path:
+    """Return the entry for this key; on a miss, `build` fills its folder first.
 
-    `key` must hold all that determines the result. An entry whose files were damaged since is built again.
+    `key` must contain everything that determines the result. A damaged entry is built again.
     """
     digest = hashlib.sha256(msgspec.json.encode({"kind": kind, **key}, order="deterministic")).hexdigest()
-    entry = folder() / kind / digest
-    cap_bytes = _cap_bytes()  # before the work: a cap that cannot be read is refused at once
-    with _locked(digest):
-        if not _intact(entry):
-            with staged(entry, REMEDY) as partial:
+    entry = cache_folder() / kind / digest
+    cap_bytes = _cap_bytes()  # read first, so that an invalid cap is refused before the work
+    with _lock_entry(digest):
+        if not _is_intact(entry):
+            with stage_folder(entry, REMEDY) as partial:
                 build(partial)
-                _seal(partial)
-            _evict(cap_bytes)  # this entry stays: its lock is taken
+                _write_seal(partial)
+            _evict_entries(cap_bytes)  # does not remove this entry, whose lock is held
         os.utime(entry)
     return entry
 
 
-def entries(kind: str | None = None) -> tuple[CacheEntry, ...]:
-    """All entries, or those of one kind, the last used first. UsageError for a kind that the cache does not have."""
-    paths = sorted(folder().glob("*/" + "[0-9a-f]" * 64))
+def list_entries(kind: str | None = None) -> tuple[CacheEntry, ...]:
+    """List all entries, or those of one kind, most recently used first. UsageError for an unknown kind."""
+    paths = sorted(cache_folder().glob("*/" + "[0-9a-f]" * 64))
     if kind is not None:
-        _known(kind, {path.parent.name for path in paths})
+        _require_known_kind(kind, {path.parent.name for path in paths})
         paths = [path for path in paths if path.parent.name == kind]
-    return tuple(sorted(filter(None, map(_entry, paths)), key=lambda entry: entry.used, reverse=True))
+    return tuple(sorted(filter(None, map(_read_entry, paths)), key=lambda entry: entry.used, reverse=True))
 
 
-def kinds() -> tuple[CacheKind, ...]:
-    """A sum per kind, by name."""
+def summarize_kinds() -> tuple[CacheKind, ...]:
+    """Sum entries and sizes by kind."""
     by_kind: dict[str, list[CacheEntry]] = {}
-    for entry in entries():
+    for entry in list_entries():
         by_kind.setdefault(entry.kind, []).append(entry)
     return tuple(
-        CacheKind(kind, len(each), sum(entry.bytes for entry in each), max(entry.used for entry in each))
-        for kind, each in sorted(by_kind.items())
+        CacheKind(kind, len(group), sum(entry.bytes for entry in group), max(entry.used for entry in group))
+        for kind, group in sorted(by_kind.items())
     )
 
 
-def info() -> CacheInfo:
-    """Where the cache is, what it takes, and what it may. UsageError for a cap that is no number."""
-    cap, there = _cap_bytes(), entries()
-    counted = {entry.folder for entry in there}
-    existing = next(path for path in (folder(), *folder().parents) if path.exists())
+def describe_cache() -> CacheInfo:
+    """Report location, size and cap of the cache. UsageError for a cap that is not a number."""
+    cap, entries = _cap_bytes(), list_entries()
+    counted = {entry.folder for entry in entries}
+    existing = next(path for path in (cache_folder(), *cache_folder().parents) if path.exists())
     return CacheInfo(
-        str(folder()),
-        len(there),
-        sum(entry.bytes for entry in there),
-        sum(_bytes(path) for path in folder().glob("*/*") if path not in counted),
+        str(cache_folder()),
+        len(entries),
+        sum(entry.bytes for entry in entries),
+        sum(_disk_usage(path) for path in cache_folder().glob("*/*") if path not in counted),
         int(cap) if math.isfinite(cap) else None,
         shutil.disk_usage(existing).free,
         {name: os.environ.get(name) or None for name in (FOLDER_VARIABLE, CAP_VARIABLE)},
     )
 
 
-def clear(kind: str | None = None, unused_for: timedelta = IN_USE) -> Cleared:
-    """Remove entries, all or of one kind, that were not used for so long; and what killed processes left behind.
+def clear_cache(kind: str | None = None, unused_for: timedelta = IN_USE) -> ClearResult:
+    """Remove entries, all or of one kind, that were not used for `unused_for`, and leftovers of killed processes.
 
-    Entries that somebody fetches or builds at this moment stay, and so does what is no entry of ours. UsageError for a
-    kind that the cache does not have, InputError where the disk refuses.
+    Entries being fetched or built stay, and so do files that are not entries. UsageError for an unknown kind,
+    InputError if the disk refuses.
     """
-    gone: list[CacheEntry] = []
+    removed: list[CacheEntry] = []
     spared: list[CacheEntry] = []
-    for entry in entries(kind):
-        (gone if _remove(entry, unused_for) else spared).append(entry)
-    _tidy()
-    return Cleared(len(gone), sum(entry.bytes for entry in gone), len(spared), sum(entry.bytes for entry in spared))
+    for entry in list_entries(kind):
+        (removed if _remove_entry(entry, unused_for) else spared).append(entry)
+    _remove_abandoned()
+    return ClearResult(
+        len(removed), sum(entry.bytes for entry in removed), len(spared), sum(entry.bytes for entry in spared)
+    )
 
 
-def _known(kind: str, kinds: Collection[str]) -> None:
-    """Nothing, where the cache has such entries, or had them."""
+def _require_known_kind(kind: str, kinds: Collection[str]) -> None:
+    """UsageError for a kind that the cache neither has nor had."""
     if kind in kinds:
         return
-    others = folder() / kind
-    if others.parent == folder() and others.is_dir():
-        if any(others.iterdir()):
-            raise UsageError(f"{others} holds files of other kinds, and no entries.", "See deploykit cache ls.")
+    subfolder = cache_folder() / kind
+    if subfolder.parent == cache_folder() and subfolder.is_dir():
+        if any(subfolder.iterdir()):
+            raise UsageError(f"{subfolder} holds other files, but no cache entries.", "See deploykit cache ls.")
     elif kinds:
-        raise UsageError(unknown("kind of entry", kind, kinds), "")
+        raise UsageError(format_unknown("kind of entry", kind, kinds), "")
 
 
-def _entry(path: Path) -> CacheEntry | None:
-    """None of a folder that is no entry of ours, or that another process is removing."""
+def _read_entry(path: Path) -> CacheEntry | None:
+    """Read one entry; None for a folder that is not an entry, or that another process is removing."""
     try:
         if path.is_symlink() or not (path / SEAL).is_file():
             return None
         used = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
     except FileNotFoundError:
         return None
-    return CacheEntry(path.parent.name, path.name, _bytes(path), used)
+    return CacheEntry(path.parent.name, path.name, _disk_usage(path), used)
 
 
-def _bytes(path: Path) -> int:
-    """Of a file, or of all files below a folder; nothing of those that another process is removing."""
+def _disk_usage(path: Path) -> int:
+    """Size of a file, or of all files below a folder, without those that another process is removing."""
     with suppress(FileNotFoundError):
         if not path.is_dir():
             return path.lstat().st_size
@@ -203,9 +206,9 @@ def _bytes(path: Path) -> int:
 
 
 @contextmanager
-def _locked(digest: str, wait: bool = True) -> Iterator[bool]:
-    """Whether the lock was taken, which it always is where one waits."""
-    path = folder() / "locks" / f"{digest}.lock"
+def _lock_entry(digest: str, wait: bool = True) -> Iterator[bool]:
+    """Hold the entry's lock. Yields whether it was acquired, which is always true with `wait`."""
+    path = cache_folder() / "locks" / f"{digest}.lock"
     lock = filelock.FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -214,38 +217,40 @@ def _locked(digest: str, wait: bool = True) -> Iterator[bool]:
         yield False
         return
     except OSError as error:
-        raise explained(error, folder(), REMEDY) from error
+        raise explain_os_error(error, cache_folder(), REMEDY) from error
     try:
         yield True
     finally:
         lock.release()
 
 
-def _remove(entry: CacheEntry, unused_for: timedelta) -> bool:
-    """Whether it went. It vanishes at once, by its name: nobody finds half of it."""
+def _remove_entry(entry: CacheEntry, unused_for: timedelta) -> bool:
+    """Remove an entry if it is unused; returns whether it was removed. It is renamed first, so that no process reads a
+    partial entry.
+    """
     aside = entry.folder.with_name(f".{entry.digest}.partial-{os.getpid()}-{secrets.token_hex(4)}")
-    with _locked(entry.digest, wait=False) as taken:
+    with _lock_entry(entry.digest, wait=False) as acquired:
         try:
-            if not taken or _age(entry.folder) < unused_for:
+            if not acquired or _unused_time(entry.folder) < unused_for:
                 return False
             entry.folder.rename(aside)
-        except FileNotFoundError:  # another process was faster
+        except FileNotFoundError:  # another process removed it first
             return False
         except OSError as error:
-            raise explained(error, entry.folder, "See whom it belongs to.") from error
+            raise explain_os_error(error, entry.folder, "Check the owner of the folder.") from error
     shutil.rmtree(aside, ignore_errors=True)
     return True
 
 
-def _age(path: Path) -> timedelta:
+def _unused_time(path: Path) -> timedelta:
     return datetime.now(timezone.utc) - datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
 
 
-def _tidy() -> None:
-    """Partial folders of processes that were killed go after a day: by then nobody writes them, on no other host."""
-    for path in folder().glob("*/.*.partial-*"):
+def _remove_abandoned() -> None:
+    """Remove partial folders of killed processes after a day, when no host can still be writing them."""
+    for path in cache_folder().glob("*/.*.partial-*"):
         with suppress(FileNotFoundError):
-            if PARTIAL.fullmatch(path.name) and path.is_dir() and _age(path) > ABANDONED:
+            if PARTIAL.fullmatch(path.name) and path.is_dir() and _unused_time(path) > ABANDONED:
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -254,28 +259,28 @@ PARTIAL: Final = re.compile(r"\.[0-9a-f]{64}\.partial-.+")
 SEAL: Final = "files.json"
 
 
-def _seal(entry: Path) -> None:
-    files = [record(entry, str(path.relative_to(entry))) for path in sorted(entry.rglob("*")) if path.is_file()]
+def _write_seal(entry: Path) -> None:
+    files = [record_file(entry, str(path.relative_to(entry))) for path in sorted(entry.rglob("*")) if path.is_file()]
     (entry / SEAL).write_bytes(msgspec.json.encode(files))
 
 
-def _intact(entry: Path) -> bool:
+def _is_intact(entry: Path) -> bool:
     try:
         files = msgspec.json.decode((entry / SEAL).read_bytes(), type=list[FileRecord])
     except (OSError, msgspec.MsgspecError):
         return False
-    return all(damage(entry, file) is None for file in files)
+    return all(find_damage(entry, file) is None for file in files)
 
 
-def _evict(cap_bytes: float) -> None:
-    """Remove the entries longest unused until the rest fits the cap, but none that may still be read."""
+def _evict_entries(cap_bytes: float) -> None:
+    """Remove the least recently used entries until the rest fits the cap, but none that may still be read."""
     total = 0
-    for entry in entries():
+    for entry in list_entries():
         total += entry.bytes
         if total > cap_bytes:
-            with suppress(InputError):  # it is somebody else's: no reason for our own work to fail
-                _remove(entry, IN_USE)
-    _tidy()
+            with suppress(InputError):  # owned by another user: no reason for this process to fail
+                _remove_entry(entry, IN_USE)
+    _remove_abandoned()
 
 
 def _cap_bytes() -> float:
@@ -284,6 +289,6 @@ def _cap_bytes() -> float:
         cap = float(text)
     except ValueError:
         cap = math.nan
-    if not cap >= 0:  # NaN would keep everything, and a negative cap nothing
+    if not cap >= 0:  # NaN would never evict, and a negative cap would evict everything
         raise UsageError(f"{CAP_VARIABLE}={text!r} is not a number of GiB.", "Set it to a number such as 20.")
     return cap * 2**30

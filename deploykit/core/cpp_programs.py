@@ -1,7 +1,7 @@
-"""Programs in C++, built on this machine by CMake from the sources that this package ships, and kept in the cache.
+"""Build and run C++ programs: compiled on this machine by CMake from the sources in this package, and cached.
 
-Configuring costs less than a second and is done every time: only then is it known which compiler and which libraries
-are there. A program is built again when one of these, or a source, is another than before.
+CMake configures the project every time, in less than a second, since only that shows which compiler and libraries are
+installed. A program is built again if one of these, or a source file, has changed.
 """
 
 from __future__ import annotations
@@ -20,43 +20,44 @@ from typing import Final, NamedTuple
 
 from deploykit.core import cache
 from deploykit.core.errors import BackendError, CheckFailed, DeploykitError, InputError, InternalError, UsageError
-from deploykit.core.files import sha256
+from deploykit.core.extras import install_command
+from deploykit.core.files import hash_file
 from deploykit.core.values import Progress
 
-SOURCES: Final = Path(__file__).parent / "cpp"
-"""The C++ library: headers, sources, CMake package, examples."""
+SOURCES: Final = Path(__file__).parents[1] / "cpp"
+"""The C++ library: headers, sources, CMake package and examples."""
 
 CMAKE_FOLDER: Final = SOURCES / "cmake"
-"""Where find_package(deploykit) finds it."""
+"""Folder of the CMake package, for find_package(deploykit)."""
 
-TOOLS: Final = "On Debian and Ubuntu: apt install cmake make g++ nlohmann-json3-dev libssl-dev."
+INSTALL_TOOLS: Final = "On Debian and Ubuntu: apt install cmake make g++ nlohmann-json3-dev libssl-dev."
 
 SONAME: Final = "libonnxruntime.so.1"
-"""What a program asks the loader for. The wheel of 1.31 has its library under the full version only."""
+"""Library name that a program requests from the dynamic loader. The wheel of 1.31 has only the full version's name."""
 
 ONNXRUNTIME: Final = "ONNXRuntime_LIBRARY"
 HEADERS: Final = "ONNXRuntime_INCLUDE_DIR"
 
-LACKING: Final = {
-    "CMAKE_MAKE_PROGRAM": ("make or ninja", TOOLS),
+MISSING_DEPENDENCIES: Final = {
+    "CMAKE_MAKE_PROGRAM": ("make or ninja", INSTALL_TOOLS),
     HEADERS: (
         "the headers of ONNX Runtime's C API",
         "On Debian and Ubuntu: apt install libonnxruntime-dev, where the release has it; or unpack a release archive "
         "of ONNX Runtime and name its folder in the environment variable ONNXRuntime_ROOT.",
     ),
-    ONNXRUNTIME: ("ONNX Runtime's library", "pip install 'deploykit[cpu]', or name a folder in ONNXRuntime_ROOT."),
-    "nlohmann_json_DIR": ("nlohmann_json", TOOLS),
-    "OPENSSL_INCLUDE_DIR": ("OpenSSL's headers", TOOLS),
-    "OPENSSL_CRYPTO_LIBRARY": ("OpenSSL", TOOLS),
+    ONNXRUNTIME: ("ONNX Runtime's library", "Name its folder in the environment variable ONNXRuntime_ROOT."),
+    "nlohmann_json_DIR": ("nlohmann_json", INSTALL_TOOLS),
+    "OPENSSL_INCLUDE_DIR": ("OpenSSL's headers", INSTALL_TOOLS),
+    "OPENSSL_CRYPTO_LIBRARY": ("OpenSSL", INSTALL_TOOLS),
 }
-"""Entries of CMake's cache that say by NOTFOUND why it stopped: what is missing, and what to do."""
+"""CMake cache entries that end in NOTFOUND if a dependency is missing, with its name and remedy."""
 
 LINES_SHOWN: Final = 30
-"""Of CMake or a compiler, where it failed: the reason stands at the end."""
+"""Number of output lines shown if CMake or the compiler fails: the reason is at the end."""
 
 
-class Project(NamedTuple):
-    """What to build: a folder with a CMakeLists.txt, all folders that its programs are made of, and their names."""
+class CppProject(NamedTuple):
+    """A CMake project: its folder, all source folders of its programs, CMake options and program names."""
 
     folder: Path
     sources: tuple[Path, ...]
@@ -64,168 +65,181 @@ class Project(NamedTuple):
     programs: tuple[str, ...]
 
 
-BENCH: Final = Project(
+BENCH: Final = CppProject(
     SOURCES,
     tuple(SOURCES / name for name in ("CMakeLists.txt", "bench", "cmake", "include", "src")),
     ("-DDEPLOYKIT_BENCH=ON",),
     ("deploykit-bench", "deploykit-answer"),
 )
-"""The library as it is shipped, the program that measures it, and the one that says what it answers."""
+"""The shipped library, the program that measures latency, and the program that computes outputs."""
 
 ERRORS: Final = {error.exit_code: error for error in (CheckFailed, UsageError, InputError, BackendError, InternalError)}
-"""The C++ library numbers its errors as the command line numbers its exit codes."""
+"""Error class by exit code; the C++ library's error codes are the command line's exit codes."""
 
 
-def run(program: Path, *words: object) -> str:
-    """What one of our programs prints. Errors of the C++ library are raised as ours of the same kind: BackendError also
-    where the program cannot be loaded, InternalError also where it dies.
+def run_program(program: Path, *arguments: object) -> str:
+    """Run one of our programs and return its stdout. Errors of the C++ library are raised as the Python error of the
+    same code; BackendError also if the program cannot be loaded, InternalError also if it is killed by a signal.
     """
     done = subprocess.run(
-        (program, *map(str, words)), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        (program, *map(str, arguments)), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise refusal(program.name, done.returncode, done.stderr)
+        raise translate_failure(program.name, done.returncode, done.stderr)
     return done.stdout
 
 
-def refusal(name: str, code: int, said: str) -> DeploykitError:
-    """What a program of ours meant by ending so: the C++ library's error as ours of the same kind."""
-    reason = " ".join(said.split()).removeprefix(f"{name}: ")
+def translate_failure(name: str, code: int, stderr: str) -> DeploykitError:
+    """Translate a program's exit code and stderr to the Python error of the same code."""
+    reason = " ".join(stderr.split()).removeprefix(f"{name}: ")
     if code < 0:
-        return InternalError(f"{name} died by {signal.Signals(-code).name}. {reason}".strip(), "Report it.")
+        return InternalError(f"{name} was killed by {signal.Signals(-code).name}. {reason}".strip(), "Report it.")
     return ERRORS.get(code, BackendError)(reason or f"{name} ended with exit code {code}.", "")
 
 
-def build(project: Project, progress: Progress) -> Path:
-    """The folder that holds a project's programs, built now or before.
+def build_programs(project: CppProject, progress: Progress) -> Path:
+    """Build a project's programs if they are not cached, and return their folder.
 
-    BackendError where CMake, a compiler, a library or its headers are missing, or where a source does not compile.
+    BackendError if CMake, a compiler, a library or its headers are missing, or if a source does not compile.
     """
     cmake = shutil.which("cmake")
     if cmake is None:
-        raise BackendError("CMake is not installed, and the C++ programs are built on this machine.", TOOLS)
+        raise BackendError("The C++ programs are built on this machine, and CMake is not installed.", INSTALL_TOOLS)
     with tempfile.TemporaryDirectory(prefix="deploykit-", ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
-        settings = _configured(cmake, project, folder, progress)
+        settings = _configure_project(cmake, project, folder, progress)
 
-        def compiled(entry: Path) -> None:
+        def compile_programs(entry: Path) -> None:
             with progress.step(f"building {' and '.join(project.programs)}"):
-                words = (cmake, "--build", str(folder), "--parallel", str(os.cpu_count() or 1))
-                done = _run((*words, "--target", *project.programs))
-            if done.code != 0:
-                progress.note(done.end)
+                command = (cmake, "--build", str(folder), "--parallel", str(os.cpu_count() or 1))
+                result = _run_tool((*command, "--target", *project.programs))
+            if result.code != 0:
+                progress.note(result.last_lines)
                 raise BackendError(
-                    "The C++ programs could not be built: the compiler's own words stand above.",
-                    "It must know C++17, and libraries and headers must be those of this machine.",
+                    "The C++ programs could not be built: see the compiler's output above.",
+                    "The compiler must support C++17, and libraries and headers must match this machine.",
                 )
             for program in project.programs:
                 shutil.copy2(folder / program, entry / program)
             _link_library(settings, entry)
 
-        return cache.fetch("native", {"sources": _digests(project.sources), **_here(folder, settings)}, compiled)
+        return cache.fetch_or_build(
+            "native",
+            {"sources": _digest_sources(project.sources), **_describe_environment(folder, settings)},
+            compile_programs,
+        )
 
 
-def _configured(cmake: str, project: Project, folder: Path, progress: Progress) -> dict[str, str]:
-    """CMake's cache, behind a configuration that went well."""
-    words = [cmake, "-S", str(project.folder), "-B", str(folder), *project.options]
-    words += ["-DCMAKE_BUILD_TYPE=Release", "-DDEPLOYKIT_WERROR=OFF", r"-DCMAKE_BUILD_RPATH=$ORIGIN/lib"]
+def _configure_project(cmake: str, project: CppProject, folder: Path, progress: Progress) -> dict[str, str]:
+    """Configure the project, and return CMake's cache."""
+    command = [cmake, "-S", str(project.folder), "-B", str(folder), *project.options]
+    command += ["-DCMAKE_BUILD_TYPE=Release", "-DDEPLOYKIT_WERROR=OFF", r"-DCMAKE_BUILD_RPATH=$ORIGIN/lib"]
     if shutil.which("ninja") is not None and "CMAKE_GENERATOR" not in os.environ:
-        words += ["-G", "Ninja"]
-    done, settings = _run(words), _settings(folder)
-    if _missing(settings, ONNXRUNTIME) and not _missing(settings, HEADERS) and (wheel := _wheel_library()) is not None:
-        done = _run([*words, f"-D{ONNXRUNTIME}={wheel}"])
-        settings = _settings(folder)
-    if done.code != 0:
-        raise _explained(done, settings, progress)
+        command += ["-G", "Ninja"]
+    result, settings = _run_tool(command), _read_settings(folder)
+    if (
+        _is_missing(settings, ONNXRUNTIME)
+        and not _is_missing(settings, HEADERS)
+        and (wheel := _wheel_library()) is not None
+    ):
+        result = _run_tool([*command, f"-D{ONNXRUNTIME}={wheel}"])
+        settings = _read_settings(folder)
+    if result.code != 0:
+        raise _explain_failure(result, settings, progress)
     return settings
 
 
-def _settings(folder: Path) -> dict[str, str]:
-    """CMake's cache by name; empty where it stopped before it wrote one."""
+def _read_settings(folder: Path) -> dict[str, str]:
+    """Read CMake's cache by name; empty if CMake stopped before it wrote one."""
     try:
         lines = (folder / "CMakeCache.txt").read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return {}
-    found = (re.fullmatch(r"([^#/:=][^:=]*):[A-Z]+=(.*)", line) for line in lines)
-    return {each[1]: each[2] for each in found if each is not None and not each[1].endswith("-ADVANCED")}
+    entries = (re.fullmatch(r"([^#/:=][^:=]*):[A-Z]+=(.*)", line) for line in lines)
+    return {entry[1]: entry[2] for entry in entries if entry is not None and not entry[1].endswith("-ADVANCED")}
 
 
-def _missing(settings: Mapping[str, str], name: str) -> bool:
+def _is_missing(settings: Mapping[str, str], name: str) -> bool:
     return settings.get(name, "").endswith("-NOTFOUND")
 
 
 def _wheel_library() -> Path | None:
-    """The library inside the Python package onnxruntime, which has one of its own since 1.31; never imported."""
+    """The shared library in the Python package onnxruntime, which has one since 1.31; the package is not imported."""
     spec = importlib.util.find_spec("onnxruntime")
-    places = (spec.submodule_search_locations or ()) if spec is not None else ()
-    found = (path for place in places for path in sorted(Path(place, "capi").glob("libonnxruntime.so.*")))
-    return next(found, None)
+    folders = (spec.submodule_search_locations or ()) if spec is not None else ()
+    paths = (path for folder in folders for path in sorted(Path(folder, "capi").glob("libonnxruntime.so.*")))
+    return next(paths, None)
 
 
 def _link_library(settings: Mapping[str, str], entry: Path) -> None:
-    """Give the wheel's library the name that the loader looks for, where the program looks first."""
+    """Link the wheel's library under the name that the dynamic loader searches for, in the program's RPATH."""
     library = Path(settings.get(ONNXRUNTIME, ""))
     if library.is_file() and not (library.parent / SONAME).exists():
         (entry / "lib").mkdir()
         (entry / "lib" / SONAME).symlink_to(library.resolve())
 
 
-def _here(folder: Path, settings: Mapping[str, str]) -> dict[str, object]:
-    """What of this machine determines a build: all that CMake found and was told, the compiler's version, and the
-    files of tools and libraries, by size and time.
+def _describe_environment(folder: Path, settings: Mapping[str, str]) -> dict[str, object]:
+    """Everything on this machine that determines a build: CMake's settings, the compiler's version, and size and time
+    of the tools and libraries.
     """
-    told = {name: value for name, value in settings.items() if str(folder) not in value}
-    files = {value: path.stat() for value in told.values() if value.startswith("/") and (path := Path(value)).is_file()}
-    compiler = [sha256(path) for path in sorted(folder.glob("CMakeFiles/*/CMakeCXXCompiler.cmake"))]
+    stable = {name: value for name, value in settings.items() if str(folder) not in value}
+    paths = (value for value in stable.values() if value.startswith("/"))
+    files = {value: path.stat() for value in paths if (path := Path(value)).is_file()}
+    compiler = [hash_file(path) for path in sorted(folder.glob("CMakeFiles/*/CMakeCXXCompiler.cmake"))]
     stamps = {path: (status.st_size, status.st_mtime_ns) for path, status in files.items()}
-    return {"settings": told, "files": stamps, "compiler": compiler}
+    return {"settings": stable, "files": stamps, "compiler": compiler}
 
 
-def _digests(sources: Sequence[Path]) -> list[str]:
-    """Of every file below these places, its name and its content."""
+def _digest_sources(sources: Sequence[Path]) -> list[str]:
+    """Name and digest of every source file."""
     return [
-        f"{path.relative_to(source.parent)} {sha256(path)}"
+        f"{path.relative_to(source.parent)} {hash_file(path)}"
         for source in sources
         for path in (source, *sorted(source.rglob("*")))
         if path.is_file()
     ]
 
 
-class Done(NamedTuple):
-    """How a tool ended, and all that it said."""
+class ToolResult(NamedTuple):
+    """Exit code and output of a tool."""
 
     code: int
     output: str
 
     @property
-    def end(self) -> str:
-        """The last lines."""
+    def last_lines(self) -> str:
+        """The last lines of the output."""
         return "\n".join([line for line in self.output.splitlines() if line.strip()][-LINES_SHOWN:])
 
 
-def _run(words: Sequence[str]) -> Done:
-    """Run a tool to its end. Where we are interrupted, it and all that it started end too."""
+def _run_tool(command: Sequence[str]) -> ToolResult:
+    """Run a tool to its end. If this process is interrupted, the tool and its children are killed."""
     with subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         errors="replace", start_new_session=True,
-    ) as started:  # fmt: skip
+    ) as process:  # fmt: skip
         try:
-            output, _ = started.communicate()
+            output, _ = process.communicate()
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(started.pid, signal.SIGKILL)
+                os.killpg(process.pid, signal.SIGKILL)
             raise
-    return Done(started.returncode, output)
+    return ToolResult(process.returncode, output)
 
 
-def _explained(done: Done, settings: Mapping[str, str], progress: Progress) -> BackendError:
-    """Why CMake stopped, in words."""
-    lacking = [LACKING[name] for name in LACKING if _missing(settings, name)]
-    if lacking:
-        what, remedy = lacking[0]
+def _explain_failure(result: ToolResult, settings: Mapping[str, str], progress: Progress) -> BackendError:
+    """Explain why CMake stopped."""
+    missing = [MISSING_DEPENDENCIES[name] for name in MISSING_DEPENDENCIES if _is_missing(settings, name)]
+    if missing:
+        what, remedy = missing[0]
+        if missing[0] == MISSING_DEPENDENCIES[ONNXRUNTIME]:
+            remedy += f" The wheel has one too:\n  {install_command('cpu')}"
         return BackendError(f"The C++ programs need {what}, and CMake finds none on this machine.", remedy)
-    if re.search(r"No CMAKE_CXX_COMPILER could be found|CMAKE_CXX_COMPILER not set", done.output):
-        named = f": CXX={os.environ['CXX']} names none" if "CXX" in os.environ else ""
-        return BackendError(f"The C++ programs need a compiler, and CMake finds none on this machine{named}.", TOOLS)
-    progress.note(done.end)
-    return BackendError("CMake cannot configure the C++ programs: its own words stand above.", "Mend what they name.")
+    if re.search(r"No CMAKE_CXX_COMPILER could be found|CMAKE_CXX_COMPILER not set", result.output):
+        setting = f": CXX={os.environ['CXX']} is not a compiler" if "CXX" in os.environ else ""
+        return BackendError(
+            f"The C++ programs need a compiler, and CMake finds none on this machine{setting}.", INSTALL_TOOLS
+        )
+    progress.note(result.last_lines)
+    return BackendError("CMake cannot configure the C++ programs: see its output above.", "Fix what it reports.")

@@ -1,7 +1,7 @@
-"""Every error that a user can meet, with its exit code and its remedy.
+"""The errors that a user can see, each with its exit code and remedy.
 
-A message says what happened, where, and what to do. Exit codes: 1 a check failed, 2 wrong usage, 3 bad input,
-4 a missing or unusable backend, 5 an internal fault. Only the command line turns them into exits.
+A message says what happened, where, and what to do. Exit codes: 1 failed check, 2 wrong usage, 3 bad input,
+4 missing or unusable backend, 5 internal error. Only the command line turns errors into exit codes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import ClassVar
 
 
 class DeploykitError(Exception):
-    """Base of all errors that are explained rather than traced."""
+    """Base class of all errors that are shown as a message without a traceback."""
 
     exit_code: ClassVar[int] = 5
 
@@ -26,39 +26,39 @@ class DeploykitError(Exception):
 
 
 class CheckFailed(DeploykitError):
-    """Work was done and a check refused its result: parity, a digest, a self-test."""
+    """A check failed: parity, a checksum or a self-test."""
 
     exit_code = 1
 
 
 class UsageError(DeploykitError):
-    """The words of the command do not fit together."""
+    """Invalid arguments, or arguments that contradict each other."""
 
     exit_code = 2
 
 
 class InputError(DeploykitError):
-    """A file, folder, checkpoint or network that cannot be used as it is."""
+    """A file, folder, checkpoint or network that cannot be used."""
 
     exit_code = 3
 
 
 class BackendError(DeploykitError):
-    """A library or device that is missing, or that refused the work."""
+    """A library or device that is missing or failed."""
 
     exit_code = 4
 
 
 class InternalError(DeploykitError):
-    """A promise of our own code that did not hold."""
+    """A violated invariant of deploykit's own code."""
 
     exit_code = 5
 
 
-def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
-    """`unknown model 'resnt50'; did you mean resnet50 or wide_resnet50_2?`"""
-    known = sorted(choices)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    if near:
-        return f"unknown {kind} {name!r}; did you mean {' or '.join(near)}?"
-    return f"unknown {kind} {name!r}; choose from {', '.join(known)}."
+def format_unknown(kind: str, name: str, choices: Iterable[str]) -> str:
+    """Format `unknown model 'resnt50'; did you mean resnet50 or wide_resnet50_2?`, or list the choices."""
+    names = sorted(choices)
+    similar = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if similar:
+        return f"unknown {kind} {name!r}; did you mean {' or '.join(similar)}?"
+    return f"unknown {kind} {name!r}; choose from {', '.join(names)}."

@@ -1,4 +1,4 @@
-"""Files and folders: digests, and files and folders that appear whole or not at all."""
+"""Files and folders: digests and atomic writes."""
 
 from __future__ import annotations
 
@@ -21,69 +21,71 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-def plain(name: str) -> str:
-    """A tensor's name as a part of a file's name: `gpu_0/data:0` -> `gpu_0%2Fdata%3A0`. No two become one."""
+def escape_name(name: str) -> str:
+    """Escape a tensor's name for use in a file name: `gpu_0/data:0` -> `gpu_0%2Fdata%3A0`. The mapping is injective."""
     return quote(name, safe=" ")
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file's content, read in pieces."""
+def hash_file(path: Path) -> str:
+    """Compute a file's SHA-256 as hex digits, reading in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
-def record(folder: Path, name: str) -> FileRecord:
-    """The record of `folder/name`, its path relative to `folder`."""
+def record_file(folder: Path, name: str) -> FileRecord:
+    """Record size and digest of `folder/name`; the record's path is relative to `folder`."""
     path = folder / name
-    return FileRecord(name, sha256(path), path.stat().st_size)
+    return FileRecord(name, hash_file(path), path.stat().st_size)
 
 
-def damage(folder: Path, file: FileRecord) -> str | None:
-    """What is wrong with a file that a record promises; None: it is as it was."""
+def find_damage(folder: Path, file: FileRecord) -> str | None:
+    """Compare a file with its record. Returns the difference as a clause; None: they match."""
     path = folder / file.path
     if not path.is_file():
         return f"{file.path} is missing"
     if (size := path.stat().st_size) != file.bytes:
         return f"{file.path} has {size} bytes instead of {file.bytes}"
-    if sha256(path) != file.sha256:
+    if hash_file(path) != file.sha256:
         return f"{file.path} differs from its recorded SHA-256"
     return None
 
 
 @contextmanager
-def staged(destination: Path, remedy: str = "Free some space, or choose another folder with -o.") -> Iterator[Path]:
-    """A folder to write into that becomes `destination` when the block ends well, and vanishes when it does not.
+def stage_folder(
+    destination: Path, remedy: str = "Free some space, or choose another folder with -o."
+) -> Iterator[Path]:
+    """Yield a temporary folder that is renamed to `destination` if the block succeeds, and removed if it fails.
 
-    Everything is on disk before the rename, so a crash leaves either the old folder or the new one. What stood at
-    `destination` is put aside, and comes back if the last step fails.
+    All files are flushed to disk before the rename, so that a crash leaves either the old folder or the new one. An
+    existing `destination` is moved aside, and restored if the rename fails.
     """
     parent = destination.parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        _sweep(destination)
+        _recover_leftovers(destination)
         folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}.partial-{os.getpid()}-", dir=parent))
     except OSError as error:
-        raise explained(error, destination, remedy) from error
+        raise explain_os_error(error, destination, remedy) from error
     try:
         yield folder
-        folder.chmod(0o777 & ~_umask())
-        _sync(folder)
-        _replace(folder, destination)
+        folder.chmod(0o777 & ~_current_umask())
+        _sync_folder(folder)
+        _swap_folders(folder, destination)
     except OSError as error:
-        if error.errno not in OF_THE_DISK:
+        if error.errno not in DISK_ERRORS:
             raise
-        raise explained(error, destination, remedy) from error
+        raise explain_os_error(error, destination, remedy) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def replace_file(path: Path, content: Buffer, remedy: str) -> None:
-    """Write `content` as `path`, whose folder exists. InputError with `remedy` where the disk refuses.
+    """Write `content` to `path` atomically; its folder must exist. InputError with `remedy` if the disk refuses.
 
-    Readers see what was there before or all of the new, after a crash too.
+    Readers see either the old or the new content, also after a crash.
     """
     partial = None
     try:
@@ -92,28 +94,28 @@ def replace_file(path: Path, content: Buffer, remedy: str) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        partial.chmod(0o666 & ~_umask())
+        partial.chmod(0o666 & ~_current_umask())
         partial.replace(path)
     except OSError as error:
-        raise explained(error, path, remedy) from error
+        raise explain_os_error(error, path, remedy) from error
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)
 
 
-OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
-"""Errors that say something about where we write, not about what we do."""
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
+"""Errors caused by the disk or its permissions rather than by the caller's work."""
 
 
-def explained(error: OSError, where: Path, remedy: str) -> InputError:
-    """An operating-system error about `where`, in words."""
+def explain_os_error(error: OSError, where: Path, remedy: str) -> InputError:
+    """Turn an operating-system error about `where` into an InputError."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return InputError(f"The disk that holds {where} is full.", remedy)
     return InputError(f"{where} cannot be written: {reason}.", remedy)
 
 
-def _replace(folder: Path, destination: Path) -> None:
+def _swap_folders(folder: Path, destination: Path) -> None:
     if not destination.exists():
         folder.rename(destination)
         return
@@ -127,7 +129,7 @@ def _replace(folder: Path, destination: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _sync(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     for path in (*folder.rglob("*"), folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -136,22 +138,22 @@ def _sync(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _sweep(destination: Path) -> None:
-    """Tidy up after killed processes: their partial folders go, and what one of them had put aside comes back where
-    nothing has taken its place.
+def _recover_leftovers(destination: Path) -> None:
+    """Clean up after killed processes: remove their partial folders, and restore a folder that one had moved aside if
+    nothing has replaced it.
     """
     prefix = f".{destination.name}.partial-"
-    for left in destination.parent.glob(f"{glob.escape(prefix)}*"):
-        pid, _, rest = left.name.removeprefix(prefix).partition("-")
-        if not pid.isdigit() or _alive(int(pid)):
+    for leftover in destination.parent.glob(f"{glob.escape(prefix)}*"):
+        pid, _, suffix = leftover.name.removeprefix(prefix).partition("-")
+        if not pid.isdigit() or _is_running(int(pid)):
             continue
-        if rest == "old" and not destination.exists():
-            left.rename(destination)
+        if suffix == "old" and not destination.exists():
+            leftover.rename(destination)
         else:
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -161,7 +163,7 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _umask() -> int:
+def _current_umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current

@@ -1,12 +1,12 @@
-"""ONNX graphs as files: written without holding the weights three times, checked without copying them.
+"""Write and check ONNX files without copying their weights.
 
-An ONNX file is one Protobuf message. Python's Protobuf copies every weight into the message and then copies the message
-into bytes, which for VGG's half gigabyte takes longer than tracing it. Here only the graph around the weights goes
-through Protobuf; each weight is written behind it as the field that it is. In Protobuf's encoding
+An ONNX file is one Protobuf message. Python's Protobuf copies every weight into the message and then the message into
+bytes, which for VGG's half gigabyte takes longer than tracing the network. Here only the graph without its weights
+passes through Protobuf; each weight is then appended as an encoded field. In Protobuf's encoding
 
     ModelProto.graph = 7, GraphProto.initializer = 5, TensorProto.raw_data = 9
 
-are fields of bytes: a tag (number · 8 + 2), a length as a varint, the content. Fields may come in any order.
+are length-delimited fields: a tag (number · 8 + 2), a length as a varint, the content. Fields may come in any order.
 """
 
 from __future__ import annotations
@@ -20,33 +20,34 @@ import onnx_ir as ir
 from deploykit.core.errors import InternalError
 
 SMALL = 1024
-"""Constants up to so many bytes may be shapes and axes, which shape inference reads."""
+"""Constants of at most this many bytes may be shapes or axes, which shape inference reads."""
 
-REMEDY = "This is a fault of deploykit: please report it with the command that you ran."
+REMEDY = "This is a bug in deploykit: please report it with the command that you ran."
 
 
-def save(model: ir.Model, path: Path) -> None:
-    """Write the graph and its weights as one file."""
-    weights = [_initializer(value) for value in model.graph.initializers.values()]
+def save_model(model: ir.Model, path: Path) -> None:
+    """Write the graph and its weights to one file."""
+    weights = [_encode_initializer(value) for value in model.graph.initializers.values()]
     proto = _without_weights(model)
     graph = proto.graph.SerializeToString()
     proto.ClearField("graph")
-    sizes = [len(header) + len(data) for header, data in weights]
-    size = len(graph) + sum(len(_field(5, each)) + each for each in sizes)
+    lengths = [len(header) + len(data) for header, data in weights]
+    size = len(graph) + sum(len(_encode_tag(5, length)) + length for length in lengths)
     with path.open("wb") as file:
         file.write(proto.SerializeToString())
-        file.write(_field(7, size))
+        file.write(_encode_tag(7, size))
         file.write(graph)
-        for (header, data), each in zip(weights, sizes, strict=True):
-            file.write(_field(5, each))
+        for (header, data), length in zip(weights, lengths, strict=True):
+            file.write(_encode_tag(5, length))
             file.write(header)
             file.write(data)
 
 
-def check(model: ir.Model) -> None:
-    """Onnx's own checker with full shape inference. InternalError where it refuses.
+def check_model(model: ir.Model) -> None:
+    """Run onnx's checker with full shape inference. InternalError if it refuses the graph.
 
-    Weights stand as inputs meanwhile: the checker looks at their types and shapes and would copy their content.
+    Large weights are passed as graph inputs, because the checker needs only their types and shapes and would copy their
+    content.
     """
     proto = _without_weights(model)
     for value in model.graph.initializers.values():
@@ -65,30 +66,30 @@ def check(model: ir.Model) -> None:
 
 
 def _without_weights(model: ir.Model) -> onnx.ModelProto:
-    held = dict(model.graph.initializers)
+    initializers = dict(model.graph.initializers)
     model.graph.initializers.clear()
     try:
         return ir.to_proto(model)
     finally:
-        model.graph.initializers.update(held)
+        model.graph.initializers.update(initializers)
 
 
-def _initializer(value: ir.Value) -> tuple[bytes, bytes]:
-    """A TensorProto in two parts: all but its data, ending in the tag and length of the data; and the data."""
+def _encode_initializer(value: ir.Value) -> tuple[bytes, bytes]:
+    """Encode a TensorProto in two parts: everything up to the tag and length of its data, and the data."""
     tensor = value.const_value
     assert tensor is not None
     data = tensor.tobytes()
-    head = onnx.TensorProto(dims=tensor.shape.numpy(), data_type=tensor.dtype.value, name=value.name)
-    return head.SerializeToString() + _field(9, len(data)), data
+    header = onnx.TensorProto(dims=tensor.shape.numpy(), data_type=tensor.dtype.value, name=value.name)
+    return header.SerializeToString() + _encode_tag(9, len(data)), data
 
 
-def _field(number: int, length: int) -> bytes:
-    """Tag and length of a field of bytes."""
-    return bytes((number * 8 + 2, *_varint(length)))
+def _encode_tag(number: int, length: int) -> bytes:
+    """Encode tag and length of a length-delimited field."""
+    return bytes((number * 8 + 2, *_encode_varint(length)))
 
 
-def _varint(number: int) -> Iterator[int]:
-    """Seven bits per byte, the lowest first; the eighth says that more follow."""
+def _encode_varint(number: int) -> Iterator[int]:
+    """Encode an integer with seven bits per byte, lowest first; the eighth bit says that more bytes follow."""
     while number > 0x7F:
         yield number & 0x7F | 0x80
         number >>= 7

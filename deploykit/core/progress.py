@@ -1,4 +1,4 @@
-"""Progress as a library tells it: to the logger `deploykit`, which says nothing of it unless it is asked to."""
+"""Progress of library calls, sent to the logger `deploykit`, which is silent by default."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ LOGGER: Final = logging.getLogger("deploykit")
 
 
 class LoggedProgress:
-    """Steps at the level INFO, when they begin; notes, which a user should read, at WARNING."""
+    """Log the start of each step at level INFO, and notes to the user at level WARNING."""
 
     @contextmanager
     def step(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:  # noqa: ARG002 - no bar here
-        """Its title; its units are not counted."""
+        """Log the title; units are not counted."""
         LOGGER.info("%s", title)
         yield lambda: None
 
     def note(self, text: str) -> None:
-        """As a warning."""
+        """Log the text as a warning."""
         LOGGER.warning("%s", text)

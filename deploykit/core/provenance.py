@@ -1,4 +1,4 @@
-"""Where a figure comes from: versions, machine and our own code, told without importing any of the libraries."""
+"""Provenance of results: library versions, machine and digest of deploykit's code, without importing the libraries."""
 
 from __future__ import annotations
 
@@ -19,42 +19,43 @@ LIBRARIES: Final = (
     *("tensorrt", "tensorrt-rtx", "pycuda", "cuda-bindings"),
     *("numpy", "pillow", "scikit-learn", "scikit-image"),
 )
-"""What a result may depend on; those that are not installed are left out."""
+"""Libraries that a result may depend on; those that are not installed are left out."""
 
 PACKAGES: Final = ("deploykit", "deploykit.export.architectures", "deploykit.core.calibration")
-"""All that holds our code. In a checkout the last two are links, which a search of the first does not follow."""
+"""Packages with deploykit's code. In a checkout the last two are symbolic links, which a search of the first does not
+follow."""
 
 
-def provenance() -> Provenance:
-    """Of whatever is made now, here."""
+def collect_provenance() -> Provenance:
+    """Collect the provenance of a result created now on this machine."""
     return Provenance(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         deploykit=metadata.version("deploykit"),
         code_sha256=code_digest(),
-        libraries=libraries(),
+        libraries=list_libraries(),
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         host=platform.node(),
-        processor=processor(),
+        processor=processor_name(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
     )
 
 
 @cache
-def libraries() -> dict[str, str]:
-    """Installed version by library."""
-    found = {}
+def list_libraries() -> dict[str, str]:
+    """List the installed libraries with their versions."""
+    versions = {}
     for name in LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 @cache
 def code_digest() -> str:
-    """SHA-256 over every Python file and manifest of our packages: results of other code are not taken for ours."""
+    """SHA-256 over every Python and TOML file of deploykit's packages, so that results of other code are not reused."""
     digest = hashlib.sha256()
     for package in PACKAGES:
         spec = importlib.util.find_spec(package)
@@ -67,8 +68,8 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def processor() -> str:
-    """The CPU's own name, from /proc/cpuinfo where that is, else what Python knows."""
+def processor_name() -> str:
+    """The CPU's product name from /proc/cpuinfo, else the name that Python reports."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

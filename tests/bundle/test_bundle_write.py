@@ -8,14 +8,14 @@ import pytest
 
 from deploykit.bundle import manifest as manifests
 from deploykit.bundle.verify import check_files
-from deploykit.bundle.write import may_replace, write, write_golden
+from deploykit.bundle.write import require_replaceable, write_bundle, write_golden
 from deploykit.core.errors import InputError
-from deploykit.core.files import sha256
+from deploykit.core.files import hash_file
 
 
 @pytest.fixture
 def manifest(fp32_bundle):
-    return msgspec.structs.replace(manifests.read(fp32_bundle), files={}, labels=None)
+    return msgspec.structs.replace(manifests.read_manifest(fp32_bundle), files={}, labels=None)
 
 
 @pytest.fixture
@@ -26,49 +26,49 @@ def source(bundle):
 
 
 def test_every_file_is_recorded_with_its_digest(manifest, source, tmp_path):
-    written = write(tmp_path / "new", manifest, source, source, ())
+    written = write_bundle(tmp_path / "new", manifest, source, source, ())
     assert set(written.files) == {"model.onnx", "golden/in.input.npy", "golden/out.logits.npy"}
     for path, file in written.files.items():
-        assert (file.path, file.sha256) == (path, sha256(tmp_path / "new" / path))
+        assert (file.path, file.sha256) == (path, hash_file(tmp_path / "new" / path))
         assert file.bytes == (tmp_path / "new" / path).stat().st_size
 
 
-def test_what_is_handed_back_is_what_is_read(manifest, source, tmp_path):
-    written = write(tmp_path / "new", manifest, source, source, ())
-    assert manifests.read(tmp_path / "new") == written
+def test_the_returned_manifest_is_the_written_one(manifest, source, tmp_path):
+    written = write_bundle(tmp_path / "new", manifest, source, source, ())
+    assert manifests.read_manifest(tmp_path / "new") == written
     check_files(tmp_path / "new", written)
 
 
-def test_labels_are_a_line_each_and_part_of_the_bundle(manifest, source, tmp_path):
-    written = write(tmp_path / "new", manifest, source, source, ("Katze", "Hündchen", "小鸟"))
+def test_labels_are_one_per_line_and_part_of_the_bundle(manifest, source, tmp_path):
+    written = write_bundle(tmp_path / "new", manifest, source, source, ("Katze", "Hündchen", "小鸟"))
     assert (written.labels, written.files["labels.txt"].path) == ("labels.txt", "labels.txt")
     assert (tmp_path / "new" / "labels.txt").read_text(encoding="utf-8") == "Katze\nHündchen\n小鸟\n"
 
 
-def test_weights_beside_the_graph_travel_with_it(manifest, source, tmp_path):
+def test_external_data_is_copied_with_the_graph(manifest, source, tmp_path):
     (source / "model.onnx.data").write_bytes(b"weights")
-    written = write(tmp_path / "new", manifest, source, source, ())
+    written = write_bundle(tmp_path / "new", manifest, source, source, ())
     assert (tmp_path / "new" / "model.onnx.data").read_bytes() == b"weights"
     assert "model.onnx.data" in written.files
 
 
-def test_nothing_else_of_the_stages_folder_is_taken(manifest, source, tmp_path):
+def test_no_other_file_of_the_source_folder_is_copied(manifest, source, tmp_path):
     (source / "entry.json").write_text("{}")
-    assert "entry.json" not in write(tmp_path / "new", manifest, source, source, ()).files
+    assert "entry.json" not in write_bundle(tmp_path / "new", manifest, source, source, ()).files
 
 
-def test_a_bundle_that_is_replaced_is_replaced_whole(manifest, source, tmp_path):
-    write(tmp_path / "new", manifest, source, source, ("a", "b"))
-    write(tmp_path / "new", manifest, source, source, ())
+def test_an_existing_bundle_is_replaced_atomically(manifest, source, tmp_path):
+    write_bundle(tmp_path / "new", manifest, source, source, ("a", "b"))
+    write_bundle(tmp_path / "new", manifest, source, source, ())
     assert not (tmp_path / "new" / "labels.txt").exists()
 
 
-def test_a_failure_leaves_what_was_there(manifest, source, tmp_path):
-    write(tmp_path / "new", manifest, source, source, ())
+def test_a_failure_leaves_the_existing_bundle(manifest, source, tmp_path):
+    write_bundle(tmp_path / "new", manifest, source, source, ())
     before = (tmp_path / "new" / "manifest.json").read_bytes()
     (source / "golden" / "in.input.npy").unlink()
     with pytest.raises(FileNotFoundError):
-        write(tmp_path / "new", manifest, source, source, ("a",))
+        write_bundle(tmp_path / "new", manifest, source, source, ("a",))
     assert (tmp_path / "new" / "manifest.json").read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"bundle", "new"}
 
@@ -90,22 +90,22 @@ def test_golden_vectors_are_plain_contiguous_arrays(tmp_path):
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_name_that_is_free_is_taken_and_so_is_an_empty_folder(tmp_path, force):
+def test_a_free_name_and_an_empty_folder_are_accepted(tmp_path, force):
     (tmp_path / "empty").mkdir()
-    may_replace(tmp_path / "deep" / "down" / "new", force)
-    may_replace(tmp_path / "empty", force)
+    require_replaceable(tmp_path / "deep" / "down" / "new", force)
+    require_replaceable(tmp_path / "empty", force)
 
 
-def test_a_bundle_is_replaced_by_force_only(bundle):
-    may_replace(bundle, force=True)
-    with pytest.raises(InputError, match="already holds a bundle that was made differently"):
-        may_replace(bundle, force=False)
+def test_a_bundle_is_replaced_only_with_force(bundle):
+    require_replaceable(bundle, force=True)
+    with pytest.raises(InputError, match="already holds a bundle of a different export"):
+        require_replaceable(bundle, force=False)
 
 
-def test_a_bundle_of_another_version_is_one_too(bundle):
+def test_a_bundle_of_another_schema_version_is_recognized(bundle):
     path = bundle / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_bytes()), "schema_version": 3, "more": {}}))
-    may_replace(bundle, force=True)
+    require_replaceable(bundle, force=True)
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def test_a_bundle_of_another_version_is_one_too(bundle):
     [b'{"manifest_version": 3}', b"{}", b"[]", b"", b"\xff", b'{"schema_version": 1}'],
     ids=["a browser extension's", "an empty one", "a list", "nothing", "no text", "another tool's"],
 )
-def test_a_folder_is_not_ours_because_it_has_a_manifest(tmp_path, content):
+def test_a_manifest_of_another_tool_is_not_a_bundle(tmp_path, content):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "manifest.json").write_bytes(content)
     with pytest.raises(InputError, match="exists and is not a bundle"):
-        may_replace(folder, force=True)
+        require_replaceable(folder, force=True)

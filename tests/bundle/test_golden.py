@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 
 from deploykit.bundle import manifest as manifests
-from deploykit.bundle.verify import golden
+from deploykit.bundle.verify import read_golden
 from deploykit.core.errors import CheckFailed
 from deploykit.evaluate.parity.tolerances import TOLERANCES
 from deploykit.export.networks.torch_network import TorchNetwork
@@ -17,50 +17,50 @@ def made(request):
     return request.getfixturevalue(f"{request.param}_bundle")
 
 
-def test_they_are_two_rows_of_each_input_and_output(made):
-    inputs, outputs = golden(made, manifests.read(made))
+def test_golden_vectors_have_two_rows_of_each_input_and_output(made):
+    inputs, outputs = read_golden(made, manifests.read_manifest(made))
     assert {name: (array.dtype, array.shape) for name, array in inputs.items()} == {"input": ("f4", (2, 3, 32, 32))}
     assert {name: (array.dtype, array.shape) for name, array in outputs.items()} == {"logits": ("f4", (2, 10))}
 
 
-def test_the_two_rows_differ_so_that_rows_mixed_up_would_show(made):
-    _, outputs = golden(made, manifests.read(made))
+def test_the_two_golden_rows_differ_so_that_swapped_rows_are_detected(made):
+    _, outputs = read_golden(made, manifests.read_manifest(made))
     assert not np.allclose(*outputs["logits"], rtol=1e-3)
 
 
-def test_they_load_without_pickle(made):
+def test_golden_vectors_load_without_pickle(made):
     for path in (made / "golden").iterdir():
         assert path.read_bytes().startswith(b"\x93NUMPY")
         assert np.load(path, allow_pickle=False).flags.c_contiguous
 
 
-def test_they_are_what_eager_pytorch_answers(made):
-    manifest = manifests.read(made)
-    inputs, outputs = golden(made, manifest)
+def test_golden_outputs_are_those_of_eager_pytorch(made):
+    manifest = manifests.read_manifest(made)
+    inputs, outputs = read_golden(made, manifest)
     eager = TorchNetwork(manifest.request).oracle(manifest.inputs, manifest.outputs)
     assert np.array_equal(eager.run(inputs)["logits"], outputs["logits"])
 
 
-def test_plain_onnx_runtime_gives_them_from_the_bundles_files_alone(made):
+def test_onnx_runtime_reproduces_golden_outputs_from_the_bundles_files(made):
     session = onnxruntime.InferenceSession(made / "model.onnx", providers=["CPUExecutionProvider"])
     [name] = [argument.name for argument in session.get_inputs()]
     expected = np.load(made / "golden" / "out.logits.npy")
     [answer] = session.run(["logits"], {name: np.load(made / "golden" / f"in.{name}.npy")})
-    bound = TOLERANCES[manifests.read(made).precision].max_relative
+    bound = TOLERANCES[manifests.read_manifest(made).precision].max_relative
     assert np.abs(answer - expected).max() <= bound * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00junk", b"junk"], ids=["nothing", "a torn header", "junk"])
-def test_what_is_no_array_is_refused(bundle, content):
+def test_a_file_that_is_not_an_array_is_refused(bundle, content):
     (bundle / "golden" / "in.input.npy").write_bytes(content)
     with pytest.raises(CheckFailed, match=r"golden/in\.input\.npy cannot be read as an array"):
-        golden(bundle, manifests.read(bundle))
+        read_golden(bundle, manifests.read_manifest(bundle))
 
 
 def test_a_pickle_is_refused(bundle):
     np.save(bundle / "golden" / "in.input.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(CheckFailed, match="cannot be read as an array"):
-        golden(bundle, manifests.read(bundle))
+        read_golden(bundle, manifests.read_manifest(bundle))
 
 
 @pytest.mark.parametrize(
@@ -73,18 +73,18 @@ def test_a_pickle_is_refused(bundle):
     ],
     ids=["another type", "another size", "another count", "a number"],
 )
-def test_arrays_that_the_graph_does_not_take_are_refused(bundle, array):
+def test_arrays_that_do_not_match_the_graph_are_refused(bundle, array):
     np.save(bundle / "golden" / "in.input.npy", array)
-    with pytest.raises(CheckFailed, match="are not 2 rows of each of its inputs and outputs"):
-        golden(bundle, manifests.read(bundle))
+    with pytest.raises(CheckFailed, match="do not have 2 rows of each input and output"):
+        read_golden(bundle, manifests.read_manifest(bundle))
 
 
-def test_a_static_batch_has_as_many_rows_as_it_takes(small, tmp_path):
+def test_golden_vectors_of_a_static_batch_have_its_size(small, tmp_path):
     from deploykit.cli import run
 
     assert run([*small, "--batch", "3", "-o", str(tmp_path / "bundle")]) == 0
-    manifest = manifests.read(tmp_path / "bundle")
-    inputs, outputs = golden(tmp_path / "bundle", manifest)
+    manifest = manifests.read_manifest(tmp_path / "bundle")
+    inputs, outputs = read_golden(tmp_path / "bundle", manifest)
     assert manifest.golden.count == len(inputs["input"]) == len(outputs["logits"]) == 3
     assert msgspec.structs.astuple(manifest.batch) == (3, 3, 3)
     assert run(["verify", str(tmp_path / "bundle")]) == 0

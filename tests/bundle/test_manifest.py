@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from deploykit.bundle import manifest as manifests
 from deploykit.core.errors import InputError
-from deploykit.core.values import BatchRange, FileRecord, KeptNode, Latency, Rewrite, TensorSpec, WeightsRecord
+from deploykit.core.values import BatchRange, FileRecord, Fp32Node, Latency, Rewrite, TensorSpec, WeightsRecord
 
 TEXT = st.text(st.characters(codec="utf-8"))
 FIGURE = st.floats(allow_nan=False, allow_infinity=False)
@@ -42,13 +42,13 @@ CHANGES = st.fixed_dictionaries(
 
 @pytest.fixture(scope="session")
 def manifest(fp16_bundle):
-    return manifests.read(fp16_bundle)
+    return manifests.read_manifest(fp16_bundle)
 
 
 @pytest.fixture
 def content(manifest):
     """As plain JSON, to be changed."""
-    return json.loads(manifests.encode(manifest))
+    return json.loads(manifests.encode_manifest(manifest))
 
 
 def encoded(content):
@@ -56,39 +56,39 @@ def encoded(content):
 
 
 @given(changes=CHANGES, rewrites=st.lists(st.builds(Rewrite, TEXT, SIZE, st.lists(TEXT, max_size=2).map(tuple))))
-def test_what_is_written_is_read_again(manifest, fp16_bundle, changes, rewrites):
-    kept = (KeptNode("features.0/Conv", "Conv", "reached 1e5"),)
-    graph = msgspec.structs.replace(manifest.graph, rewrites=tuple(rewrites), kept_fp32=kept)
+def test_a_manifest_round_trips(manifest, fp16_bundle, changes, rewrites):
+    kept = (Fp32Node("features.0/Conv", "Conv", "reached 1e5"),)
+    graph = msgspec.structs.replace(manifest.graph, rewrites=tuple(rewrites), fp32_nodes=kept)
     files = {**manifest.files, **changes.pop("files", {})}
     changed = msgspec.structs.replace(manifest, **changes, files=files, graph=graph)
-    assert manifests.decode(manifests.encode(changed), fp16_bundle) == changed
+    assert manifests.decode_manifest(manifests.encode_manifest(changed), fp16_bundle) == changed
 
 
 def test_equal_manifests_give_equal_bytes(manifest, fp16_bundle):
-    assert manifests.encode(manifests.read(fp16_bundle)) == manifests.encode(manifest)
-    assert manifests.encode(manifest) == (fp16_bundle / "manifest.json").read_bytes()
+    assert manifests.encode_manifest(manifests.read_manifest(fp16_bundle)) == manifests.encode_manifest(manifest)
+    assert manifests.encode_manifest(manifest) == (fp16_bundle / "manifest.json").read_bytes()
 
 
-def test_the_file_ends_with_a_newline_and_is_meant_to_be_read(fp16_bundle):
+def test_the_manifest_is_indented_and_ends_with_a_newline(fp16_bundle):
     text = (fp16_bundle / "manifest.json").read_text()
-    assert text.startswith('{\n  "schema_version": 4,\n')
+    assert text.startswith('{\n  "schema_version": 5,\n')
     assert text.endswith("}\n")
 
 
 @pytest.mark.parametrize("place", [(), ("model",), ("graph",), ("parity", "tolerance"), ("files", "model.onnx")])
-def test_a_field_that_nobody_knows_is_refused_wherever_it_stands(content, tmp_path, place):
+def test_an_unknown_field_is_refused_at_any_level(content, tmp_path, place):
     part = content
     for name in place:
         part = part[name]
     part["colour"] = "blue"
     with pytest.raises(InputError, match="is damaged: Object contains unknown field `colour`"):
-        manifests.decode(encoded(content), tmp_path)
+        manifests.decode_manifest(encoded(content), tmp_path)
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, 5, -1, 10**9])
-def test_the_version_is_looked_at_before_anything_else(tmp_path, version):
-    with pytest.raises(InputError, match=f"has schema version {version}, and this deploykit reads version 4"):
-        manifests.decode(encoded({"schema_version": version, "unlike": "anything"}), tmp_path)
+@pytest.mark.parametrize("version", [0, 1, 4, 6, -1, 10**9])
+def test_the_schema_version_is_checked_first(tmp_path, version):
+    with pytest.raises(InputError, match=f"has schema version {version}, and this deploykit reads version 5"):
+        manifests.decode_manifest(encoded({"schema_version": version, "unlike": "anything"}), tmp_path)
 
 
 def test_a_name_that_leaves_the_bundle_is_refused_when_a_manifest_is_made(manifest):
@@ -97,9 +97,9 @@ def test_a_name_that_leaves_the_bundle_is_refused_when_a_manifest_is_made(manife
         msgspec.structs.replace(manifest, graph=graph)
 
 
-def test_every_path_that_is_named_is_among_the_files(manifest):
-    told = {"report.html", "records/measured.json", "records/stages.json"}
-    assert set(manifest.named) == set(manifest.files) - told
+def test_every_referenced_path_is_listed_in_files(manifest):
+    told = {"report.html", "records/latency.json", "records/stages.json"}
+    assert set(manifest.referenced_paths) == set(manifest.files) - told
 
 
 # ── Paths ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -125,14 +125,14 @@ def test_plain_names_with_slashes_between_stay_inside(parts):
     "path",
     ["", "/", "/etc/passwd", "..", "../x", "a/../b", "a/..", ".", "./a", "a/./b", "a//b", "a/", "a\\b", "..\\x", "a\0"],
 )
-def test_no_other_path_does(path):
+def test_other_paths_are_outside(path):
     assert not manifests.stays_inside(path)
 
 
 # ── What a real one says ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_provenance_says_which_code_libraries_machine_and_moment(manifest):
+def test_provenance_records_code_libraries_machine_and_time(manifest):
     provenance = manifest.provenance
     assert all(msgspec.structs.asdict(provenance).values())
     assert provenance.deploykit == metadata.version("deploykit")
@@ -143,24 +143,26 @@ def test_provenance_says_which_code_libraries_machine_and_moment(manifest):
     assert provenance.libraries.keys() & {"onnxruntime", "onnxruntime-gpu"}
 
 
-def test_untrained_weights_are_said_loudly(manifest):
+def test_untrained_weights_are_a_caveat(manifest):
     assert manifest.weights.source == "random, seed 0"
     assert not manifest.weights.trained
-    assert any("the network is untrained and its answers mean nothing" in line for line in manifest.parity.statements)
+    assert any(
+        "the network is untrained and its predictions are meaningless" in line for line in manifest.parity.caveats
+    )
 
 
-def test_synthetic_samples_are_said_loudly(manifest):
+def test_synthetic_samples_are_a_caveat(manifest):
     assert not manifest.parity.data.real
-    assert "the inputs are synthetic (synthetic): nothing is said about accuracy" in manifest.parity.statements
+    assert "the inputs are synthetic (synthetic): accuracy was not evaluated" in manifest.parity.caveats
 
 
-def test_the_request_is_repeated_as_it_was_made(manifest):
+def test_the_manifest_repeats_the_request(manifest):
     request = manifest.request
     assert (request.model, request.precision, request.data, request.samples) == ("nin_cifar10", "fp16", "synthetic", 4)
     assert request.options.batch == BatchRange(1, 2, 4)
 
 
-def test_the_range_of_values_was_checked_on_samples_that_parity_was_not(manifest):
+def test_range_check_and_parity_use_different_samples(manifest):
     checked, judged = manifest.graph.range_data, manifest.parity.data
     assert (checked.split, judged.split) == ("calibration", "evaluation")
     assert checked.sha256 != judged.sha256

@@ -11,53 +11,68 @@ from deploykit.bundle import records, write
 from deploykit.bundle.verify import check_files
 from deploykit.core import files
 from deploykit.core.errors import CheckFailed, InputError
-from deploykit.core.values import Bench, DataRecord, Latency, Measured, Records, SampleAccount, Stages, StartUp
+from deploykit.core.values import (
+    Bench,
+    DataRecord,
+    Latency,
+    Measurement,
+    Records,
+    SampleDifferences,
+    Stages,
+    StartupTimes,
+)
 
 DATA = DataRecord("photos", "evaluation", 4, True, False, "0" * 64)
 LATENCY = Latency(1, 3, 2, 1.0, 2.0, 2.0, 2.0, 1.5, 0.5, 600.0, True)
-MEASURED = Measured(LATENCY, 2.0, (1_000_000, 2_000_000, 2_000_000))
+MEASURED = Measurement(LATENCY, 2.0, (1_000_000, 2_000_000, 2_000_000))
 
 
 def bench(runtime="python", library="onnxruntime 1.31.1", file="model.onnx"):
-    return Bench("nin_cifar10", "fp32", runtime, library, file, (MEASURED,), None, StartUp(1.0, 2.0, 3.0), 2**20)
+    return Bench("nin_cifar10", "fp32", runtime, library, file, (MEASURED,), None, StartupTimes(1.0, 2.0, 3.0), 2**20)
 
 
 def put(folder, record):
-    manifest = manifests.read(folder)
-    return write.put(folder, manifest, {records.place(record): records.encode(record)}, lambda _: b"<p>new</p>")
+    manifest = manifests.read_manifest(folder)
+    return write.update_bundle(
+        folder, manifest, {records.record_path(record): records.encode_record(record)}, lambda _: b"<p>new</p>"
+    )
 
 
 @pytest.mark.parametrize(
-    "record", [MEASURED, Stages((), DATA), SampleAccount((), (), DATA), bench()], ids=lambda each: type(each).__name__
+    "record",
+    [MEASURED, Stages((), DATA), SampleDifferences((), (), DATA), bench()],
+    ids=lambda each: type(each).__name__,
 )
-def test_what_was_put_is_read_back(bundle, record):
+def test_records_round_trip(bundle, record):
     put(bundle, record)
-    read = records.read(bundle, manifests.read(bundle))
-    known = (read.measured, read.stages, read.layers, read.samples, *read.benches)
+    read = records.read_records(bundle, manifests.read_manifest(bundle))
+    known = (read.measurement, read.stages, read.layers, read.samples, *read.benches)
     assert record in known
 
 
-def test_a_bundle_from_before_there_were_records_has_none(bundle):
-    manifest = manifests.read(bundle)
+def test_a_bundle_without_records_has_none(bundle):
+    manifest = manifests.read_manifest(bundle)
     older = {path: file for path, file in manifest.files.items() if not path.startswith(("records/", "report"))}
-    assert records.read(bundle, msgspec.structs.replace(manifest, files=older)) == Records()
+    assert records.read_records(bundle, msgspec.structs.replace(manifest, files=older)) == Records()
 
 
 def test_records_are_files_of_the_bundle_with_digests(bundle):
     made = put(bundle, Stages((), DATA))
-    assert made == manifests.read(bundle)
-    assert made.files["records/stages.json"].sha256 == files.sha256(bundle / "records/stages.json")
+    assert made == manifests.read_manifest(bundle)
+    assert made.files["records/stages.json"].sha256 == files.hash_file(bundle / "records/stages.json")
     check_files(bundle, made)
 
 
-def test_the_report_is_made_anew_from_the_manifest_of_everything_else(bundle):
+def test_the_report_is_rendered_from_the_manifest_of_all_other_files(bundle):
     seen = []
 
     def page(manifest):
         seen.append(set(manifest.files))
         return b"<p>new</p>"
 
-    write.put(bundle, manifests.read(bundle), {"records/stages.json": records.encode(Stages((), DATA))}, page)
+    write.update_bundle(
+        bundle, manifests.read_manifest(bundle), {"records/stages.json": records.encode_record(Stages((), DATA))}, page
+    )
     assert (bundle / "report.html").read_bytes() == b"<p>new</p>"
     assert "records/stages.json" in seen[0]
     assert "report.html" not in seen[0]
@@ -70,7 +85,7 @@ def test_everything_else_stays_as_it_was(bundle):
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_graph_is_not_copied_to_file_a_few_figures(bundle):
+def test_large_files_are_linked_not_copied(bundle):
     before = (bundle / "model.onnx").stat().st_ino
     put(bundle, Stages((), DATA))
     assert (bundle / "model.onnx").stat().st_ino == before
@@ -81,8 +96,8 @@ def test_a_bundle_linked_elsewhere_is_not_written_through(bundle, tmp_path):
     put(bundle, Stages((), DATA))
     shutil.copytree(bundle, tmp_path / "twin", copy_function=os.link)
     put(bundle, Stages((), DATA, ("changed",)))
-    check_files(tmp_path / "twin", manifests.read(tmp_path / "twin"))
-    assert records.read(tmp_path / "twin", manifests.read(tmp_path / "twin")).stages.statements == ()
+    check_files(tmp_path / "twin", manifests.read_manifest(tmp_path / "twin"))
+    assert records.read_records(tmp_path / "twin", manifests.read_manifest(tmp_path / "twin")).stages.caveats == ()
 
 
 def test_a_file_system_without_links_gets_copies(bundle, monkeypatch):
@@ -93,77 +108,86 @@ def test_a_file_system_without_links_gets_copies(bundle, monkeypatch):
     check_files(bundle, put(bundle, MEASURED))
 
 
-def test_whatever_interrupts_it_the_bundle_is_as_it_was(bundle, snapshot):
+def test_an_interrupted_update_leaves_the_bundle_unchanged(bundle, snapshot):
     before = snapshot(bundle)
 
     def page(_manifest):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write.put(bundle, manifests.read(bundle), {"records/stages.json": records.encode(Stages((), DATA))}, page)
+        write.update_bundle(
+            bundle,
+            manifests.read_manifest(bundle),
+            {"records/stages.json": records.encode_record(Stages((), DATA))},
+            page,
+        )
     assert snapshot(bundle) == before
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
 
 
-def test_a_folder_that_cannot_be_written_beside_is_said(bundle, monkeypatch):
+def test_a_parent_folder_that_is_not_writable_is_reported(bundle, monkeypatch):
     def refused(*_args, **_kwargs):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(files.tempfile, "mkdtemp", refused)
-    with pytest.raises(InputError, match="Make room beside the bundle"):
+    with pytest.raises(InputError, match="Free space on the bundle's disk"):
         put(bundle, MEASURED)
 
 
 @pytest.mark.parametrize(
     ("record", "path"),
     [
-        (MEASURED, "records/measured.json"),
+        (MEASURED, "records/latency.json"),
         (bench(), "records/bench-python-onnxruntime.json"),
         (bench("cpp", "ONNX Runtime 1.31.1"), "records/bench-cpp-onnx-runtime.json"),
         (bench("cpp", "TensorRT 11", "engines/tensorrt-11-sm89/x.plan"), "records/bench-cpp-tensorrt-11-sm89.json"),
         (bench(library="../../etc/passwd 1"), "records/bench-python-etc-passwd.json"),
     ],
 )  # fmt: skip
-def test_a_record_lies_where_its_kind_says(record, path):
-    assert records.place(record) == path
+def test_the_path_of_a_record_depends_on_its_kind(record, path):
+    assert records.record_path(record) == path
     assert manifests.stays_inside(path)
 
 
-def test_the_next_benchmark_of_the_same_engine_takes_the_place_of_the_last(bundle):
+def test_a_benchmark_replaces_the_previous_one_of_the_same_engine(bundle):
     put(bundle, bench())
     put(bundle, bench(library="onnxruntime 2.0.0"))
     put(bundle, bench("cpp"))
-    found = records.read(bundle, manifests.read(bundle)).benches
+    found = records.read_records(bundle, manifests.read_manifest(bundle)).benches
     assert [(each.runtime, each.library) for each in found] == [
         ("cpp", "onnxruntime 1.31.1"),
         ("python", "onnxruntime 2.0.0"),
     ]
 
 
-def test_a_record_that_was_changed_is_refused(bundle):
+def test_a_changed_record_is_refused(bundle):
     put(bundle, MEASURED)
-    path = bundle / "records/measured.json"
+    path = bundle / "records/latency.json"
     path.write_bytes(path.read_bytes().replace(b"1000000", b"1000001"))
-    with pytest.raises(CheckFailed, match=r"records/measured\.json differs from its recorded SHA-256"):
-        records.read(bundle, manifests.read(bundle))
+    with pytest.raises(CheckFailed, match=r"records/latency\.json differs from its recorded SHA-256"):
+        records.read_records(bundle, manifests.read_manifest(bundle))
 
 
-def test_a_record_that_is_gone_is_refused(bundle):
+def test_a_missing_record_is_refused(bundle):
     put(bundle, MEASURED)
-    (bundle / "records/measured.json").unlink()
-    with pytest.raises(CheckFailed, match=r"records/measured\.json is missing"):
-        records.read(bundle, manifests.read(bundle))
+    (bundle / "records/latency.json").unlink()
+    with pytest.raises(CheckFailed, match=r"records/latency\.json is missing"):
+        records.read_records(bundle, manifests.read_manifest(bundle))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"colour": "blue"}', b"\xff"])
-def test_a_file_that_is_no_record_is_refused(bundle, content):
-    manifest = write.put(bundle, manifests.read(bundle), {"records/layers.json": content}, lambda _: b"")
-    with pytest.raises(CheckFailed, match=r"records/layers\.json is no record that this deploykit reads"):
-        records.read(bundle, manifest)
+def test_a_file_that_is_not_a_record_is_refused(bundle, content):
+    manifest = write.update_bundle(
+        bundle, manifests.read_manifest(bundle), {"records/layers.json": content}, lambda _: b""
+    )
+    with pytest.raises(CheckFailed, match=r"records/layers\.json is not a record that this deploykit can read"):
+        records.read_records(bundle, manifest)
 
 
-def test_a_record_of_a_kind_that_is_not_known_is_left_alone(bundle):
-    before = records.read(bundle, manifests.read(bundle))
-    manifest = write.put(bundle, manifests.read(bundle), {"records/weather.json": b"{}"}, lambda _: b"")
-    assert records.read(bundle, manifest) == before
+def test_a_record_of_an_unknown_kind_is_kept(bundle):
+    before = records.read_records(bundle, manifests.read_manifest(bundle))
+    manifest = write.update_bundle(
+        bundle, manifests.read_manifest(bundle), {"records/weather.json": b"{}"}, lambda _: b""
+    )
+    assert records.read_records(bundle, manifest) == before
     check_files(bundle, manifest)

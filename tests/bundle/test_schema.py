@@ -21,27 +21,27 @@ def content(fp32_bundle):
     return json.loads((fp32_bundle / "manifest.json").read_bytes())
 
 
-def test_it_is_fresh():
-    assert PATH.read_text(encoding="utf-8") == manifests.schema(), "run scripts/update_generated"
+def test_the_schema_is_up_to_date():
+    assert PATH.read_text(encoding="utf-8") == manifests.generate_schema(), "run scripts/update_generated"
 
 
-def test_it_is_a_schema():
+def test_the_schema_is_valid():
     jsonschema.Draft202012Validator.check_schema(json.loads(PATH.read_bytes()))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_real_manifest_keeps_it(schema, precision, request):
+def test_a_real_manifest_satisfies_the_schema(schema, precision, request):
     bundle = request.getfixturevalue(f"{precision}_bundle")
     schema.validate(json.loads((bundle / "manifest.json").read_bytes()))
 
 
-def test_another_version_breaks_it(schema, content):
+def test_another_version_violates_the_schema(schema, content):
     content["schema_version"] = 3
     assert not schema.is_valid(content)
 
 
 @pytest.mark.parametrize("place", ["model", "weights", "graph", "golden", "parity", "provenance", "batch"])
-def test_a_field_more_breaks_it(schema, content, place):
+def test_an_extra_field_violates_the_schema(schema, content, place):
     content[place]["colour"] = "blue"
     assert not schema.is_valid(content)
 

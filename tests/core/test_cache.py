@@ -40,14 +40,16 @@ def never(_: Path) -> None:
 # ── Found again ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_was_built_is_there():
-    entry = cache.fetch("graph", {"a": 1}, Build())
+def test_a_built_entry_exists():
+    entry = cache.fetch_or_build("graph", {"a": 1}, Build())
     assert (entry / "inner" / "file").read_bytes() == b"xxx"
 
 
 def test_equal_keys_are_built_once():
     build = Build()
-    assert cache.fetch("graph", {"a": 1, "b": "2"}, build) == cache.fetch("graph", {"b": "2", "a": 1}, build)
+    assert cache.fetch_or_build("graph", {"a": 1, "b": "2"}, build) == cache.fetch_or_build(
+        "graph", {"b": "2", "a": 1}, build
+    )
     assert build.calls == 1
 
 
@@ -55,20 +57,20 @@ def test_equal_keys_are_built_once():
     ("kind", "key"),
     [("graph", {"a": 2}), ("graph", {"a": "1"}), ("graph", {"b": 1}), ("graph", {"a": 1, "b": 1}), ("typed", {"a": 1})],
 )
-def test_anything_else_is_another_entry(kind, key):
+def test_a_different_key_is_a_different_entry(kind, key):
     build = Build()
-    assert cache.fetch("graph", {"a": 1}, build) != cache.fetch(kind, key, build)
+    assert cache.fetch_or_build("graph", {"a": 1}, build) != cache.fetch_or_build(kind, key, build)
     assert build.calls == 2
 
 
 def test_entries_lie_in_the_folder_that_the_environment_names(folder):
-    assert cache.fetch("graph", {}, Build()).is_relative_to(folder / "graph")
+    assert cache.fetch_or_build("graph", {}, Build()).is_relative_to(folder / "graph")
 
 
 def test_without_the_variable_they_lie_in_the_users_cache(monkeypatch):
     monkeypatch.setenv(cache.FOLDER_VARIABLE, "")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert cache.folder() == Path("/somewhere/deploykit")
+    assert cache.cache_folder() == Path("/somewhere/deploykit")
 
 
 # ── Damaged ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -88,17 +90,17 @@ def test_without_the_variable_they_lie_in_the_users_cache(monkeypatch):
 )
 def test_a_damaged_entry_is_built_again(spoil):
     build = Build()
-    entry = cache.fetch("graph", {}, build)
+    entry = cache.fetch_or_build("graph", {}, build)
     spoil(entry)
-    assert cache.fetch("graph", {}, build) == entry
+    assert cache.fetch_or_build("graph", {}, build) == entry
     assert build.calls == 2
     assert (entry / "inner" / "file").read_bytes() == b"xxx"
 
 
-def test_what_was_added_to_an_entry_does_no_harm():
-    entry = cache.fetch("graph", {}, Build())
+def test_files_added_to_an_entry_are_ignored():
+    entry = cache.fetch_or_build("graph", {}, Build())
     (entry / "note").touch()
-    assert cache.fetch("graph", {}, never) == entry
+    assert cache.fetch_or_build("graph", {}, never) == entry
 
 
 # ── Failures ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -110,15 +112,15 @@ def test_a_build_that_fails_leaves_nothing(folder):
         raise RuntimeError("half way")
 
     with pytest.raises(RuntimeError, match="half way"):
-        cache.fetch("graph", {}, fail)
+        cache.fetch_or_build("graph", {}, fail)
     assert list((folder / "graph").iterdir()) == []
 
 
-def test_after_a_build_that_failed_the_next_one_may_succeed():
+def test_a_build_succeeds_after_a_failed_one():
     with pytest.raises(ZeroDivisionError):
-        cache.fetch("graph", {}, lambda _: 1 / 0)
+        cache.fetch_or_build("graph", {}, lambda _: 1 / 0)
     build = Build()
-    cache.fetch("graph", {}, build)
+    cache.fetch_or_build("graph", {}, build)
     assert build.calls == 1
 
 
@@ -127,15 +129,15 @@ def test_a_full_disk_is_explained_with_the_caches_remedy():
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(InputError, match="is full") as caught:
-        cache.fetch("graph", {}, fill)
+        cache.fetch_or_build("graph", {}, fill)
     assert cache.FOLDER_VARIABLE in caught.value.remedy
 
 
-def test_a_folder_that_cannot_be_made_is_explained(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_created_is_explained(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv(cache.FOLDER_VARIABLE, str(tmp_path / "file" / "cache"))
     with pytest.raises(InputError, match="cannot be written") as caught:
-        cache.fetch("graph", {}, never)
+        cache.fetch_or_build("graph", {}, never)
     assert cache.FOLDER_VARIABLE in caught.value.remedy
 
 
@@ -145,7 +147,7 @@ def test_a_lock_that_cannot_be_taken_is_explained(monkeypatch):
 
     monkeypatch.setattr(cache.filelock.FileLock, "acquire", refuse)
     with pytest.raises(InputError, match="cannot be written: Read-only file system"):
-        cache.fetch("graph", {}, never)
+        cache.fetch_or_build("graph", {}, never)
 
 
 # ── Several processes ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -153,7 +155,7 @@ def test_a_lock_that_cannot_be_taken_is_explained(monkeypatch):
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from deploykit.cache import fetch
+from deploykit.core.cache import fetch_or_build
 
 def build(folder):
     with open(sys.argv[1], "a") as counter:
@@ -161,7 +163,7 @@ def build(folder):
     time.sleep(0.3)
     (folder / "file").write_text("whole")
 
-entry = fetch("graph", {"shared": True}, build)
+entry = fetch_or_build("graph", {"shared": True}, build)
 assert (entry / "file").read_text() == "whole"
 print(entry)
 """
@@ -179,21 +181,23 @@ def test_several_processes_build_once(tmp_path):
 
 USER = """
 import random, sys
-from deploykit import cache
+from deploykit.core import cache
 
 numbers = list(range(40))
 random.Random(int(sys.argv[1])).shuffle(numbers)
 for number in numbers:
-    entry = cache.fetch("graph", {"key": number}, lambda folder: (folder / "file").write_text(str(number)))
-    cache._evict(0)  # as any build does where the cache is full
+    entry = cache.fetch_or_build("graph", {"key": number}, lambda folder: (folder / "file").write_text(str(number)))
+    cache._evict_entries(0)  # as any build does where the cache is full
     assert (entry / "file").read_text() == str(number)
 """
 
 
-def test_what_one_process_fetched_no_other_one_evicts_or_clears(folder):
+def test_an_entry_in_use_is_not_evicted_or_cleared_by_another_process(folder):
     for number in range(0, 40, 2):
         aged(
-            cache.fetch("graph", {"key": number}, lambda path, number=number: (path / "file").write_text(str(number))),
+            cache.fetch_or_build(
+                "graph", {"key": number}, lambda path, number=number: (path / "file").write_text(str(number))
+            ),
             2,
         )
     users = [
@@ -202,19 +206,19 @@ def test_what_one_process_fetched_no_other_one_evicts_or_clears(folder):
     ]
     removed = 0
     while any(user.poll() is None for user in users):
-        removed += cache.clear().entries
+        removed += cache.clear_cache().entries
     assert [user.communicate()[1] for user in users] == ["", "", ""]
     assert removed <= 20
-    assert len(cache.entries("graph")) == 40
+    assert len(cache.list_entries("graph")) == 40
     assert list((folder / "graph").glob(".*")) == []
 
 
 def test_a_build_may_fetch_another_entry():
     def outer(folder: Path) -> None:
-        inner = cache.fetch("graph", {"inner": True}, Build())
+        inner = cache.fetch_or_build("graph", {"inner": True}, Build())
         (folder / "copy").write_bytes((inner / "inner" / "file").read_bytes())
 
-    entry = cache.fetch("typed", {}, outer)
+    entry = cache.fetch_or_build("typed", {}, outer)
     assert (entry / "copy").read_bytes() == b"xxx"
 
 
@@ -229,7 +233,7 @@ def cap(monkeypatch):
 
 def filled(key: str, size: int, hours: float, kind: str = "graph") -> Path:
     """An entry that was last used so long ago."""
-    entry = cache.fetch(kind, {"key": key}, Build(size))
+    entry = cache.fetch_or_build(kind, {"key": key}, Build(size))
     aged(entry, hours)
     return entry
 
@@ -239,12 +243,12 @@ def aged(path: Path, hours: float) -> None:
     os.utime(path, (then, then))
 
 
-def test_nothing_goes_while_everything_fits():
+def test_nothing_is_evicted_below_the_cap():
     entries = [filled(key, 1000, hours=100) for key in "abc"]
     assert all(entry.exists() for entry in entries)
 
 
-def test_the_longest_unused_go_until_the_rest_fits(cap):
+def test_the_least_recently_used_entries_are_evicted(cap):
     middle, oldest, youngest = filled("b", 10_000, 3), filled("a", 10_000, 4), filled("c", 10_000, 2)
     cap(35_000)
     newest = filled("d", 10_000, 0)
@@ -253,13 +257,13 @@ def test_the_longest_unused_go_until_the_rest_fits(cap):
 
 def test_fetching_counts_as_use(cap):
     older, newer = filled("a", 10_000, 300), filled("b", 10_000, 200)
-    cache.fetch("graph", {"key": "a"}, never)
+    cache.fetch_or_build("graph", {"key": "a"}, never)
     cap(25_000)
     filled("c", 10_000, 0)
     assert [older.exists(), newer.exists()] == [True, False]
 
 
-def test_the_newest_stays_even_if_it_alone_is_too_large(cap):
+def test_the_newest_entry_stays_even_above_the_cap(cap):
     old = filled("a", 1000, 100)
     cap(5000)
     new = filled("b", 50_000, 0)
@@ -269,35 +273,35 @@ def test_the_newest_stays_even_if_it_alone_is_too_large(cap):
 def test_entries_of_every_kind_count(cap):
     old = filled("a", 10_000, 100)
     cap(15_000)
-    cache.fetch("latency", {}, Build(10_000))
+    cache.fetch_or_build("latency", {}, Build(10_000))
     assert not old.exists()
 
 
-def test_an_entry_that_went_is_built_again(cap):
+def test_an_evicted_entry_is_built_again(cap):
     old = filled("a", 10_000, 100)
     cap(15_000)
     filled("b", 10_000, 0)
     build = Build()
-    assert cache.fetch("graph", {"key": "a"}, build) == old
+    assert cache.fetch_or_build("graph", {"key": "a"}, build) == old
     assert build.calls == 1
 
 
-def test_what_was_used_just_now_stays_whatever_the_cap(cap):
+def test_recently_used_entries_stay_whatever_the_cap(cap):
     recent, old = filled("a", 10_000, 0.2), filled("b", 10_000, 0.3)
     cap(100)
     filled("c", 10_000, 0)
     assert [recent.exists(), old.exists()] == [True, False]
 
 
-def test_an_entry_that_somebody_holds_stays(cap):
+def test_a_locked_entry_stays(cap):
     held, free = filled("a", 10_000, 5), filled("b", 10_000, 5)
     cap(100)
-    with cache._locked(held.name):
+    with cache._lock_entry(held.name):
         filled("c", 10_000, 0)
     assert [held.exists(), free.exists()] == [True, False]
 
 
-def test_an_entry_of_somebody_else_that_cannot_be_removed_is_no_failure(cap, monkeypatch):
+def test_an_entry_that_cannot_be_removed_is_not_an_error(cap, monkeypatch):
     foreign = filled("a", 10_000, 5)
     cap(100)
     rename = Path.rename
@@ -312,18 +316,18 @@ def test_an_entry_of_somebody_else_that_cannot_be_removed_is_no_failure(cap, mon
     assert foreign.exists()
 
 
-def test_a_folder_that_only_looks_like_an_entry_is_none(folder, cap):
+def test_a_folder_that_only_looks_like_an_entry_is_ignored(folder, cap):
     pretender = folder / "graph" / ("0" * 64)
     pretender.mkdir(parents=True)
     (pretender / "thesis.tex").write_text("not ours")
     aged(pretender, 1000)
     cap(0)
     filled("a", 1000, 0)
-    cache.clear(unused_for=timedelta(0))
+    cache.clear_cache(unused_for=timedelta(0))
     assert (pretender / "thesis.tex").exists()
 
 
-def test_partial_folders_of_killed_processes_go_after_a_day_and_nothing_like_them(folder):
+def test_partial_folders_of_killed_processes_are_removed_after_a_day(folder):
     digest = "a" * 64
     names = {
         f".{digest}.partial-1-abc": 25,  # of another host, perhaps: its number means nothing here
@@ -336,126 +340,126 @@ def test_partial_folders_of_killed_processes_go_after_a_day_and_nothing_like_the
         (folder / "graph" / name).mkdir(parents=True)
         (folder / "graph" / name / "half").write_text("")
         aged(folder / "graph" / name, hours)
-    cache.fetch("verdict", {}, Build())
+    cache.fetch_or_build("verdict", {}, Build())
     assert {path.name for path in (folder / "graph").iterdir()} == set(list(names)[2:])
 
 
 @pytest.mark.parametrize("text", ["20GB", "many", "nan", "-1", "1,5"])
-def test_a_cap_that_is_no_number_is_refused_before_any_work(text, monkeypatch):
+def test_an_invalid_cap_is_refused_before_any_work(text, monkeypatch):
     monkeypatch.setenv(cache.CAP_VARIABLE, text)
     with pytest.raises(UsageError, match=f"DEPLOYKIT_CACHE_GIB='{text}' is not a number of GiB") as caught:
-        cache.fetch("graph", {}, never)
+        cache.fetch_or_build("graph", {}, never)
     assert "such as 20" in caught.value.remedy
 
 
 @pytest.mark.parametrize("text", ["", "0.5", "20", "inf", "0"])
-def test_a_cap_that_is_a_number_is_taken(text, monkeypatch):
+def test_a_numeric_cap_is_accepted(text, monkeypatch):
     monkeypatch.setenv(cache.CAP_VARIABLE, text)
-    assert cache.fetch("graph", {}, Build()).exists()
+    assert cache.fetch_or_build("graph", {}, Build()).exists()
 
 
 # ── Looked at, and cleared ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_entries_are_listed_the_last_used_first():
+def test_entries_are_listed_most_recently_used_first():
     older, newer = filled("a", 1000, 30), filled("b", 2000, 20)
-    found = cache.entries()
+    found = cache.list_entries()
     assert [entry.folder for entry in found] == [newer, older]
     assert [entry.kind for entry in found] == ["graph", "graph"]
     assert found[0].bytes > found[1].bytes > 1000
     assert abs(datetime.now(timezone.utc) - found[0].used - timedelta(hours=20)) < timedelta(minutes=5)
 
 
-def test_kinds_are_sums_of_their_entries():
+def test_kinds_sum_their_entries():
     filled("a", 1000, 30), filled("b", 2000, 20), filled("c", 500, 10, kind="answers")
-    answers, graph = cache.kinds()
+    answers, graph = cache.summarize_kinds()
     assert (answers.kind, answers.entries, graph.kind, graph.entries) == ("answers", 1, "graph", 2)
-    assert graph.bytes == sum(entry.bytes for entry in cache.entries("graph"))
-    assert graph.used == cache.entries("graph")[0].used
+    assert graph.bytes == sum(entry.bytes for entry in cache.list_entries("graph"))
+    assert graph.used == cache.list_entries("graph")[0].used
 
 
-def test_a_cache_that_is_not_there_is_empty(folder):
-    assert (cache.entries(), cache.kinds(), cache.clear().entries) == ((), (), 0)
+def test_a_missing_cache_folder_is_empty(folder):
+    assert (cache.list_entries(), cache.summarize_kinds(), cache.clear_cache().entries) == ((), (), 0)
     assert not folder.exists()
 
 
-def test_info_tells_entries_and_what_lies_beside_them(folder, monkeypatch):
+def test_cache_info_counts_entries_and_other_files(folder, monkeypatch):
     filled("a", 1000, 0)
     (folder / "timing").mkdir()
     (folder / "timing" / "h200.cache").write_bytes(b"x" * 700)
     monkeypatch.setenv(cache.CAP_VARIABLE, "0.5")
-    found = cache.info()
-    assert (found.folder, found.entries, found.bytes) == (str(folder), 1, cache.entries()[0].bytes)
+    found = cache.describe_cache()
+    assert (found.folder, found.entries, found.bytes) == (str(folder), 1, cache.list_entries()[0].bytes)
     assert (found.other_bytes, found.cap_bytes) == (700, 2**29)
     assert found.free_bytes > 0
     assert found.variables == {cache.FOLDER_VARIABLE: str(folder), cache.CAP_VARIABLE: "0.5"}
 
 
-def test_no_cap_is_none(monkeypatch):
+def test_an_infinite_cap_is_reported_as_none(monkeypatch):
     monkeypatch.setenv(cache.CAP_VARIABLE, "inf")
-    assert cache.info().cap_bytes is None
+    assert cache.describe_cache().cap_bytes is None
 
 
-def test_clear_takes_what_was_not_used_just_now():
+def test_clear_removes_entries_that_were_not_used_recently():
     old, recent = filled("a", 1000, 2), filled("b", 2000, 0.1)
-    sizes = {entry.folder: entry.bytes for entry in cache.entries()}
-    assert cache.clear() == cache.Cleared(1, sizes[old], 1, sizes[recent])
+    sizes = {entry.folder: entry.bytes for entry in cache.list_entries()}
+    assert cache.clear_cache() == cache.ClearResult(1, sizes[old], 1, sizes[recent])
     assert [old.exists(), recent.exists()] == [False, True]
 
 
 @pytest.mark.parametrize(("hours", "left"), [(48, 2), (24, 1), (0, 0)])
-def test_clear_takes_what_was_not_used_for_as_long_as_one_says(hours, left):
+def test_clear_removes_entries_unused_for_the_given_time(hours, left):
     filled("a", 1000, 30), filled("b", 1000, 2)
-    cache.clear(unused_for=timedelta(hours=hours))
-    assert len(cache.entries()) == left
+    cache.clear_cache(unused_for=timedelta(hours=hours))
+    assert len(cache.list_entries()) == left
 
 
-def test_clear_takes_one_kind_alone():
+def test_clear_removes_only_the_given_kind():
     graph, answers = filled("a", 1000, 2), filled("a", 1000, 2, kind="answers")
-    assert cache.clear("graph").entries == 1
+    assert cache.clear_cache("graph").entries == 1
     assert [graph.exists(), answers.exists()] == [False, True]
-    assert cache.clear("graph").entries == 0  # it is known still, and empty
+    assert cache.clear_cache("graph").entries == 0  # it is known still, and empty
 
 
-def test_what_is_being_built_is_not_cleared():
+def test_an_entry_being_built_is_not_cleared():
     entry = filled("a", 1000, 2)
-    with cache._locked(entry.name):
-        assert cache.clear(unused_for=timedelta(0)).spared_entries == 1
+    with cache._lock_entry(entry.name):
+        assert cache.clear_cache(unused_for=timedelta(0)).spared_entries == 1
     assert entry.exists()
 
 
-def test_an_unknown_kind_is_answered_with_the_nearest():
+def test_an_unknown_kind_suggests_similar_kinds():
     filled("a", 1000, 2)
     with pytest.raises(UsageError, match="unknown kind of entry 'grph'; did you mean graph"):
-        cache.clear("grph")
+        cache.clear_cache("grph")
 
 
 @pytest.mark.parametrize("kind", ["..", "../outside", ".", "graph/..", ""])
-def test_a_kind_leads_nowhere_outside_the_cache(folder, kind):
+def test_a_kind_cannot_name_a_folder_outside_the_cache(folder, kind):
     outside = folder.parent / "outside" / ("f" * 64)
     outside.mkdir(parents=True)
     (outside / cache.SEAL).write_text("[]")
     aged(outside, 1000)
     filled("a", 1000, 2)
     with pytest.raises(UsageError):
-        cache.clear(kind)
+        cache.clear_cache(kind)
     assert outside.exists()
-    assert len(cache.entries()) == 1
+    assert len(cache.list_entries()) == 1
 
 
-def test_a_folder_of_other_things_is_not_ours_to_clear(folder):
+def test_a_folder_of_other_files_is_not_cleared(folder):
     filled("a", 1000, 2)
     (folder / "timing").mkdir()
     (folder / "timing" / "h200.cache").write_text("timings")
-    with pytest.raises(UsageError, match="holds files of other kinds, and no entries"):
-        cache.clear("timing")
-    cache.clear()
+    with pytest.raises(UsageError, match="holds other files, but no cache entries"):
+        cache.clear_cache("timing")
+    cache.clear_cache()
     assert (folder / "timing" / "h200.cache").read_text() == "timings"
 
 
-def test_an_entry_that_is_a_link_is_left_alone(folder, tmp_path):
+def test_an_entry_that_is_a_link_is_not_removed(folder, tmp_path):
     elsewhere = filled("a", 1000, 2).rename(tmp_path / "elsewhere")
     link = folder / "graph" / ("1" * 64)
     link.symlink_to(elsewhere)
-    assert cache.clear().entries == 0
+    assert cache.clear_cache().entries == 0
     assert (elsewhere / "inner" / "file").exists()

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from deploykit.core import cache, cpp_programs
-from deploykit.core.cpp_programs import Project
+from deploykit.core.cpp_programs import CppProject
 from deploykit.core.errors import BackendError
 
 CMAKE = """#!/bin/sh
@@ -48,7 +48,7 @@ class Machine:
         folder = state.parent / "project"
         (folder / "src").mkdir(parents=True)
         (folder / "src" / "main.cpp").write_text("int main() {}")
-        self.project = Project(folder, (folder / "src",), ("-DOPTION=ON",), ("program",))
+        self.project = CppProject(folder, (folder / "src",), ("-DOPTION=ON",), ("program",))
 
     def finds(self, **settings):
         lines = [f"{name}:FILEPATH={value}\n" for name, value in settings.items()]
@@ -112,22 +112,22 @@ def wheel(tmp_path, monkeypatch):
 
 
 def test_a_program_is_built_once(machine):
-    first = cpp_programs.build(machine.project, Notes())
+    first = cpp_programs.build_programs(machine.project, Notes())
     assert (first / "program").read_text() == "program\n"
     assert machine.builds() == 1
-    assert cpp_programs.build(machine.project, Notes()) == first
+    assert cpp_programs.build_programs(machine.project, Notes()) == first
     assert machine.builds() == 0
 
 
-def test_it_says_that_it_builds_and_only_then(machine):
+def test_progress_is_reported_only_for_a_build(machine):
     notes = Notes()
-    cpp_programs.build(machine.project, notes)
-    cpp_programs.build(machine.project, notes)
+    cpp_programs.build_programs(machine.project, notes)
+    cpp_programs.build_programs(machine.project, notes)
     assert notes.steps == ["building program"]
 
 
-def test_cmake_is_given_the_projects_options_and_asked_for_its_programs(machine):
-    cpp_programs.build(machine.project, Notes())
+def test_cmake_receives_the_projects_options_and_targets(machine):
+    cpp_programs.build_programs(machine.project, Notes())
     configured, built = (machine.state / "asked").read_text().splitlines()
     assert configured.startswith(f"-S {machine.project.folder} -B ")
     assert "-DOPTION=ON" in configured.split()
@@ -157,30 +157,30 @@ def another_place(machine):
 @pytest.mark.parametrize(
     "change", [another_source, a_source_of_another_name, another_compiler, another_library, another_place]
 )
-def test_a_change_of_what_it_is_built_from_builds_it_again(machine, change):
-    first = cpp_programs.build(machine.project, Notes())
+def test_a_changed_source_or_setting_rebuilds(machine, change):
+    first = cpp_programs.build_programs(machine.project, Notes())
     machine.builds()
     change(machine)
-    assert cpp_programs.build(machine.project, Notes()) != first
+    assert cpp_programs.build_programs(machine.project, Notes()) != first
     assert machine.builds() == 1
 
 
 def test_a_damaged_program_is_built_again(machine):
-    first = cpp_programs.build(machine.project, Notes())
+    first = cpp_programs.build_programs(machine.project, Notes())
     (first / "program").write_text("damaged")
-    assert (cpp_programs.build(machine.project, Notes()) / "program").read_text() == "program\n"
+    assert (cpp_programs.build_programs(machine.project, Notes()) / "program").read_text() == "program\n"
 
 
-def test_where_there_are_only_headers_the_wheels_library_serves(machine, wheel):
+def test_with_headers_only_the_wheels_library_is_linked(machine, wheel):
     machine.finds(ONNXRuntime_LIBRARY="ONNXRuntime_LIBRARY-NOTFOUND", ONNXRuntime_INCLUDE_DIR="/usr/include")
     machine.says("refusal", "deploykit needs a runtime")
-    entry = cpp_programs.build(machine.project, Notes())
+    entry = cpp_programs.build_programs(machine.project, Notes())
     assert (entry / "lib" / "libonnxruntime.so.1").resolve() == wheel
 
 
 @pytest.mark.usefixtures("wheel")
 def test_a_library_that_cmake_finds_comes_before_the_wheels(machine):
-    entry = cpp_programs.build(machine.project, Notes())
+    entry = cpp_programs.build_programs(machine.project, Notes())
     assert not (entry / "lib").exists()
     assert "ONNXRuntime_LIBRARY" not in (machine.state / "asked").read_text()
 
@@ -194,11 +194,11 @@ def test_a_library_that_cmake_finds_comes_before_the_wheels(machine):
         ("CMAKE_MAKE_PROGRAM", "make or ninja", "apt install cmake make"),
     ],
 )
-def test_what_cmake_lacks_is_named_with_what_to_install(machine, name, what, remedy):
+def test_a_missing_dependency_is_named_with_its_install_command(machine, name, what, remedy):
     machine.finds(**{name: f"{name}-NOTFOUND"})
     machine.says("refusal", "CMake Error")
     with pytest.raises(BackendError) as raised:
-        cpp_programs.build(machine.project, Notes())
+        cpp_programs.build_programs(machine.project, Notes())
     assert raised.value.what == f"The C++ programs need {what}, and CMake finds none on this machine."
     assert remedy in raised.value.remedy
 
@@ -207,49 +207,50 @@ def test_without_a_library_of_any_kind_the_wheel_is_named(machine, monkeypatch):
     monkeypatch.setattr(cpp_programs, "_wheel_library", lambda: None)
     machine.finds(ONNXRuntime_LIBRARY="ONNXRuntime_LIBRARY-NOTFOUND", ONNXRuntime_INCLUDE_DIR="/usr/include")
     machine.says("refusal", "CMake Error")
-    with pytest.raises(BackendError, match=r"need ONNX Runtime's library.*deploykit\[cpu\]"):
-        cpp_programs.build(machine.project, Notes())
+    with pytest.raises(BackendError, match=r"(?s)need ONNX Runtime's library.*The wheel has one too.*cpu"):
+        cpp_programs.build_programs(machine.project, Notes())
 
 
 def test_a_machine_without_a_compiler_says_so(machine):
     machine.finds()
     machine.says("refusal", "CMake Error at CMakeLists.txt:2 (project):\n  No CMAKE_CXX_COMPILER could be found.")
     with pytest.raises(BackendError, match=r"need a compiler, .* apt install cmake make g\+\+"):
-        cpp_programs.build(machine.project, Notes())
+        cpp_programs.build_programs(machine.project, Notes())
 
 
 def test_a_machine_without_cmake_says_so(machine, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BackendError, match=r"CMake is not installed.* apt install cmake"):
-        cpp_programs.build(machine.project, Notes())
+        cpp_programs.build_programs(machine.project, Notes())
 
 
-def test_any_other_refusal_of_cmake_is_shown(machine):
+def test_other_cmake_failures_show_its_output(machine):
     machine.says("refusal", "\n".join(f"line {number}" for number in range(100)))
     notes = Notes()
-    with pytest.raises(BackendError, match="its own words stand above"):
-        cpp_programs.build(machine.project, notes)
+    with pytest.raises(BackendError, match="see its output above"):
+        cpp_programs.build_programs(machine.project, notes)
     assert notes.notes == ["\n".join(f"line {number}" for number in range(70, 100))]
 
 
-def test_a_compilers_words_are_shown_where_it_fails_and_nothing_counts_as_built(machine):
+def test_a_compiler_failure_shows_its_output_and_caches_nothing(machine):
     machine.says("complaint", "main.cpp:1: error: expected ';'")
     notes = Notes()
     with pytest.raises(BackendError, match="could not be built"):
-        cpp_programs.build(machine.project, notes)
+        cpp_programs.build_programs(machine.project, notes)
     assert notes.notes == ["main.cpp:1: error: expected ';'"]
-    assert list((cache.folder() / "native").iterdir()) == []
+    assert list((cache.cache_folder() / "native").iterdir()) == []
     (machine.state / "complaint").unlink()
-    assert (cpp_programs.build(machine.project, Notes()) / "program").exists()
+    assert (cpp_programs.build_programs(machine.project, Notes()) / "program").exists()
 
 
-def test_an_interrupted_build_leaves_nothing_and_nobody_behind(machine):
+def test_an_interrupted_build_leaves_no_files_and_no_processes(machine):
     machine.says("slow", "")
     words = (
-        "import sys, contextlib; from pathlib import Path; from deploykit import native\n"
+        "import sys, contextlib; from pathlib import Path; from deploykit.core import cpp_programs as native\n"
         "class Silent:\n"
         "    def step(self, title, total=None): return contextlib.nullcontext()\n"
-        f"native.build(native.Project(Path({str(machine.project.folder)!r}), (), (), ('program',)), Silent())"
+        f"project = native.CppProject(Path({str(machine.project.folder)!r}), (), (), ('program',))\n"
+        "native.build_programs(project, Silent())"
     )
     started = subprocess.Popen(
         [sys.executable, "-c", words],
@@ -263,6 +264,6 @@ def test_an_interrupted_build_leaves_nothing_and_nobody_behind(machine):
     started.send_signal(signal.SIGINT)
     _, err = started.communicate(timeout=30)
     assert "KeyboardInterrupt" in err
-    assert list((cache.folder() / "native").iterdir()) == []
+    assert list((cache.cache_folder() / "native").iterdir()) == []
     with pytest.raises(ProcessLookupError):
         os.kill(int(building.read_text()), 0)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploykit.core.errors import InputError
-from deploykit.core.files import damage, record, replace_file, sha256, staged
+from deploykit.core.files import find_damage, hash_file, record_file, replace_file, stage_folder
 from deploykit.core.values import FileRecord
 
 
@@ -47,40 +47,40 @@ def only(folder: Path) -> list[str]:
 
 
 def test_what_was_written_is_there_when_the_block_ends(destination):
-    with staged(destination) as folder:
+    with stage_folder(destination) as folder:
         write(folder)
         assert not destination.exists()
     assert content(destination) == "new"
     assert only(destination.parent) == ["there"]
 
 
-def test_folders_on_the_way_are_made(tmp_path):
-    with staged(tmp_path / "a" / "b" / "c") as folder:
+def test_parent_folders_are_created(tmp_path):
+    with stage_folder(tmp_path / "a" / "b" / "c") as folder:
         write(folder)
     assert content(tmp_path / "a" / "b" / "c") == "new"
 
 
-def test_an_old_folder_is_replaced_whole(old):
-    with staged(old) as folder:
+def test_an_existing_folder_is_replaced_atomically(old):
+    with stage_folder(old) as folder:
         write(folder)
         assert content(old) == "old"
     assert only(old) == ["inner"]
     assert only(old.parent) == ["there"]
 
 
-def test_it_can_be_read_by_whom_the_umask_lets(destination):
+def test_the_folder_has_the_permissions_of_the_umask(destination):
     before = os.umask(0o027)
     try:
-        with staged(destination) as folder:
+        with stage_folder(destination) as folder:
             write(folder)
     finally:
         os.umask(before)
     assert stat.S_IMODE(destination.stat().st_mode) == 0o750
 
 
-def test_a_name_that_looks_like_a_pattern_is_only_a_name(tmp_path, dead):
+def test_a_name_with_glob_characters_is_not_a_pattern(tmp_path, dead):
     write(tmp_path / f".model[0]*.partial-{dead}-abc")
-    with staged(tmp_path / "model[0]*") as folder:
+    with stage_folder(tmp_path / "model[0]*") as folder:
         write(folder)
     assert only(tmp_path) == ["model[0]*"]
 
@@ -98,20 +98,20 @@ def fail(folder: Path) -> None:
 
 
 def test_an_exception_leaves_nothing(destination):
-    with pytest.raises(Mishap), staged(destination) as folder:
+    with pytest.raises(Mishap), stage_folder(destination) as folder:
         fail(folder)
     assert only(destination.parent) == []
 
 
 def test_an_exception_keeps_the_old_folder(old):
-    with pytest.raises(Mishap), staged(old) as folder:
+    with pytest.raises(Mishap), stage_folder(old) as folder:
         fail(folder)
     assert content(old) == "old"
     assert only(old.parent) == ["there"]
 
 
 def test_an_interruption_leaves_nothing(destination):
-    with pytest.raises(KeyboardInterrupt), staged(destination):
+    with pytest.raises(KeyboardInterrupt), stage_folder(destination):
         raise KeyboardInterrupt
     assert only(destination.parent) == []
 
@@ -125,7 +125,7 @@ def test_the_old_folder_comes_back_if_the_new_one_cannot_take_its_place(old, mon
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(InputError, match="there cannot be written: Permission denied"), staged(old) as folder:
+    with pytest.raises(InputError, match="there cannot be written: Permission denied"), stage_folder(old) as folder:
         write(folder)
     assert content(old) == "old"
     assert only(old.parent) == ["there"]
@@ -144,7 +144,7 @@ def dead() -> int:
 
 def test_a_partial_folder_of_a_dead_process_is_swept(destination, dead):
     write(destination.with_name(f".there.partial-{dead}-abc"))
-    with staged(destination) as folder:
+    with stage_folder(destination) as folder:
         write(folder)
     assert only(destination.parent) == ["there"]
 
@@ -152,7 +152,7 @@ def test_a_partial_folder_of_a_dead_process_is_swept(destination, dead):
 def test_a_partial_folder_of_a_living_process_is_kept(destination):
     living = destination.with_name(f".there.partial-{os.getppid()}-abc")
     write(living, "theirs")
-    with staged(destination) as folder:
+    with stage_folder(destination) as folder:
         write(folder)
     assert content(living) == "theirs"
 
@@ -160,24 +160,24 @@ def test_a_partial_folder_of_a_living_process_is_kept(destination):
 def test_a_partial_folder_of_another_destination_is_kept(destination, dead):
     other = destination.with_name(f".elsewhere.partial-{dead}-abc")
     write(other)
-    with staged(destination) as folder:
+    with stage_folder(destination) as folder:
         write(folder)
     assert other.exists()
 
 
-def test_what_a_dead_process_had_put_aside_goes_once_it_is_replaced(old, dead):
+def test_a_folder_moved_aside_by_a_dead_process_is_removed_once_replaced(old, dead):
     aside = old.with_name(f".there.partial-{dead}-old")
     write(aside, "older")
-    with pytest.raises(Mishap), staged(old) as folder:
+    with pytest.raises(Mishap), stage_folder(old) as folder:
         fail(folder)
     assert only(old.parent) == ["there"]
     assert content(old) == "old"
 
 
-def test_what_a_dead_process_had_put_aside_comes_back_if_nothing_replaced_it(destination, dead):
+def test_a_folder_moved_aside_by_a_dead_process_is_restored(destination, dead):
     write(destination.with_name(f".there.partial-{dead}-old"), "old")
     write(destination.with_name(f".there.partial-{dead}-abc"), "unfinished")
-    with pytest.raises(Mishap), staged(destination) as folder:
+    with pytest.raises(Mishap), stage_folder(destination) as folder:
         fail(folder)
     assert only(destination.parent) == ["there"]
     assert content(destination) == "old"
@@ -187,15 +187,15 @@ def test_a_killed_process_leaves_the_old_folder_and_the_next_one_tidies_up(old):
     program = f"""
 import os, signal
 from pathlib import Path
-from deploykit.files import staged
-with staged(Path({str(old)!r})) as folder:
+from deploykit.core.files import stage_folder
+with stage_folder(Path({str(old)!r})) as folder:
     (folder / "half").touch()
     os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGKILL
     assert content(old) == "old"
     assert len(only(old.parent)) == 2
-    with staged(old) as folder:
+    with stage_folder(old) as folder:
         write(folder)
     assert only(old.parent) == ["there"]
 
@@ -211,14 +211,14 @@ def test_a_file_is_replaced_whole_by_anything_with_a_buffer(tmp_path, content):
     assert only(tmp_path) == ["file"]
 
 
-def test_who_reads_the_old_file_goes_on_reading_it(tmp_path):
+def test_a_reader_of_the_old_file_is_not_disturbed(tmp_path):
     (tmp_path / "file").write_bytes(b"old")
     with (tmp_path / "file").open("rb") as reader:
         replace_file(tmp_path / "file", b"new", "")
         assert reader.read() == b"old"
 
 
-def test_a_file_can_be_read_by_whom_the_umask_lets(tmp_path):
+def test_the_file_has_the_permissions_of_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
         replace_file(tmp_path / "file", b"new", "")
@@ -264,7 +264,7 @@ def test_a_file_in_a_folder_that_is_not_there_is_explained(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_disk_that_fills_while_writing_is_explained(old, number):
-    with pytest.raises(InputError) as caught, staged(old, "Buy a disk."):
+    with pytest.raises(InputError) as caught, stage_folder(old, "Buy a disk."):
         raise OSError(number, os.strerror(number))
     assert caught.value.what == f"The disk that holds {old} is full."
     assert caught.value.remedy == "Buy a disk."
@@ -277,7 +277,7 @@ def test_a_disk_that_turns_out_full_at_the_end_is_explained(old, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match="is full"), staged(old) as folder:
+    with pytest.raises(InputError, match="is full"), stage_folder(old) as folder:
         write(folder)
     assert content(old) == "old"
 
@@ -288,7 +288,7 @@ def test_a_parent_that_cannot_be_written_is_explained(destination, monkeypatch, 
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(tempfile, "mkdtemp", refuse)
-    with pytest.raises(InputError) as caught, staged(destination):
+    with pytest.raises(InputError) as caught, stage_folder(destination):
         pytest.fail("the block is not entered")
     assert str(destination) in caught.value.what
     assert "-o" in caught.value.remedy
@@ -297,18 +297,18 @@ def test_a_parent_that_cannot_be_written_is_explained(destination, monkeypatch, 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
 def test_a_read_only_parent_is_explained(tmp_path):
     tmp_path.chmod(0o555)
-    with pytest.raises(InputError, match="cannot be written: Permission denied"), staged(tmp_path / "there"):
+    with pytest.raises(InputError, match="cannot be written: Permission denied"), stage_folder(tmp_path / "there"):
         pytest.fail("the block is not entered")
 
 
 def test_a_parent_that_is_a_file_is_explained(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="there cannot be written"), staged(tmp_path / "file" / "there"):
+    with pytest.raises(InputError, match="there cannot be written"), stage_folder(tmp_path / "file" / "there"):
         pytest.fail("the block is not entered")
 
 
-def test_an_error_that_is_not_the_disks_is_passed_on(destination):
-    with pytest.raises(FileNotFoundError), staged(destination) as folder:
+def test_an_error_not_caused_by_the_disk_propagates(destination):
+    with pytest.raises(FileNotFoundError), stage_folder(destination) as folder:
         (folder / "missing").read_text()
 
 
@@ -320,48 +320,48 @@ def test_a_digest_is_that_of_the_bytes(data):
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()
-        assert sha256(Path(file.name)) == hashlib.sha256(data).hexdigest()
+        assert hash_file(Path(file.name)) == hashlib.sha256(data).hexdigest()
 
 
 def test_large_files_are_read_in_pieces(tmp_path):
     data = os.urandom(3 * 2**20 + 1)
     (tmp_path / "large").write_bytes(data)
-    assert sha256(tmp_path / "large") == hashlib.sha256(data).hexdigest()
+    assert hash_file(tmp_path / "large") == hashlib.sha256(data).hexdigest()
 
 
 def test_a_record_is_relative_to_its_folder(tmp_path):
     write(tmp_path, "abc")
-    assert record(tmp_path, "inner/file") == FileRecord("inner/file", hashlib.sha256(b"abc").hexdigest(), 3)
+    assert record_file(tmp_path, "inner/file") == FileRecord("inner/file", hashlib.sha256(b"abc").hexdigest(), 3)
 
 
 @pytest.fixture
 def kept(tmp_path):
     """A folder, and the record of a file in it."""
     (tmp_path / "file").write_bytes(b"abc")
-    return tmp_path, record(tmp_path, "file")
+    return tmp_path, record_file(tmp_path, "file")
 
 
 def test_a_file_as_it_was_is_undamaged(kept):
-    assert damage(*kept) is None
+    assert find_damage(*kept) is None
 
 
 def test_a_missing_file_is_found(kept):
     (kept[0] / "file").unlink()
-    assert damage(*kept) == "file is missing"
+    assert find_damage(*kept) == "file is missing"
 
 
-def test_a_folder_in_its_place_is_no_file(kept):
+def test_a_folder_in_place_of_a_file_is_found(kept):
     (kept[0] / "file").unlink()
     (kept[0] / "file").mkdir()
-    assert damage(*kept) == "file is missing"
+    assert find_damage(*kept) == "file is missing"
 
 
 @pytest.mark.parametrize("data", [b"", b"ab", b"abcd"])
 def test_a_resized_file_is_found(kept, data):
     (kept[0] / "file").write_bytes(data)
-    assert damage(*kept) == f"file has {len(data)} bytes instead of 3"
+    assert find_damage(*kept) == f"file has {len(data)} bytes instead of 3"
 
 
 def test_a_flipped_bit_is_found(kept):
     (kept[0] / "file").write_bytes(b"abb")
-    assert damage(*kept) == "file differs from its recorded SHA-256"
+    assert find_damage(*kept) == "file differs from its recorded SHA-256"

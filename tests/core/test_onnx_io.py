@@ -34,7 +34,7 @@ def matrix_product(rows: int) -> ir.Model:
 def test_a_saved_file_holds_what_protobuf_would_have_saved(rows, tmp_path):
     """Around 128 bytes and 16 KiB the length in front of a field takes one byte more."""
     model = matrix_product(rows)
-    onnx_io.save(model, tmp_path / "ours.onnx")
+    onnx_io.save_model(model, tmp_path / "ours.onnx")
     ir.save(model, tmp_path / "theirs.onnx")
     ours, theirs = onnx.load(tmp_path / "ours.onnx"), onnx.load(tmp_path / "theirs.onnx")
     assert {each.name: onnx.numpy_helper.to_array(each).tobytes() for each in ours.graph.initializer} == {
@@ -47,7 +47,7 @@ def test_a_saved_file_holds_what_protobuf_would_have_saved(rows, tmp_path):
 
 def test_a_saved_file_runs(tmp_path):
     model = matrix_product(100)
-    onnx_io.save(model, tmp_path / "model.onnx")
+    onnx_io.save_model(model, tmp_path / "model.onnx")
     x = np.ones((2, 100), np.float32)
     (y,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"x": x})
     w, b = (value.const_value.numpy() for value in model.graph.initializers.values())
@@ -56,14 +56,14 @@ def test_a_saved_file_runs(tmp_path):
 
 def test_saving_leaves_the_model_as_it_was(tmp_path):
     model = matrix_product(100)
-    onnx_io.save(model, tmp_path / "first.onnx")
-    onnx_io.save(model, tmp_path / "second.onnx")
+    onnx_io.save_model(model, tmp_path / "first.onnx")
+    onnx_io.save_model(model, tmp_path / "second.onnx")
     assert (tmp_path / "first.onnx").read_bytes() == (tmp_path / "second.onnx").read_bytes()
     assert list(model.graph.initializers) == ["w", "b"]
 
 
 def test_a_good_graph_passes_the_check():
-    onnx_io.check(matrix_product(500))
+    onnx_io.check_model(matrix_product(500))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_good_graph_passes_the_check():
 )
 def test_a_broken_graph_is_refused(text):
     with pytest.raises(InternalError, match=r"onnx\.checker refuses the graph"):
-        onnx_io.check(graph(text))
+        onnx_io.check_model(graph(text))
 
 
 def test_a_weight_whose_shape_does_not_fit_is_refused():
@@ -85,4 +85,4 @@ def test_a_weight_whose_shape_does_not_fit_is_refused():
     weight = model.graph.initializers["w"]
     weight.const_value = ir.tensor(np.zeros((400, 4), np.float32), name="w")
     with pytest.raises(InternalError, match=r"onnx\.checker refuses the graph"):
-        onnx_io.check(model)
+        onnx_io.check_model(model)

@@ -4,7 +4,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from deploykit.core.onnx_outline import outline
+from deploykit.core.onnx_outline import read_outline
 
 
 def graph(scale=TensorProto.FLOAT16, *, declared=False, outputs=("y",)):
@@ -28,17 +28,17 @@ def file(folder, made):
 @pytest.mark.parametrize("declared", [False, True])
 @pytest.mark.parametrize(("scale", "half"), [(TensorProto.FLOAT16, True), (TensorProto.FLOAT, False)])
 def test_scales_in_half_precision_are_seen(tmp_path, scale, half, declared):
-    assert outline(file(tmp_path, graph(scale, declared=declared))) == (1, half)
+    assert read_outline(file(tmp_path, graph(scale, declared=declared))) == (1, half)
 
 
-def test_half_precision_elsewhere_is_no_scale(tmp_path):
+def test_half_precision_elsewhere_is_not_a_scale(tmp_path):
     made = graph(TensorProto.FLOAT)
     made.initializer.append(helper.make_tensor("other", TensorProto.FLOAT16, (2,), [1, 2]))
-    assert not outline(file(tmp_path, made)).half_scales
+    assert not read_outline(file(tmp_path, made)).half_scales
 
 
 def test_outputs_are_counted(tmp_path):
-    assert outline(file(tmp_path, graph(outputs=("y", "y2", "y3")))).outputs == 3
+    assert read_outline(file(tmp_path, graph(outputs=("y", "y2", "y3")))).outputs == 3
 
 
 @pytest.mark.parametrize("name", ["fp32_bundle", "fp16_bundle", "int8_bundle"])
@@ -47,7 +47,7 @@ def test_real_graphs_are_read_as_onnx_reads_them(request, name):
     whole = onnx.load(path).graph
     halves = {each.name for each in whole.initializer if each.data_type == TensorProto.FLOAT16}
     scales = {node.input[1] for node in whole.node if node.op_type == "QuantizeLinear"}
-    assert outline(path) == (len(whole.output), bool(halves & scales))
+    assert read_outline(path) == (len(whole.output), bool(halves & scales))
 
 
 @pytest.mark.parametrize("cut", [1, 7, 50])
@@ -55,21 +55,21 @@ def test_a_file_that_was_cut_is_refused(tmp_path, cut):
     path = file(tmp_path, graph())
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(ValueError, match="Protobuf"):
-        outline(path)
+        read_outline(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"\x00", b"\xff" * 40, b"\x0b\x0c"])
-def test_what_is_no_message_is_refused(tmp_path, content):
+def test_a_file_that_is_not_protobuf_is_refused(tmp_path, content):
     (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(ValueError, match=r"Protobuf|empty"):
-        outline(tmp_path / "model.onnx")
+        read_outline(tmp_path / "model.onnx")
 
 
 def test_a_message_without_a_graph_has_no_outputs(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"\x08\x0a")
-    assert outline(tmp_path / "model.onnx").outputs == 0
+    assert read_outline(tmp_path / "model.onnx").outputs == 0
 
 
-def test_a_file_that_is_not_there_is_told_as_open_does(tmp_path):
+def test_a_missing_file_raises_the_error_of_open(tmp_path):
     with pytest.raises(FileNotFoundError):
-        outline(tmp_path / "model.onnx")
+        read_outline(tmp_path / "model.onnx")

@@ -114,12 +114,12 @@ TEST_CASE("a manifest that is no file is refused, and a pipe is not waited for")
     SUBCASE("a folder") {
         fs::remove(path);
         fs::create_directory(path);
-        CHECK(refused(written.folder, ErrorCode::bad_input).what() == doctest::Contains("no regular file"));
+        CHECK(refused(written.folder, ErrorCode::bad_input).what() == doctest::Contains("not a regular file"));
     }
     SUBCASE("a pipe") {
         fs::remove(path);
         REQUIRE(mkfifo(path.c_str(), 0600) == 0);
-        CHECK(refused(written.folder, ErrorCode::bad_input).what() == doctest::Contains("no regular file"));
+        CHECK(refused(written.folder, ErrorCode::bad_input).what() == doctest::Contains("not a regular file"));
     }
     SUBCASE("a link") {
         move_away(path, written.parent.path() / "manifest.json");
@@ -143,8 +143,8 @@ TEST_CASE("an empty manifest, and one of a future version, are refused by the pa
     const Written written;
     write(written.folder / "manifest.json", "");
     CHECK(refused(written.folder, ErrorCode::bad_input).where() == (written.folder / "manifest.json").string());
-    write(written.folder / "manifest.json", seed("manifest/version5.json"));
-    CHECK(refused(written.folder, ErrorCode::bad_input).what() == doctest::Contains("schema version 5"));
+    write(written.folder / "manifest.json", seed("manifest/version6.json"));
+    CHECK(refused(written.folder, ErrorCode::bad_input).what() == doctest::Contains("schema version 6"));
 }
 
 TEST_CASE("a manifest with any bit flipped opens the same bundle, or is refused") {
@@ -191,7 +191,7 @@ TEST_CASE("each file with a bit flipped is named") {
         std::string flipped = content_of(file);
         flipped[flipped.size() / 2] = static_cast<char>(flipped[flipped.size() / 2] ^ 1);
         write(written.folder / file, flipped);
-        check_damaged(written, file, "has another SHA-256");
+        check_damaged(written, file, "differs from its recorded SHA-256");
     }
 }
 
@@ -199,14 +199,14 @@ TEST_CASE("a folder in a file's place is refused") {
     const Written written;
     fs::remove(written.folder / "model.onnx");
     fs::create_directory(written.folder / "model.onnx");
-    check_damaged(written, "model.onnx", "is no file");
+    check_damaged(written, "model.onnx", "is not a regular file");
 }
 
 TEST_CASE("a pipe in a file's place is refused, and not waited for") {
     const Written written;
     fs::remove(written.folder / "labels.txt");
     REQUIRE(mkfifo((written.folder / "labels.txt").c_str(), 0600) == 0);
-    check_damaged(written, "labels.txt", "is no file");
+    check_damaged(written, "labels.txt", "is not a regular file");
 }
 
 TEST_CASE("a file in a folder's place is refused") {

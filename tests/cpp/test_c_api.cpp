@@ -209,7 +209,7 @@ TEST_CASE("an argument that is NULL is named") {
     const auto named = [](const char* argument, const auto& call) {
         CAPTURE(argument);
         CHECK(message_of(DEPLOYKIT_USAGE, call) ==
-              std::string("argument ") + argument + ": it is NULL. Pass something to point at.");
+              std::string("argument ") + argument + ": it is NULL. Pass a valid pointer.");
     };
     using Error = deploykit_error**;
     named("folder", [&](Error error) { return deploykit_bundle_open(nullptr, &no_bundle, error); });
@@ -228,7 +228,7 @@ TEST_CASE("an argument that is NULL is named") {
     named("engine", [&](Error error) { return deploykit_engine_batch(nullptr, &batch, error); });
     named("engine", [&](Error error) { return deploykit_engine_runtime(nullptr, &text, error); });
     named("engine", [&](Error error) { return deploykit_engine_file(nullptr, &text, error); });
-    named("engine", [&](Error error) { return deploykit_engine_passed_over(nullptr, &texts, &count, error); });
+    named("engine", [&](Error error) { return deploykit_engine_skipped_engines(nullptr, &texts, &count, error); });
     named("engine", [&](Error error) { return deploykit_context_create(nullptr, &no_context, error); });
     named("context", [&](Error error) { return deploykit_context_run(nullptr, &tensor, 1, &outputs, &count, error); });
     named("engine", [&](Error error) { return deploykit_self_test(bundle.get(), nullptr, error); });

@@ -54,15 +54,15 @@ TEST_CASE("what is no readable file is refused, with its path and why") {
     SUBCASE("nothing is there") { why = "No such file"; }
     SUBCASE("a folder") {
         std::filesystem::create_directory(path);
-        why = "no regular file";
+        why = "not a regular file";
     }
     SUBCASE("a pipe that nobody writes to") {
         REQUIRE(mkfifo(path.c_str(), 0600) == 0);
-        why = "no regular file";
+        why = "not a regular file";
     }
     SUBCASE("a device") {
         path = "/dev/zero";
-        why = "no regular file";
+        why = "not a regular file";
     }
     SUBCASE("a link, even to a file beside it") {
         write(folder.path() / "other", "content");

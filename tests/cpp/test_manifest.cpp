@@ -52,7 +52,7 @@ const std::vector<std::string>& fields() {
                                        "/model/name",
                                        "/model/head",
                                        "/model/oracle",
-                                       "/model/preprocess",
+                                       "/model/preprocess_in",
                                        "/model/preprocessing",
                                        "/model/preprocessing/resize",
                                        "/model/preprocessing/height",
@@ -73,15 +73,15 @@ const std::vector<std::string>& fields() {
                                        "/graph/file",
                                        "/labels",
                                        "/engine",
-                                       "/beside",
-                                       "/beside/0/engine",
-                                       "/beside/0/engine/build/platform",
-                                       "/beside/0/engine/build/compute_capabilities",
-                                       "/beside/0/engine/build/open_ended",
-                                       "/beside/0/engine/build/options",
-                                       "/beside/0/engine/build/options/version_compatible",
-                                       "/beside/0/engine/build/options/hardware_compatible",
-                                       "/beside/0/engine/build/options/strip_weights",
+                                       "/extra_engines",
+                                       "/extra_engines/0/engine",
+                                       "/extra_engines/0/engine/build/platform",
+                                       "/extra_engines/0/engine/build/compute_capabilities",
+                                       "/extra_engines/0/engine/build/open_ended",
+                                       "/extra_engines/0/engine/build/options",
+                                       "/extra_engines/0/engine/build/options/version_compatible",
+                                       "/extra_engines/0/engine/build/options/hardware_compatible",
+                                       "/extra_engines/0/engine/build/options/strip_weights",
                                        "/golden",
                                        "/golden/inputs",
                                        "/golden/outputs",
@@ -96,7 +96,7 @@ const std::vector<std::string>& fields() {
                                        "/files/model.onnx/path",
                                        "/files/model.onnx/sha256",
                                        "/files/model.onnx/bytes"};
-        for (const char* engine : {"", "/engine", "/beside/0/engine"}) {
+        for (const char* engine : {"", "/engine", "/extra_engines/0/engine"}) {
             for (const char* side : {"/inputs", "/outputs"}) {
                 found.push_back(std::string(engine) + side);
                 for (const char* field : {"/0/name", "/0/dtype", "/0/shape", "/0/layout"}) {
@@ -104,7 +104,7 @@ const std::vector<std::string>& fields() {
                 }
             }
         }
-        for (const char* engine : {"/engine", "/beside/0/engine"}) {
+        for (const char* engine : {"/engine", "/extra_engines/0/engine"}) {
             for (const char* field :
                  {"/backend", "/version", "/file", "/file/path", "/file/sha256", "/file/bytes", "/build"}) {
                 found.push_back(std::string(engine) + field);
@@ -116,7 +116,7 @@ const std::vector<std::string>& fields() {
 }
 
 const std::vector<std::string> paths{"/graph/file",           "/labels",
-                                     "/engine/file/path",     "/beside/0/engine/file/path",
+                                     "/engine/file/path",     "/extra_engines/0/engine/file/path",
                                      "/golden/inputs/input",  "/golden/outputs/logits",
                                      "/files/model.onnx/path"};
 
@@ -226,16 +226,16 @@ TEST_CASE("text in any language comes through, escaped or not") {
 }
 
 TEST_CASE("another schema version is refused by both numbers, before anything else is looked at") {
-    for (const int version : {0, 1, 2, 3, 5, 1'000'000'000}) {
+    for (const int version : {0, 1, 2, 3, 4, 6, 1'000'000'000}) {
         const auto error = refused(json{{"schema_version", version}, {"unlike", "anything"}});
         CHECK(error.what() == doctest::Contains(("schema version " + std::to_string(version)).c_str()));
-        CHECK(error.what() == doctest::Contains("reads version 4"));
+        CHECK(error.what() == doctest::Contains("reads version 5"));
     }
-    CHECK(refused(seed("manifest/version5.json")).what() == doctest::Contains("schema version 5"));
+    CHECK(refused(seed("manifest/version6.json")).what() == doctest::Contains("schema version 6"));
 }
 
 TEST_CASE("a version that is no number, or no version, is refused") {
-    for (const json& version : {json("4"), json(nullptr), json(true), json::array({4}), json(4.5), json(-4)}) {
+    for (const json& version : {json("5"), json(nullptr), json(true), json::array({5}), json(5.5), json(-5)}) {
         refused(changed(plain_manifest(), "/schema_version", version));
     }
     refused(changed(plain_manifest(), "/schema_version", 18'446'744'073'709'551'615U));
@@ -330,7 +330,7 @@ TEST_CASE("golden vectors that no batch holds are refused: all of their samples 
 }
 
 TEST_CASE("words that are none of the choices are refused, and quoted") {
-    for (const char* field : {"/precision", "/model/head", "/model/preprocess", "/model/preprocessing/channels",
+    for (const char* field : {"/precision", "/model/head", "/model/preprocess_in", "/model/preprocessing/channels",
                               "/inputs/0/dtype", "/inputs/0/layout"}) {
         CAPTURE(field);
         CHECK(refused(changed(plain_manifest(), field, "sideways")).what() == doctest::Contains("'sideways'"));
@@ -416,8 +416,8 @@ TEST_CASE("equal names in different objects are no repetition") {
 
 TEST_CASE("what is no JSON object is refused") {
     for (const std::string& text :
-         {""s, " "s, "\n"s, "null"s, "4"s, "[]"s, "\"manifest\""s, "{"s, "}"s, "{]"s, "{\"schema_version\":4"s,
-          "{'schema_version':4}"s, "<html></html>"s, "\0"s, "{\"schema_version\":4,}"s, "// comment\n{}"s}) {
+         {""s, " "s, "\n"s, "null"s, "4"s, "[]"s, "\"manifest\""s, "{"s, "}"s, "{]"s, "{\"schema_version\":5"s,
+          "{'schema_version':5}"s, "<html></html>"s, "\0"s, "{\"schema_version\":5,}"s, "// comment\n{}"s}) {
         CAPTURE(text);
         refused(text);
     }

@@ -102,15 +102,15 @@ TEST_CASE("a file cut off anywhere is refused") {
 }
 
 TEST_CASE("what is no .npy file is refused") {
-    check_refused("", "no .npy file");
-    check_refused("\x93NUMPX\x01\x00\x10\x00"s, "no .npy file");
-    check_refused("PK\x03\x04 a zip archive, as .npz files are"s, "no .npy file");
+    check_refused("", "not an .npy file");
+    check_refused("\x93NUMPX\x01\x00\x10\x00"s, "not an .npy file");
+    check_refused("PK\x03\x04 a zip archive, as .npz files are"s, "not an .npy file");
 }
 
 TEST_CASE("a version of the format that is not known is refused by its number") {
-    check_refused("\x93NUMPY\x04\x00"s + std::string(100, ' '), "version 4");
-    check_refused("\x93NUMPY\x00\x00"s + std::string(100, ' '), "version 0");
-    check_refused("\x93NUMPY\xFF\x00"s + std::string(100, ' '), "version 255");
+    check_refused("\x93NUMPY\x04\x00"s + std::string(100, ' '), "version is 4");
+    check_refused("\x93NUMPY\x00\x00"s + std::string(100, ' '), "version is 0");
+    check_refused("\x93NUMPY\xFF\x00"s + std::string(100, ' '), "version is 255");
 }
 
 TEST_CASE("a header that is longer than the file is refused, even by 4 GiB") {
@@ -120,8 +120,8 @@ TEST_CASE("a header that is longer than the file is refused, even by 4 GiB") {
 
 TEST_CASE("data shorter or longer than the shape says is refused") {
     check_refused(npy(header("<f4", "(2,)"), two_floats.substr(1)), "shorter than its shape");
-    check_refused(npy(header("<f4", "(2,)"), two_floats + "x"), "not as long as its shape");
-    check_refused(npy(header("<f4", "(0,)"), two_floats), "not as long as its shape");
+    check_refused(npy(header("<f4", "(2,)"), two_floats + "x"), "longer than its shape");
+    check_refused(npy(header("<f4", "(0,)"), two_floats), "longer than its shape");
 }
 
 TEST_CASE("sizes whose product is beyond 64 bits are refused, not wrapped") {

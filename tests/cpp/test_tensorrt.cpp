@@ -36,7 +36,7 @@ deploykit::EngineOptions only_tensorrt() {
 deploykit::Error refused() {
     const TemporaryFolder folder;
     auto manifest = rich_manifest();
-    manifest["beside"][0]["engine"]["build"]["platform"] = deploykit::backends::tensorrt::platform();
+    manifest["extra_engines"][0]["engine"]["build"]["platform"] = deploykit::backends::tensorrt::read_platform();
     write_bundle(folder.path(), manifest);
     const Bundle bundle(folder.path());
     return refusal([&] { Engine(bundle, only_tensorrt()); });
@@ -89,8 +89,8 @@ TEST_CASE("without a driver, a bundle runs with ONNX Runtime, and says why not w
     const Bundle bundle(folder);
     const Engine engine(bundle);
     CHECK(contains(engine.runtime(), "ONNX Runtime"));
-    REQUIRE(engine.passed_over().size() == 1);
-    CHECK(contains(engine.passed_over().front(), "tensorrt"));
+    REQUIRE(engine.skipped_engines().size() == 1);
+    CHECK(contains(engine.skipped_engines().front(), "tensorrt"));
 }
 
 TEST_CASE("on a GPU, the engine answers its golden vectors, with a graph and without") {

@@ -47,38 +47,38 @@ bool contains(const std::string& text, const std::string& part) { return text.fi
 
 }  // namespace
 
-TEST_CASE("an engine of this machine passes") { CHECK(gate::refusal(engine(), orin) == std::nullopt); }
+TEST_CASE("an engine of this machine passes") { CHECK(gate::find_mismatch(engine(), orin) == std::nullopt); }
 
 TEST_CASE("another platform is refused with both named") {
     auto machine = orin;
     machine.platform = "Linux x86_64";
-    CHECK(gate::refusal(engine(), machine) == "it was built for Linux aarch64; this machine is Linux x86_64");
+    CHECK(gate::find_mismatch(engine(), machine) == "it was built for Linux aarch64; this machine is Linux x86_64");
 }
 
 TEST_CASE("another version is refused with both named") {
     for (const std::string running : {"10.3.1.26", "10.3.0.27", "10.2.0.26", "11.4.0.106", "8.6.2"}) {
-        CHECK(gate::refusal(engine(), with_version(running)) ==
-              "it was built for TensorRT 10.3.0.26; here is " + running);
+        CHECK(gate::find_mismatch(engine(), with_version(running)) ==
+              "it was built for TensorRT 10.3.0.26; this machine has " + running);
     }
 }
 
 TEST_CASE("a fourth number that one side does not tell is left to TensorRT itself") {
-    CHECK(gate::refusal(engine(), with_version("10.3.0")) == std::nullopt);
+    CHECK(gate::find_mismatch(engine(), with_version("10.3.0")) == std::nullopt);
     auto jetpack = engine();
     jetpack.version = "8.6.2";
-    CHECK(gate::refusal(jetpack, with_version("8.6.2.3")) == std::nullopt);
-    CHECK(gate::refusal(jetpack, with_version("8.6.1.6")).has_value());
+    CHECK(gate::find_mismatch(jetpack, with_version("8.6.2.3")) == std::nullopt);
+    CHECK(gate::find_mismatch(jetpack, with_version("8.6.1.6")).has_value());
 }
 
 TEST_CASE("a version that says nothing passes nowhere") {
     for (const std::string built : {"", "10", "10.3", "unknown"}) {
         auto made = engine();
         made.version = built;
-        CHECK(gate::refusal(made, orin).has_value());
+        CHECK(gate::find_mismatch(made, orin).has_value());
     }
     auto endless = engine();
     endless.version = "10.3.0." + std::string(100, '9');
-    CHECK(gate::refusal(endless, orin).has_value());
+    CHECK(gate::find_mismatch(endless, orin).has_value());
 }
 
 TEST_CASE("a version-compatible engine runs forward, and as far as NVIDIA says") {
@@ -97,25 +97,26 @@ TEST_CASE("a version-compatible engine runs forward, and as far as NVIDIA says")
         auto made = engine();
         made.version = one.built;
         made.build->version_compatible = true;
-        const auto reason = gate::refusal(made, with_version(one.running));
+        const auto reason = gate::find_mismatch(made, with_version(one.running));
         CHECK(reason.has_value() != one.passes);
-        CHECK((one.passes || contains(reason.value_or(""), "version-compatible engines run within a major version")));
+        CHECK(
+            (one.passes || contains(reason.value_or(""), "version-compatible engines run on the same major version")));
     }
 }
 
 TEST_CASE("another GPU is refused with both named") {
-    CHECK(gate::refusal(engine(), with_capability(90)) ==
-          "it was built for compute capability 8.7; the GPU here, NVIDIA Fake, is of 9.0");
+    CHECK(gate::find_mismatch(engine(), with_capability(90)) ==
+          "it was built for compute capability 8.7; this machine's NVIDIA Fake has 9.0");
 }
 
 TEST_CASE("a hardware-compatible engine runs from Ampere on") {
     auto made = engine();
     made.build->compute_capabilities = {86};
     made.build->hardware_compatible = true;
-    CHECK(gate::refusal(made, with_capability(75)) ==
-          "it was built for compute capability 8.6 or 8.0 and above; the GPU here, NVIDIA Fake, is of 7.5");
+    CHECK(gate::find_mismatch(made, with_capability(75)) ==
+          "it was built for compute capability 8.6 or 8.0 and above; this machine's NVIDIA Fake has 7.5");
     for (const int capability : {80, 90, 120}) {
-        CHECK(gate::refusal(made, with_capability(capability)) == std::nullopt);
+        CHECK(gate::find_mismatch(made, with_capability(capability)) == std::nullopt);
     }
 }
 
@@ -124,10 +125,10 @@ TEST_CASE("an open-ended engine runs where it names and above its last") {
     made.build->compute_capabilities = {120, 80, 89, 86};
     made.build->open_ended = true;
     for (const int capability : {80, 86, 89, 120, 130}) {
-        CHECK(gate::refusal(made, with_capability(capability)) == std::nullopt);
+        CHECK(gate::find_mismatch(made, with_capability(capability)) == std::nullopt);
     }
     for (const int capability : {75, 87, 90}) {
-        CHECK(contains(gate::refusal(made, with_capability(capability)).value_or(""),
+        CHECK(contains(gate::find_mismatch(made, with_capability(capability)).value_or(""),
                        "for compute capability 8.0, 8.6, 8.9, 12.0 or above; "));
     }
 }
@@ -135,21 +136,21 @@ TEST_CASE("an open-ended engine runs where it names and above its last") {
 TEST_CASE("an engine that names no GPU runs on none, even where it is open-ended") {
     auto made = engine();
     made.build->compute_capabilities.clear();
-    CHECK(contains(gate::refusal(made, orin).value_or(""), "compute capability none that is recorded"));
+    CHECK(contains(gate::find_mismatch(made, orin).value_or(""), "compute capability none that is recorded"));
     made.build->open_ended = true;
-    CHECK(gate::refusal(made, orin).has_value());
+    CHECK(gate::find_mismatch(made, orin).has_value());
 }
 
 TEST_CASE("an engine whose build is not recorded is refused") {
     auto made = engine();
     made.build.reset();
-    CHECK(gate::refusal(made, orin) == "the manifest does not say what it was built for");
+    CHECK(gate::find_mismatch(made, orin) == "the manifest has no build record for it");
 }
 
 TEST_CASE("an engine without weights is refused: they are given back in Python only") {
     auto made = engine();
     made.build->strip_weights = true;
-    CHECK(contains(gate::refusal(made, orin).value_or(""), "without weights"));
+    CHECK(contains(gate::find_mismatch(made, orin).value_or(""), "without weights"));
 }
 
 TEST_CASE("a bundle without a TensorRT engine is refused, TensorRT-RTX's not counting as one") {
@@ -157,7 +158,7 @@ TEST_CASE("a bundle without a TensorRT engine is refused, TensorRT-RTX's not cou
     manifest.engines = {engine(), engine()};
     manifest.engines[0].backend = "onnxruntime";
     manifest.engines[1].backend = "tensorrt-rtx";
-    const auto error = refusal([&] { gate::engines(manifest, "build/bundle"); });
+    const auto error = refusal([&] { gate::find_engines(manifest, "build/bundle"); });
     CHECK(error.code() == ErrorCode::backend);
     CHECK(error.where() == "build/bundle");
     CHECK(error.problem() == "it has no TensorRT engine.");
@@ -170,18 +171,18 @@ TEST_CASE("of several engines the first that fits is taken") {
     manifest.engines[0].backend = "onnxruntime";
     manifest.engines[1].build->compute_capabilities = {72};
     manifest.engines[2].file.path = "engines/orin/engine.plan";
-    const auto& taken = gate::fitting(gate::engines(manifest, "build/bundle"), orin, "build/bundle");
+    const auto& taken = gate::select_engine(gate::find_engines(manifest, "build/bundle"), orin, "build/bundle");
     CHECK(taken.file.path == "engines/orin/engine.plan");
 }
 
 TEST_CASE("where the only engine does not fit, the refusal is about that file") {
     Manifest manifest;
     manifest.engines = {engine()};
-    const auto engines = gate::engines(manifest, "build/bundle");
-    const auto error = refusal([&] { gate::fitting(engines, with_capability(90), "build/bundle"); });
+    const auto engines = gate::find_engines(manifest, "build/bundle");
+    const auto error = refusal([&] { gate::select_engine(engines, with_capability(90), "build/bundle"); });
     CHECK(error.code() == ErrorCode::backend);
     CHECK(error.where() == "engines/tensorrt/engine.plan");
-    CHECK(error.problem() == "it was built for compute capability 8.7; the GPU here, NVIDIA Fake, is of 9.0.");
+    CHECK(error.problem() == "it was built for compute capability 8.7; this machine's NVIDIA Fake has 9.0.");
     CHECK(error.remedy() == "Build it here: deploykit compile BUNDLE --target tensorrt.");
 }
 
@@ -191,24 +192,24 @@ TEST_CASE("where none of several fits, each is told with its reason") {
     manifest.engines[0].version = "8.6.2";
     manifest.engines[1].file.path = "engines/other/engine.plan";
     manifest.engines[1].build->platform = "Linux x86_64";
-    const auto engines = gate::engines(manifest, "build/bundle");
-    const auto error = refusal([&] { gate::fitting(engines, orin, "build/bundle"); });
+    const auto engines = gate::find_engines(manifest, "build/bundle");
+    const auto error = refusal([&] { gate::select_engine(engines, orin, "build/bundle"); });
     CHECK(error.where() == "build/bundle");
-    CHECK(
-        contains(error.problem(), "engines/tensorrt/engine.plan: it was built for TensorRT 8.6.2; here is 10.3.0.26"));
+    CHECK(contains(error.problem(),
+                   "engines/tensorrt/engine.plan: it was built for TensorRT 8.6.2; this machine has 10.3.0.26"));
     CHECK(contains(error.problem(), "engines/other/engine.plan: it was built for Linux x86_64; this machine is"));
 }
 
 TEST_CASE("the library's version is read in both of its encodings") {
-    CHECK(gate::version(8601, 0) == "8.6.1");
-    CHECK(gate::version(9300, 0) == "9.3.0");
-    CHECK(gate::version(100300, 26) == "10.3.0.26");
-    CHECK(gate::version(101501, 29) == "10.15.1.29");
-    CHECK(gate::version(110401, 0) == "11.4.1");
+    CHECK(gate::format_version(8601, 0) == "8.6.1");
+    CHECK(gate::format_version(9300, 0) == "9.3.0");
+    CHECK(gate::format_version(100300, 26) == "10.3.0.26");
+    CHECK(gate::format_version(101501, 29) == "10.15.1.29");
+    CHECK(gate::format_version(110401, 0) == "11.4.1");
 }
 
 TEST_CASE("the platform is told in Python's words") {
     utsname system{};
     REQUIRE(uname(&system) == 0);
-    CHECK(gate::platform() == std::string(system.sysname) + " " + system.machine);
+    CHECK(gate::read_platform() == std::string(system.sysname) + " " + system.machine);
 }

@@ -1,16 +1,16 @@
-"""Graphs and engines: files, by path and digest, with what they promise."""
+"""Graphs and files, by path and digest."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from deploykit.core.values.base import DType, Origin, Precision, TensorLayout, Value
 from deploykit.core.values.networks import BatchRange, WeightsRecord
 from deploykit.core.values.quantization import Placement, Recipe
-from deploykit.core.values.words import DType, Origin, Precision, TensorLayout, Value
 
 
 class FileRecord(Value, frozen=True):
-    """A file and its digest; `path` is relative to the folder that holds the record."""
+    """A file with its size and digest; `path` is relative to the folder of the record."""
 
     path: str
     sha256: str
@@ -18,7 +18,7 @@ class FileRecord(Value, frozen=True):
 
 
 class TensorSpec(Value, frozen=True):
-    """An input or output: `shape` holds sizes, or `batch` where the size is chosen at run time."""
+    """An input or output. `shape` holds sizes, and `batch` for the axis whose size is chosen at run time."""
 
     name: str
     dtype: DType
@@ -27,8 +27,8 @@ class TensorSpec(Value, frozen=True):
 
 
 def layout_of(shape: tuple[int | str, ...], dtype: str) -> TensorLayout:
-    """How a tensor's axes are read. Four of them are those of images, with the channels last where there are three of
-    them there and not at the second place, and in bytes.
+    """The axis order of a tensor. Four axes are a batch of images: channels last if the data type is uint8, or if only
+    the last axis has 3 elements.
     """
     if len(shape) == 4:
         return "NHWC" if dtype == "uint8" or (shape[3] == 3 and shape[1] != 3) else "NCHW"
@@ -36,22 +36,22 @@ def layout_of(shape: tuple[int | str, ...], dtype: str) -> TensorLayout:
 
 
 class Rewrite(Value, frozen=True):
-    """What one pass did: how often it applied, and why it did not where it might have."""
+    """Result of one pass: how often it applied, and why it skipped candidates."""
 
     name: str
     applied: int
-    refused: tuple[str, ...] = ()
+    skip_reasons: tuple[str, ...] = ()
 
 
 class ExportedGraph(Value, frozen=True):
-    """An ONNX graph in FP32 that keeps the promises of `export/contract.py`."""
+    """An FP32 ONNX graph that satisfies `export/contract.py`."""
 
     files: tuple[FileRecord, ...]
-    """The graph first; its external data, if it needs any, behind it."""
+    """The graph, followed by its external data file if it has one."""
     opset: int
     exporter: Origin
-    fallback: str | None
-    """Why the default exporter was not the one used."""
+    fallback_reason: str | None
+    """Reason why the default exporter was not used; None: it was."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batch: BatchRange
@@ -60,28 +60,28 @@ class ExportedGraph(Value, frozen=True):
     weights: WeightsRecord
 
 
-class KeptNode(Value, frozen=True):
-    """A node that stayed FP32, and the value that made it stay."""
+class Fp32Node(Value, frozen=True):
+    """A node that stays FP32, and the value that requires it."""
 
     node: str
     op_type: str
     reason: str
 
 
-class TypedGraph(Value, frozen=True):
-    """A graph at a precision other than FP32; inputs and outputs as in the graph it was made from, but for `io`."""
+class PrecisionGraphRecord(Value, frozen=True):
+    """A graph in FP16, BF16 or INT8; inputs and outputs as in the FP32 graph, except for the `io` data type."""
 
     files: tuple[FileRecord, ...]
     precision: Precision
-    kept: tuple[KeptNode, ...]
+    fp32_nodes: tuple[Fp32Node, ...]
     cast_nodes: int
     placement: Placement | None = None
-    """Where the Q/DQ pairs of an INT8 graph are."""
+    """Placement of the Q/DQ pairs of an INT8 graph."""
     recipe: Recipe | None = None
 
 
 class Golden(Value, frozen=True):
-    """Inputs and eager PyTorch's outputs for them, as .npy files in the bundle: the self-test of every runtime."""
+    """Golden vectors: .npy files of inputs and eager PyTorch's outputs, by tensor name; every runtime's self-test."""
 
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
@@ -89,7 +89,7 @@ class Golden(Value, frozen=True):
 
 
 class LayerRow(Value, frozen=True):
-    """One node of a graph, as `inspect` shows it."""
+    """One node of a graph, as shown by `deploykit inspect`."""
 
     name: str
     op_type: str

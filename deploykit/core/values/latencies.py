@@ -1,17 +1,17 @@
-"""Latencies: how long calls took, under which load, and in what state the machine was."""
+"""Latency: durations of calls, the load they were measured under, and the state of the device."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from deploykit.core.values.words import Precision, Runtime, Value
+from deploykit.core.values.base import Precision, Runtime, Value
 
-NOISY: float = 0.1
-"""A coefficient of variation above this says that something else ran, or that clocks moved, while it was measured."""
+NOISY_VARIATION: float = 0.1
+"""Coefficient of variation above which a measurement is called noisy: other processes ran, or clocks changed."""
 
 
 class Latency(Value, frozen=True):
-    """Wall time of one call, inputs and outputs in host memory."""
+    """Wall time per call, with inputs and outputs in host memory."""
 
     batch: int
     iterations: int
@@ -23,142 +23,142 @@ class Latency(Value, frozen=True):
     mean_ms: float
     deviation_ms: float
     throughput_per_s: float
-    """Images per second: batch · iterations / elapsed."""
+    """Samples per second: batch · iterations / elapsed time."""
     settled: bool
-    """Whether warm-up ended because the last windows agreed."""
+    """Whether warm-up ended because successive windows agreed."""
 
     @property
     def variation(self) -> float:
-        """The coefficient of variation: deviation over mean."""
+        """Coefficient of variation: standard deviation over mean."""
         return self.deviation_ms / self.mean_ms if self.mean_ms > 0 else 0.0
 
     @property
     def noisy(self) -> bool:
-        """Whether the machine was too busy for its figures to be repeated."""
-        return not self.settled or self.variation > NOISY
+        """Whether the measurement is too unstable to be repeatable."""
+        return not self.settled or self.variation > NOISY_VARIATION
 
 
 class GpuTimes(Value, frozen=True):
-    """Where a call's time goes on a GPU: medians by CUDA events; enqueueing by the host's clock."""
+    """GPU times per call: medians measured by CUDA events; enqueue time by the host's clock."""
 
     cuda_graph: bool
-    """Whether the work was captured once and launched as one."""
+    """Whether the work was captured as a CUDA graph and launched at once."""
     h2d_ms: float
     compute_ms: float
     d2h_ms: float
     enqueue_ms: float
-    """Of the host, to hand the work to the GPU: where this exceeds `compute_ms`, the host is what is measured."""
+    """Host time to enqueue the work; if it exceeds `compute_ms`, the call is limited by the host."""
 
 
-class Measured(Value, frozen=True):
-    """Calls of one kind on one engine: the figures, and every duration that they were drawn from."""
+class Measurement(Value, frozen=True):
+    """Latency of one engine under one load, with the duration of every call."""
 
     latency: Latency
-    """With a rate: from the moment at which the call was due, so that one that waits for the one before counts too."""
+    """With `rate_per_s`, each latency starts when the request is due, so that queueing time is included."""
     p999_ms: float
     durations_ns: tuple[int, ...]
-    """In the order in which the calls began, or were due."""
+    """Durations in the order in which the calls started, or were due."""
     threads: int = 1
-    """Callers at once."""
+    """Number of concurrent callers."""
     rate_per_s: float | None = None
-    """Calls per second that were due, by a Poisson process; None: each caller calls again as soon as it is answered."""
+    """Open-loop Poisson arrival rate in requests per second; None: closed loop."""
     gpu: tuple[GpuTimes, ...] = ()
-    """On a GPU: without CUDA graphs, and with them."""
+    """GPU times without and with CUDA graphs; empty on a CPU."""
 
 
-class StartUp(Value, frozen=True):
-    """How long it takes until the first answer is there, from the start of our own code on."""
+class StartupTimes(Value, frozen=True):
+    """Time until the first output, without the start of the interpreter."""
 
     open_ms: float
-    """To read the manifest and check every file's digest."""
+    """Time to read the manifest and verify every file's checksum."""
     load_ms: float
-    """To load the engine; in Python, to import its library too."""
-    first_ms: float
-    """Of the first call."""
+    """Time to load the engine; in Python including the import of its library."""
+    first_call_ms: float
+    """Duration of the first call."""
 
 
-class Conditions(Value, frozen=True):
-    """The state of a device while it was measured; None: it does not tell."""
+class DeviceConditions(Value, frozen=True):
+    """State of the device during a measurement; None: not reported by the device."""
 
     device: str
-    """`CPU`, or the GPU's own name."""
+    """`CPU`, or the GPU's product name."""
     source: str
-    """What told it, such as `NVML` or `sysfs`."""
+    """Source of the readings, such as `NVML` or `sysfs`."""
     clock_mhz: tuple[float, float] | None = None
-    """Lowest and highest seen."""
+    """Lowest and highest reading."""
     memory_clock_mhz: tuple[float, float] | None = None
     temperature_c: tuple[float, float] | None = None
     power_w: tuple[float, float] | None = None
     power_mode: str | None = None
-    """A Jetson's `nvpmodel`, or the governor of a CPU's clock."""
+    """A Jetson's `nvpmodel` mode, or the CPU frequency governor."""
     throttled: tuple[str, ...] = ()
-    """Why clocks were held back, in the device's own words."""
+    """Reasons for clock throttling, as the device reports them."""
 
 
 Scenario = Literal["SingleStream", "MultiStream", "Offline", "Server"]
-"""MLPerf's words for how queries come."""
+"""MLPerf's names of query arrival patterns."""
 
 
 class LoadGenSummary(Value, frozen=True):
-    """What MLCommons' LoadGen says of a run over the same engine."""
+    """Result of MLCommons' LoadGen on the same engine."""
 
     version: str
     scenario: Scenario
     valid: bool
-    """By LoadGen's own rules, which ask for ten minutes."""
+    """Whether the run is valid by LoadGen's rules, which require ten minutes."""
     figure: str
-    """What the scenario is scored by, in LoadGen's words."""
+    """Name of the scenario's score in LoadGen's terms."""
     value: float
     queries: int
     summary: str
-    """`mlperf_log_summary.txt`, whole."""
+    """Full text of `mlperf_log_summary.txt`."""
 
 
 class Bench(Value, frozen=True):
-    """One engine of a bundle, measured on this machine."""
+    """Benchmark of one engine of a bundle on this machine."""
 
     model: str
     precision: Precision
     runtime: Runtime
     library: str
-    """Name and version of what computed."""
+    """Name and version of the inference library."""
     file: str
-    """The engine within the bundle."""
-    measured: tuple[Measured, ...]
-    """A measurement per batch size, or the one under load."""
+    """Path of the engine in the bundle."""
+    measurements: tuple[Measurement, ...]
+    """One measurement per batch size, or a single one under load."""
     knee: int | None
-    """Of several batch sizes, the smallest that gives 95 % of the best throughput."""
-    start_up: StartUp
+    """Smallest batch size that reaches 95 % of the highest throughput; None: only one batch size was measured."""
+    start_up: StartupTimes
     peak_memory_bytes: int
-    """The largest resident set of the process that ran it, the interpreter and its packages among it."""
-    conditions: tuple[Conditions, ...] = ()
+    """Peak resident set size of the process, including the interpreter and its packages."""
+    conditions: tuple[DeviceConditions, ...] = ()
     loadgen: LoadGenSummary | None = None
-    statements: tuple[str, ...] = ()
-    """What a reader must know beside the figures."""
+    caveats: tuple[str, ...] = ()
+    """Restrictions that apply to the figures."""
 
 
 class Interval(Value, frozen=True):
-    """An estimate and the 95 % confidence interval around it."""
+    """An estimate with its 95 % confidence interval."""
 
     estimate: float
     low: float
     high: float
 
 
-class Comparison(Value, frozen=True):
-    """Two bundles measured in turn, a block of calls each, so that whatever slows the machine slows both."""
+class LatencyComparison(Value, frozen=True):
+    """Two bundles measured in alternating blocks of calls, so that disturbances affect both alike."""
 
     first: Bench
     second: Bench
     ratio: Interval
-    """The second's median over the first's in the same round, median over rounds: above 1, the second is slower."""
+    """Median over rounds of the second's median latency over the first's; above 1: the second is slower."""
     rounds: int
     limit: float | None = None
-    """The ratio that the second may have."""
+    """Largest ratio allowed; None: no limit."""
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """A second that is slower than it may be, as a sentence. The whole interval must lie above the limit."""
+        """Exceeded limit, as a sentence; it counts as exceeded only if the whole interval lies above it."""
         if self.limit is None or self.ratio.low <= self.limit:
             return ()
         return (

@@ -1,47 +1,47 @@
-"""The manifest: everything a runtime or a reader must know of a bundle, and the contract with C++."""
+"""The manifest of a bundle: the contract between Python, the C++ library and readers of the report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Literal
 
-from deploykit.core.values.engines import Beside, Engine
-from deploykit.core.values.graphs import FileRecord, Golden, KeptNode, Rewrite, TensorSpec
+from deploykit.core.values.base import Origin, Precision, Value
+from deploykit.core.values.engines import Engine, SecondaryEngine
+from deploykit.core.values.graphs import FileRecord, Fp32Node, Golden, Rewrite, TensorSpec
 from deploykit.core.values.latencies import Latency
 from deploykit.core.values.networks import BatchRange, ModelSpec, WeightsRecord
 from deploykit.core.values.quantization import Budget, CalibrationReceipt, Placement, PrecisionReceipt, Recipe
 from deploykit.core.values.requests import ExportRequest
 from deploykit.core.values.samples import DataRecord
 from deploykit.core.values.verdicts import Parity, Provenance
-from deploykit.core.values.words import Origin, Precision, Value
 
 
 class GraphRecord(Value, frozen=True):
-    """The graph in the bundle and how it came about."""
+    """The graph in the bundle and how it was produced."""
 
     file: str
     precision: Precision
     opset: int
     exporter: Origin
-    fallback: str | None
+    fallback_reason: str | None
     rewrites: tuple[Rewrite, ...]
-    kept_fp32: tuple[KeptNode, ...]
-    """Nodes that stay FP32 in a graph of lower precision, each with the value that made it stay."""
+    fp32_nodes: tuple[Fp32Node, ...]
+    """Nodes that stay FP32 in a graph of lower precision, each with the value that requires it."""
     range_data: DataRecord | None
-    """The samples on which values were checked against the precision's range, or calibrated."""
+    """Samples of the FP16 range check or of the INT8 calibration."""
     placement: Placement | None
-    """Where the Q/DQ pairs of an INT8 graph are, each with the rule that put it there."""
+    """Placement of the Q/DQ pairs of an INT8 graph, each with the rule that chose it."""
     recipe: Recipe | None
 
 
 class Manifest(Value, frozen=True):
-    """What `manifest.json` holds."""
+    """Content of `manifest.json`."""
 
-    schema_version: Literal[4]
+    schema_version: Literal[5]
     request: ExportRequest
-    """What the user asked for, word by word."""
+    """The export request, as the user gave it."""
     key: str
-    """Digest of all that determined the bundle: a request with an equal key is answered by this bundle."""
+    """Digest of everything that determines the bundle; a request with the same key reuses this bundle."""
     model: ModelSpec
     weights: WeightsRecord
     precision: Precision
@@ -52,12 +52,12 @@ class Manifest(Value, frozen=True):
     calibration: CalibrationReceipt | None
     budget: Budget | None
     receipt: PrecisionReceipt
-    """In what arithmetic the engine that was judged really computes."""
+    """Executed precision of the primary engine."""
     labels: str | None
     engine: Engine
-    """The one that was judged and measured."""
-    beside: tuple[Beside, ...]
-    """Engines of other backends, or for other machines, each with what is known of it."""
+    """The primary engine: the one that `parity`, `receipt` and `latency` describe."""
+    extra_engines: tuple[SecondaryEngine, ...]
+    """Engines of other backends or for other machines, each with its own results."""
     golden: Golden
     parity: Parity
     latency: Latency | None
@@ -68,36 +68,36 @@ class Manifest(Value, frozen=True):
         for path, file in self.files.items():
             if path != file.path:
                 raise ValueError(f"the file {path!r} is recorded as {file.path!r}")
-        for path in (*self.files, *self.named):
+        for path in (*self.files, *self.referenced_paths):
             if not stays_inside(path):
                 raise ValueError(f"the path {path!r} leaves the bundle")
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Every check that the bundle did not pass, as a sentence; none: it is good."""
+        """Failed checks, each as a sentence; empty: the bundle passes."""
         budget = self.budget
-        over = (
-            (f"the budget of {budget.bound:g} ({budget.measure}) does not hold: {budget.end:.2f}",)
-            if budget is not None and not budget.kept
+        over_budget = (
+            (f"the accuracy budget of {budget.limit:g} ({budget.metric}) is not met: {budget.end:.2f}",)
+            if budget is not None and not budget.met
             else ()
         )
-        beside = (failure for other in self.beside for failure in other.failures)
-        return (*self.parity.failures, *self.receipt.failures, *over, *beside)
+        extra = (failure for engine in self.extra_engines for failure in engine.failures)
+        return (*self.parity.failures, *self.receipt.failures, *over_budget, *extra)
 
     @property
     def engines(self) -> tuple[Engine, ...]:
-        """Every engine in the bundle, the one that was judged first."""
-        return (self.engine, *(other.engine for other in self.beside))
+        """Every engine in the bundle, the primary engine first."""
+        return (self.engine, *(other.engine for other in self.extra_engines))
 
     @property
-    def named(self) -> tuple[str, ...]:
-        """Every path that is spoken of outside `files`, where each must stand too once the bundle is written."""
+    def referenced_paths(self) -> tuple[str, ...]:
+        """Every path referenced outside `files`; in a complete bundle, each is also a key of `files`."""
         golden = (*self.golden.inputs.values(), *self.golden.outputs.values())
         engines = (engine.file.path for engine in self.engines)
         return (self.graph.file, *golden, *engines, *((self.labels,) if self.labels is not None else ()))
 
 
 def stays_inside(path: str) -> bool:
-    """Whether a recorded path is plain and relative: no `..`, no root, no backslash."""
+    """Whether a recorded path stays inside the bundle: relative, without `..` or backslashes."""
     parts = path.split("/")
     return bool(path) and "\\" not in path and "\0" not in path and not {"", ".", ".."} & set(parts)

@@ -1,18 +1,18 @@
-"""Networks: what is exported, from which weights, at which batch sizes."""
+"""Networks: architecture, weights, preprocessing, inputs and batch sizes of an export."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from deploykit.core.values.words import Argument, ChannelOrder, DType, Exporter, Head, ImageLayout, Preprocess, Value
+from deploykit.core.values.base import Argument, ChannelOrder, DType, Exporter, Head, ImageLayout, PreprocessIn, Value
 
 
 class Preprocessing(Value, frozen=True):
-    """From a decoded image (H×W×3, uint8, RGB) to one network input (3×height×width, float32).
+    """Preprocessing of a decoded image (H×W×3, uint8, RGB) to a network input (3×height×width, float32).
 
-    The shorter side is resized to `resize` pixels (bilinear with antialiasing, as Pillow does it), the centre
-    `height`×`width` is cut out, and each channel becomes `(pixel · scale − mean) / std`, in `channels` order.
+    Resize the shorter side to `resize` pixels (bilinear with antialiasing, as Pillow does it), crop the center
+    `height`×`width`, and compute `(pixel · scale − mean) / std` per channel, in `channels` order.
     """
 
     resize: int
@@ -23,7 +23,7 @@ class Preprocessing(Value, frozen=True):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     channels: ChannelOrder = "rgb"
     layout: ImageLayout = "NCHW"
-    """`NHWC`: the network takes height×width×3, as networks from TensorFlow do."""
+    """`NHWC`: the network's input is height×width×3, as in networks from TensorFlow."""
 
     def __post_init__(self) -> None:
         if min(self.resize, self.height, self.width) < 1:
@@ -35,7 +35,7 @@ class Preprocessing(Value, frozen=True):
 
 
 class InferredArgument(Value, frozen=True):
-    """A constructor argument that a checkpoint's shapes reveal: the size of `parameter` along `axis`."""
+    """A constructor argument inferred from a checkpoint: the size of `parameter` along `axis`."""
 
     argument: str
     parameter: str
@@ -43,7 +43,7 @@ class InferredArgument(Value, frozen=True):
 
 
 class Pretrained(Value, frozen=True):
-    """Released weights: torchvision's enum member, what they were trained with, and the arguments they need."""
+    """Released weights: torchvision's enum member, their preprocessing, and the constructor arguments they need."""
 
     enum: str
     preprocessing: Preprocessing
@@ -51,9 +51,10 @@ class Pretrained(Value, frozen=True):
 
 
 class Architecture(Value, frozen=True):
-    """One network of the catalog: how to build it, where it is described, and what it eats.
+    """One network: how to build it, the paper that describes it, and its inputs.
 
-    `build(**arguments)` gives an `nn.Module` that maps N×3×H×W float32 to N×classes logits in eval mode.
+    In the catalog, `build(**arguments)` returns an `nn.Module` that maps N×3×H×W float32 to N×classes logits in eval
+    mode.
     """
 
     name: str
@@ -62,35 +63,36 @@ class Architecture(Value, frozen=True):
     """Authors, year and arXiv number; the section or table that defines this member."""
     build: Callable[..., Any]
     arguments: Mapping[str, Argument]
-    """What makes this member of its family; `--arch` may override any of them."""
+    """Constructor arguments of this member of its family; `--model-arg` can override each."""
     preprocessing: Preprocessing | None
-    """None: only the user knows what it eats."""
+    """None: not known for this network."""
     classifier: str
-    """Dotted path of the last layer with parameters; `--head embedding` replaces it by the identity. Empty: unknown."""
+    """Dotted path of the last layer with parameters, which `--head embedding` replaces with the identity; empty:
+    unknown."""
     training_only: tuple[str, ...] = ()
-    """Dotted paths of submodules that eval mode never runs; a checkpoint may lack them, an export must."""
-    inferred: tuple[InferredArgument, ...] = ()
+    """Dotted paths of submodules unused in eval mode; optional in a checkpoint, never part of an export."""
+    inferred_arguments: tuple[InferredArgument, ...] = ()
     pretrained: Pretrained | None = None
     inputs: tuple[InputSpec, ...] = ()
-    """What it takes, where it says so itself and it is not said by `preprocessing`."""
+    """Inputs that the network itself declares, if they are not given by `preprocessing`."""
     own_weights: bool = False
-    """Whether `build` may bring weights of its own, as code does that loads a checkpoint."""
+    """Whether `build` may load weights itself, for example from a checkpoint."""
     notes: tuple[str, ...] = ()
-    """What a user must know of the way in which it was taken in, as sentences."""
+    """Notes for the user about how the network was loaded, as sentences."""
 
 
 class CatalogRow(Value, frozen=True):
-    """What `deploykit list` prints of one network. Generated from the code by scripts/update_generated, so that listing
-    needs no torch; a test recomputes it.
+    """One row of `deploykit list`. scripts/update_generated computes the rows, so that listing does not import torch; a
+    test recomputes them.
     """
 
     name: str
     family: str
     paper: str
     parameters: int
-    """Trainable parameters in eval mode: those of training-only submodules are not counted."""
+    """Trainable parameters in eval mode, without those of training-only submodules."""
     macs: int
-    """Multiply-accumulates of convolutions and matrix products for one image."""
+    """Multiply-accumulates (MACs) of convolutions and matrix products per image."""
     height: int
     width: int
     classes: int
@@ -98,8 +100,8 @@ class CatalogRow(Value, frozen=True):
 
 
 class WeightsSource(Value, frozen=True):
-    """Where weights come from: `random` (with a seed), `imagenet` (as they were released), `file`, or `own`: those that
-    the network's own file holds.
+    """Source of the weights: `random` (with a seed), `imagenet` (released weights), `file` (a checkpoint), or `own`
+    (contained in the network's file).
     """
 
     kind: Literal["random", "imagenet", "file", "own"]
@@ -108,21 +110,21 @@ class WeightsSource(Value, frozen=True):
 
     def __post_init__(self) -> None:
         if (self.kind == "file") != (self.path is not None):
-            raise ValueError(f"a path belongs to weights from a file, not to {self.kind!r}")
+            raise ValueError(f"weights of kind 'file' need a path, and only they; the kind is {self.kind!r}")
 
 
 class WeightsRecord(Value, frozen=True):
-    """The weights that an export really holds."""
+    """The weights that an export contains."""
 
     source: str
-    """`random, seed 0`, the name of torchvision's enum member, or the checkpoint's file name."""
+    """`random, seed 0`, torchvision's enum member, or the checkpoint's file name."""
     trained: bool
     sha256: str
-    """Digest of the state dict: names, types, shapes and bytes, in the module's order."""
+    """Digest of the state dict: names, data types, shapes and bytes, in the module's order."""
 
 
 class BatchRange(Value, frozen=True):
-    """Batch sizes a graph or an engine takes; `optimum` is what it is tuned for."""
+    """Batch sizes that a graph or an engine accepts; `optimum` is the one it is tuned for."""
 
     minimum: int = 1
     optimum: int = 8
@@ -131,43 +133,43 @@ class BatchRange(Value, frozen=True):
     def __post_init__(self) -> None:
         if not 1 <= self.minimum <= self.optimum <= self.maximum:
             raise ValueError(
-                f"batch sizes go up from 1: MIN <= OPT <= MAX, not {self.minimum}:{self.optimum}:{self.maximum}"
+                f"batch sizes must satisfy 1 <= MIN <= OPT <= MAX, not {self.minimum}:{self.optimum}:{self.maximum}"
             )
 
     @property
     def static(self) -> bool:
-        """Whether there is only one batch size."""
+        """Whether only one batch size is accepted."""
         return self.minimum == self.maximum
 
 
 class InputSpec(Value, frozen=True):
-    """One input of a network, as `--input NAME=SHAPE:DTYPE` says it."""
+    """One input of a network, as given by `--input NAME=SHAPE:DTYPE`."""
 
     name: str
     shape: tuple[int, ...]
-    """Of one sample, without the batch axis."""
+    """Shape of one sample, without the batch axis."""
     dtype: DType
 
 
 class ModelSpec(Value, frozen=True):
-    """Which function is exported: the network, its arguments, its head and where preprocessing happens."""
+    """The exported function: the network, its arguments, its head and where preprocessing happens."""
 
     name: str
     family: str
     paper: str
     arguments: Mapping[str, Argument]
     preprocessing: Preprocessing | None
-    """From an image to the one input. None: inputs are tensors whose meaning only the user knows."""
+    """Preprocessing from an image to the only input; None: the inputs are not images."""
     head: Head = "logits"
-    preprocess: Preprocess = "host"
+    preprocess_in: PreprocessIn = "host"
     inputs: tuple[str, ...] = ("input",)
-    """Names of the inputs, in the graph's order."""
+    """Input names in the graph's order."""
     oracle: str = "eager PyTorch"
-    """What parity is judged beside."""
+    """Reference that parity compares with."""
 
 
 class ExportOptions(Value, frozen=True):
-    """How the graph is made."""
+    """Options of the ONNX export."""
 
     batch: BatchRange = BatchRange()
     opset: int = 20

@@ -1,4 +1,4 @@
-"""Protocols: what stages ask of each other."""
+"""Protocols: the interfaces between stages."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from deploykit.core.values.base import Arrays
 from deploykit.core.values.engines import Engine, EngineLayer
 from deploykit.core.values.graphs import TensorSpec
 from deploykit.core.values.latencies import GpuTimes
-from deploykit.core.values.quantization import Executed
+from deploykit.core.values.quantization import ExecutedPrecision
 from deploykit.core.values.samples import Sample, TensorSample
-from deploykit.core.values.words import Arrays
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 class Runner(Protocol):
-    """Anything that computes the exported function: eager PyTorch, ONNX Runtime, an engine."""
+    """Computes the exported function: eager PyTorch, ONNX Runtime or an engine."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]: ...
@@ -28,21 +28,21 @@ class Runner(Protocol):
     def outputs(self) -> tuple[TensorSpec, ...]: ...
 
     def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
-        """Outputs by name. The arrays carry a leading batch axis that is within the runner's batch range."""
+        """Compute outputs by name. Each array has a leading batch axis within the runner's batch range."""
         ...
 
 
 @runtime_checkable
 class TimedRunner(Runner, Protocol):
-    """A runner on a GPU that can tell where the time of a call goes."""
+    """A runner on a GPU that measures the parts of a call."""
 
     def gpu_times(self, arrays: Arrays, calls: int) -> tuple[GpuTimes, ...]:
-        """Medians of so many calls with these arrays: without a CUDA graph, and with one where it can be captured."""
+        """Measure medians over `calls` calls: without a CUDA graph, and with one if it can be captured."""
         ...
 
 
 class SampleSet(Protocol):
-    """Samples to calibrate or judge with, decoded one at a time, in an order that never changes."""
+    """Samples for calibration or evaluation, decoded one at a time, in a fixed order."""
 
     @property
     def name(self) -> str: ...
@@ -52,7 +52,7 @@ class SampleSet(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names by label; empty where labels have no names, or there are none."""
+        """Class names by label; empty: labels have no names, or there are no labels."""
         ...
 
     def __len__(self) -> int: ...
@@ -61,19 +61,19 @@ class SampleSet(Protocol):
 
 
 class Progress(Protocol):
-    """Where long work says how far it is."""
+    """Receives the progress of long work."""
 
     def step(self, title: str, total: int | None = None) -> AbstractContextManager[Callable[[], None]]:
-        """Enter a step; what it yields is called once per finished unit of `total`."""
+        """Start a step; the yielded function is called once per finished unit of `total`."""
         ...
 
     def note(self, text: str) -> None:
-        """Something that the user should read now."""
+        """Show a message to the user now."""
         ...
 
 
 class Backend(Protocol):
-    """One inference library: graphs in, engines out, engines loaded."""
+    """One inference library: compiles graphs to engines and loads engines."""
 
     @property
     def name(self) -> str: ...
@@ -83,41 +83,42 @@ class Backend(Protocol):
 
     @property
     def opsets(self) -> range:
-        """The opsets of the default domain that it takes."""
+        """Supported opsets of the default ONNX domain."""
         ...
 
     @property
     def identity(self) -> str:
-        """All that determines what `compile` makes of a graph: name and version, and the GPU and settings if any."""
+        """Everything that determines the result of `compile`: name, version, GPU and settings."""
         ...
 
-    def obstacle(self) -> str | None:
-        """Why this machine cannot run its engines, as half a sentence; None where it can."""
+    def unavailable_reason(self) -> str | None:
+        """Reason why this machine cannot run its engines, without a final period; None: it can."""
         ...
 
-    def build_obstacle(self) -> str | None:
-        """Why this machine cannot build its engines, as half a sentence; None where it can."""
+    def cannot_build_reason(self) -> str | None:
+        """Reason why this machine cannot build its engines, without a final period; None: it can."""
         ...
 
     def compile(self, graph: Path, folder: Path, progress: Progress | None = None) -> Engine:
-        """Build an engine into `folder`; its record's path is relative to that folder.
+        """Build an engine in `folder`; the path in its record is relative to that folder.
 
-        InputError for a graph that the library does not take, BackendError where it fails or is not there.
+        InputError for a graph that the library does not support, BackendError if the build fails or the library is not
+        usable.
         """
         ...
 
     def load(self, engine: Engine, folder: Path) -> Runner:
-        """A runner of the engine in `folder`. BackendError where it was made for another machine or version, before
-        a byte of it is given to the library.
+        """Load the engine in `folder`. BackendError for an engine that was built for another machine or version, before
+        the library reads any of it.
         """
         ...
 
-    def layers(self, engine: Engine, folder: Path, calls: int) -> tuple[EngineLayer, ...]:
-        """The layers of a compiled engine, with their GPU times where some `calls` are profiled; none of an engine that
-        is a graph.
+    def read_layers(self, engine: Engine, folder: Path, calls: int) -> tuple[EngineLayer, ...]:
+        """List the layers of a compiled engine, with GPU times if `calls` > 0 calls are profiled; empty for an engine
+        that is a graph.
         """
         ...
 
-    def executed(self, engine: Engine, folder: Path) -> Executed:
-        """What the engine computes in: every Conv, ConvTranspose, Gemm and MatMul of the graph has a word."""
+    def read_executed_precision(self, engine: Engine, folder: Path) -> ExecutedPrecision:
+        """Read the arithmetic type in which the engine computes every Conv, ConvTranspose, Gemm and MatMul."""
         ...

@@ -1,62 +1,62 @@
-"""Quantization: where pairs go, what the ranges rest on, what INT8 costs and what really ran."""
+"""Quantization: ranges, placement of Q/DQ pairs, accuracy budget, calibration receipt and executed precision."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Literal
 
+from deploykit.core.values.base import Arithmetic, BudgetMetric, IoType, Observer, Value
 from deploykit.core.values.samples import DataRecord, SampleRecord
-from deploykit.core.values.words import Arithmetic, InOut, Measure, Observer, Value
 
 
 class Range(Value, frozen=True):
-    """The smallest and largest value that a tensor took."""
+    """Smallest and largest value observed in a tensor."""
 
     low: float
     high: float
     threshold: float | None = None
-    """Where an observer clips |x| for INT8; None: the tensor is not quantized."""
+    """Threshold at which |x| is clipped for INT8; None: the tensor is not quantized."""
 
 
 class Ranges(Value, frozen=True):
-    """What calibration saw: one range per tensor, and on what."""
+    """Observed range per tensor, and the samples they were observed on."""
 
     tensors: Mapping[str, Range]
     data: DataRecord
 
 
 class Convergence(Value, frozen=True):
-    """How far the thresholds from the first `samples` were from those of all samples, as shares of these."""
+    """Relative difference between the thresholds after the first `samples` and the final ones, as shares of 1."""
 
     samples: int
     median: float
     worst: float
     tensor: str
-    """The one that was worst."""
+    """The tensor with the largest difference."""
 
 
-class Calibrated(Value, frozen=True):
-    """Ranges with INT8 thresholds, and what a layer's inputs are on average: all that quantization needs to know."""
+class CalibrationResult(Value, frozen=True):
+    """Result of calibration: ranges with INT8 thresholds, and channel means for bias correction."""
 
     ranges: Ranges
     observer: Observer
     convergence: tuple[Convergence, ...]
     means: Mapping[str, tuple[float, ...]]
-    """Mean of each channel (axis 1) of the tensors that layers read."""
+    """Mean per channel (axis 1) of each layer's input tensor."""
 
 
 class Recipe(Value, frozen=True):
-    """How a graph is quantized: what stays out, what becomes of the rest, and whether biases are corrected."""
+    """How a graph is quantized: excluded nodes, precision of the remaining layers, and bias correction."""
 
     rest: Literal["fp32", "fp16"] = "fp32"
     excluded: tuple[str, ...] = ()
-    """Nodes that stay in floating point: layers, or the Concats, Adds and MaxPools that would join in."""
+    """Nodes that stay in floating point: layers, or Concat, Add and MaxPool nodes that would be quantized with them."""
     correct_bias: bool = False
-    io: InOut = "fp32"
+    io: IoType = "fp32"
 
 
 class Edge(Value, frozen=True):
-    """An input of a node that is read through a Q/DQ pair, and the rule of `quantize/placement.py` that chose it."""
+    """A node input with a Q/DQ pair, and the rule of `quantize/placement.py` that chose it."""
 
     tensor: str
     node: str
@@ -65,140 +65,144 @@ class Edge(Value, frozen=True):
 
 
 class Placement(Value, frozen=True):
-    """Where Q/DQ pairs go in one graph; names are those of its nodes and tensors."""
+    """Placement of Q/DQ pairs in one graph, by names of nodes and tensors."""
 
     layers: tuple[str, ...]
-    """Nodes that will compute in INT8, in the graph's order."""
+    """Nodes that compute in INT8, in the graph's order."""
     edges: tuple[Edge, ...]
     shared: tuple[tuple[str, ...], ...]
-    """Tensors whose pairs have one scale."""
+    """Groups of tensors whose Q/DQ pairs share one scale."""
 
 
 class Sensitivity(Value, frozen=True):
-    """What quantizing one layer, and no other, costs at the network's output."""
+    """Error at the network's output if only one layer is quantized."""
 
     layer: str
     error: float
-    """Where every sample has a label, the cross-entropy that it adds, in nats; else noise over signal of the output, a
-    power ratio: 10^(−SNR/10)."""
+    """With labels, the increase of the cross-entropy in nats; without, noise power over signal power of the output:
+    10^(−SNR/10)."""
 
 
 class BudgetStep(Value, frozen=True):
-    """One layer taken out of INT8, and what that did."""
+    """One layer moved from INT8 to floating point, and the effect on the budget's metric."""
 
     layer: str
     error: float
-    """Of the layer alone, as `Sensitivity` defines it."""
+    """Error of quantizing this layer alone, as defined by `Sensitivity`."""
     before: float
     after: float
     int8_share: float
-    """Of multiply-accumulates that the graph still quantizes."""
+    """Share of multiply-accumulates that are still quantized."""
 
 
 class Budget(Value, frozen=True):
-    """What INT8 may cost, and the way to a graph that keeps within it."""
+    """An accuracy budget, and the steps by which the graph was made to meet it."""
 
-    measure: Measure
-    bound: float
-    """The largest drop in points of 100, or the smallest SNR in decibels."""
+    metric: BudgetMetric
+    limit: float
+    """Largest drop of top-1 in percentage points, or smallest output SNR in decibels."""
     start: float
-    """With every layer quantized."""
+    """Value of the metric with every layer quantized."""
     steps: tuple[BudgetStep, ...]
-    kept: bool
+    met: bool
+    """Whether the final graph is within the limit."""
 
     @property
     def end(self) -> float:
-        """With the layers of all steps out."""
+        """Value of the metric after the last step."""
         return self.steps[-1].after if self.steps else self.start
 
 
 class Disjointness(Value, frozen=True):
-    """Proof that no image was both calibrated on and judged on: pixel digests of one set looked for in the other."""
+    """Proof that calibration and evaluation sets are disjoint, by comparing pixel digests."""
 
     calibration_sha256: str
     evaluation_sha256: str
     compared: int
-    """Digests of the evaluation samples that were looked for among the calibration samples'."""
+    """Number of evaluation samples whose digests were compared with those of the calibration samples."""
     common: int
 
 
 class CalibrationReceipt(Value, frozen=True):
-    """What the INT8 ranges rest on."""
+    """Calibration data and thresholds behind the INT8 ranges."""
 
     data: DataRecord
     samples: tuple[SampleRecord, ...]
     observer: Observer
     thresholds: Mapping[str, float]
-    """Where |x| is clipped, by tensor; tensors that share a scale take the largest among them."""
+    """Clipping threshold of |x| by tensor; tensors that share a scale use their largest threshold."""
     convergence: tuple[Convergence, ...]
     disjoint: Disjointness
     images_per_s: float | None = None
-    """Of the calibration pass, decoding included, when it was made."""
+    """Throughput of the calibration pass, including decoding."""
 
 
-class Executed(Value, frozen=True):
-    """In what arithmetic a backend really computes the layers that multiply, by the ONNX node's name."""
+class ExecutedPrecision(Value, frozen=True):
+    """Arithmetic type in which a backend computes each multiplying layer, by the ONNX node's name."""
 
     evidence: str
-    """What it was read from, such as `OpenVINO's execution graph`."""
+    """Source of the information, such as `OpenVINO's execution graph`."""
     arithmetic: Mapping[str, Arithmetic]
-    """Of a layer that the evidence does not tell there is no entry."""
+    """Layers that the evidence does not mention have no entry."""
 
 
 class LayerArithmetic(Value, frozen=True):
-    """One Conv, ConvTranspose, Gemm or MatMul: its multiply-accumulates for one image, and what computes them."""
+    """One Conv, ConvTranspose, Gemm or MatMul: its multiply-accumulates (MACs) per image, and their arithmetic type."""
 
     node: str
     op_type: str
     macs: int
-    asked: Arithmetic
-    """What the graph's types say."""
-    ran: Arithmetic | None
-    """None: the backend's account does not tell."""
+    requested: Arithmetic
+    """Arithmetic type given by the graph's data types."""
+    executed: Arithmetic | None
+    """Arithmetic type that the backend executes; None: not reported."""
 
 
-MISSED_AT_MOST = 0.05
-"""Share of the multiply-accumulates that a graph quantizes which a backend may still compute in floating point."""
+MAX_INT8_FALLBACK_SHARE = 0.05
+"""Largest share of the graph's INT8 multiply-accumulates that a backend may execute in floating point."""
 
 
 class PrecisionReceipt(Value, frozen=True):
-    """What really ran: the share of multiply-accumulates at each arithmetic, from the backend's own account."""
+    """Precision receipt: the share of multiply-accumulates executed in each arithmetic type, as the backend reports."""
 
     backend: str
     version: str
     evidence: str
     shares: Mapping[Arithmetic, float]
-    """Of all multiply-accumulates, as shares of 1; what is missing to 1 is untold."""
+    """Shares of all multiply-accumulates, of 1; the remainder to 1 is not reported."""
     layers: tuple[LayerArithmetic, ...]
 
     @property
-    def missed(self) -> tuple[LayerArithmetic, ...]:
-        """Layers that the graph quantizes and the backend computes in floating point all the same."""
-        return tuple(layer for layer in self.layers if layer.asked == "int8" and layer.ran not in ("int8", None))
+    def int8_fallbacks(self) -> tuple[LayerArithmetic, ...]:
+        """Layers that are INT8 in the graph and executed in floating point."""
+        return tuple(
+            layer for layer in self.layers if layer.requested == "int8" and layer.executed not in ("int8", None)
+        )
 
     @property
-    def untold(self) -> tuple[LayerArithmetic, ...]:
-        """Layers of whose arithmetic the backend gives no account."""
-        return tuple(layer for layer in self.layers if layer.ran is None)
+    def unreported(self) -> tuple[LayerArithmetic, ...]:
+        """Layers whose executed arithmetic type the backend does not report."""
+        return tuple(layer for layer in self.layers if layer.executed is None)
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """INT8 that was asked for and not computed, as a sentence, where it is more than a twentieth. What is untold
-        counts as not computed.
+        """More INT8 not executed as INT8 than MAX_INT8_FALLBACK_SHARE allows, as a sentence. INT8 layers without a
+        report count as not executed.
         """
-        missed = self.missed
-        silent = [layer for layer in self.untold if layer.asked == "int8"]
-        asked = sum(layer.macs for layer in self.layers if layer.asked == "int8")
-        if sum(layer.macs for layer in (*missed, *silent)) <= MISSED_AT_MOST * asked:
+        fallbacks = self.int8_fallbacks
+        silent = [layer for layer in self.unreported if layer.requested == "int8"]
+        int8_macs = sum(layer.macs for layer in self.layers if layer.requested == "int8")
+        if sum(layer.macs for layer in (*fallbacks, *silent)) <= MAX_INT8_FALLBACK_SHARE * int8_macs:
             return ()
-        if not missed:
+        if not fallbacks:
             return (
-                f"{len(silent)} of {len(self.layers)} layers are INT8 in the graph, and {self.evidence} does not tell "
-                f"what computes them (such as {silent[0].node}): choose another --target, or report it with the graph",
+                f"{len(silent)} of {len(self.layers)} layers are INT8 in the graph, and {self.backend}'s "
+                f"{self.evidence} does not show what computes them (such as {silent[0].node}): choose another "
+                "--target, or report it with the graph",
             )
-        first = missed[0]
-        assert first.ran is not None
+        first = fallbacks[0]
+        assert first.executed is not None
         return (
-            f"{len(missed)} of {len(self.layers)} layers are INT8 in the graph and {first.ran.upper()} in "
+            f"{len(fallbacks)} of {len(self.layers)} layers are INT8 in the graph and {first.executed.upper()} in "
             f"{self.backend} (such as {first.node}): choose another --target",
         )

@@ -1,19 +1,19 @@
-"""Records: what was measured of a bundle beyond its manifest, kept beside it for its report."""
+"""Records: measurements of a bundle that its report shows in addition to the manifest."""
 
 from __future__ import annotations
 
-from deploykit.core.values.depth import LayerErrors, SampleAccount, Stages
-from deploykit.core.values.latencies import Bench, Measured
-from deploykit.core.values.words import Value
+from deploykit.core.values.base import Value
+from deploykit.core.values.diagnosis import LayerErrors, SampleDifferences, Stages
+from deploykit.core.values.latencies import Bench, Measurement
 
 
 class Records(Value, frozen=True):
-    """Everything of the kind that a bundle holds; None or empty: never made."""
+    """All records in a bundle; None or empty: not measured."""
 
-    measured: Measured | None = None
-    """The latency of the manifest, with every duration that it was drawn from."""
+    measurement: Measurement | None = None
+    """The manifest's latency, with the duration of every call."""
     stages: Stages | None = None
     layers: LayerErrors | None = None
-    samples: SampleAccount | None = None
+    samples: SampleDifferences | None = None
     benches: tuple[Bench, ...] = ()
-    """One per runtime and engine, the latest."""
+    """The latest benchmark per runtime and engine."""

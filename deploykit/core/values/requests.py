@@ -1,17 +1,17 @@
-"""Requests: all that a user says of one export."""
+"""Requests: all options of one export."""
 
 from __future__ import annotations
 
 import msgspec
 
+from deploykit.core.values.base import ChannelOrder, Head, IoType, Observer, Precision, PreprocessIn, Value
 from deploykit.core.values.engines import BuildOptions
 from deploykit.core.values.networks import ExportOptions, InputSpec, WeightsSource
-from deploykit.core.values.words import ChannelOrder, Head, InOut, Observer, Precision, Preprocess, Value
 
 
 class ImageOverrides(Value, frozen=True):
-    """What `--input-size`, `--scale`, `--mean`, `--std` and `--channels` say, or a file of such lines; None: as the
-    network was trained.
+    """Preprocessing given by `--input-size`, `--scale`, `--mean`, `--std`, `--channels` and `--resize`, or by
+    `--preprocessing-file`; None: as in training.
     """
 
     height: int | None = None
@@ -24,73 +24,75 @@ class ImageOverrides(Value, frozen=True):
 
     @property
     def normalises(self) -> bool:
-        """Whether it says what pixels become, and not only how many there are."""
-        return any(said is not None for said in (self.scale, self.mean, self.std, self.channels))
+        """Whether it sets the normalization or channel order, and not only sizes."""
+        return any(option is not None for option in (self.scale, self.mean, self.std, self.channels))
 
 
 class CalibrationOptions(Value, frozen=True):
-    """What INT8 ranges are taken from."""
+    """Calibration data and observer for INT8."""
 
     data: str
-    """Set or path; its calibration split."""
+    """Data set or path, whose calibration split is used."""
     count: int = 256
     observer: Observer = "mse"
 
 
 class BudgetOptions(Value, frozen=True):
-    """What INT8 may cost; layers stay out of it until that holds. One of the two is given."""
+    """Accuracy budget of INT8: sensitive layers stay in floating point until it is met. Exactly one limit is given."""
 
     max_drop: float | None = None
-    """Points of top-1, of 100, on the labelled samples that parity is judged on."""
+    """Largest top-1 drop in percentage points, on the labelled evaluation samples."""
     min_snr_db: float | None = None
 
     def __post_init__(self) -> None:
         if (self.max_drop is None) == (self.min_snr_db is None):
-            raise ValueError("a budget is a largest drop or a smallest SNR, one of the two")
+            raise ValueError("an accuracy budget has either max_drop or min_snr_db")
 
 
 class ExportRequest(Value, frozen=True):
-    """All that a user says of one export; equal requests on one installation give equal graphs."""
+    """All options of one export; equal requests on one installation give equal graphs."""
 
     model: str
-    """A name of the catalog, `torchvision:NAME`, `timm:NAME`, `module:callable`, or the path of an .onnx or .pt2."""
+    """A catalog name, `torchvision:NAME`, `timm:NAME`, `module:callable`, or the path of an .onnx or .pt2 file."""
     precision: Precision
     weights: WeightsSource
     arguments: tuple[str, ...] = ()
-    """`KEY=VALUE`, as typed; the architecture's constructor gives them their types."""
+    """Constructor arguments as `KEY=VALUE`; types follow from the architecture's constructor."""
     head: Head | None = None
-    """None: logits, or what the file's graph ends in."""
-    preprocess: Preprocess = "host"
+    """None: logits, or the outputs of the file's graph."""
+    preprocess_in: PreprocessIn = "host"
     image: ImageOverrides | None = None
     inputs: tuple[InputSpec, ...] = ()
-    """Of a network that takes no image, in the order of its arguments; none: what is known of the network."""
+    """Inputs of a network without image input, in the order of its arguments; empty: as the network declares."""
     options: ExportOptions = ExportOptions()
     data: str | None = None
-    """Set or path: its calibration split shows the ranges for FP16, its evaluation split is what parity is on. None:
-    `photos`, or noise for a network that takes no image.
+    """Data set or path: the calibration split gives the ranges for FP16, the evaluation split the parity samples. None:
+    `photos`, or noise for a network without image input.
     """
     samples: int = 16
-    """How many samples parity is judged on."""
+    """Number of evaluation samples for parity."""
     target: str = "onnxruntime"
-    """The backend whose engine is judged and measured."""
-    beside: tuple[str, ...] = ()
-    """Backends whose engines are packed beside it, judged where this machine can run them."""
-    offered: tuple[str, ...] = ()
-    """Backends whose engines are packed beside it too, where they take the graph."""
+    """Backend of the primary engine, which is evaluated and measured."""
+    extra_engines: tuple[str, ...] = ()
+    """Backends of additional engines, evaluated if this machine can run them."""
+    optional_engines: tuple[str, ...] = ()
+    """Backends of additional engines that are left out if they do not support the graph."""
     build: BuildOptions = BuildOptions()
-    """What compilers are told; the batch sizes are those of `options`, whatever it says."""
-    io: InOut = "fp32"
+    """Build options of compiled engines; their batch sizes are replaced by those of `options`."""
+    io: IoType = "fp32"
     calibration: CalibrationOptions | None = None
     budget: BudgetOptions | None = None
 
     @property
     def build_options(self) -> BuildOptions:
-        """`build`, for the batch sizes that the graph is exported for."""
+        """`build` with the batch sizes of the graph."""
         return msgspec.structs.replace(self.build, batch=self.options.batch)
 
     def __post_init__(self) -> None:
         quantized = self.precision in ("int8", "int8-fp16")
         if quantized != (self.calibration is not None):
-            raise ValueError("calibration belongs to INT8, and INT8 to calibration")
+            raise ValueError(
+                f"int8 and int8-fp16 require calibration, and only they; the precision is {self.precision}"
+            )
         if self.budget is not None and not quantized:
-            raise ValueError("a budget is for INT8")
+            raise ValueError(f"an accuracy budget requires int8 or int8-fp16, not {self.precision}")

@@ -1,10 +1,10 @@
-"""Samples: images as stages pass them on, and the record of which were used."""
+"""Samples: images or tensors with labels, and the records of which were used."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from deploykit.core.values.words import Arrays, Value
+from deploykit.core.values.base import Arrays, Value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 Pixels: TypeAlias = "NDArray[np.uint8] | NDArray[np.float32]"
-"""A decoded image, H×W×3, uint8, RGB; or a network input that was preprocessed elsewhere, 3×H×W, float32."""
+"""A decoded image, H×W×3, uint8, RGB; or an already preprocessed network input, 3×H×W, float32."""
 
 
 class Sample(Value, frozen=True):
-    """One image and its class."""
+    """One image and its label."""
 
     name: str
     image: Pixels
@@ -24,7 +24,7 @@ class Sample(Value, frozen=True):
 
 
 class TensorSample(Value, frozen=True):
-    """Inputs of a network that takes no image, by name, without the batch axis."""
+    """Inputs of a network without image input, by name, without the batch axis."""
 
     name: str
     tensors: Arrays
@@ -32,14 +32,14 @@ class TensorSample(Value, frozen=True):
 
 
 class Batch(NamedTuple):
-    """Samples to run at once: inputs by name, each with a leading batch axis, and one label (or None) per sample."""
+    """One batch: inputs by name, each with a leading batch axis, and one label (or None) per sample."""
 
     inputs: Arrays
     labels: tuple[int | None, ...]
 
 
 class DataRecord(Value, frozen=True):
-    """Which samples were used. `real` is False for synthetic input, which proves less and says so."""
+    """The samples that were used. `real` is False for synthetic samples, which prove less; reports say so."""
 
     name: str
     split: str
@@ -49,18 +49,18 @@ class DataRecord(Value, frozen=True):
     sha256: str
     """Digest of the decoded samples, in order."""
     seed: int = 0
-    """What the choice among the split's samples was drawn with."""
+    """Seed of the random choice among the split's samples."""
     skipped: int = 0
-    """Images that could not be decoded; others were drawn in their place, as far as the split had any."""
+    """Number of images that could not be decoded; other samples of the split replaced them, if there were any."""
     constant: int = 0
-    """How many of the samples are one colour all over: no range can be learnt from these."""
+    """Number of images of a single colour, which give no useful ranges."""
 
 
 class SampleRecord(Value, frozen=True):
-    """One sample of a receipt: equal digests are equal pixels, whatever the names and labels."""
+    """One sample of a receipt. Equal digests mean equal pixels, whatever the names and labels."""
 
     name: str
     sha256: str
-    """Digest of its size and pixels."""
+    """Digest of size and pixels."""
     constant: bool = False
-    """Whether it is one colour all over."""
+    """Whether the image has a single colour."""

@@ -1,45 +1,46 @@
-"""Sweeps: many exports told at once, and what became of each."""
+"""Sweeps: many exports described in one file, and the result of each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Literal
 
-from deploykit.core.values.words import Value
+from deploykit.core.values.base import Value
 
 CellState = Literal["passed", "marked", "failed", "refused", "waiting"]
-"""A bundle that passed; a bundle that is marked failed; no bundle; not tried, since it cannot be; not yet tried."""
+"""`passed`: the bundle passes; `marked`: a bundle with failed checks; `failed`: no bundle; `refused`: an impossible
+combination, not tried; `waiting`: not tried yet."""
 
 
 class Cell(Value, frozen=True):
     """One export of a sweep."""
 
     name: str
-    """Of its bundle's folder; no other cell of the sweep has it."""
-    words: tuple[str, ...]
-    """What `deploykit export` is told, but for `-o`; paths are relative to the sweep's folder."""
+    """Name of the bundle's folder, unique in the sweep."""
+    export_arguments: tuple[str, ...]
+    """Arguments of `deploykit export`, without `-o`; paths are relative to the sweep's folder."""
     needs: Mapping[str, float] = {}
-    """Ray resources that a node must have, such as `{"sm87": 1}`."""
+    """Ray resources that the node must provide, such as `{"sm87": 1}`."""
     refusal: str | None = None
-    """Why the combination is impossible, as a sentence; None: it is tried."""
+    """Reason why the combination is impossible, as a sentence; None: it is tried."""
 
     @property
     def model(self) -> str:
-        """The network, as it was named."""
-        return self.words[0]
+        """The network's name as given."""
+        return self.export_arguments[0]
 
 
 class FleetOptions(Value, frozen=True):
-    """How a cluster is used."""
+    """Options for running cells on a cluster."""
 
     cpus: float | None = None
-    """Cores that one cell takes; None: all of a node, so that its latency is measured with nothing beside it."""
+    """CPU cores per cell; None: all cores of a node, so that nothing else runs during latency measurements."""
     attempts: int = 3
-    """How often a cell is begun at most, where its node or its process is killed."""
+    """Maximum number of attempts per cell if its node or process is killed."""
     wait_minutes: float = 0.0
-    """How long to wait for a node that has what a cell needs, where the cluster has none."""
+    """Time to wait for a node with the resources that a cell needs, if the cluster has none."""
     ship: tuple[str, ...] = ()
-    """Files and folders in the sweep's folder that nodes get beside those that the cell names."""
+    """Additional files and folders of the sweep's folder to send to nodes."""
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or self.wait_minutes < 0 or (self.cpus is not None and self.cpus <= 0):
@@ -47,54 +48,54 @@ class FleetOptions(Value, frozen=True):
 
 
 class Sweep(Value, frozen=True):
-    """Cells in the order in which they are to be made."""
+    """Cells in the order of execution."""
 
     name: str
     folder: str
-    """That relative paths start from: where sweep.toml lies."""
+    """Folder of sweep.toml, the base of relative paths."""
     cells: tuple[Cell, ...]
     fleet: FleetOptions = FleetOptions()
 
 
 class Attempt(Value, frozen=True):
-    """One time that a cell was begun."""
+    """One attempt at a cell."""
 
     execution: str
-    """No other attempt of any sweep has it."""
+    """Identifier, unique among the attempts of all sweeps."""
     node: str
-    """Where: `here`, or the host's name and address."""
+    """`here`, or the host's name and address."""
     seconds: float
-    lost: str | None = None
-    """What kept it from an end of its own: its node died, or its bundle was damaged on the way; None: nothing did."""
+    lost_reason: str | None = None
+    """Reason why the attempt was lost: its node died, or its bundle was damaged in transfer; None: it finished."""
 
 
 class CellFigures(Value, frozen=True):
-    """What its bundle says in short; None: not measured, or no such figure."""
+    """Key figures of a cell's bundle; None: not measured or not applicable."""
 
     snr_db: float | None
-    """Of the output that is furthest off; None too where none differs."""
+    """Lowest output SNR; None also if no output differs."""
     top1_agreement: float | None
     p50_ms: float | None
     batch: int | None
-    """That the latency is of."""
+    """Batch size of the latency."""
 
 
 class CellResult(Value, frozen=True):
-    """What became of one cell."""
+    """Result of one cell."""
 
     cell: Cell
     key: str
-    """Digest of all that it says and names: a finished cell of an equal key is not made again."""
+    """Digest of the cell's arguments and files: a finished cell with the same key is reused."""
     state: CellState
     error: str | None = None
-    """Why there is no bundle, or what its bundle failed."""
+    """Reason why there is no bundle, or the failed checks of the bundle."""
     bundle_key: str | None = None
-    """Of the bundle's manifest."""
+    """Key of the bundle's manifest."""
     figures: CellFigures | None = None
     attempts: tuple[Attempt, ...] = ()
-    """The last one is the one that counts; none: it was never begun."""
-    statements: tuple[str, ...] = ()
-    """What a reader must know beside the figures, such as libraries that differ from this machine's."""
+    """Attempts in order; the last one is decisive. Empty: not started."""
+    caveats: tuple[str, ...] = ()
+    """Restrictions that apply to the figures, such as library versions that differ from this machine's."""
 
     @property
     def finished(self) -> bool:
@@ -103,23 +104,23 @@ class CellResult(Value, frozen=True):
 
     @property
     def seconds(self) -> float:
-        """Of all attempts."""
+        """Total time of all attempts."""
         return sum(attempt.seconds for attempt in self.attempts)
 
 
 class SweepResult(Value, frozen=True):
-    """Every cell of a sweep, in its order."""
+    """Results of every cell of a sweep, in its order."""
 
     folder: str
-    """Where the bundles lie, each under its cell's name."""
+    """Folder of the bundles, each under its cell's name."""
     report: str | None
-    """The page that compares them; None: there is no bundle."""
+    """Path of the comparison page; None: there is no bundle."""
     cells: tuple[CellResult, ...]
-    kept: int
-    """How many of them were finished before and not touched."""
+    reused: int
+    """Number of cells reused from an earlier run."""
     seconds: float
     interrupted: bool = False
-    """Whether somebody ended it early; the same command goes on."""
+    """Whether the sweep was interrupted; the same command continues it."""
 
     @property
     def good(self) -> bool:

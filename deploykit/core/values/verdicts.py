@@ -1,17 +1,17 @@
-"""Verdicts: what was compared, by which bounds, on which machine."""
+"""Verdicts: compared outputs, tolerances, accuracy and provenance."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Literal
 
+from deploykit.core.values.base import Precision, Value
 from deploykit.core.values.quantization import PrecisionReceipt
 from deploykit.core.values.samples import DataRecord
-from deploykit.core.values.words import Precision, Value
 
 
 class Tolerance(Value, frozen=True):
-    """The bounds a candidate must keep, each with its reason; None: not judged."""
+    """Bounds that a candidate must satisfy, each with its reason; None: not checked."""
 
     name: str
     max_relative: float
@@ -22,7 +22,7 @@ class Tolerance(Value, frozen=True):
 
 
 class OutputParity(Value, frozen=True):
-    """One output of a candidate against the oracle's, over all samples."""
+    """One output of the candidate compared with the reference, over all samples."""
 
     name: str
     max_abs: float
@@ -30,17 +30,17 @@ class OutputParity(Value, frozen=True):
     max_relative: float
     """max |Δ| over the largest magnitude of the reference: 1e-3 is a thousandth of full scale."""
     cosine: float
-    """The worst sample's."""
+    """Cosine similarity of the worst sample."""
     snr_db: float | None
     """10·log10(Σ reference² / Σ Δ²); None: the outputs are identical."""
     kl: float | None
-    """Mean KL(reference ‖ candidate) of the class distributions, in nats; None where no classes are told apart."""
+    """Mean KL(reference ‖ candidate) of the class distributions, in nats; None: the output is not class scores."""
     top1_agreement: float | None
     top5_overlap: float | None
 
 
 class Accuracy(Value, frozen=True):
-    """Top-1 on labelled samples, of both, as shares of 1."""
+    """Top-1 accuracy of reference and candidate on labelled samples, as shares of 1."""
 
     reference: float
     candidate: float
@@ -48,12 +48,12 @@ class Accuracy(Value, frozen=True):
 
     @property
     def drop(self) -> float:
-        """Points of top-1 that the candidate lost, as a share of 1."""
+        """Top-1 drop of the candidate, as a share of 1."""
         return self.reference - self.candidate
 
 
 class Parity(Value, frozen=True):
-    """The verdict: does the candidate compute what the network computes as it was brought?"""
+    """The parity verdict: whether the candidate's outputs match the original network's within the tolerance."""
 
     passed: bool
     failures: tuple[str, ...]
@@ -61,14 +61,14 @@ class Parity(Value, frozen=True):
     accuracy: Accuracy | None
     tolerance: Tolerance
     data: DataRecord
-    statements: tuple[str, ...]
-    """What the verdict does not cover."""
+    caveats: tuple[str, ...]
+    """Restrictions: what the verdict does not cover."""
     oracle: str = "eager PyTorch"
-    """What the candidate was compared with."""
+    """Reference that the candidate was compared with."""
 
 
 class Provenance(Value, frozen=True):
-    """The machine, the versions and the moment."""
+    """Machine, library versions and time of creation."""
 
     created: str
     """UTC, ISO 8601."""
@@ -83,7 +83,7 @@ class Provenance(Value, frozen=True):
 
 
 class Prediction(Value, frozen=True):
-    """One image's best classes, best first."""
+    """The most probable classes of one image, best first."""
 
     image: str
     classes: tuple[int, ...]
@@ -93,7 +93,7 @@ class Prediction(Value, frozen=True):
 
 
 class MatrixRow(Value, frozen=True):
-    """One network at one precision on one backend, as `parity` shows it."""
+    """One row of `deploykit parity`: a network at one precision on one backend."""
 
     model: str
     precision: Precision
@@ -103,7 +103,7 @@ class MatrixRow(Value, frozen=True):
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Of parity, and of INT8 that was asked for and not computed."""
+        """Failures of parity and of the executed precision."""
         return (*self.parity.failures, *(self.receipt.failures if self.receipt else ()))
 
     @property

@@ -1,4 +1,4 @@
-// deploykit-answer: what this library answers to inputs in a file, so that it can be compared with what others do.
+// deploykit-answer: compute outputs for inputs from files, so that they can be compared with other runtimes.
 
 #include <algorithm>
 #include <charconv>
@@ -22,9 +22,9 @@ using deploykit::ErrorCode;
 constexpr const char* usage =
     "usage: deploykit-answer BUNDLE BATCH IN.npy... OUT.npy...\n"
     "\n"
-    "Runs the rows of the inputs, BATCH of them per call and the rest in the last one, writes the answers, and prints\n"
-    "a line of JSON that says what computed them. There is a file for each input and then one for each output, in the\n"
-    "order in which the bundle's manifest has them.\n";
+    "Runs all rows of the inputs, BATCH rows per call and the rest in the last one, writes the outputs, and prints a\n"
+    "line of JSON that names the engine. Give one file per input and then one per output, in the order of the\n"
+    "bundle's manifest.\n";
 
 constexpr const char* program = "deploykit-answer";
 
@@ -34,8 +34,8 @@ std::int64_t batch_size(std::string_view word) {
     std::int64_t size = 0;
     const auto [end, problem] = std::from_chars(word.data(), word.data() + word.size(), size);
     if (problem != std::errc{} || end != word.data() + word.size() || size < 1) {
-        throw Error(ErrorCode::usage, "'" + std::string(word) + "' is no batch size.", program,
-                    "deploykit-answer --help says what it takes.");
+        throw Error(ErrorCode::usage, "'" + std::string(word) + "' is not a batch size.", program,
+                    "Run deploykit-answer --help.");
     }
     return size;
 }
@@ -58,7 +58,7 @@ const char* code(deploykit::DataType type) {
     return "";
 }
 
-// Version 1.0 of NumPy's format: a magic word, the length of a dictionary, and the dictionary, filled up to 64 bytes.
+// Version 1.0 of NumPy's format: magic bytes, the length of a dictionary, and the dictionary, padded to 64 bytes.
 std::string header(deploykit::DataType type, const deploykit::Shape& shape) {
     constexpr std::size_t before = 10;
     constexpr std::size_t multiple = 64;
@@ -76,7 +76,7 @@ std::string header(deploykit::DataType type, const deploykit::Shape& shape) {
 }
 
 deploykit::Array rows_in(const std::string& path) {
-    constexpr const char* remedy = "Write it with numpy.save, in the type that the bundle takes.";
+    constexpr const char* remedy = "Write it with numpy.save, with the data type of the bundle's input.";
     deploykit::Array array;
     try {
         array = deploykit::parse_npy(deploykit::read_file(path, largest), path);
@@ -89,7 +89,7 @@ deploykit::Array rows_in(const std::string& path) {
     return array;
 }
 
-// A part of the rows, as a call takes them.
+// The rows of one call.
 deploykit::TensorView piece(const deploykit::Array& whole, std::int64_t begin, std::int64_t count) {
     const std::size_t bytes_per_row = whole.bytes.size() / static_cast<std::size_t>(whole.shape[0]);
     deploykit::Shape shape = whole.shape;
@@ -97,7 +97,7 @@ deploykit::TensorView piece(const deploykit::Array& whole, std::int64_t begin, s
     return {whole.bytes.data() + static_cast<std::size_t>(begin) * bytes_per_row, whole.type, shape};
 }
 
-// Where each of the engine's tensors stands among the manifest's, whose order the files have.
+// Index of each engine tensor among the manifest's tensors, whose order the files have.
 std::vector<std::size_t> places(const std::vector<deploykit::TensorSpec>& of_engine,
                                 const std::vector<deploykit::TensorSpec>& of_manifest, const std::string& folder) {
     std::vector<std::size_t> found;
@@ -113,7 +113,7 @@ std::vector<std::size_t> places(const std::vector<deploykit::TensorSpec>& of_eng
     return found;
 }
 
-// One per input, in the engine's order, with as many rows each.
+// One array per input, in the engine's order, with equal numbers of rows.
 std::vector<deploykit::Array> inputs(const std::vector<std::string>& files, const std::vector<std::size_t>& order) {
     std::vector<deploykit::Array> arrays;
     for (const std::size_t place : order) {
@@ -122,16 +122,16 @@ std::vector<deploykit::Array> inputs(const std::vector<std::string>& files, cons
             throw Error(ErrorCode::bad_input,
                         "it has " + std::to_string(arrays.back().shape[0]) + " rows, and " + files[order.front()] +
                             " has " + std::to_string(arrays.front().shape[0]) + ".",
-                        files[place], "Give each input as many rows.");
+                        files[place], "Give each input the same number of rows.");
         }
     }
     return arrays;
 }
 
-// Files that grow call by call, one per output.
+// Output files, appended to after each call.
 class Answers {
 public:
-    // `rows` is how many there will be in the end.
+    // `rows` is the final number of rows.
     Answers(std::vector<std::string> paths, std::int64_t rows)
         : paths_(std::move(paths)), files_(paths_.size()), rows_(rows) {}
 
@@ -146,7 +146,7 @@ public:
             }
             files_[index].write(static_cast<const char*>(answer.data()), static_cast<std::streamsize>(answer.bytes()));
             if (!files_[index].flush()) {
-                throw Error(ErrorCode::bad_input, "it cannot be written.", paths_[index], "Name another file.");
+                throw Error(ErrorCode::bad_input, "it cannot be written.", paths_[index], "Use another file.");
             }
         }
     }
@@ -169,8 +169,8 @@ void answer(const std::string& folder, std::int64_t batch, const std::vector<std
     if (files.size() != in + out) {
         throw Error(ErrorCode::usage,
                     "it has " + counted(in, "input") + " and " + counted(out, "output") + ", and " +
-                        counted(files.size(), "file") + " were named.",
-                    folder, "Name a file for each input, and then one for each output.");
+                        counted(files.size(), "file") + " were given.",
+                    folder, "Give one file per input, and then one per output.");
     }
     const deploykit::Engine engine(bundle);
     deploykit::Context context = engine.context();
@@ -189,7 +189,7 @@ void answer(const std::string& folder, std::int64_t batch, const std::vector<std
         answers.add(context.run(views));
     }
     const nlohmann::ordered_json said = {
-        {"runtime", engine.runtime()}, {"file", engine.file()}, {"passed_over", engine.passed_over()}};
+        {"runtime", engine.runtime()}, {"file", engine.file()}, {"skipped_engines", engine.skipped_engines()}};
     std::cout << said.dump() << '\n' << std::flush;
 }
 
@@ -203,8 +203,7 @@ int main(int count, char** words) {
             return 0;
         }
         if (given.size() < 4) {
-            throw Error(ErrorCode::usage, "it takes four words or more.", program,
-                        "deploykit-answer --help says which they are.");
+            throw Error(ErrorCode::usage, "it needs four arguments or more.", program, "Run deploykit-answer --help.");
         }
         answer(given[0], batch_size(given[1]), {given.begin() + 2, given.end()});
         return 0;

@@ -23,15 +23,15 @@ using deploykit::bench::Nanoseconds;
 constexpr const char* usage =
     "usage: deploykit-bench BUNDLE [options]\n"
     "\n"
-    "  --batch N                             samples per call; the bundle's smallest by default\n"
-    "  --runtime any|tensorrt|onnxruntime    any by default\n"
-    "  --threads N                           that ONNX Runtime computes in; one per core by default\n"
-    "  --seconds S                           to measure at least; 2 by default\n"
-    "  --iterations N                        to measure at least; 50 by default\n"
-    "  --seconds-at-most S                   to measure, even where that is fewer iterations; 30 by default\n"
-    "  --raw FILE                            write every duration there, in nanoseconds, one a line\n"
-    "  --serve                               measure nothing, but answer requests, a line each: run with the\n"
-    "                                        nanoseconds of one call, memory with the peak in bytes\n";
+    "  --batch N                             samples per call (default: the bundle's smallest batch)\n"
+    "  --runtime any|tensorrt|onnxruntime    preferred runtime (default: any)\n"
+    "  --threads N                           ONNX Runtime threads (default: one per core)\n"
+    "  --seconds S                           minimum measuring time (default: 2)\n"
+    "  --iterations N                        minimum number of calls (default: 50)\n"
+    "  --seconds-at-most S                   maximum measuring time (default: 30)\n"
+    "  --raw FILE                            write every duration in nanoseconds, one per line\n"
+    "  --serve                               do not measure, but answer requests on stdin, one per line: run\n"
+    "                                        (nanoseconds of one call), memory (peak in bytes)\n";
 
 constexpr const char* program = "deploykit-bench";
 
@@ -45,10 +45,10 @@ struct Options {
 };
 
 [[noreturn]] void refuse(const std::string& problem) {
-    throw Error(ErrorCode::usage, problem, program, "deploykit-bench --help says what it takes.");
+    throw Error(ErrorCode::usage, problem, program, "Run deploykit-bench --help.");
 }
 
-// The whole of `word`, between the two bounds.
+// Parse all of `word` as a number between the two bounds.
 template <class Number, class Parse>
 Number number(const std::string& option, const std::string& word, Number least, Number most, Parse parse) {
     try {
@@ -57,9 +57,9 @@ Number number(const std::string& option, const std::string& word, Number least, 
         if (used == word.size() && value >= least && value <= most) {
             return value;
         }
-    } catch (const std::logic_error&) {  // no number, or one that no type holds
+    } catch (const std::logic_error&) {  // not a number, or out of range
     }
-    refuse("'" + word + "' is no value for " + option + ".");
+    refuse("'" + word + "' is not a valid value for " + option + ".");
 }
 
 std::int64_t integer(const std::string& option, const std::string& word, std::int64_t least) {
@@ -83,7 +83,7 @@ deploykit::Runtime runtime(const std::string& word) {
     if (word == "onnxruntime") {
         return deploykit::Runtime::onnxruntime;
     }
-    refuse("'" + word + "' is no runtime; choose any, tensorrt or onnxruntime.");
+    refuse("'" + word + "' is not a runtime; choose any, tensorrt or onnxruntime.");
 }
 
 void set(Options& options, const std::string& option, const std::string& word) {
@@ -114,24 +114,24 @@ Options parse(const std::vector<std::string>& words) {
             options.serve = true;
         } else if (word.rfind("--", 0) == 0) {
             if (index + 1 == words.size()) {
-                refuse("'" + word + "' needs a value, or is no option.");
+                refuse("'" + word + "' is not an option, or needs a value.");
             }
             set(options, word, words[++index]);
         } else if (options.bundle.empty()) {
             options.bundle = word;
         } else {
-            refuse("'" + word + "' is one word too many.");
+            refuse("'" + word + "' is an unexpected argument.");
         }
     }
     if (options.bundle.empty()) {
-        refuse("it needs the folder of a bundle.");
+        refuse("the folder of a bundle is missing.");
     }
     return options;
 }
 
 double milliseconds(double nanoseconds) { return nanoseconds / 1e6; }
 
-// A bundle that has answered once, and how long that took.
+// An open bundle after its first call, with its startup times.
 class Opened {
 public:
     explicit Opened(const Options& options)
@@ -155,10 +155,10 @@ public:
         nlohmann::ordered_json json;
         json["runtime"] = engine_.runtime();
         json["file"] = engine_.file();
-        json["passed_over"] = engine_.passed_over();
+        json["skipped_engines"] = engine_.skipped_engines();
         json["start_up"] = {{"open_ms", milliseconds(static_cast<double>(opened_ - start_))},
                             {"load_ms", milliseconds(static_cast<double>(loaded_ - opened_))},
-                            {"first_ms", milliseconds(static_cast<double>(first_))}};
+                            {"first_call_ms", milliseconds(static_cast<double>(first_))}};
         return json;
     }
 
@@ -174,7 +174,7 @@ private:
     Nanoseconds first_;
 };
 
-// The value Latency of deploykit/values/latencies.py.
+// The class Latency of deploykit/core/values/latencies.py.
 nlohmann::ordered_json latency(const deploykit::bench::Measured& measured, std::int64_t batch) {
     const deploykit::bench::Series& series = measured.series;
     std::vector<Nanoseconds> ascending = series.durations;
@@ -219,7 +219,7 @@ void measure(const Options& options) {
     std::cout << json.dump(2) << '\n' << std::flush;
 }
 
-// One line says what was opened, then one line per request, until there are no more.
+// Print one line about the opened engine, then one line per request, until stdin ends.
 void serve(const Options& options) {
     Opened opened(options);
     std::cout << opened.description().dump() << '\n' << std::flush;
@@ -229,7 +229,7 @@ void serve(const Options& options) {
         } else if (request == "memory") {
             std::cout << deploykit::bench::peak_memory_bytes() << '\n' << std::flush;
         } else {
-            refuse("'" + request + "' is no request; send run or memory.");
+            refuse("'" + request + "' is not a request; send run or memory.");
         }
     }
 }

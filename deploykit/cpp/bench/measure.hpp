@@ -1,4 +1,4 @@
-// How long a call takes, by the method of deploykit/bench/measure.py, so that both sides' figures compare.
+// Latency measurement by the method of deploykit/evaluate/latency/measure.py, so that C++ and Python are comparable.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +24,7 @@ inline Nanoseconds timed(const std::function<void()>& run) {
     return now() - start;
 }
 
-// Warm-up is over when the medians of the last three windows differ by no more than 5 % of the smallest, or after 20 s.
+// Warm-up ends when the medians of the last three windows differ by at most 5 % of the smallest, or after 20 s.
 struct Settings {
     double window_s = 0.1;
     std::size_t agreeing_windows = 3;
@@ -35,7 +35,7 @@ struct Settings {
     double seconds_at_most = 30;  // ends the measurement even before there are enough iterations
 };
 
-// Durations of calls made one after the other, and the time from the first start to the last end.
+// Durations of consecutive calls, and the time from the first start to the last end.
 struct Series {
     std::vector<Nanoseconds> durations;
     Nanoseconds elapsed = 0;
@@ -62,7 +62,7 @@ inline Series repeated(const std::function<void()>& run, std::size_t iterations_
     }
 }
 
-// Of any order; the mean of the middle two where there is no middle one.
+// Median of unsorted values; the mean of the middle two for an even number.
 inline double median(std::vector<Nanoseconds> durations) {
     std::sort(durations.begin(), durations.end());
     const std::size_t middle = durations.size() / 2;
@@ -103,7 +103,7 @@ inline double mean(const std::vector<Nanoseconds>& durations) {
     return sum / static_cast<double>(durations.size());
 }
 
-// Standard deviation of the durations that were measured.
+// Standard deviation of the durations.
 inline double deviation(const std::vector<Nanoseconds>& durations) {
     const double centre = mean(durations);
     double sum = 0;

@@ -1,4 +1,4 @@
-// The most memory that this process had at once.
+// Peak memory of this process.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,7 @@
 
 namespace deploykit::bench {
 
-// The largest resident set so far, in bytes. getrusage would tell the parent's where that was larger: Linux hands it
-// on.
+// Peak resident set size in bytes. getrusage is not used, since Linux inherits a larger value from the parent process.
 inline std::int64_t peak_memory_bytes() {
     std::ifstream status("/proc/self/status");
     for (std::string word; status >> word;) {

@@ -1,4 +1,4 @@
-// What a bundle is measured on: its golden inputs, their rows repeated until there are as many as the batch has.
+// Inputs of a measurement: the golden inputs, with rows repeated to fill the batch.
 #pragma once
 
 #include <cstring>
@@ -11,7 +11,7 @@ namespace deploykit::bench {
 
 class Workload {
 public:
-    // Error(check_failed) where the golden inputs are not what the network takes.
+    // Error(check_failed) if the golden inputs do not match the network.
     Workload(const Bundle& bundle, const std::vector<TensorSpec>& specs, std::int64_t batch) {
         for (const TensorSpec& spec : specs) {
             arrays_.push_back(rows(golden_input(bundle, spec), batch));

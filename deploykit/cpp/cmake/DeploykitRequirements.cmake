@@ -1,4 +1,4 @@
-# What the library needs whatever its runtimes are; each is asked for in a sentence that says how to get it.
+# Dependencies that the library needs with any runtime; each error message says how to install the missing one.
 
 find_package(nlohmann_json 3.7 QUIET)
 if(NOT nlohmann_json_FOUND)

@@ -3,8 +3,8 @@
 #   ONNXRuntime::onnxruntime   headers and library
 #
 # Headers come with the release archives (include/) and Debian's libonnxruntime-dev (include/onnxruntime/). The Python
-# package onnxruntime has the library, from 1.31 on, but not under the name that programs ask the loader for: to link it,
-# put a link called libonnxruntime.so.1 beside it, and give -DONNXRuntime_LIBRARY= that.
+# package onnxruntime contains the library since 1.31, but not under the name that the dynamic loader searches for: to link
+# it, create a link named libonnxruntime.so.1 in the same folder, and pass it with -DONNXRuntime_LIBRARY=.
 
 find_path(ONNXRuntime_INCLUDE_DIR onnxruntime_c_api.h
     PATH_SUFFIXES onnxruntime onnxruntime/core/session

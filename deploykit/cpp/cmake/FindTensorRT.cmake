@@ -1,12 +1,12 @@
-# TensorRT's runtime and the CUDA runtime that feeds it: TensorRT_ROOT, CUDAToolkit_ROOT, CMAKE_PREFIX_PATH, the system.
+# TensorRT's runtime and the CUDA runtime: TensorRT_ROOT, CUDAToolkit_ROOT, CMAKE_PREFIX_PATH, the system.
 #
 #   TensorRT::nvinfer   headers and library
 #   TensorRT::cudart    headers and library
 #   TensorRT_VERSION    of the headers, "10.3.0"
 #
-# The library is libnvinfer, or else libnvinfer_lean, which runs engines that were built version-compatible. CUDA is
-# found by hand: CMake has FindCUDAToolkit from 3.17 on, and JetPack 5 brings 3.16. It is looked for in CUDAToolkit_ROOT,
-# in CUDA_PATH of the environment, beside TensorRT, on the system, and in /usr/local/cuda.
+# The library is libnvinfer, or else libnvinfer_lean, which runs version-compatible engines. CUDA is searched without
+# FindCUDAToolkit, which needs CMake 3.17, while JetPack 5 has 3.16: in CUDAToolkit_ROOT, in the environment variable
+# CUDA_PATH, next to TensorRT, on the system, and in /usr/local/cuda.
 
 find_path(TensorRT_INCLUDE_DIR NvInferRuntime.h
     DOC "The folder of NvInferRuntime.h")
@@ -24,7 +24,7 @@ find_library(TensorRT_CUDART_LIBRARY cudart
     DOC "libcudart.so")
 unset(cuda_places)
 
-# From 10.11 on NV_TENSORRT_MAJOR is another macro's name, and that one has the number.
+# Since 10.11, NV_TENSORRT_MAJOR expands to another macro that has the number.
 set(TensorRT_VERSION)
 if(TensorRT_INCLUDE_DIR AND EXISTS ${TensorRT_INCLUDE_DIR}/NvInferVersion.h)
     file(READ ${TensorRT_INCLUDE_DIR}/NvInferVersion.h header)
@@ -37,7 +37,7 @@ if(TensorRT_INCLUDE_DIR AND EXISTS ${TensorRT_INCLUDE_DIR}/NvInferVersion.h)
     unset(header)
 endif()
 
-# JetPack 5 has 8.5, whose engines deploykit does not build: there it is as if TensorRT were not installed.
+# JetPack 5 has 8.5, for which deploykit does not build engines: treat it as not installed.
 set(TensorRT_recent_enough ON)
 set(reason)
 if(TensorRT_VERSION AND TensorRT_VERSION VERSION_LESS 8.6)

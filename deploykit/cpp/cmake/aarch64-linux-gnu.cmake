@@ -2,8 +2,8 @@
 #
 #   cmake --preset aarch64 "-DCMAKE_FIND_ROOT_PATH=/path/to/sysroot;/path/to/onnxruntime-aarch64"
 #
-# Libraries and headers for ARM are looked for in those folders and in the compiler's own, never in this machine's: a
-# library for another processor would be found, and the linker would refuse it. On a Jetson itself: --preset native.
+# Libraries and headers are searched only in those folders and the compiler's own, not in this machine's folders, whose
+# libraries are for another processor. On a Jetson itself, use --preset native.
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
 set(CMAKE_LIBRARY_ARCHITECTURE aarch64-linux-gnu)
@@ -15,12 +15,12 @@ set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
 set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
 set(CMAKE_FIND_ROOT_PATH_MODE_PACKAGE ONLY)
 
-# Where Debian puts headers that differ between processors, OpenSSL's for one. Last, so that the compiler's own stay first.
+# Debian's folder for processor-specific headers, such as OpenSSL's. Last, so that the compiler's own come first.
 foreach(root IN LISTS CMAKE_FIND_ROOT_PATH)
     string(APPEND CMAKE_CXX_FLAGS_INIT " -idirafter ${root}/usr/include/aarch64-linux-gnu")
 endforeach()
 
-# Tests run in an emulator where there is one. It shows what is computed, not how fast a Jetson computes it.
+# Run tests in an emulator if there is one. It verifies outputs, not the speed of a Jetson.
 find_program(QEMU_AARCH64 qemu-aarch64)
 mark_as_advanced(QEMU_AARCH64)
 if(QEMU_AARCH64 AND NOT CMAKE_CROSSCOMPILING_EMULATOR)

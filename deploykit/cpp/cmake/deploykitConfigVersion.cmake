@@ -1,4 +1,4 @@
-# Which find_package(deploykit VERSION) these sources answer: of the same major and minor number, and not a later one.
+# Versions of find_package(deploykit VERSION) that these sources satisfy: the same major and minor number, not a later one.
 
 file(STRINGS ${CMAKE_CURRENT_LIST_DIR}/../CMakeLists.txt project REGEX "^project\\(deploykit VERSION ")
 string(REGEX MATCH "([0-9]+\\.[0-9]+)\\.[0-9]+" PACKAGE_VERSION "${project}")

@@ -1,6 +1,6 @@
 # cmake --install: the library, its headers, and the package that find_package(deploykit) reads.
 #
-# On its own only where deploykit is the project that is built: an application installs itself.
+# Enabled by default only if deploykit is the top-level project: an application has its own install rules.
 option(DEPLOYKIT_INSTALL "Install the library and its CMake package" ${is_top_level})
 if(NOT DEPLOYKIT_INSTALL)
     return()
@@ -9,7 +9,7 @@ endif()
 include(CMakePackageConfigHelpers)
 set(package ${CMAKE_INSTALL_LIBDIR}/cmake/deploykit)
 
-# An installed shared library finds the runtimes where they were when it was linked, or beside itself.
+# An installed shared library finds the runtimes where they were when it was linked, or in its own folder.
 set_target_properties(deploykit PROPERTIES
     INSTALL_RPATH $ORIGIN
     INSTALL_RPATH_USE_LINK_PATH ON
@@ -22,7 +22,7 @@ install(TARGETS deploykit EXPORT deploykitTargets
 install(DIRECTORY include/deploykit DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(EXPORT deploykitTargets NAMESPACE deploykit:: DESTINATION ${package})
 
-# A static library is linked together with what it uses; a shared one has that behind it.
+# A static library is linked together with its dependencies; a shared library finds its own.
 get_target_property(kind deploykit TYPE)
 set(needed "")
 if(kind STREQUAL STATIC_LIBRARY)

@@ -1,23 +1,23 @@
-// Image files, decoded by stb_image: JPEG, PNG, BMP and some more. A camera application needs none of this.
+// Image files decoded by stb_image: JPEG, PNG, BMP and more. A camera application does not need this.
 //
-// Unlike `deploykit run`, stb leaves a photograph lying on its side that says so in its EXIF data, and its JPEG decoder
-// differs from Pillow's in the last bits.
+// Unlike `deploykit run`, stb ignores the EXIF orientation, and its JPEG decoder differs from Pillow's in the last
+// bits.
 #pragma once
 
 #include <filesystem>
 #include <memory>
 #include <string>
 
-#define STBI_FAILURE_USERMSG      // reasons in words
+#define STBI_FAILURE_USERMSG      // readable failure reasons
 #define STB_IMAGE_IMPLEMENTATION  // each example is one file, which includes this header once
 #include <stb_image.h>
 
 #include <deploykit/deploykit.hpp>
 
-// The pixels of one file: height×width×3, uint8, RGB.
+// Pixels of one file: height×width×3, uint8, RGB.
 class ImageFile {
 public:
-    // Error(bad_input) where there is no file, or none that stb can decode.
+    // Error(bad_input) if the file does not exist or stb cannot decode it.
     explicit ImageFile(const std::string& path) : pixels_(nullptr, stbi_image_free) {
         if (!std::filesystem::is_regular_file(path)) {
             throw deploykit::Error(deploykit::ErrorCode::bad_input, "there is no such file.", path,

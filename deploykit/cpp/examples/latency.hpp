@@ -1,4 +1,4 @@
-// How long something took, many times over.
+// Latency measurement for the examples.
 #pragma once
 
 #include <algorithm>
@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <vector>
 
-// Milliseconds since it was made or last asked, on a clock that nobody sets.
+// Milliseconds since construction or the last call, on a monotonic clock.
 class Stopwatch {
 public:
     double lap_ms() {
@@ -20,7 +20,7 @@ private:
     std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
-// The smallest latency that `percent` of the calls did not exceed. There must be a call.
+// The smallest latency that `percent` of the calls did not exceed. There must be at least one call.
 inline double percentile_ms(std::vector<double> latencies_ms, int percent) {
     std::sort(latencies_ms.begin(), latencies_ms.end());
     return latencies_ms[(latencies_ms.size() * static_cast<std::size_t>(percent) + 99) / 100 - 1];

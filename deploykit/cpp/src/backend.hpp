@@ -1,7 +1,7 @@
-// What a runtime must do to be one: load an engine of a bundle, and run it from several threads.
+// Interface of a runtime: load an engine of a bundle, and run it from several threads.
 //
-// engine.cpp checks numbers, types, shapes and batch against the specs before a context is asked, so that no backend
-// repeats that. Each backend is one function in one file, compiled where CMake found its library.
+// engine.cpp checks numbers, types, shapes and batch against the specs before it calls a context, so that backends do
+// not repeat it. Each backend is one function in one file, compiled if CMake finds its library.
 #pragma once
 
 #include <memory>
@@ -21,17 +21,17 @@ public:
     Context& operator=(const Context&) = delete;
     virtual ~Context() = default;
 
-    // Inputs in the order of the engine's specs, already checked. The outputs stay valid until the next call.
+    // Inputs are in the order of the engine's specs and already checked. Outputs stay valid until the next call.
     virtual const std::vector<TensorView>& run(const TensorView* inputs) = 0;
 };
 
-// What is known of a loaded engine without asking its library.
+// Properties of a loaded engine.
 struct Description {
-    std::vector<TensorSpec> inputs;  // in the order in which contexts take them
+    std::vector<TensorSpec> inputs;  // in the order that contexts use
     std::vector<TensorSpec> outputs;
     BatchRange batch;
     std::string runtime;  // "ONNX Runtime 1.31.1"
-    std::string file;     // within the bundle
+    std::string file;     // path in the bundle
 };
 
 class Engine {
@@ -40,7 +40,7 @@ public:
     Engine& operator=(const Engine&) = delete;
     virtual ~Engine() = default;
 
-    // Called by several threads at once.
+    // Thread-safe.
     virtual std::unique_ptr<Context> context() const = 0;
 
     const Description& description() const noexcept { return description_; }
@@ -52,7 +52,7 @@ private:
     Description description_;
 };
 
-// Error(backend) where this machine or this bundle is not one for the runtime, before any engine is read.
+// Error(backend) if the runtime does not support this machine or this bundle, before any engine is read.
 std::shared_ptr<const Engine> load_tensorrt(const Bundle& bundle, const EngineOptions& options);
 std::shared_ptr<const Engine> load_onnxruntime(const Bundle& bundle, const EngineOptions& options);
 

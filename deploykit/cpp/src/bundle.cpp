@@ -11,7 +11,7 @@
 namespace deploykit {
 namespace {
 
-constexpr std::uint64_t largest_manifest = std::uint64_t{1} << 28U;  // receipts name each calibration image
+constexpr std::uint64_t largest_manifest = std::uint64_t{1} << 28U;  // receipts list every calibration image
 constexpr std::uint64_t largest_labels = std::uint64_t{1} << 24U;
 
 Manifest read_manifest(const std::filesystem::path& folder) {
@@ -19,13 +19,13 @@ Manifest read_manifest(const std::filesystem::path& folder) {
     std::error_code ignored;
     if (std::filesystem::symlink_status(path, ignored).type() == std::filesystem::file_type::not_found) {
         throw Error(ErrorCode::bad_input, "it is not a bundle: it has no manifest.json.", folder.string(),
-                    "Make one with deploykit export.");
+                    "Create one with deploykit export.");
     }
     return parse_manifest(read_file(path, largest_manifest), path.string());
 }
 
-// Why the file is not the one that was written, as words behind its path; none: it is.
-std::optional<std::string> damage(const std::filesystem::path& folder, const FileRecord& file) {
+// Difference between a file and its record, as words that follow its path; none: they match.
+std::optional<std::string> find_damage(const std::filesystem::path& folder, const FileRecord& file) {
     std::filesystem::path path = folder;
     std::filesystem::file_status status;
     std::error_code failure;
@@ -43,7 +43,7 @@ std::optional<std::string> damage(const std::filesystem::path& folder, const Fil
         return "is missing";
     }
     if (!std::filesystem::is_regular_file(status)) {
-        return "is no file";
+        return "is not a regular file";
     }
     const std::uint64_t bytes = std::filesystem::file_size(path, failure);
     if (failure) {
@@ -52,31 +52,31 @@ std::optional<std::string> damage(const std::filesystem::path& folder, const Fil
     if (bytes != file.bytes) {
         return "has " + std::to_string(bytes) + " bytes instead of " + std::to_string(file.bytes);
     }
-    return sha256(path) == file.sha256 ? std::nullopt : std::optional<std::string>("has another SHA-256");
+    return sha256(path) == file.sha256 ? std::nullopt : std::optional<std::string>("differs from its recorded SHA-256");
 }
 
 void require_undamaged(const std::filesystem::path& folder, const Manifest& manifest) {
-    std::string wrong;
+    std::string problems;
     for (const auto& [path, file] : manifest.files) {
-        if (const auto found = damage(folder, file)) {
-            wrong += (wrong.empty() ? "" : "; ") + path + " " + *found;
+        if (const auto result = find_damage(folder, file)) {
+            problems += (problems.empty() ? "" : "; ") + path + " " + *result;
         }
     }
-    if (!wrong.empty()) {
-        throw Error(ErrorCode::check_failed, "it is not as it was written: " + wrong + ".", folder.string(),
-                    "Export it again, or copy it anew.");
+    if (!problems.empty()) {
+        throw Error(ErrorCode::check_failed, "it is damaged: " + problems + ".", folder.string(),
+                    "Copy the bundle again, or export it again.");
     }
 }
 
-std::vector<std::string> lines(const std::string& text) {
-    std::vector<std::string> found;
+std::vector<std::string> split_lines(const std::string& text) {
+    std::vector<std::string> result;
     for (std::size_t begin = 0; begin < text.size();) {
         const std::size_t end = std::min(text.find('\n', begin), text.size());
-        const std::size_t kept = end > begin && text[end - 1] == '\r' ? end - 1 : end;
-        found.push_back(text.substr(begin, kept - begin));
+        const std::size_t line_end = end > begin && text[end - 1] == '\r' ? end - 1 : end;
+        result.push_back(text.substr(begin, line_end - begin));
         begin = end + 1;
     }
-    return found;
+    return result;
 }
 
 }  // namespace
@@ -84,14 +84,14 @@ std::vector<std::string> lines(const std::string& text) {
 Bundle::Bundle(std::filesystem::path folder) : folder_(std::move(folder)), manifest_(read_manifest(folder_)) {
     require_undamaged(folder_, manifest_);
     if (manifest_.labels) {
-        labels_ = lines(read_file(folder_ / *manifest_.labels, largest_labels));
+        labels_ = split_lines(read_file(folder_ / *manifest_.labels, largest_labels));
     }
 }
 
 std::filesystem::path Bundle::path(std::string_view relative) const {
     if (manifest_.files.count(std::string(relative)) == 0) {
-        throw Error(ErrorCode::usage, "its manifest lists no '" + std::string(relative) + "'.", folder_.string(),
-                    "Ask for one of manifest().files.");
+        throw Error(ErrorCode::usage, "its manifest does not list '" + std::string(relative) + "'.", folder_.string(),
+                    "Use a path from manifest().files.");
     }
     return folder_ / std::string(relative);
 }

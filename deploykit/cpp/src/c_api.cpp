@@ -1,4 +1,4 @@
-// deploykit.h over the C++ interface: handles hold C++ objects, and no exception passes.
+// Implements deploykit.h on the C++ interface: handles hold C++ objects, and no exception escapes.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -39,7 +39,7 @@ static_assert(static_cast<int>(deploykit::ChannelOrder::rgb) == DEPLOYKIT_RGB);
 static_assert(static_cast<int>(deploykit::ChannelOrder::bgr) == DEPLOYKIT_BGR);
 static_assert(static_cast<std::size_t>(DEPLOYKIT_MAX_RANK) == deploykit::Shape::max_rank);
 
-// Bytes are counted in std::size_t and differences of addresses in std::ptrdiff_t, for elements of up to eight bytes.
+// Sizes in bytes must fit std::size_t and address differences std::ptrdiff_t, for elements of up to eight bytes.
 constexpr std::int64_t largest_tensor = std::numeric_limits<std::ptrdiff_t>::max() / 8;
 
 int report(deploykit_error** error, const deploykit::Error& found) noexcept {
@@ -48,18 +48,18 @@ int report(deploykit_error** error, const deploykit::Error& found) noexcept {
             *error = new deploykit_error{found};
         }
     } catch (const std::bad_alloc&) {
-        // No memory for the words; the code still says what kind of failure it was.
+        // Out of memory for the message; the code still tells the kind of error.
     }
     return static_cast<int>(found.code());
 }
 
-// What every function that can fail does: calls, and turns what is thrown into a code and an error.
+// Calls a function that can fail, and converts exceptions to a code and an error.
 template <class Call>
-int guarded(deploykit_error** error, const Call& call) noexcept {
+int call_guarded(deploykit_error** error, const Call& call) noexcept {
     if (error != nullptr) {
         *error = nullptr;
     }
-    const char* const remedy = "Please report this: it is a fault of deploykit.";
+    const char* const remedy = "Please report this: it is a bug in deploykit.";
     try {
         call();
         return DEPLOYKIT_OK;
@@ -85,25 +85,25 @@ int guarded(deploykit_error** error, const Call& call) noexcept {
 void require(std::initializer_list<std::pair<const void*, const char*>> arguments) {
     for (const auto& [pointer, name] : arguments) {
         if (pointer == nullptr) {
-            refuse("it is NULL.", std::string("argument ") + name, "Pass something to point at.");
+            refuse("it is NULL.", std::string("argument ") + name, "Pass a valid pointer.");
         }
     }
 }
 
-// A number of an enumeration that counts from 0 to `last`.
+// Converts a number to an enumeration with values from 0 to `last`.
 template <class Enumeration>
-Enumeration enumerator(std::int32_t number, Enumeration last, const char* what) {
+Enumeration checked_enum(std::int32_t number, Enumeration last, const char* what) {
     if (number < 0 || number > static_cast<std::int32_t>(last)) {
-        refuse(std::to_string(number) + " is none.", what,
-               "The numbers from 0 to " + std::to_string(static_cast<int>(last)) + " are defined in deploykit.h.");
+        refuse(std::to_string(number) + " is not valid.", what,
+               "The values from 0 to " + std::to_string(static_cast<int>(last)) + " are defined in deploykit.h.");
     }
     return static_cast<Enumeration>(number);
 }
 
-// What a caller claims to be a tensor. `sizes` is memory to work in: a shape is made of a vector.
+// Validates a caller's tensor. `sizes` is a reusable buffer for its shape.
 deploykit::TensorView view(const deploykit_tensor& tensor, std::vector<std::int64_t>& sizes) {
     const char* const where = "a deploykit_tensor";
-    const auto type = enumerator(tensor.type, deploykit::DataType::int64, "type of a deploykit_tensor");
+    const auto type = checked_enum(tensor.type, deploykit::DataType::int64, "type of a deploykit_tensor");
     if (tensor.rank > deploykit::Shape::max_rank) {
         refuse("it has " + std::to_string(tensor.rank) + " axes.", where, "There are at most 8.");
     }
@@ -111,13 +111,13 @@ deploykit::TensorView view(const deploykit_tensor& tensor, std::vector<std::int6
     std::int64_t elements = 1;
     for (const std::int64_t size : sizes) {
         if (size < 0 || (size > 0 && elements > largest_tensor / size)) {
-            refuse("no memory holds its shape: one size is " + std::to_string(size) + ".", where,
-                   "Sizes are not negative, and `rank` says how many of them count.");
+            refuse("its shape is invalid or too large: one size is " + std::to_string(size) + ".", where,
+                   "Sizes are not negative, and `rank` is the number of sizes in use.");
         }
         elements *= size;
     }
     if (tensor.data == nullptr && elements > 0) {
-        refuse("its data are NULL.", where, "Point at its elements.");
+        refuse("its data pointer is NULL.", where, "Point it to the elements.");
     }
     return {tensor.data, type, deploykit::Shape(sizes)};
 }
@@ -128,7 +128,7 @@ deploykit_tensor tensor(const deploykit::TensorView& view) {
     return tensor;
 }
 
-std::vector<deploykit_tensor_spec> described(const std::vector<deploykit::TensorSpec>& specs) {
+std::vector<deploykit_tensor_spec> describe_specs(const std::vector<deploykit::TensorSpec>& specs) {
     std::vector<deploykit_tensor_spec> described;
     described.reserve(specs.size());
     for (const auto& spec : specs) {
@@ -138,7 +138,7 @@ std::vector<deploykit_tensor_spec> described(const std::vector<deploykit::Tensor
     return described;
 }
 
-std::vector<const char*> texts(const std::vector<std::string>& strings) {
+std::vector<const char*> c_strings(const std::vector<std::string>& strings) {
     std::vector<const char*> texts;
     texts.reserve(strings.size());
     for (const auto& text : strings) {
@@ -147,35 +147,36 @@ std::vector<const char*> texts(const std::vector<std::string>& strings) {
     return texts;
 }
 
-deploykit::EngineOptions options_of(const deploykit_engine_options* given) {
+deploykit::EngineOptions options_of(const deploykit_engine_options* c_options) {
     deploykit::EngineOptions options;
-    if (given != nullptr) {
-        options.runtime = enumerator(given->runtime, deploykit::Runtime::onnxruntime, "runtime of the options");
-        options.threads = given->threads;
-        options.device = given->device;
-        options.cuda_graphs = given->without_cuda_graphs == 0;
+    if (c_options != nullptr) {
+        options.runtime = checked_enum(c_options->runtime, deploykit::Runtime::onnxruntime, "runtime of the options");
+        options.threads = c_options->threads;
+        options.device = c_options->device;
+        options.cuda_graphs = c_options->without_cuda_graphs == 0;
     }
     return options;
 }
 
-deploykit::Image image(const deploykit_image& given) {
-    const auto order = enumerator(given.order, deploykit::ChannelOrder::bgr, "order of a deploykit_image");
-    return {given.pixels, given.height, given.width, order, given.stride};
+deploykit::Image image(const deploykit_image& c_image) {
+    const auto order = checked_enum(c_image.order, deploykit::ChannelOrder::bgr, "order of a deploykit_image");
+    return {c_image.pixels, c_image.height, c_image.width, order, c_image.stride};
 }
 
-// An array for C: where it begins, and how many.
+// Returns an array to C: its first element and its size.
 template <class T>
-void hand_out(const std::vector<T>& found, const T** first, std::size_t* count) {
+void return_array(const std::vector<T>& found, const T** first, std::size_t* count) {
     *first = found.data();
     *count = found.size();
 }
 
 }  // namespace
 
-// Beside each C++ object, what of it C reads as arrays and texts; those point into the object, which does not move.
+// Each handle holds a C++ object and the arrays and strings that C reads; these point into the object, which does not
+// move.
 
 struct deploykit_bundle {
-    explicit deploykit_bundle(const char* folder) : bundle(folder), labels(texts(bundle.labels())) {}
+    explicit deploykit_bundle(const char* folder) : bundle(folder), labels(c_strings(bundle.labels())) {}
 
     deploykit::Bundle bundle;
     std::vector<const char*> labels;
@@ -184,14 +185,14 @@ struct deploykit_bundle {
 struct deploykit_engine {
     deploykit_engine(const deploykit::Bundle& bundle, const deploykit::EngineOptions& options)
         : engine(bundle, options),
-          inputs(described(engine.inputs())),
-          outputs(described(engine.outputs())),
-          passed_over(texts(engine.passed_over())) {}
+          inputs(describe_specs(engine.inputs())),
+          outputs(describe_specs(engine.outputs())),
+          skipped_engines(c_strings(engine.skipped_engines())) {}
 
     deploykit::Engine engine;
     std::vector<deploykit_tensor_spec> inputs;
     std::vector<deploykit_tensor_spec> outputs;
-    std::vector<const char*> passed_over;
+    std::vector<const char*> skipped_engines;
 };
 
 struct deploykit_context {
@@ -235,7 +236,7 @@ const char* deploykit_error_message(const deploykit_error* error) {
 void deploykit_error_free(deploykit_error* error) { delete error; }
 
 int deploykit_tensor_floats(const deploykit_tensor* tensor, float* values, size_t count, deploykit_error** error) {
-    return guarded(error, [&] {
+    return call_guarded(error, [&] {
         require({{tensor, "tensor"}, {values, "values"}});
         std::vector<std::int64_t> sizes;
         const deploykit::TensorView elements = view(*tensor, sizes);
@@ -250,7 +251,7 @@ int deploykit_tensor_floats(const deploykit_tensor* tensor, float* values, size_
 }
 
 int deploykit_bundle_open(const char* folder, deploykit_bundle** bundle, deploykit_error** error) {
-    return guarded(error, [&] {
+    return call_guarded(error, [&] {
         require({{bundle, "bundle"}});
         *bundle = nullptr;
         require({{folder, "folder"}});
@@ -262,7 +263,7 @@ void deploykit_bundle_free(deploykit_bundle* bundle) { delete bundle; }
 
 int deploykit_bundle_describe(const deploykit_bundle* bundle, deploykit_bundle_description* description,
                               deploykit_error** error) {
-    return guarded(error, [&] {
+    return call_guarded(error, [&] {
         require({{bundle, "bundle"}, {description, "description"}});
         const deploykit::Manifest& manifest = bundle->bundle.manifest();
         *description = {manifest.model.c_str(), manifest.precision.c_str(), manifest.head.c_str(),
@@ -271,7 +272,7 @@ int deploykit_bundle_describe(const deploykit_bundle* bundle, deploykit_bundle_d
 }
 
 int deploykit_bundle_takes_images(const deploykit_bundle* bundle, int* takes_images, deploykit_error** error) {
-    return guarded(error, [&] {
+    return call_guarded(error, [&] {
         require({{bundle, "bundle"}, {takes_images, "takes_images"}});
         *takes_images = bundle->bundle.manifest().takes_images ? 1 : 0;
     });
@@ -279,15 +280,15 @@ int deploykit_bundle_takes_images(const deploykit_bundle* bundle, int* takes_ima
 
 int deploykit_bundle_labels(const deploykit_bundle* bundle, const char* const** labels, size_t* count,
                             deploykit_error** error) {
-    return guarded(error, [&] {
+    return call_guarded(error, [&] {
         require({{bundle, "bundle"}, {labels, "labels"}, {count, "count"}});
-        hand_out(bundle->labels, labels, count);
+        return_array(bundle->labels, labels, count);
     });
 }
 
 int deploykit_engine_load(const deploykit_bundle* bundle, const deploykit_engine_options* options,
                           deploykit_engine** engine, deploykit_error** error) {
-    return guarded(error, [&] {
+    return call_guarded(error, [&] {
         require({{engine, "engine"}});
         *engine = nullptr;
         require({{bundle, "bundle"}});
@@ -299,22 +300,22 @@ void deploykit_engine_free(deploykit_engine* engine) { delete engine; }
 
 int deploykit_engine_inputs(const deploykit_engine* engine, const deploykit_tensor_spec** inputs, size_t* count,
                             deploykit_error** error) {
-    return guarded(error, [&] {
+    return call_guarded(error, [&] {
         require({{engine, "engine"}, {inputs, "inputs"}, {count, "count"}});
-        hand_out(engine->inputs, inputs, count);
+        return_array(engine->inputs, inputs, count);
     });
 }
 
 int deploykit_engine_outputs(const deploykit_engine* engine, const deploykit_tensor_spec** outputs, size_t* count,
                              deploykit_error** error) {
-    return guarded(error, [&] {
+    return call_guarded(error, [&] {
         require({{engine, "engine"}, {outputs, "outputs"}, {count, "count"}});
-        hand_out(engine->outputs, outputs, count);
+        return_array(engine->outputs, outputs, count);
     });
 }
 
 int deploykit_engine_batch(const deploykit_engine* engine, deploykit_batch_range* batch, deploykit_error** error) {
-    return guarded(error, [&] {
+    return call_guarded(error, [&] {
         require({{engine, "engine"}, {batch, "batch"}});
         const deploykit::BatchRange& range = engine->engine.batch();
         *batch = {range.minimum, range.optimum, range.maximum};
@@ -322,29 +323,29 @@ int deploykit_engine_batch(const deploykit_engine* engine, deploykit_batch_range
 }
 
 int deploykit_engine_runtime(const deploykit_engine* engine, const char** runtime, deploykit_error** error) {
-    return guarded(error, [&] {
+    return call_guarded(error, [&] {
         require({{engine, "engine"}, {runtime, "runtime"}});
         *runtime = engine->engine.runtime().c_str();
     });
 }
 
 int deploykit_engine_file(const deploykit_engine* engine, const char** file, deploykit_error** error) {
-    return guarded(error, [&] {
+    return call_guarded(error, [&] {
         require({{engine, "engine"}, {file, "file"}});
         *file = engine->engine.file().c_str();
     });
 }
 
-int deploykit_engine_passed_over(const deploykit_engine* engine, const char* const** reasons, size_t* count,
-                                 deploykit_error** error) {
-    return guarded(error, [&] {
+int deploykit_engine_skipped_engines(const deploykit_engine* engine, const char* const** reasons, size_t* count,
+                                     deploykit_error** error) {
+    return call_guarded(error, [&] {
         require({{engine, "engine"}, {reasons, "reasons"}, {count, "count"}});
-        hand_out(engine->passed_over, reasons, count);
+        return_array(engine->skipped_engines, reasons, count);
     });
 }
 
 int deploykit_context_create(const deploykit_engine* engine, deploykit_context** context, deploykit_error** error) {
-    return guarded(error, [&] {
+    return call_guarded(error, [&] {
         require({{context, "context"}});
         *context = nullptr;
         require({{engine, "engine"}});
@@ -356,9 +357,9 @@ void deploykit_context_free(deploykit_context* context) { delete context; }
 
 int deploykit_context_run(deploykit_context* context, const deploykit_tensor* inputs, size_t input_count,
                           const deploykit_tensor** outputs, size_t* output_count, deploykit_error** error) {
-    return guarded(error, [&] {
+    return call_guarded(error, [&] {
         require({{context, "context"}, {inputs, "inputs"}, {outputs, "outputs"}, {output_count, "output_count"}});
-        context->inputs.clear();  // which keeps its memory, as do the others
+        context->inputs.clear();  // keeps its capacity
         for (std::size_t index = 0; index < input_count; ++index) {
             context->inputs.push_back(view(inputs[index], context->sizes));
         }
@@ -366,12 +367,12 @@ int deploykit_context_run(deploykit_context* context, const deploykit_tensor* in
         for (const deploykit::TensorView& output : context->context.run(context->inputs)) {
             context->outputs.push_back(tensor(output));
         }
-        hand_out(context->outputs, outputs, output_count);
+        return_array(context->outputs, outputs, output_count);
     });
 }
 
 int deploykit_self_test(const deploykit_bundle* bundle, const deploykit_engine* engine, deploykit_error** error) {
-    return guarded(error, [&] {
+    return call_guarded(error, [&] {
         require({{bundle, "bundle"}, {engine, "engine"}});
         deploykit::self_test(bundle->bundle, engine->engine);
     });
@@ -379,7 +380,7 @@ int deploykit_self_test(const deploykit_bundle* bundle, const deploykit_engine* 
 
 int deploykit_preprocessor_create(const deploykit_bundle* bundle, deploykit_preprocessor** preprocessor,
                                   deploykit_error** error) {
-    return guarded(error, [&] {
+    return call_guarded(error, [&] {
         require({{preprocessor, "preprocessor"}});
         *preprocessor = nullptr;
         require({{bundle, "bundle"}});
@@ -391,7 +392,7 @@ void deploykit_preprocessor_free(deploykit_preprocessor* preprocessor) { delete 
 
 int deploykit_preprocessor_run(deploykit_preprocessor* preprocessor, const deploykit_image* images, size_t count,
                                deploykit_tensor* input, deploykit_error** error) {
-    return guarded(error, [&] {
+    return call_guarded(error, [&] {
         require({{preprocessor, "preprocessor"}, {images, "images"}, {input, "input"}});
         preprocessor->images.clear();
         for (std::size_t index = 0; index < count; ++index) {
@@ -403,7 +404,7 @@ int deploykit_preprocessor_run(deploykit_preprocessor* preprocessor, const deplo
 
 int deploykit_top_k(const deploykit_bundle* bundle, const deploykit_tensor* scores, size_t sample, size_t k,
                     deploykit_prediction* predictions, size_t* count, deploykit_error** error) {
-    return guarded(error, [&] {
+    return call_guarded(error, [&] {
         require({{bundle, "bundle"}, {scores, "scores"}, {predictions, "predictions"}, {count, "count"}});
         std::vector<std::int64_t> sizes;
         const auto found = deploykit::top_k(view(*scores, sizes), k, bundle->bundle, sample);

@@ -14,9 +14,9 @@ struct Loader {
     std::shared_ptr<const backends::Engine> (*load)(const Bundle&, const EngineOptions&);
 };
 
-// Those that the library was built with, the preferred one first.
+// Runtimes that the library was built with, in order of preference.
 const std::vector<Loader>& loaders() {
-    static const std::vector<Loader> built{
+    static const std::vector<Loader> available{
 #ifdef DEPLOYKIT_TENSORRT
         {Runtime::tensorrt, "tensorrt", backends::load_tensorrt},
 #endif
@@ -24,10 +24,10 @@ const std::vector<Loader>& loaders() {
         {Runtime::onnxruntime, "onnxruntime", backends::load_onnxruntime},
 #endif
     };
-    return built;
+    return available;
 }
 
-std::string joined(const std::vector<std::string>& sentences) {
+std::string join(const std::vector<std::string>& sentences) {
     std::string text;
     for (const std::string& sentence : sentences) {
         text += (text.empty() ? "" : " ") + sentence;
@@ -45,39 +45,39 @@ Shape expected_shape(const TensorSpec& spec, std::int64_t batch) {
     throw Error(ErrorCode::usage, problem, "input '" + spec.name + "'", "Compare with Engine::inputs().");
 }
 
-void require_fitting(const TensorSpec& spec, const TensorView& input, std::int64_t batch) {
+void require_matching(const TensorSpec& spec, const TensorView& input, std::int64_t batch) {
     if (input.data() == nullptr) {
         refuse(spec, "it has no data.");
     }
     if (input.type() != spec.type) {
-        refuse(spec, std::string("it is ") + name(input.type()) + ", and the network takes " + name(spec.type) + ".");
+        refuse(spec, std::string("it is ") + name(input.type()) + ", and the network needs " + name(spec.type) + ".");
     }
     if (const Shape expected = expected_shape(spec, batch); input.shape() != expected) {
-        refuse(spec, "it is " + input.shape().text() + ", and the network takes " + expected.text() + ".");
+        refuse(spec, "it is " + input.shape().text() + ", and the network needs " + expected.text() + ".");
     }
 }
 
-// The batch that the first input has, within what the engine takes.
-std::int64_t batch_of(const backends::Description& engine, const TensorView& first) {
+// The batch size of the first input. Error(usage) unless the engine accepts it.
+std::int64_t checked_batch(const backends::Description& engine, const TensorView& first) {
     const std::int64_t batch = first.shape().rank() > 0 ? first.shape()[0] : 0;
     if (batch < engine.batch.minimum || batch > engine.batch.maximum) {
-        refuse(engine.inputs.front(), "it is " + first.shape().text() + ", and the engine takes batches of " +
+        refuse(engine.inputs.front(), "it is " + first.shape().text() + ", and the engine accepts batches of " +
                                           std::to_string(engine.batch.minimum) + " to " +
                                           std::to_string(engine.batch.maximum) + ".");
     }
     return batch;
 }
 
-void require_fitting(const backends::Description& engine, const TensorView* inputs, std::size_t count) {
+void require_matching(const backends::Description& engine, const TensorView* inputs, std::size_t count) {
     if (count != engine.inputs.size() || inputs == nullptr) {
         throw Error(ErrorCode::usage,
-                    std::to_string(count) + " inputs were given, and the network takes " +
+                    std::to_string(count) + " inputs were passed, and the network has " +
                         std::to_string(engine.inputs.size()) + ".",
                     engine.file, "Compare with Engine::inputs().");
     }
-    const std::int64_t batch = batch_of(engine, inputs[0]);
+    const std::int64_t batch = checked_batch(engine, inputs[0]);
     for (std::size_t index = 0; index < count; ++index) {
-        require_fitting(engine.inputs[index], inputs[index], batch);
+        require_matching(engine.inputs[index], inputs[index], batch);
     }
 }
 
@@ -95,7 +95,7 @@ Context& Context::operator=(Context&& other) noexcept {
 Context::~Context() = default;
 
 const std::vector<TensorView>& Context::run(const TensorView* inputs, std::size_t count) {
-    require_fitting(engine_->description(), inputs, count);
+    require_matching(engine_->description(), inputs, count);
     return context_->run(inputs);
 }
 
@@ -107,7 +107,7 @@ const TensorView& Context::run(const TensorView& input) {
     const std::vector<TensorView>& outputs = run(&input, 1);
     if (outputs.size() != 1) {
         throw Error(ErrorCode::usage, "it has " + std::to_string(outputs.size()) + " outputs, not one.",
-                    engine_->description().file, "Give its inputs as a vector, and get all outputs.");
+                    engine_->description().file, "Call run with a vector of inputs, which returns all outputs.");
     }
     return outputs.front();
 }
@@ -124,15 +124,15 @@ Engine::Engine(const Bundle& bundle, const EngineOptions& options) {
             if (error.code() != ErrorCode::backend || options.runtime != Runtime::any) {
                 throw;
             }
-            passed_over_.push_back(std::string(loader.name) + ": " + error.what());
+            skipped_engines_.push_back(std::string(loader.name) + ": " + error.what());
         }
     }
-    if (passed_over_.empty()) {
+    if (skipped_engines_.empty()) {
         throw Error(ErrorCode::backend, "this library was built without that runtime.", bundle.folder().string(),
-                    "It has " + joined(runtimes()) + ": use one of these, or build it with the other.");
+                    "It has " + join(runtimes()) + ": use one of these, or build the library with the other.");
     }
-    throw Error(ErrorCode::backend, "no runtime can load it here. " + joined(passed_over_), bundle.folder().string(),
-                "Remedy one of these.");
+    throw Error(ErrorCode::backend, "no runtime can load it on this machine. " + join(skipped_engines_),
+                bundle.folder().string(), "Fix one of these.");
 }
 
 Context Engine::context() const { return Context(engine_->context(), engine_); }

@@ -17,23 +17,23 @@ namespace deploykit {
 namespace {
 
 [[noreturn]] void refuse(const std::filesystem::path& path, const std::string& problem) {
-    throw Error(ErrorCode::bad_input, problem, path.string(), "Copy the bundle anew, or export it again.");
+    throw Error(ErrorCode::bad_input, problem, path.string(), "Copy the bundle again, or export it again.");
 }
 
-std::string unreadable(int reason) { return "it cannot be read: " + std::generic_category().message(reason) + "."; }
+std::string read_failure(int reason) { return "it cannot be read: " + std::generic_category().message(reason) + "."; }
 
-// A regular file that is open for reading. Links are not followed, and a pipe is not waited for.
+// A regular file opened for reading. Links are not followed, and opening a pipe does not block.
 class File {
 public:
     explicit File(const std::filesystem::path& path)
         : path_(path), descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)) {
         if (descriptor_ < 0) {
-            refuse(path, errno == ELOOP ? "it is a link." : unreadable(errno));
+            refuse(path, errno == ELOOP ? "it is a link." : read_failure(errno));
         }
         struct stat status {};
         if (::fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
             ::close(descriptor_);
-            refuse(path, "it is no regular file.");
+            refuse(path, "it is not a regular file.");
         }
         bytes_ = static_cast<std::uint64_t>(status.st_size);
     }
@@ -43,7 +43,7 @@ public:
 
     std::uint64_t bytes() const noexcept { return bytes_; }
 
-    // How many bytes came, 0 at the end.
+    // Number of bytes read, 0 at the end of the file.
     std::size_t read(char* into, std::size_t size) const {
         for (;;) {
             const ssize_t count = ::read(descriptor_, into, size);
@@ -51,7 +51,7 @@ public:
                 return static_cast<std::size_t>(count);
             }
             if (errno != EINTR) {
-                refuse(path_, unreadable(errno));
+                refuse(path_, read_failure(errno));
             }
         }
     }
@@ -62,7 +62,7 @@ private:
     std::uint64_t bytes_ = 0;
 };
 
-std::string hexadecimal(const unsigned char* bytes, std::size_t count) {
+std::string to_hexadecimal(const unsigned char* bytes, std::size_t count) {
     constexpr const char* digits = "0123456789abcdef";
     std::string text;
     for (std::size_t index = 0; index < count; ++index) {
@@ -77,8 +77,8 @@ std::string hexadecimal(const unsigned char* bytes, std::size_t count) {
 std::string read_file(const std::filesystem::path& path, std::uint64_t limit) {
     const File file(path);
     if (file.bytes() > limit) {
-        refuse(path, "it has " + std::to_string(file.bytes()) + " bytes, and at most " + std::to_string(limit) +
-                         " make sense.");
+        refuse(path,
+               "it has " + std::to_string(file.bytes()) + " bytes, and the limit is " + std::to_string(limit) + ".");
     }
     std::string content(file.bytes(), '\0');
     std::size_t filled = 0;
@@ -103,9 +103,10 @@ std::string sha256(const std::filesystem::path& path) {
         good = EVP_DigestUpdate(digest.get(), buffer.data(), count) == 1;
     }
     if (!good || EVP_DigestFinal_ex(digest.get(), result.data(), &size) != 1) {
-        throw Error(ErrorCode::internal, "OpenSSL gives no SHA-256.", path.string(), "Check the system's libcrypto.");
+        throw Error(ErrorCode::internal, "OpenSSL does not provide SHA-256.", path.string(),
+                    "Check the system's libcrypto.");
     }
-    return hexadecimal(result.data(), size);
+    return to_hexadecimal(result.data(), size);
 }
 
 bool stays_inside(const std::string& path) noexcept {

@@ -1,4 +1,4 @@
-// Files of a bundle, read whole.
+// Read files of a bundle.
 #pragma once
 
 #include <cstdint>
@@ -7,13 +7,13 @@
 
 namespace deploykit {
 
-// The content of a regular file of at most `limit` bytes. Error(bad_input) where it cannot be read or is larger.
+// Read a regular file of at most `limit` bytes. Error(bad_input) if it cannot be read or is larger.
 std::string read_file(const std::filesystem::path& path, std::uint64_t limit);
 
-// 64 hexadecimal digits, lower case. Error(bad_input) where the file cannot be read.
+// SHA-256 of a file as 64 lower-case hexadecimal digits. Error(bad_input) if it cannot be read.
 std::string sha256(const std::filesystem::path& path);
 
-// Whether a recorded path is plain and relative: no "..", no root, no backslash, no empty part.
+// Whether a recorded path stays inside the bundle: relative, without "..", backslashes or empty parts.
 bool stays_inside(const std::string& path) noexcept;
 
 }  // namespace deploykit

@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::uint64_t largest = std::uint64_t{1} << 32U;
 
-// As it was written: float32 also where the graph has float16.
+// As stored: float32 also if the graph has float16.
 Array recorded(const Bundle& bundle, const TensorSpec& spec, const std::map<std::string, std::string>& paths) {
     const auto found = paths.find(spec.name);
     if (found == paths.end()) {

@@ -1,4 +1,4 @@
-// The golden vectors of a bundle, as the network takes and gives them.
+// Read the golden vectors of a bundle.
 #pragma once
 
 #include "deploykit/bundle.hpp"
@@ -7,11 +7,11 @@
 
 namespace deploykit {
 
-// The input that `spec` describes, in its type: as many rows as there are golden samples.
-// Error(check_failed) where the bundle has none, or one of another type or shape.
+// The golden input for `spec`, in its data type, with one row per golden sample.
+// Error(check_failed) if the bundle has none, or one of another type or shape.
 Array golden_input(const Bundle& bundle, const TensorSpec& spec);
 
-// What the oracle answered, with the same errors; float32 also where the network gives float16.
+// The reference's output, with the same errors; float32 also if the network's output is float16.
 Array golden_output(const Bundle& bundle, const TensorSpec& spec);
 
 }  // namespace deploykit

@@ -13,7 +13,7 @@ namespace deploykit {
 namespace {
 
 constexpr std::int64_t max_pixels = std::int64_t{1} << 30U;
-constexpr std::int64_t max_resized_pixels = std::int64_t{1} << 26U;  // deploykit/preprocess.py has the same
+constexpr std::int64_t max_resized_pixels = std::int64_t{1} << 26U;  // as in calibration/preprocess.py
 
 std::string size_text(std::int64_t height, std::int64_t width) {
     return std::to_string(height) + "x" + std::to_string(width);
@@ -24,54 +24,55 @@ std::string size_text(std::int64_t height, std::int64_t width) {
 }
 
 [[noreturn]] void refuse_preprocessing(const std::string& problem) {
-    throw Error(ErrorCode::bad_input, problem, "preprocessing", "Give what the network was trained with.");
+    throw Error(ErrorCode::bad_input, problem, "preprocessing", "Use the preprocessing of the training.");
 }
 
-void check(const Preprocessing& given) {
-    if (std::min({given.resize, given.height, given.width}) < 1) {
-        refuse_preprocessing("sizes are at least 1 pixel, not " + std::to_string(given.resize) + ", " +
-                             size_text(given.height, given.width) + ".");
+void validate(const Preprocessing& preprocessing) {
+    if (std::min({preprocessing.resize, preprocessing.height, preprocessing.width}) < 1) {
+        refuse_preprocessing("sizes are at least 1 pixel, not " + std::to_string(preprocessing.resize) + ", " +
+                             size_text(preprocessing.height, preprocessing.width) + ".");
     }
-    if (given.resize < std::max(given.height, given.width)) {
-        refuse_preprocessing("a shorter side of " + std::to_string(given.resize) + " cannot hold a crop of " +
-                             size_text(given.height, given.width) + ".");
+    if (preprocessing.resize < std::max(preprocessing.height, preprocessing.width)) {
+        refuse_preprocessing("a shorter side of " + std::to_string(preprocessing.resize) + " cannot hold a crop of " +
+                             size_text(preprocessing.height, preprocessing.width) + ".");
     }
     const auto positive = [](double value) { return std::isfinite(value) && value > 0; };
-    if (!positive(given.scale) || !std::all_of(given.std.begin(), given.std.end(), positive)) {
-        refuse_preprocessing("scale and std are finite and above zero, and one of these is not.");
+    if (!positive(preprocessing.scale) || !std::all_of(preprocessing.std.begin(), preprocessing.std.end(), positive)) {
+        refuse_preprocessing("scale and std must be finite and positive.");
     }
-    if (!std::all_of(given.mean.begin(), given.mean.end(), [](double value) { return std::isfinite(value); })) {
+    if (!std::all_of(preprocessing.mean.begin(), preprocessing.mean.end(),
+                     [](double value) { return std::isfinite(value); })) {
         refuse_preprocessing("a mean is not finite.");
     }
 }
 
-void check(DataType type, bool in_graph) {
+void validate(DataType type, bool in_graph) {
     const bool fits = in_graph ? type == DataType::uint8 : type == DataType::float32 || type == DataType::float16;
     if (!fits) {
-        throw Error(ErrorCode::usage, std::string("it cannot be made as ") + name(type) + ".", "a network's input",
-                    in_graph ? "This graph normalises by itself, so that it takes uint8 pixels."
-                             : "Ask for float32 or float16.");
+        throw Error(ErrorCode::usage, std::string("it cannot have the data type ") + name(type) + ".",
+                    "a network's input",
+                    in_graph ? "This graph contains the preprocessing: use uint8." : "Use float32 or float16.");
     }
 }
 
-// How large an image becomes before its centre is cut out.
+// Size of an image after resizing, before the center crop.
 struct Resized {
     int height;
     int width;
 };
 
-Resized checked(const Image& image, int resize) {
+Resized check_image(const Image& image, int resize) {
     const std::int64_t height = image.height;
     const std::int64_t width = image.width;
     if (image.pixels == nullptr || height < 1 || width < 1) {
         refuse_image("it has no pixels: its size is " + size_text(height, width) +
                          (image.pixels == nullptr ? ", and its pointer is null." : "."),
-                     "Give rows of 3-byte pixels, and look whether the file was decoded.");
+                     "Pass rows of 3-byte pixels, and check that the file was decoded.");
     }
     if (image.stride != 0 && image.stride < 3 * width) {
         refuse_image("its rows are " + std::to_string(image.stride) + " bytes apart and have " +
                          std::to_string(3 * width) + " bytes each.",
-                     "Give the stride in bytes, not pixels; an image that is stored bottom up must be turned first.");
+                     "Pass the stride in bytes, not pixels; flip an image that is stored bottom-up first.");
     }
     if (height * width > max_pixels) {
         refuse_image("it has " + size_text(height, width) + " pixels, more than 2^30.", "Scale it down first.");
@@ -80,26 +81,26 @@ Resized checked(const Image& image, int resize) {
     const std::int64_t longer = resize * std::max(height, width) / shorter;
     if (longer > max_resized_pixels / resize) {
         const auto grown = height < width ? size_text(resize, longer) : size_text(longer, resize);
-        refuse_image("its " + size_text(height, width) + " pixels would become " + grown + " before it is cropped.",
-                     "Crop so elongated an image first.");
+        refuse_image("its " + size_text(height, width) + " pixels would become " + grown + " before the crop.",
+                     "Crop an image this elongated first.");
     }
     const int other = static_cast<int>(longer);
     return height < width ? Resized{resize, other} : Resized{other, resize};
 }
 
-// Half of it, rounded half to even, as torchvision's CenterCrop does it.
-int half(int spare) { return spare % 4 == 3 ? (spare + 1) / 2 : spare / 2; }
+// Half of `spare`, rounded half to even, as in torchvision's CenterCrop.
+int half_even(int spare) { return spare % 4 == 3 ? (spare + 1) / 2 : spare / 2; }
 
-// The resampling of one axis: which input pixels make up each output pixel of the crop, and with which weights.
+// Resampling of one axis: the input pixels and weights of each output pixel of the crop.
 //
 // Pillow's arithmetic, operation by operation: weights are computed in double precision, divided by their sum, and
 // rounded to multiples of 2^-22. A weighted sum of pixels is then exact in 32 bits: the weights are not negative and
-// add up to 1, and their roundings, up to 2^17 of them in the largest image that is let in, to about 2^-6.
+// add up to 1, and their roundings, up to 2^17 of them in the largest accepted image, to about 2^-6.
 class Axis {
 public:
     void plan(int input, int resized, int crop);
 
-    int begin() const noexcept { return windows_.front().first; }  // of the input pixels that are needed
+    int begin() const noexcept { return windows_.front().first; }  // first needed input pixel
     int end() const noexcept { return windows_.back().first + windows_.back().count; }
 
     template <class Use>
@@ -111,7 +112,7 @@ public:
         }
     }
 
-    static constexpr std::uint32_t one_half = 1U << 21U;  // where every sum begins, so that it is rounded
+    static constexpr std::uint32_t one_half = 1U << 21U;  // initial value of every sum, for rounding
 
     static std::uint8_t to_pixel(std::uint32_t sum) noexcept {
         return static_cast<std::uint8_t>(std::min(sum >> 22U, 255U));
@@ -124,18 +125,18 @@ private:
     };
 
     std::vector<Window> windows_;
-    std::vector<std::uint32_t> weights_;  // those of all windows, one window after the other
+    std::vector<std::uint32_t> weights_;  // of all windows, concatenated
     std::vector<double> exact_;           // of one window
 };
 
-// To add a half and cut the rest off is Pillow's rounding, also of what lies below zero.
+// Adding one half and truncating is Pillow's rounding, also for negative values.
 // NOLINTBEGIN(bugprone-incorrect-roundings)
 void Axis::plan(int input, int resized, int crop) {
     // Pillow keeps the size as a float, which shows in images with a side above 2^24.
     const double scale = static_cast<double>(static_cast<float>(input)) / resized;
     const double half_width = std::max(scale, 1.0);
     const double inverse = 1.0 / half_width;
-    const int skipped = half(resized - crop);
+    const int skipped = half_even(resized - crop);
     windows_.clear();
     weights_.clear();
     for (int output = skipped; output < skipped + crop; ++output) {
@@ -186,15 +187,15 @@ private:
     Preprocessing preprocessing_;
     DataType type_;
     Shape shape_;            // of the last batch
-    Table<float> floats_{};  // what each value of each channel becomes
+    Table<float> floats_{};  // normalized value by channel and pixel value
     Table<Half> halves_{};
 
-    int height_ = 0;  // of the images that the axes are planned for
+    int height_ = 0;  // image size that the axes are planned for
     int width_ = 0;
     Axis rows_;
     Axis columns_;
 
-    std::vector<std::uint8_t> narrowed_;  // the input's rows, resized and cropped along the row: rows×width×3
+    std::vector<std::uint8_t> narrowed_;  // rows of the input, resized and cropped horizontally: rows×width×3
     std::vector<std::uint32_t> sums_;     // of one row of the crop
     std::vector<std::uint8_t> crop_;      // height×width×3
     std::vector<std::byte> output_;
@@ -202,8 +203,8 @@ private:
 
 Preprocessor::Implementation::Implementation(const Preprocessing& preprocessing, DataType type)
     : preprocessing_(preprocessing), type_(type) {
-    check(preprocessing);
-    check(type, preprocessing.in_graph);
+    validate(preprocessing);
+    validate(type, preprocessing.in_graph);
     const std::int64_t height = preprocessing.height;
     const std::int64_t width = preprocessing.width;
     const bool channels_last = preprocessing.in_graph || preprocessing.layout == ImageLayout::nhwc;
@@ -227,10 +228,10 @@ void Preprocessor::Implementation::tabulate() {
 
 TensorView Preprocessor::Implementation::run(const Image* images, std::size_t count) {
     if (images == nullptr || count == 0) {
-        throw Error(ErrorCode::usage, "it has no images.", "a batch", "Give at least one.");
+        throw Error(ErrorCode::usage, "it has no images.", "a batch", "Pass at least one image.");
     }
     for (std::size_t index = 0; index < count; ++index) {
-        checked(images[index], preprocessing_.resize);  // all of them, before memory is taken
+        check_image(images[index], preprocessing_.resize);  // check all images before allocating
     }
     const std::size_t bytes = 3 * crop_pixels() * bytes_per_element(type_);
     output_.resize(count * bytes);
@@ -248,8 +249,8 @@ void Preprocessor::Implementation::plan(const Image& image) {
     if (image.height == height_ && image.width == width_) {
         return;
     }
-    height_ = 0;  // should the memory run out on the way, the plan is none
-    const Resized resized = checked(image, preprocessing_.resize);
+    height_ = 0;  // invalidates the plan in case an allocation fails
+    const Resized resized = check_image(image, preprocessing_.resize);
     rows_.plan(image.height, resized.height, preprocessing_.height);
     columns_.plan(image.width, resized.width, preprocessing_.width);
     narrowed_.resize(static_cast<std::size_t>(rows_.end() - rows_.begin()) * row_bytes());
@@ -259,8 +260,8 @@ void Preprocessor::Implementation::plan(const Image& image) {
     width_ = image.width;
 }
 
-// The horizontal pass, over those rows that the vertical one will read. Three sums in registers: as vectors, with the
-// weights split for 16-bit products, it was slower on x86-64 (g++ 12, SSE2), since a window's pixels are few.
+// Horizontal pass over the rows that the vertical pass reads. Three sums in registers: a vectorized form with weights
+// split for 16-bit products was slower on x86-64 (g++ 12, SSE2), since a window has few pixels.
 void Preprocessor::Implementation::resize_rows(const Image& image) {
     const std::ptrdiff_t stride = image.stride != 0 ? image.stride : std::ptrdiff_t{3} * image.width;
     std::uint8_t* to = narrowed_.data();
@@ -283,7 +284,7 @@ void Preprocessor::Implementation::resize_rows(const Image& image) {
     }
 }
 
-// The vertical pass: whole rows, weighted and added.
+// Vertical pass: weighted sums of whole rows.
 void Preprocessor::Implementation::resize_columns() {
     const std::size_t length = row_bytes();
     std::uint32_t* sums = sums_.data();
@@ -322,7 +323,7 @@ void Preprocessor::Implementation::write_pixels(std::byte* to, bool reversed) co
     }
 }
 
-// Channel by channel: each is a plane of its own, or every third value where the network takes them side by side.
+// Write each channel as a plane (NCHW), or as every third value (NHWC).
 template <class Value>
 void Preprocessor::Implementation::write_values(const Table<Value>& table, std::byte* to, bool reversed) const {
     const std::size_t pixels = crop_pixels();
@@ -348,8 +349,8 @@ DataType input_type(const Bundle& bundle) {
     }
     if (inputs.size() != 1) {
         throw Error(ErrorCode::bad_input,
-                    "it has " + std::to_string(inputs.size()) + " inputs, and images go into one.",
-                    bundle.folder().string(), "Export a network with one input, or make its inputs yourself.");
+                    "it has " + std::to_string(inputs.size()) + " inputs, and image preprocessing needs a single one.",
+                    bundle.folder().string(), "Export a network with one input, or fill its inputs yourself.");
     }
     return inputs.front().type;
 }

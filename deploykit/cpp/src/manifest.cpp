@@ -15,19 +15,19 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int deepest = 100;  // our manifests have about ten levels; a parser's stack ends somewhere
+constexpr int deepest = 100;  // manifests have about ten levels; the limit protects the parser's stack
 
-constexpr const char* remedy = "Copy the bundle anew, or export it again.";
+constexpr const char* remedy = "Copy the bundle again, or export it again.";
 
-// What the file says, as a message may show it: one line of ASCII, and not all of it where it is long.
-std::string legible(const std::string& text) {
+// Text of the file for an error message: one line of ASCII, truncated if it is long.
+std::string printable(const std::string& text) {
     constexpr std::size_t most = 200;
     const json quoted = text.substr(0, most);
     const std::string shown = quoted.dump(-1, ' ', true, json::error_handler_t::replace);
     return shown.substr(1, shown.size() - 2) + (text.size() > most ? "..." : "");
 }
 
-// A value in the document, and the way to it for the error's sake: "manifest.json, batch.minimum".
+// A value in the document, with its position for error messages: "manifest.json, batch.minimum".
 class Node {
 public:
     Node(const json& value, std::string where) : value_(value), where_(std::move(where)) {}
@@ -38,16 +38,16 @@ public:
 
     Node operator[](const char* key) const {
         if (!value_.is_object()) {
-            refuse("it is no object");
+            refuse("it is not an object");
         }
-        const auto found = value_.find(key);
-        if (found == value_.end()) {
+        const auto result = value_.find(key);
+        if (result == value_.end()) {
             refuse(std::string("the field ") + key + " is missing");
         }
-        return {*found, inner(key)};
+        return {*result, inner(key)};
     }
 
-    // What `read` makes of it, or nothing of a null.
+    // Result of `read`; none for null.
     template <class Read>
     auto optional(Read read) const -> std::optional<decltype(read(*this))> {
         if (value_.is_null()) {
@@ -58,19 +58,19 @@ public:
 
     std::string text() const {
         if (!value_.is_string()) {
-            refuse("it is no text");
+            refuse("it is not a string");
         }
         return value_.get<std::string>();
     }
 
     std::string one_of(std::initializer_list<const char*> choices) const {
-        std::string found = text();
+        std::string result = text();
         for (const char* choice : choices) {
-            if (found == choice) {
-                return found;
+            if (result == choice) {
+                return result;
             }
         }
-        refuse("'" + legible(found) + "' is none of the words that it may be");
+        refuse("'" + printable(result) + "' is not one of the allowed values");
     }
 
     bool flag() const {
@@ -82,29 +82,29 @@ public:
 
     double number() const {
         if (!value_.is_number()) {
-            refuse("it is no number");
+            refuse("it is not a number");
         }
         return value_.get<double>();
     }
 
     double positive() const {
-        const double found = number();
-        if (!(found > 0)) {
-            refuse("it is not above zero");
+        const double result = number();
+        if (!(result > 0)) {
+            refuse("it is not positive");
         }
-        return found;
+        return result;
     }
 
     std::int64_t integer(std::int64_t least, std::int64_t most = std::numeric_limits<std::int64_t>::max()) const {
         constexpr auto largest = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
         if (!value_.is_number_integer() || (value_.is_number_unsigned() && value_.get<std::uint64_t>() > largest)) {
-            refuse("it is no integer");
+            refuse("it is not an integer");
         }
-        const auto found = value_.get<std::int64_t>();
-        if (found < least || found > most) {
-            refuse(std::to_string(found) + " is outside of what it may be");
+        const auto result = value_.get<std::int64_t>();
+        if (result < least || result > most) {
+            refuse(std::to_string(result) + " is out of range");
         }
-        return found;
+        return result;
     }
 
     bool is_text() const { return value_.is_string(); }
@@ -112,61 +112,61 @@ public:
     template <class Read>
     auto list(Read read) const -> std::vector<decltype(read(std::declval<Node>()))> {
         if (!value_.is_array()) {
-            refuse("it is no list");
+            refuse("it is not an array");
         }
-        std::vector<decltype(read(*this))> found;
+        std::vector<decltype(read(*this))> result;
         for (std::size_t index = 0; index < value_.size(); ++index) {
-            found.push_back(read(Node(value_[index], inner(std::to_string(index)))));
+            result.push_back(read(Node(value_[index], inner(std::to_string(index)))));
         }
-        return found;
+        return result;
     }
 
     template <class Read>
     auto map(Read read) const -> std::map<std::string, decltype(read(std::declval<Node>()))> {
         if (!value_.is_object()) {
-            refuse("it is no object");
+            refuse("it is not an object");
         }
-        std::map<std::string, decltype(read(*this))> found;
+        std::map<std::string, decltype(read(*this))> result;
         for (const auto& [key, value] : value_.items()) {
-            found.emplace(key, read(Node(value, inner(key))));
+            result.emplace(key, read(Node(value, inner(key))));
         }
-        return found;
+        return result;
     }
 
-    // A path that was recorded, and stays within the bundle.
+    // A recorded path inside the bundle.
     std::string path() const {
-        std::string found = text();
-        if (!stays_inside(found)) {
-            refuse("the path '" + legible(found) + "' leaves the bundle");
+        std::string result = text();
+        if (!stays_inside(result)) {
+            refuse("the path '" + printable(result) + "' leaves the bundle");
         }
-        return found;
+        return result;
     }
 
 private:
     std::string inner(const std::string& key) const {
-        return where_ + (where_.find(", ") == std::string::npos ? ", " : ".") + legible(key);
+        return where_ + (where_.find(", ") == std::string::npos ? ", " : ".") + printable(key);
     }
 
     const json& value_;
     std::string where_;
 };
 
-DataType data_type(const Node& node) {
-    const std::string found = node.one_of({"float32", "float16", "uint8", "int8", "int32", "int64"});
+DataType read_data_type(const Node& node) {
+    const std::string result = node.one_of({"float32", "float16", "uint8", "int8", "int32", "int64"});
     for (const DataType type :
          {DataType::float32, DataType::float16, DataType::uint8, DataType::int8, DataType::int32, DataType::int64}) {
-        if (found == name(type)) {
+        if (result == name(type)) {
             return type;
         }
     }
-    node.refuse("it is no type");
+    node.refuse("it is not a data type");
 }
 
-TensorSpec tensor_spec(const Node& node) {
+TensorSpec read_tensor_spec(const Node& node) {
     constexpr std::int64_t largest = std::int64_t{1} << 31U;
     TensorSpec spec;
     spec.name = node["name"].text();
-    spec.type = data_type(node["dtype"]);
+    spec.type = read_data_type(node["dtype"]);
     spec.layout = node["layout"].one_of({"NCHW", "NHWC", "NC", "ND"});
     spec.shape = node["shape"].list([](const Node& size) { return size.is_text() ? -1 : size.integer(1, largest); });
     if (spec.shape.empty() || spec.shape.size() > Shape::max_rank) {
@@ -185,58 +185,58 @@ TensorSpec tensor_spec(const Node& node) {
     return spec;
 }
 
-std::vector<TensorSpec> tensor_specs(const Node& node) {
-    auto specs = node.list(tensor_spec);
+std::vector<TensorSpec> read_tensor_specs(const Node& node) {
+    auto specs = node.list(read_tensor_spec);
     if (specs.empty()) {
         node.refuse("it is empty");
     }
     return specs;
 }
 
-FileRecord file_record(const Node& node) {
+FileRecord read_file_record(const Node& node) {
     FileRecord file{node["path"].path(), node["sha256"].text(), static_cast<std::uint64_t>(node["bytes"].integer(0))};
     if (file.sha256.size() != 64 || file.sha256.find_first_not_of("0123456789abcdef") != std::string::npos) {
-        node["sha256"].refuse("it is no SHA-256");
+        node["sha256"].refuse("it is not a SHA-256");
     }
     return file;
 }
 
-BatchRange batch_range(const Node& node) {
+BatchRange read_batch_range(const Node& node) {
     constexpr std::int64_t largest = std::int64_t{1} << 20U;
     const BatchRange batch{node["minimum"].integer(1, largest), node["optimum"].integer(1, largest),
                            node["maximum"].integer(1, largest)};
     if (batch.minimum > batch.optimum || batch.optimum > batch.maximum) {
-        node.refuse("batch sizes do not go up");
+        node.refuse("batch sizes do not satisfy minimum <= optimum <= maximum");
     }
     return batch;
 }
 
-std::array<double, 3> three(const Node& node, double (Node::*read)() const) {
-    const auto found = node.list([read](const Node& one) { return (one.*read)(); });
-    if (found.size() != 3) {
+std::array<double, 3> read_channels(const Node& node, double (Node::*read)() const) {
+    const auto result = node.list([read](const Node& one) { return (one.*read)(); });
+    if (result.size() != 3) {
         node.refuse("it does not have one number per channel");
     }
-    return {found[0], found[1], found[2]};
+    return {result[0], result[1], result[2]};
 }
 
-Preprocessing preprocessing(const Node& node) {
+Preprocessing read_preprocessing(const Node& node) {
     constexpr std::int64_t largest = 1 << 16U;
-    Preprocessing found;
-    found.resize = static_cast<int>(node["resize"].integer(1, largest));
-    found.height = static_cast<int>(node["height"].integer(1, largest));
-    found.width = static_cast<int>(node["width"].integer(1, largest));
-    if (found.resize < std::max(found.height, found.width)) {
-        node.refuse("the crop is larger than what it is cut from");
+    Preprocessing result;
+    result.resize = static_cast<int>(node["resize"].integer(1, largest));
+    result.height = static_cast<int>(node["height"].integer(1, largest));
+    result.width = static_cast<int>(node["width"].integer(1, largest));
+    if (result.resize < std::max(result.height, result.width)) {
+        node.refuse("the crop is larger than the resized image");
     }
-    found.scale = node["scale"].positive();
-    found.mean = three(node["mean"], &Node::number);
-    found.std = three(node["std"], &Node::positive);
-    found.channels = node["channels"].one_of({"rgb", "bgr"}) == "rgb" ? ChannelOrder::rgb : ChannelOrder::bgr;
-    found.layout = node["layout"].one_of({"NCHW", "NHWC"}) == "NCHW" ? ImageLayout::nchw : ImageLayout::nhwc;
-    return found;
+    result.scale = node["scale"].positive();
+    result.mean = read_channels(node["mean"], &Node::number);
+    result.std = read_channels(node["std"], &Node::positive);
+    result.channels = node["channels"].one_of({"rgb", "bgr"}) == "rgb" ? ChannelOrder::rgb : ChannelOrder::bgr;
+    result.layout = node["layout"].one_of({"NCHW", "NHWC"}) == "NCHW" ? ImageLayout::nchw : ImageLayout::nhwc;
+    return result;
 }
 
-BuildRecord build_record(const Node& node) {
+BuildRecord read_build_record(const Node& node) {
     const Node options = node["options"];
     BuildRecord build;
     build.platform = node["platform"].text();
@@ -249,61 +249,65 @@ BuildRecord build_record(const Node& node) {
     return build;
 }
 
-EngineRecord engine_record(const Node& node) {
-    return {node["backend"].text(),       node["version"].text(),        file_record(node["file"]),
-            tensor_specs(node["inputs"]), tensor_specs(node["outputs"]), node["build"].optional(build_record)};
+EngineRecord read_engine_record(const Node& node) {
+    return {node["backend"].text(),
+            node["version"].text(),
+            read_file_record(node["file"]),
+            read_tensor_specs(node["inputs"]),
+            read_tensor_specs(node["outputs"]),
+            node["build"].optional(read_build_record)};
 }
 
-Tolerance tolerance(const Node& node) {
+Tolerance read_tolerance(const Node& node) {
     return {node["max_relative"].number(), node["min_cosine"].number(), node["min_snr_db"].number(),
             node["min_top1_agreement"].optional([](const Node& bound) { return bound.number(); })};
 }
 
-// All of its samples are run at once.
-Golden golden(const Node& node, const BatchRange& batch) {
+// All golden samples are run in one batch.
+Golden read_golden(const Node& node, const BatchRange& batch) {
     const auto path = [](const Node& file) { return file.path(); };
     return {node["inputs"].map(path), node["outputs"].map(path), node["count"].integer(batch.minimum, batch.maximum)};
 }
 
-// Every path that is spoken of must be one of the files, whose digests are checked.
+// Every referenced path must be listed in `files`, whose digests are verified.
 void require_listed(const Manifest& manifest, const Node& node) {
-    std::vector<std::string> named{manifest.graph};
+    std::vector<std::string> referenced{manifest.graph};
     for (const EngineRecord& engine : manifest.engines) {
-        named.push_back(engine.file.path);
+        referenced.push_back(engine.file.path);
     }
     for (const auto* paths : {&manifest.golden.inputs, &manifest.golden.outputs}) {
         for (const auto& [tensor, path] : *paths) {
-            named.push_back(path);
+            referenced.push_back(path);
         }
     }
     if (manifest.labels) {
-        named.push_back(*manifest.labels);
+        referenced.push_back(*manifest.labels);
     }
-    for (const std::string& path : named) {
+    for (const std::string& path : referenced) {
         if (manifest.files.count(path) == 0) {
-            node.refuse("it names '" + legible(path) + "', which is not among its files");
+            node.refuse("it names '" + printable(path) + "', which is not among its files");
         }
     }
 }
 
-std::map<std::string, FileRecord> files(const Node& node) {
-    auto found = node.map(file_record);
-    for (const auto& [path, file] : found) {
+std::map<std::string, FileRecord> read_files(const Node& node) {
+    auto result = node.map(read_file_record);
+    for (const auto& [path, file] : result) {
         if (path != file.path) {
-            node.refuse("the file '" + legible(path) + "' is recorded as '" + legible(file.path) + "'");
+            node.refuse("the file '" + printable(path) + "' is recorded as '" + printable(file.path) + "'");
         }
     }
-    return found;
+    return result;
 }
 
 [[noreturn]] void refuse(const std::string& problem, const std::string& where) {
     throw Error(ErrorCode::bad_input, "the manifest is damaged: " + problem + ".", where, remedy);
 }
 
-// Looks at a document while it is parsed: not nested deeper than makes sense, and no value hidden by a second one.
-class Watch {
+// Checks a document while it is parsed: limits the nesting depth, and refuses duplicate fields.
+class ParseGuard {
 public:
-    explicit Watch(const std::string& where) : where_(where) {}
+    explicit ParseGuard(const std::string& where) : where_(where) {}
 
     bool operator()(int depth, json::parse_event_t event, const json& value) {
         if (depth > deepest) {
@@ -314,26 +318,26 @@ public:
         } else if (event == json::parse_event_t::object_end) {
             open_.pop_back();
         } else if (event == json::parse_event_t::key && !open_.back().insert(value.get<std::string>()).second) {
-            refuse("the field " + legible(value.get<std::string>()) + " stands there twice", where_);
+            refuse("the field " + printable(value.get<std::string>()) + " occurs twice", where_);
         }
         return true;
     }
 
 private:
     const std::string& where_;
-    std::vector<std::set<std::string>> open_;  // names in each object that has not ended
+    std::vector<std::set<std::string>> open_;  // field names of each object that is still open
 };
 
 json parse(std::string_view text, const std::string& where) {
-    // The parser would take the first for the end, and pass over the second; Python's refuses both.
+    // The parser would treat NUL as the end and skip a byte order mark; Python's parser refuses both.
     if (text.find('\0') != std::string_view::npos || text.substr(0, 3) == "\xEF\xBB\xBF") {
-        refuse("it has bytes that no JSON has", where);
+        refuse("it contains a NUL or a byte order mark", where);
     }
     try {
-        return json::parse(text.begin(), text.end(), Watch(where));
+        return json::parse(text.begin(), text.end(), ParseGuard(where));
     } catch (const json::exception& error) {
-        const std::string said = error.what();
-        refuse(legible(said.substr(said.find(' ') + 1)), where);  // without "[json.exception.parse_error.101]"
+        const std::string message = error.what();
+        refuse(printable(message.substr(message.find(' ') + 1)), where);  // without "[json.exception.parse_error.101]"
     }
 }
 
@@ -355,23 +359,24 @@ Manifest parse_manifest(std::string_view text, const std::string& where) {
     manifest.head = model["head"].one_of({"logits", "probabilities", "embedding", "tensors"});
     manifest.oracle = model["oracle"].text();
     manifest.trained = node["weights"]["trained"].flag();
-    manifest.inputs = tensor_specs(node["inputs"]);
-    manifest.outputs = tensor_specs(node["outputs"]);
-    manifest.batch = batch_range(node["batch"]);
-    const bool in_graph = model["preprocess"].one_of({"host", "graph"}) == "graph";
-    if (const auto found = model["preprocessing"].optional(preprocessing)) {
-        manifest.preprocessing = *found;
+    manifest.inputs = read_tensor_specs(node["inputs"]);
+    manifest.outputs = read_tensor_specs(node["outputs"]);
+    manifest.batch = read_batch_range(node["batch"]);
+    const bool in_graph = model["preprocess_in"].one_of({"host", "graph"}) == "graph";
+    if (const auto result = model["preprocessing"].optional(read_preprocessing)) {
+        manifest.preprocessing = *result;
         manifest.preprocessing.in_graph = in_graph;
     } else {
         manifest.takes_images = false;
     }
     manifest.graph = node["graph"]["file"].path();
     manifest.labels = node["labels"].optional([](const Node& labels) { return labels.path(); });
-    manifest.engines = node["beside"].list([](const Node& beside) { return engine_record(beside["engine"]); });
-    manifest.engines.insert(manifest.engines.begin(), engine_record(node["engine"]));
-    manifest.golden = golden(node["golden"], manifest.batch);
-    manifest.tolerance = tolerance(node["parity"]["tolerance"]);
-    manifest.files = files(node["files"]);
+    manifest.engines =
+        node["extra_engines"].list([](const Node& extra) { return read_engine_record(extra["engine"]); });
+    manifest.engines.insert(manifest.engines.begin(), read_engine_record(node["engine"]));
+    manifest.golden = read_golden(node["golden"], manifest.batch);
+    manifest.tolerance = read_tolerance(node["parity"]["tolerance"]);
+    manifest.files = read_files(node["files"]);
     require_listed(manifest, node);
     return manifest;
 }

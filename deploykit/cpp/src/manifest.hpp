@@ -1,4 +1,4 @@
-// manifest.json, as text, understood.
+// Parse manifest.json.
 #pragma once
 
 #include <string>
@@ -8,7 +8,7 @@
 
 namespace deploykit {
 
-// Error(bad_input) for text that is no manifest of `schema_version`; `where` is the path that the error names.
+// Error(bad_input) for text that is not a manifest of `schema_version`; `where` is the path for the error message.
 Manifest parse_manifest(std::string_view text, const std::string& where);
 
 }  // namespace deploykit

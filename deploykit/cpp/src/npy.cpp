@@ -25,7 +25,7 @@ struct Header {
     std::vector<std::int64_t> shape;
 };
 
-// The header is a Python dictionary of three entries: {'descr': '<f4', 'fortran_order': False, 'shape': (2, 10), }
+// The header is a Python dictionary with three entries: {'descr': '<f4', 'fortran_order': False, 'shape': (2, 10), }
 class HeaderReader {
 public:
     HeaderReader(std::string_view text, const std::string& where) : text_(text), where_(where) {}
@@ -62,7 +62,7 @@ public:
     }
 
 private:
-    [[noreturn]] void fail() const { refuse(where_, "its header is not one that NumPy writes"); }
+    [[noreturn]] void fail() const { refuse(where_, "its header is not in NumPy's form"); }
 
     void skip_spaces() {
         while (!text_.empty() && (text_.front() == ' ' || text_.front() == '\n')) {
@@ -142,7 +142,7 @@ private:
     const std::string& where_;
 };
 
-// The header's text, and what stands behind it.
+// The header's text, and the data after it.
 struct Parts {
     std::string_view header;
     std::string_view data;
@@ -150,14 +150,14 @@ struct Parts {
 
 Parts split(std::string_view content, const std::string& where) {
     if (content.substr(0, magic.size()) != magic || content.size() < magic.size() + 4) {
-        refuse(where, "it is no .npy file");
+        refuse(where, "it is not an .npy file");
     }
     const auto byte = [content](std::size_t index) {
         return static_cast<std::size_t>(static_cast<unsigned char>(content[index]));
     };
     const std::size_t version = byte(6);
     if (version < 1 || version > 3) {
-        refuse(where, "it has the version " + std::to_string(version) + " of the format");
+        refuse(where, "its format version is " + std::to_string(version));
     }
     const std::size_t width = version == 1 ? 2 : 4;  // of the header's size, little-endian
     const std::size_t begin = magic.size() + 2 + width;
@@ -201,7 +201,7 @@ Array parse_npy(std::string_view content, const std::string& where) {
     const Header header = HeaderReader(parts.header, where).read();
     const std::optional<DataType> type = data_type(header.descr);
     if (!type) {
-        refuse(where, "its elements are of the type '" + header.descr + "'");
+        refuse(where, "its elements have the type '" + header.descr + "'");
     }
     if (header.fortran_order) {
         refuse(where, "it is in column-major order");
@@ -217,7 +217,7 @@ Array parse_npy(std::string_view content, const std::string& where) {
         bytes *= static_cast<std::uint64_t>(size);
     }
     if (bytes != parts.data.size()) {
-        refuse(where, "its data is not as long as its shape says");
+        refuse(where, "its data is longer than its shape");
     }
     Array array{*type, Shape(header.shape), std::vector<std::byte>(parts.data.size())};
     if (!parts.data.empty()) {

@@ -1,4 +1,4 @@
-// NumPy's .npy files, as the golden vectors are.
+// Parse NumPy's .npy files, the format of the golden vectors.
 #pragma once
 
 #include <cstddef>
@@ -18,8 +18,8 @@ struct Array {
     TensorView view() const noexcept { return {bytes.data(), type, shape}; }
 };
 
-// Versions 1.0 to 3.0 of the format, little-endian, row-major, of the types in DataType and of up to eight axes.
-// Error(check_failed) for everything else; `where` is the path that the error names.
+// Supports format versions 1.0 to 3.0, little-endian, row-major, the types in DataType, and up to eight axes.
+// Error(check_failed) for everything else; `where` is the path for the error message.
 Array parse_npy(std::string_view content, const std::string& where);
 
 }  // namespace deploykit

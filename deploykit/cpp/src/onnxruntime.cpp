@@ -1,4 +1,4 @@
-// ONNX Runtime, through its C API: the bundle's graph on the CPU, on any machine.
+// Run the bundle's graph with ONNX Runtime on the CPU, through its C API.
 
 #include <onnxruntime_c_api.h>
 
@@ -15,12 +15,12 @@ namespace {
 
 constexpr const char* title = "ONNX Runtime";
 
-// Of 1.31: it holds bias / (scale · scale) in the scales' own type, which overflows in FP16, and answers are wrong
-// without a word.
+// An optimizer of 1.31 computes bias / (scale · scale) in the scales' data type, which overflows in FP16 and silently
+// gives wrong outputs.
 constexpr const char* overflowing_optimizer = "WeightBiasQuantization";
 constexpr const char* disabled_optimizers = "optimization.disable_specified_optimizers";
 
-// The function table of the library that is really there, which may be older than the headers.
+// The function table of the loaded library, which may be older than the headers.
 const OrtApi& library() {
     const OrtApiBase* base = OrtGetApiBase();
     const OrtApi* api = base->GetApi(ORT_API_VERSION);
@@ -28,7 +28,7 @@ const OrtApi& library() {
         throw Error(ErrorCode::backend,
                     std::string("the library is ") + base->GetVersionString() + ", older than the headers (1." +
                         std::to_string(ORT_API_VERSION) + ") that this program was built with.",
-                    title, "Install the version that it was built with, or build it anew.");
+                    title, "Install the version that the program was built with, or rebuild the program.");
     }
     return *api;
 }
@@ -42,11 +42,11 @@ void require(const OrtApi& api, OrtStatus* status, ErrorCode code, const char* r
     }
 }
 
-// What goes wrong comes back as a status; the rest is not for our caller's standard error.
+// Errors are returned as a status; log messages must not go to the caller's stderr.
 void ORT_API_CALL ignore(void* /*parameter*/, OrtLoggingLevel /*severity*/, const char* /*category*/,
                          const char* /*logid*/, const char* /*location*/, const char* /*message*/) {}
 
-// Any object of the library, released by the function of its type.
+// An object of the library, released by the function for its type.
 template <class T>
 using Owned = std::unique_ptr<T, void(ORT_API_CALL*)(T*)>;
 
@@ -75,10 +75,10 @@ ONNXTensorElementDataType element_type(DataType type) {
     return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
 }
 
-// Made once per engine, used by every context and thread.
+// Created once per engine, used by every context and thread.
 struct Session {
     const OrtApi& api;
-    Owned<OrtEnv> environment;  // the process's one, counted by the library
+    Owned<OrtEnv> environment;  // one per process, reference-counted by the library
     Owned<OrtSession> session;
     Owned<OrtMemoryInfo> host;
 };
@@ -118,7 +118,7 @@ public:
     }
 
 private:
-    // Inputs are read where they are. The value that says where is kept as long as that stays the same.
+    // Inputs are read in place. The OrtValue is reused as long as the address stays the same.
     void bind_input(std::size_t index, const TensorView& view) {
         TensorView& given = given_[index];
         if (given.data() != view.data() || given.shape() != view.shape()) {
@@ -129,7 +129,7 @@ private:
     }
 
     void bind_outputs(std::int64_t batch) {
-        batch_ = 0;  // should an allocation fail, nothing of the last batch is taken for this one's
+        batch_ = 0;  // invalidates the buffers in case an allocation fails
         for (std::size_t index = 0; index < outputs_.size(); ++index) {
             const TensorSpec& spec = engine_.outputs[index];
             Shape shape(spec.shape);
@@ -147,7 +147,7 @@ private:
 
     Owned<OrtValue> value(const TensorView& view) const {
         const OrtApi& api = session_->api;
-        auto* data = const_cast<void*>(view.data());  // the library writes to outputs only
+        auto* data = const_cast<void*>(view.data());  // the library writes only to outputs
         return owned<OrtValue>(api, api.ReleaseValue, ErrorCode::internal, "Report this.", [&](OrtValue** made) {
             return api.CreateTensorWithDataAsOrtValue(session_->host.get(), data, view.bytes(), view.shape().begin(),
                                                       view.shape().rank(), element_type(view.type()), made);
@@ -181,7 +181,7 @@ private:
     std::shared_ptr<const Session> session_;
 };
 
-// The graph that ONNX Runtime was given when the bundle was made, else the bundle's own.
+// The engine of ONNX Runtime if the bundle has one, else the bundle's graph.
 std::string graph_of(const Manifest& manifest) {
     const auto ours = std::find_if(manifest.engines.begin(), manifest.engines.end(),
                                    [](const EngineRecord& engine) { return engine.backend == "onnxruntime"; });
@@ -189,45 +189,45 @@ std::string graph_of(const Manifest& manifest) {
 }
 
 Owned<OrtSessionOptions> session_options(const OrtApi& api, const Manifest& manifest, int threads) {
-    const auto checked = [&api](OrtStatus* status) { require(api, status, ErrorCode::backend, "Report this."); };
+    const auto check = [&api](OrtStatus* status) { require(api, status, ErrorCode::backend, "Report this."); };
     auto options = owned<OrtSessionOptions>(api, api.ReleaseSessionOptions, ErrorCode::backend, "Report this.",
                                             [&](OrtSessionOptions** made) { return api.CreateSessionOptions(made); });
-    checked(api.SetIntraOpNumThreads(options.get(), threads));
+    check(api.SetIntraOpNumThreads(options.get(), threads));
     if (manifest.precision == "int8-fp16") {
-        checked(api.AddSessionConfigEntry(options.get(), disabled_optimizers, overflowing_optimizer));
+        check(api.AddSessionConfigEntry(options.get(), disabled_optimizers, overflowing_optimizer));
     }
     return options;
 }
 
-// The names and types of one side of the graph are those of the manifest.
+// Require that names and types of the graph's inputs or outputs match the manifest.
 template <class Count, class Name, class Type>
 void require_interface(const OrtApi& api, const Session& session, const std::vector<TensorSpec>& specs,
                        const std::string& where, Count count_of, Name name_of, Type type_of) {
-    const auto checked = [&api](OrtStatus* status) { require(api, status, ErrorCode::internal, "Report this."); };
+    const auto check = [&api](OrtStatus* status) { require(api, status, ErrorCode::internal, "Report this."); };
     OrtAllocator* allocator = nullptr;
-    checked(api.GetAllocatorWithDefaultOptions(&allocator));
+    check(api.GetAllocatorWithDefaultOptions(&allocator));
     std::size_t count = 0;
-    checked(count_of(session.session.get(), &count));
+    check(count_of(session.session.get(), &count));
     bool same = count == specs.size();
     for (std::size_t index = 0; same && index < count; ++index) {
         char* found = nullptr;
-        checked(name_of(session.session.get(), index, allocator, &found));
+        check(name_of(session.session.get(), index, allocator, &found));
         const auto spec =
             std::find_if(specs.begin(), specs.end(), [found](const TensorSpec& one) { return one.name == found; });
-        checked(api.AllocatorFree(allocator, found));
+        check(api.AllocatorFree(allocator, found));
         const auto info =
             owned<OrtTypeInfo>(api, api.ReleaseTypeInfo, ErrorCode::internal, "Report this.",
                                [&](OrtTypeInfo** made) { return type_of(session.session.get(), index, made); });
         const OrtTensorTypeAndShapeInfo* tensor = nullptr;
-        checked(api.CastTypeInfoToTensorInfo(info.get(), &tensor));
+        check(api.CastTypeInfoToTensorInfo(info.get(), &tensor));
         ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
         if (tensor != nullptr) {
-            checked(api.GetTensorElementType(tensor, &type));
+            check(api.GetTensorElementType(tensor, &type));
         }
         same = spec != specs.end() && type == element_type(spec->type);
     }
     if (!same) {
-        throw Error(ErrorCode::bad_input, "the graph takes or gives other tensors than the manifest says.", where,
+        throw Error(ErrorCode::bad_input, "the graph's inputs or outputs differ from the manifest.", where,
                     "Export the bundle again.");
     }
 }
@@ -240,8 +240,8 @@ std::shared_ptr<const Engine> load_onnxruntime(const Bundle& bundle, const Engin
     const std::string file = graph_of(manifest);
     const std::string path = bundle.path(file).string();
     if (options.threads < 0) {
-        throw Error(ErrorCode::usage, std::to_string(options.threads) + " threads cannot compute.", title,
-                    "Give 1 or more, or 0 for one per core.");
+        throw Error(ErrorCode::usage, std::to_string(options.threads) + " is not a number of threads.", title,
+                    "Use 1 or more, or 0 for one per core.");
     }
 
     auto environment = owned<OrtEnv>(
@@ -251,7 +251,7 @@ std::shared_ptr<const Engine> load_onnxruntime(const Bundle& bundle, const Engin
     const auto settings = session_options(api, manifest, options.threads);
     auto session = owned<OrtSession>(
         api, api.ReleaseSession, ErrorCode::backend,
-        "This version may lack an operator of the graph: use a newer one, or another precision.",
+        "This version may lack an operator of the graph: use a newer version, or another precision.",
         [&](OrtSession** made) { return api.CreateSession(environment.get(), path.c_str(), settings.get(), made); });
     auto host = owned<OrtMemoryInfo>(
         api, api.ReleaseMemoryInfo, ErrorCode::internal, "Report this.",

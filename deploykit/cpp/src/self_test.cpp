@@ -12,7 +12,7 @@
 namespace deploykit {
 namespace {
 
-// Samples × elements of each, both sides of the comparison.
+// One output of reference and candidate: samples × elements.
 struct Pair {
     const TensorView& reference;
     const TensorView& candidate;
@@ -32,7 +32,7 @@ bool all_finite(const TensorView& tensor) {
     return true;
 }
 
-// The smallest over samples of ⟨r, c⟩ / (‖r‖·‖c‖); two zero vectors point the same way, a zero and another one do not.
+// Smallest ⟨r, c⟩ / (‖r‖·‖c‖) over samples; 1 for two zero vectors, 0 for one.
 double worst_cosine(const Pair& pair) {
     double worst = 1;
     for (std::size_t sample = 0; sample < pair.samples(); ++sample) {
@@ -89,42 +89,42 @@ OutputParity measure(const std::string& output, const Pair& pair, bool classes) 
     return parity;
 }
 
-std::string formatted(const char* format, double value) {
+std::string format_number(const char* format, double value) {
     std::array<char, 32> text{};
     std::snprintf(text.data(), text.size(), format, value);
     return text.data();
 }
 
-// One sentence per bound that does not hold; a NaN holds none.
-std::vector<std::string> judge(const OutputParity& measured, std::size_t samples, const Tolerance& bounds) {
+// One sentence per exceeded bound; NaN exceeds every bound.
+std::vector<std::string> check_bounds(const OutputParity& measured, std::size_t samples, const Tolerance& bounds) {
     const std::string where = "output '" + measured.name + "': ";
     std::vector<std::string> failures;
     if (!(measured.max_relative <= bounds.max_relative)) {
-        failures.push_back(where + "the largest difference is " + formatted("%.2e", measured.max_relative) +
-                           " of full scale, above the bound of " + formatted("%.2e", bounds.max_relative));
+        failures.push_back(where + "the largest difference is " + format_number("%.2e", measured.max_relative) +
+                           " of full scale, above the bound of " + format_number("%.2e", bounds.max_relative));
     }
     if (!(measured.cosine >= bounds.min_cosine)) {
-        failures.push_back(where + "the worst sample's cosine is " + formatted("%.6f", measured.cosine) +
-                           ", below the bound of " + formatted("%.6f", bounds.min_cosine));
+        failures.push_back(where + "the worst sample's cosine is " + format_number("%.6f", measured.cosine) +
+                           ", below the bound of " + format_number("%.6f", bounds.min_cosine));
     }
     if (measured.snr_db && !(*measured.snr_db >= bounds.min_snr_db)) {
-        failures.push_back(where + "the signal-to-noise ratio is " + formatted("%.1f", *measured.snr_db) +
-                           " dB, below the bound of " + formatted("%.1f", bounds.min_snr_db) + " dB");
+        failures.push_back(where + "the signal-to-noise ratio is " + format_number("%.1f", *measured.snr_db) +
+                           " dB, below the bound of " + format_number("%.1f", bounds.min_snr_db) + " dB");
     }
     if (measured.top1_agreement && bounds.min_top1_agreement) {
-        // Of few samples, one near tie is a large share: a single sample may always differ.
+        // With few samples, one near-tie is a large share: a single sample may always differ.
         const auto count = static_cast<double>(samples);
         const double different = std::round((1 - *measured.top1_agreement) * count);
         if (different > std::max(1.0, std::floor((1 - *bounds.min_top1_agreement) * count))) {
             failures.push_back(where + "the best class is the same for " +
-                               formatted("%.2f", *measured.top1_agreement * 100) + " % of the samples only");
+                               format_number("%.2f", *measured.top1_agreement * 100) + " % of the samples only");
         }
     }
     return failures;
 }
 
-// Whether an output's best class is asked for: N×classes, with or without axes of one behind, as Python counts them.
-bool tells_classes(const Manifest& manifest, const Shape& shape) {
+// Whether an output holds class scores, as in Python: N×classes, optionally followed by axes of size 1.
+bool has_class_scores(const Manifest& manifest, const Shape& shape) {
     const bool ones = std::all_of(shape.begin() + std::min<std::size_t>(2, shape.rank()), shape.end(),
                                   [](std::int64_t size) { return size == 1; });
     return ones && (manifest.head == "logits" || manifest.head == "probabilities");
@@ -142,22 +142,22 @@ SelfTest compare_golden(const Bundle& bundle, const Engine& engine) {
         views.push_back(inputs.back().view());
     }
     Context context = engine.context();
-    const std::vector<TensorView>& answers = context.run(views);
+    const std::vector<TensorView>& outputs = context.run(views);
     SelfTest result;
-    for (std::size_t index = 0; index < answers.size(); ++index) {
+    for (std::size_t index = 0; index < outputs.size(); ++index) {
         const TensorSpec& spec = engine.outputs()[index];
         const Array expected = golden_output(bundle, spec);
         const TensorView reference = expected.view();
-        if (!all_finite(answers[index])) {
+        if (!all_finite(outputs[index])) {
             result.outputs.push_back({spec.name, std::numeric_limits<double>::infinity(),
                                       std::numeric_limits<double>::infinity(), -1, std::nullopt, std::nullopt});
             result.failures.push_back("output '" + spec.name + "': it holds NaN or infinity");
             continue;
         }
-        const bool classes = tells_classes(manifest, reference.shape());
-        result.outputs.push_back(measure(spec.name, {reference, answers[index]}, classes));
+        const bool classes = has_class_scores(manifest, reference.shape());
+        result.outputs.push_back(measure(spec.name, {reference, outputs[index]}, classes));
         const auto failures =
-            judge(result.outputs.back(), static_cast<std::size_t>(manifest.golden.count), manifest.tolerance);
+            check_bounds(result.outputs.back(), static_cast<std::size_t>(manifest.golden.count), manifest.tolerance);
         result.failures.insert(result.failures.end(), failures.begin(), failures.end());
     }
     return result;
@@ -173,8 +173,8 @@ void self_test(const Bundle& bundle, const Engine& engine) {
         failures += (failures.empty() ? "" : "; ") + failure;
     }
     throw Error(ErrorCode::check_failed,
-                "in " + engine.runtime() + ", its golden inputs give other answers than " + bundle.manifest().oracle +
-                    ": " + failures + ".",
+                "the outputs of " + engine.runtime() + " for the golden inputs differ from those of " +
+                    bundle.manifest().oracle + ": " + failures + ".",
                 bundle.path(engine.file()).string(), "Do not serve it: export the bundle again, or another precision.");
 }
 

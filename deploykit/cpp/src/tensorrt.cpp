@@ -1,9 +1,8 @@
-// TensorRT 8.6 to 11: a plan from the bundle, on the GPU that it was built for.
+// Run a bundle's plan with TensorRT 8.6 to 11.
 //
-// Everything goes through tensors by name, addresses set once and enqueueV3, which all these versions have. What
-// differs is said where it differs. With no driver, TensorRT may end the process by SIGSEGV instead of refusing a plan
-// (seen in 11.4's lean runtime): so the driver is asked first, by CUDA's runtime, then the record, and only then
-// TensorRT.
+// Uses tensors by name, addresses set once and enqueueV3, which all these versions have; differences are commented.
+// Without a driver, TensorRT may crash with SIGSEGV instead of refusing a plan (seen in 11.4's lean runtime). So the
+// driver is checked first, through CUDA's runtime, then the engine's record, and only then TensorRT is called.
 
 #include <NvInferRuntime.h>
 #include <cuda_runtime_api.h>
@@ -29,7 +28,7 @@ static_assert(NV_TENSORRT_MAJOR > 8 || (NV_TENSORRT_MAJOR == 8 && NV_TENSORRT_MI
               "deploykit needs TensorRT 8.6 or later");
 
 extern "C" {
-// Some releases lack it, in their headers or in their library: null there.
+// Missing in the headers or the library of some releases: null there.
 // NOLINTNEXTLINE(readability-redundant-declaration)
 [[gnu::weak]] std::int32_t getInferLibBuildVersion() noexcept;
 }
@@ -37,7 +36,7 @@ extern "C" {
 namespace deploykit::backends {
 namespace {
 
-using tensorrt::Heard;
+using tensorrt::LogCapture;
 
 constexpr const char* title = "TensorRT";
 constexpr const char* build_again = "Build it again here: deploykit compile BUNDLE --target tensorrt.";
@@ -45,7 +44,7 @@ constexpr const char* build_again = "Build it again here: deploykit compile BUND
 [[noreturn]] void refuse_gpu(const std::string& problem) {
     throw Error(
         ErrorCode::backend, problem + ".", "CUDA",
-        "TensorRT engines run where there is an NVIDIA GPU with its driver; ONNX Runtime runs the bundle's graph.");
+        "TensorRT engines need an NVIDIA GPU and its driver; ONNX Runtime runs the bundle's graph without them.");
 }
 
 int gpu_count() {
@@ -61,7 +60,8 @@ int gpu_count() {
         const auto text = [](int version) {
             return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
         };
-        refuse_gpu("the NVIDIA driver serves CUDA " + text(driver) + ", and this program uses CUDA " + text(runtime));
+        refuse_gpu("the NVIDIA driver supports CUDA " + text(driver) + ", and this program needs CUDA " +
+                   text(runtime));
     }
     if (code == cudaErrorNoDevice || (code == cudaSuccess && count == 0)) {
         refuse_gpu("the NVIDIA driver finds no GPU");
@@ -75,20 +75,21 @@ int gpu_count() {
 tensorrt::Machine machine(int device) {
     if (const int count = gpu_count(); device < 0 || device >= count) {
         throw Error(ErrorCode::usage, "there is no GPU " + std::to_string(device) + ".", "EngineOptions::device",
-                    "CUDA counts from 0, and sees " + std::to_string(count) + " here.");
+                    "CUDA finds " + std::to_string(count) + " on this machine, counted from 0.");
     }
     cudaDeviceProp gpu{};
-    cuda::require(cudaGetDeviceProperties(&gpu, device), "asking for the GPU's properties");
+    cuda::require(cudaGetDeviceProperties(&gpu, device), "reading the GPU's properties");
     const std::int32_t build = getInferLibBuildVersion != nullptr ? getInferLibBuildVersion() : 0;
-    return {tensorrt::platform(), tensorrt::version(getInferLibVersion(), build), gpu.name, 10 * gpu.major + gpu.minor};
+    return {tensorrt::read_platform(), tensorrt::format_version(getInferLibVersion(), build), gpu.name,
+            10 * gpu.major + gpu.minor};
 }
 
-[[noreturn]] void refuse(const std::string& problem, const Heard& heard, const std::string& where,
+[[noreturn]] void refuse(const std::string& problem, const LogCapture& errors, const std::string& where,
                          const std::string& remedy) {
-    throw Error(ErrorCode::backend, problem + heard.reasons() + ".", where, remedy);
+    throw Error(ErrorCode::backend, problem + errors.reasons() + ".", where, remedy);
 }
 
-std::optional<DataType> served(nvinfer1::DataType type) {
+std::optional<DataType> to_data_type(nvinfer1::DataType type) {
     switch (type) {
         case nvinfer1::DataType::kFLOAT:
             return DataType::float32;
@@ -129,15 +130,16 @@ Shape with_batch(const TensorSpec& spec, std::int64_t batch) {
     return shape;
 }
 
-// Buffers are sized by the record, so that the engine must have these tensors, dense, in GPU memory, and of sizes of
-// which none but the batch is free.
+// Buffers are sized by the record, so the engine must have exactly these tensors, dense, in GPU memory, with only the
+// batch size dynamic.
 bool as_recorded(const nvinfer1::ICudaEngine& engine, const TensorSpec& spec, nvinfer1::TensorIOMode mode) {
     const char* const tensor = spec.name.c_str();
     bool found = false;
     for (std::int32_t index = 0; index < engine.getNbIOTensors(); ++index) {
         found = found || spec.name == engine.getIOTensorName(index);
     }
-    if (!found || engine.getTensorIOMode(tensor) != mode || served(engine.getTensorDataType(tensor)) != spec.type ||
+    if (!found || engine.getTensorIOMode(tensor) != mode ||
+        to_data_type(engine.getTensorDataType(tensor)) != spec.type ||
         engine.getTensorFormat(tensor) != nvinfer1::TensorFormat::kLINEAR ||
         engine.getTensorLocation(tensor) != nvinfer1::TensorLocation::kDEVICE) {
         return false;
@@ -150,7 +152,7 @@ bool as_recorded(const nvinfer1::ICudaEngine& engine, const TensorSpec& spec, nv
 
 void require_recorded(const nvinfer1::ICudaEngine& engine, const EngineRecord& record) {
     const auto refuse_tensor = [&](const std::string& name) {
-        throw Error(ErrorCode::backend, "the engine and its record disagree about " + name + ".", record.file.path,
+        throw Error(ErrorCode::backend, "the engine and its record differ in " + name + ".", record.file.path,
                     build_again);
     };
     for (const auto& spec : record.inputs) {
@@ -169,7 +171,7 @@ void require_recorded(const nvinfer1::ICudaEngine& engine, const EngineRecord& r
     }
 }
 
-// Of the first optimization profile, the only one that deploykit builds; of a fixed size, that size.
+// Batch range of the first optimization profile, the only one that deploykit builds, or the fixed batch size.
 BatchRange batch_range(const nvinfer1::ICudaEngine& engine, const EngineRecord& record) {
     const char* const tensor = record.inputs.front().name.c_str();
     if (const std::int64_t fixed = engine.getTensorShape(tensor).d[0]; fixed >= 0) {
@@ -187,10 +189,10 @@ BatchRange batch_range(const nvinfer1::ICudaEngine& engine, const EngineRecord& 
     return range;
 }
 
-// A tensor's memory on both sides of the bus, for the largest batch.
+// A tensor's host and device memory, for the largest batch.
 struct Buffer {
     const TensorSpec& spec;
-    std::size_t bytes;  // of the batch at hand
+    std::size_t bytes;  // of the current batch
     cuda::DeviceMemory device;
     cuda::HostMemory host;
 };
@@ -202,30 +204,30 @@ Buffer buffer(const TensorSpec& spec, std::int64_t largest_batch) {
 
 class TensorRtContext final : public Context {
 public:
-    // The engine and its description outlive it: deploykit::Context sees to that.
+    // deploykit::Context keeps the engine and its description alive.
     TensorRtContext(nvinfer1::ICudaEngine& engine, const Description& description, int device, bool graphs)
         : description_(description), device_(device), graphs_(graphs), stream_(cuda::stream()) {
-        const Heard heard;
+        const LogCapture errors;
         execution_.reset(engine.createExecutionContext());
         if (!execution_) {
-            refuse("TensorRT gives no execution context", heard, description.file,
+            refuse("TensorRT cannot create an execution context", errors, description.file,
                    "Free GPU memory, or build the engine with a smaller largest batch.");
         }
-        choose_profile(heard);
+        choose_profile(errors);
         reserve(inputs_, description.inputs);
         reserve(outputs_, description.outputs);
         answers_.resize(outputs_.size());
     }
 
     ~TensorRtContext() override {
-        static_cast<void>(cudaSetDevice(device_));  // members are released on the GPU that they belong to
+        static_cast<void>(cudaSetDevice(device_));  // release members on their GPU
         static_cast<void>(cudaStreamSynchronize(stream_.get()));
     }
 
     const std::vector<TensorView>& run(const TensorView* inputs) override {
         cuda::use(device_);
         const std::int64_t batch = inputs[0].shape()[0];
-        // Whatever throws below leaves no batch behind, so that the next call begins from the beginning.
+        // If anything below throws, no batch is set, so that the next call starts over.
         const bool repeated = std::exchange(batch_, 0) == batch;
         if (!repeated) {
             resize(batch);
@@ -245,40 +247,40 @@ public:
     }
 
 private:
-    // Before 10, the first context of an engine alone has a profile to begin with. Several may share one where the
-    // engine was built for that, as deploykit's are.
-    void choose_profile(const Heard& heard) {
+    // Before version 10, only the first context of an engine has a profile initially. Several contexts can share one
+    // if the engine was built for that, as deploykit's are.
+    void choose_profile(const LogCapture& errors) {
         if (execution_->getOptimizationProfile() >= 0) {
             return;
         }
         if (!execution_->setOptimizationProfileAsync(0, stream_.get())) {
-            refuse("TensorRT gives this context no optimization profile", heard, description_.file,
+            refuse("TensorRT provides no optimization profile for this context", errors, description_.file,
                    "Use one context at a time, or build the engine again: deploykit compile BUNDLE --target tensorrt.");
         }
-        cuda::require(cudaStreamSynchronize(stream_.get()), "choosing an optimization profile");
+        cuda::require(cudaStreamSynchronize(stream_.get()), "selecting an optimization profile");
     }
 
     void reserve(std::vector<Buffer>& buffers, const std::vector<TensorSpec>& specs) {
         buffers.reserve(specs.size());
         for (const auto& spec : specs) {
-            const Heard heard;
+            const LogCapture errors;
             buffers.push_back(buffer(spec, description_.batch.maximum));
             if (!execution_->setTensorAddress(spec.name.c_str(), buffers.back().device.get())) {
-                refuse("TensorRT refuses the memory of " + spec.name, heard, description_.file, build_again);
+                refuse("TensorRT refuses the buffer of " + spec.name, errors, description_.file, build_again);
             }
         }
     }
 
-    // Another batch from now on. A graph of the one before may not be replayed once its context has served others.
+    // Change the batch size. A CUDA graph of the previous size must not be replayed after its context ran others.
     void resize(std::int64_t batch) {
         graph_.reset();
-        cuda::require(cudaStreamSynchronize(stream_.get()), "computing");  // what a failed call may have left behind
-        const Heard heard;
+        cuda::require(cudaStreamSynchronize(stream_.get()), "computing");  // of a failed call
+        const LogCapture errors;
         for (auto& input : inputs_) {
             const Shape shape = with_batch(input.spec, batch);
             if (!execution_->setInputShape(input.spec.name.c_str(), dims(shape))) {
-                refuse("TensorRT refuses " + input.spec.name + " of " + shape.text(), heard, description_.file,
-                       "Keep within Engine::batch().");
+                refuse("TensorRT refuses " + input.spec.name + " of " + shape.text(), errors, description_.file,
+                       "Use a batch size within Engine::batch().");
             }
             input.bytes = TensorView(nullptr, input.spec.type, shape).bytes();
         }
@@ -286,7 +288,7 @@ private:
             auto& output = outputs_[index];
             const Shape shape = with_batch(output.spec, batch);
             if (!is(execution_->getTensorShape(output.spec.name.c_str()), shape)) {
-                refuse("TensorRT does not give " + output.spec.name + " as " + shape.text(), heard, description_.file,
+                refuse("TensorRT cannot compute " + output.spec.name + " as " + shape.text(), errors, description_.file,
                        build_again);
             }
             answers_[index] = TensorView(output.host.get(), output.spec.type, shape);
@@ -294,17 +296,17 @@ private:
         }
     }
 
-    // Inputs to the GPU, the network, outputs back: all of it queued on the stream, nothing waited for.
+    // Enqueue the copy of inputs, the network and the copy of outputs on the stream, without waiting.
     void submit() {
         for (const auto& input : inputs_) {
             cuda::require(cudaMemcpyAsync(input.device.get(), input.host.get(), input.bytes, cudaMemcpyHostToDevice,
                                           stream_.get()),
                           "copying inputs");
         }
-        const Heard heard;
+        const LogCapture errors;
         if (!execution_->enqueueV3(stream_.get())) {
-            refuse("TensorRT failed while computing", heard, description_.file,
-                   "Use a smaller batch, or close what else uses this GPU.");
+            refuse("TensorRT failed while computing", errors, description_.file,
+                   "Use a smaller batch, or close other programs that use this GPU.");
         }
         for (const auto& output : outputs_) {
             cuda::require(cudaMemcpyAsync(output.host.get(), output.device.get(), output.bytes, cudaMemcpyDeviceToHost,
@@ -313,8 +315,8 @@ private:
         }
     }
 
-    // The same as one graph. The call before had the same batch: it was the warm-up that TensorRT needs, and sizes that
-    // take turns are not captured anew each time. An engine that cannot be captured is launched kernel by kernel.
+    // Capture the same as a CUDA graph. The previous call had the same batch size and served as the warm-up that
+    // TensorRT needs; alternating sizes are not captured each time. An engine that cannot be captured is enqueued.
     void capture() {
         graphs_ = false;
         if (cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal) == cudaSuccess) {
@@ -324,7 +326,7 @@ private:
             } catch (const Error&) {
                 queued = false;
             }
-            cudaGraph_t captured = nullptr;  // a capture is ended whatever came of it: its stream is of no use before
+            cudaGraph_t captured = nullptr;  // always end the capture: the stream cannot be used before
             const bool ended = cudaStreamEndCapture(stream_.get(), &captured) == cudaSuccess;
             const cuda::Graph graph(captured);
             cudaGraphExec_t executable = nullptr;
@@ -351,8 +353,8 @@ private:
 
     const Description& description_;
     int device_;
-    bool graphs_;             // wanted, and not refused so far
-    std::int64_t batch_ = 0;  // that the last call had; 0: there was none, or it failed
+    bool graphs_;             // requested, and capturing has not failed
+    std::int64_t batch_ = 0;  // of the last call; 0: none, or it failed
     cuda::Stream stream_;
     std::vector<Buffer> inputs_;
     std::vector<Buffer> outputs_;
@@ -361,24 +363,24 @@ private:
     std::vector<TensorView> answers_;
 };
 
-// A plan, deserialized. The engine goes before the runtime that made it.
+// A deserialized plan. The engine is destroyed before its runtime.
 struct Plan {
     std::unique_ptr<nvinfer1::IRuntime> runtime;
     std::unique_ptr<nvinfer1::ICudaEngine> engine;
 };
 
 Plan deserialize(const std::string& bytes, const EngineRecord& record, const std::string& library) {
-    const Heard heard;
+    const LogCapture errors;
     Plan plan;
     plan.runtime.reset(nvinfer1::createInferRuntime(tensorrt::logger()));
     if (!plan.runtime) {
-        refuse(library + " gives no runtime", heard, title, "See what deploykit doctor says.");
+        refuse(library + " cannot create a runtime", errors, title, "Run deploykit doctor.");
     }
-    // A version-compatible plan brings a runtime of its own: code, which runs only where that is allowed.
+    // A version-compatible plan contains its own runtime as code, which must be allowed explicitly.
     plan.runtime->setEngineHostCodeAllowed(record.build && record.build->version_compatible);
     plan.engine.reset(plan.runtime->deserializeCudaEngine(bytes.data(), bytes.size()));
     if (!plan.engine) {
-        refuse(library + " does not take it", heard, record.file.path, build_again);
+        refuse(library + " cannot load it", errors, record.file.path, build_again);
     }
     return plan;
 }
@@ -406,7 +408,7 @@ private:
     mutable std::mutex making_;
 };
 
-// The bundle has read the file through to compare its digest; that it is still that long is asked again.
+// The bundle verified the digest when it was opened; check that the size is still the same.
 std::string read_plan(const Bundle& bundle, const std::string& path) {
     const FileRecord& file = bundle.manifest().files.at(path);
     auto bytes = read_file(bundle.path(file.path), file.bytes);
@@ -421,9 +423,9 @@ std::string read_plan(const Bundle& bundle, const std::string& path) {
 
 std::shared_ptr<const Engine> load_tensorrt(const Bundle& bundle, const EngineOptions& options) {
     const std::string folder = bundle.folder().string();
-    const auto engines = tensorrt::engines(bundle.manifest(), folder);
+    const auto engines = tensorrt::find_engines(bundle.manifest(), folder);
     const auto here = machine(options.device);
-    const EngineRecord& record = tensorrt::fitting(engines, here, folder);
+    const EngineRecord& record = tensorrt::select_engine(engines, here, folder);
     const std::string library = title + (" " + here.version);
     cuda::use(options.device);
     Plan plan = deserialize(read_plan(bundle, record.file.path), record, library);

@@ -1,4 +1,4 @@
-// What TensorRT says when it refuses something: it gives no reason but to a logger.
+// Capture TensorRT's error messages: it reports reasons only to its logger.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -9,40 +9,40 @@
 
 namespace deploykit::backends::tensorrt {
 
-// The errors that TensorRT logs while this object lives, on the thread that made it. It allocates nothing before one.
-class Heard {
+// Errors that TensorRT logs during this object's lifetime, on its thread. Allocates nothing unless there is an error.
+class LogCapture {
 public:
-    Heard() noexcept : outer_(innermost()) { innermost() = this; }
-    Heard(const Heard&) = delete;
-    Heard& operator=(const Heard&) = delete;
-    ~Heard() { innermost() = outer_; }
+    LogCapture() noexcept : outer_(innermost()) { innermost() = this; }
+    LogCapture(const LogCapture&) = delete;
+    LogCapture& operator=(const LogCapture&) = delete;
+    ~LogCapture() { innermost() = outer_; }
 
-    // ": one; another", or nothing where TensorRT said nothing.
+    // ": one; another", or empty if there was no message.
     const std::string& reasons() const noexcept { return reasons_; }
 
-    // To the innermost of this thread, if there is one.
+    // Add a message to the innermost capture of this thread, if there is one.
     static void add(std::string_view message) noexcept {
-        Heard* const heard = innermost();
+        LogCapture* const capture = innermost();
         const std::size_t end = message.find_last_not_of(". \n");
-        if (heard == nullptr || end == std::string_view::npos || heard->reasons_.size() > enough) {
+        if (capture == nullptr || end == std::string_view::npos || capture->reasons_.size() > enough) {
             return;
         }
         try {
-            heard->reasons_ += (heard->reasons_.empty() ? ": " : "; ") + std::string(message.substr(0, end + 1));
+            capture->reasons_ += (capture->reasons_.empty() ? ": " : "; ") + std::string(message.substr(0, end + 1));
         } catch (const std::bad_alloc&) {
-            return;  // the error is told without it
+            return;  // the error is reported without it
         }
     }
 
 private:
-    static constexpr std::size_t enough = 1000;  // characters, for a message that is read
+    static constexpr std::size_t enough = 1000;  // characters, to keep messages readable
 
-    static Heard*& innermost() noexcept {
-        thread_local Heard* current = nullptr;
+    static LogCapture*& innermost() noexcept {
+        thread_local LogCapture* current = nullptr;
         return current;
     }
 
-    Heard* outer_;
+    LogCapture* outer_;
     std::string reasons_;
 };
 
@@ -50,16 +50,16 @@ class Logger final : public nvinfer1::ILogger {
 public:
     void log(Severity severity, const char* message) noexcept override {
         if (message != nullptr && severity <= Severity::kERROR) {
-            Heard::add(message);
+            LogCapture::add(message);
         }
     }
 };
 
-// TensorRT keeps one logger for the whole process, the first it was given, for as long as any runtime lives: so ours
-// has no state, and is never destroyed. Where the application came first with its own, that one gets the messages.
+// TensorRT keeps the first logger of the process as long as any runtime exists, so this one has no state and is never
+// destroyed. If the application registered its own logger first, that one receives the messages.
 inline nvinfer1::ILogger& logger() {
-    static auto* const kept = new Logger;
-    return *kept;
+    static auto* const instance = new Logger;
+    return *instance;
 }
 
 }  // namespace deploykit::backends::tensorrt

@@ -12,22 +12,22 @@ namespace {
 
 void require_scores(const TensorView& scores, const Bundle& bundle, std::size_t sample) {
     if (const std::string& head = bundle.manifest().head; head == "embedding") {
-        throw Error(ErrorCode::usage, "it gives embeddings, which have no classes.", bundle.folder().string(),
+        throw Error(ErrorCode::usage, "it outputs embeddings, not class scores.", bundle.folder().string(),
                     "Export it with --head logits.");
     } else if (head != "logits" && head != "probabilities") {
-        throw Error(ErrorCode::usage, "it gives tensors, and nobody said that they tell classes apart.",
+        throw Error(ErrorCode::usage, "it outputs tensors that are not declared as class scores.",
                     bundle.folder().string(),
-                    "Read them yourself; or export it with --head logits if they are scores.");
+                    "Read them directly, or export it with --head logits if they are class scores.");
     }
     if (scores.data() == nullptr) {
         throw Error(ErrorCode::usage, "there are no scores: their pointer is null.", "top_k",
-                    "Give what a classifier answered.");
+                    "Pass the output of a classifier.");
     }
     const Shape& shape = scores.shape();
     const bool flat = shape.rank() == 2 || (shape.rank() == 4 && shape[2] == 1 && shape[3] == 1);
     if (!flat || shape[0] < 1 || shape[1] < 1) {
-        throw Error(ErrorCode::usage, "scores are N×classes, and these are " + scores.shape().text() + ".", "top_k",
-                    "Give what a classifier answered.");
+        throw Error(ErrorCode::usage, "scores must be N×classes, and these are " + scores.shape().text() + ".", "top_k",
+                    "Pass the output of a classifier.");
     }
     if (sample >= static_cast<std::size_t>(scores.shape()[0])) {
         throw Error(ErrorCode::usage,
@@ -36,7 +36,7 @@ void require_scores(const TensorView& scores, const Bundle& bundle, std::size_t 
     }
 }
 
-// Row `sample`; a NaN ranks below all numbers.
+// Row `sample`; NaN ranks below all numbers.
 std::vector<double> row(const TensorView& scores, std::size_t sample) {
     const auto classes = static_cast<std::size_t>(scores.shape()[1]);
     std::vector<double> found(classes);

@@ -13,7 +13,7 @@
 
 namespace {
 
-// A promise that does not hold ends the program, which is how the fuzzer learns of it.
+// A violated invariant aborts the program, which the fuzzer reports.
 void require(bool holds) {
     if (!holds) {
         std::abort();

@@ -57,7 +57,7 @@ using nlohmann::json;
 
 const char* const plan = "engines/tensorrt-sm86/engine.plan";
 
-json& engine_of(json& manifest) { return manifest["beside"][0]["engine"]; }
+json& engine_of(json& manifest) { return manifest["extra_engines"][0]["engine"]; }
 
 // A bundle whose TensorRT engine is the double's, and was built for its machine.
 json fitting_manifest() {
@@ -66,7 +66,7 @@ json fitting_manifest() {
     engine["inputs"] = {{{"name", "x"}, {"dtype", "float32"}, {"shape", {"batch", 3}}, {"layout", "NC"}}};
     engine["outputs"] = {{{"name", "y"}, {"dtype", "float32"}, {"shape", {"batch", 3}}, {"layout", "NC"}}};
     engine["version"] = "10.15.1";
-    engine["build"]["platform"] = deploykit::backends::tensorrt::platform();
+    engine["build"]["platform"] = deploykit::backends::tensorrt::read_platform();
     engine["build"]["compute_capabilities"] = {86};
     engine["build"]["options"]["version_compatible"] = false;
     return manifest;
@@ -316,12 +316,12 @@ TEST_CASE_FIXTURE(Machine, "memory that cannot be had is told with what it was f
     const auto loaded = engine();
     gpu().memory = cudaErrorMemoryAllocation;
     auto error = refusal([&] { loaded.context(); });
-    CHECK(error.problem() == "reserving GPU memory for x failed: out of memory.");
+    CHECK(error.problem() == "allocating GPU memory for x failed: out of memory.");
     CHECK(contains(error.remedy(), "smaller batch"));
     gpu().memory = cudaSuccess;
     gpu().page_locked = cudaErrorMemoryAllocation;
     error = refusal([&] { loaded.context(); });
-    CHECK(error.problem() == "reserving page-locked memory for x failed: out of memory.");
+    CHECK(error.problem() == "allocating page-locked memory for x failed: out of memory.");
     gpu().page_locked = cudaSuccess;
     auto context = loaded.context();
     run(context, 1);
@@ -349,7 +349,7 @@ TEST_CASE_FIXTURE(Machine, "in 8.6, a context that has no profile chooses the on
 TEST_CASE_FIXTURE(Machine, "a context that TensorRT does not give is an error") {
     const auto loaded = engine();
     gpu().context = false;
-    CHECK(refusal([&] { loaded.context(); }).problem() == "TensorRT gives no execution context.");
+    CHECK(refusal([&] { loaded.context(); }).problem() == "TensorRT cannot create an execution context.");
 }
 
 TEST_CASE_FIXTURE(Machine, "the GPU that was asked for is chosen at every call") {
@@ -386,7 +386,7 @@ TEST_CASE_FIXTURE(Machine, "where the driver is missing, too old, or finds no GP
     gpu().driver = 0;
     CHECK(problem() == "no NVIDIA driver is installed.");
     gpu().driver = 12020;
-    CHECK(problem() == "the NVIDIA driver serves CUDA 12.2, and this program uses CUDA 13.0.");
+    CHECK(problem() == "the NVIDIA driver supports CUDA 12.2, and this program needs CUDA 13.0.");
     gpu().counting = cudaErrorNoDevice;
     CHECK(problem() == "the NVIDIA driver finds no GPU.");
     gpu().counting = cudaErrorSystemNotReady;
@@ -408,13 +408,13 @@ TEST_CASE_FIXTURE(Machine, "a foreign engine is refused before its plan is read"
     auto manifest = fitting_manifest();
     engine_of(manifest)["build"]["platform"] = "Linux riscv64";
     CHECK(problem(manifest) ==
-          "it was built for Linux riscv64; this machine is " + deploykit::backends::tensorrt::platform() + ".");
+          "it was built for Linux riscv64; this machine is " + deploykit::backends::tensorrt::read_platform() + ".");
     manifest = fitting_manifest();
     engine_of(manifest)["version"] = "10.3.0.26";
-    CHECK(problem(manifest) == "it was built for TensorRT 10.3.0.26; here is 10.15.1.");
+    CHECK(problem(manifest) == "it was built for TensorRT 10.3.0.26; this machine has 10.15.1.");
     gpu().minor = 9;
     CHECK(problem(fitting_manifest()) ==
-          "it was built for compute capability 8.6; the GPU here, NVIDIA Fake, is of 8.9.");
+          "it was built for compute capability 8.6; this machine's NVIDIA Fake has 8.9.");
     CHECK(problem(plain_manifest()) == "it has no TensorRT engine.");
 }
 
@@ -431,9 +431,9 @@ TEST_CASE_FIXTURE(Machine, "a plan that TensorRT does not take is told in Tensor
     const auto error = refused();
     CHECK(error.code() == ErrorCode::backend);
     CHECK(error.where() == plan);
-    CHECK(error.problem() == "TensorRT 10.15.1 does not take it: the plan is damaged; and so on.");
+    CHECK(error.problem() == "TensorRT 10.15.1 cannot load it: the plan is damaged; and so on.");
     gpu().runtime = false;
-    CHECK(refused().problem() == "TensorRT 10.15.1 gives no runtime.");
+    CHECK(refused().problem() == "TensorRT 10.15.1 cannot create a runtime.");
 }
 
 TEST_CASE_FIXTURE(Machine, "only a version-compatible plan may bring code of its own") {
@@ -452,7 +452,7 @@ TEST_CASE_FIXTURE(Machine, "an engine with other tensors than its record says is
         CHECK(error.where() == plan);
         return error.problem();
     };
-    const std::string disagreement = "the engine and its record disagree about the input x.";
+    const std::string disagreement = "the engine and its record differ in the input x.";
     gpu().input_type = nvinfer1::DataType::kHALF;
     CHECK(refused_tensor() == disagreement);
     gpu().input_type = nvinfer1::DataType::kBOOL;
@@ -470,11 +470,11 @@ TEST_CASE_FIXTURE(Machine, "an engine with other tensors than its record says is
 
 TEST_CASE_FIXTURE(Machine, "an engine with more or fewer tensors than its record names is refused") {
     gpu().tensors = 3;
-    CHECK(refused().problem() == "the engine and its record disagree about the number of tensors.");
+    CHECK(refused().problem() == "the engine and its record differ in the number of tensors.");
     gpu().tensors = 2;
     auto manifest = fitting_manifest();
     auto another = engine_of(manifest)["outputs"][0];
     another["name"] = "another";
     engine_of(manifest)["outputs"].push_back(another);
-    CHECK(refused(manifest).problem() == "the engine and its record disagree about the output another.");
+    CHECK(refused(manifest).problem() == "the engine and its record differ in the output another.");
 }

@@ -1,4 +1,4 @@
-// What a camera application does frame by frame, with a clock on every stage.
+// A camera application: process frame by frame, and measure the latency of every stage.
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -22,19 +22,20 @@ constexpr const char* usage =
     "usage: camera_loop BUNDLE FOLDER\n"
     "       camera_loop BUNDLE --raw WIDTHxHEIGHT [FILE]\n"
     "\n"
-    "The best class of every frame and the latency of every stage. Frames are the images of a folder, by name, or\n"
-    "raw RGB of 8 bits from a file or standard input:\n"
+    "Prints the best class of every frame and the latency of every stage. Frames are the images of a folder, sorted "
+    "by\n"
+    "name, or raw 8-bit RGB from a file or standard input:\n"
     "\n"
     "    ffmpeg -i /dev/video0 -f rawvideo -pix_fmt rgb24 - | camera_loop BUNDLE --raw 640x480\n"
     "\n"
-    "p50, p90 and p99 of each stage come at the end, and when Ctrl-C is pressed.\n"
+    "Prints p50, p90 and p99 of each stage at the end, or after Ctrl-C.\n"
     "\n"
     "Exit 1: the bundle is damaged or the self-test failed. 2: wrong usage. 3: a frame or file that cannot be\n"
     "used. 4: no runtime for the engine. 5: an internal fault.\n";
 
 volatile std::sig_atomic_t interrupted = 0;
 
-// Ctrl-C ends the loop, and a read that waits for a frame.
+// Ctrl-C ends the loop, and interrupts a read that waits for a frame.
 void listen_for_interrupt() {
     struct sigaction action {};
     action.sa_handler = [](int) { interrupted = 1; };
@@ -45,7 +46,7 @@ void listen_for_interrupt() {
     throw deploykit::Error(code, problem, where, remedy);
 }
 
-// Where frames come from: none when there are no more. An image is valid until the next one is asked for.
+// Source of frames; none at the end. An image is valid until the next call.
 class Source {
 public:
     Source() = default;
@@ -86,7 +87,7 @@ private:
 
 class RawStream : public Source {
 public:
-    // Of standard input where there is no path.
+    // Reads standard input if there is no path.
     RawStream(int width, int height, const std::optional<std::string>& path)
         : width_(width),
           height_(height),
@@ -106,7 +107,7 @@ public:
         empty_ = false;
         if (got < pixels_.size()) {
             refuse(deploykit::ErrorCode::bad_input, got == 0 ? "there is no frame." : "it ends within a frame.", name_,
-                   "Compare WIDTHxHEIGHT with what is sent: three bytes per pixel, RGB.");
+                   "Check WIDTHxHEIGHT: each pixel has three bytes, RGB.");
         }
         return deploykit::Image{pixels_.data(), height_, width_};
     }
@@ -132,7 +133,7 @@ std::unique_ptr<Source> raw_stream(const std::string& size, const std::optional<
             return std::make_unique<RawStream>(width, height, path);
         }
     }
-    refuse(deploykit::ErrorCode::usage, "it is no size of frames.", "'" + size + "'",
+    refuse(deploykit::ErrorCode::usage, "it is not a frame size.", "'" + size + "'",
            "Give WIDTHxHEIGHT in pixels, such as 640x480.");
 }
 
@@ -143,8 +144,8 @@ std::unique_ptr<Source> source_of(const std::vector<std::string>& words) {
     if (words.front() == "--raw" && (words.size() == 2 || words.size() == 3)) {
         return raw_stream(words[1], words.size() == 3 ? std::optional(words[2]) : std::nullopt);
     }
-    refuse(deploykit::ErrorCode::usage, "frames come from one folder or one raw stream.", "the command line",
-           "camera_loop --help says how.");
+    refuse(deploykit::ErrorCode::usage, "frames must come from one folder or one raw stream.", "the command line",
+           "Run camera_loop --help.");
 }
 
 constexpr std::array<const char*, 5> stages{"decode", "preprocess", "run", "top-k", "all"};

@@ -1,4 +1,4 @@
-// The five best classes of image files: a bundle's whole way, once.
+// Classify image files: open a bundle, load its engine, preprocess, run, and print the five best classes.
 #include <cstdio>
 #include <deploykit/deploykit.hpp>
 #include <exception>
@@ -12,7 +12,7 @@ namespace {
 constexpr const char* usage =
     "usage: classify BUNDLE IMAGE...\n"
     "\n"
-    "The five best classes of each image, through the preprocessing and the engine of the bundle.\n"
+    "Prints the five best classes of each image, using the bundle's preprocessing and engine.\n"
     "BUNDLE is a folder that `deploykit export` wrote; images are JPEG, PNG, BMP, …\n"
     "\n"
     "Exit 1: the bundle is damaged or the self-test failed. 2: wrong usage. 3: an image or file that\n"
@@ -21,21 +21,22 @@ constexpr const char* usage =
 void classify(const std::string& folder, const std::vector<std::string>& images) {
     const deploykit::Bundle bundle(folder);
     const deploykit::Engine engine(bundle);
-    deploykit::self_test(bundle, engine);  // this machine computes what the network did, or it stops here
+    deploykit::self_test(bundle, engine);  // throws if this machine computes different outputs
 
     deploykit::Preprocessor preprocess(bundle);
     deploykit::Context context = engine.context();
     for (const std::string& path : images) {
         const ImageFile file(path);
         const deploykit::TensorView& scores = context.run(preprocess(file.image()));
-        const std::vector<deploykit::Prediction> five = deploykit::top_k(scores, 5, bundle);  // or a refusal
+        const std::vector<deploykit::Prediction> five =
+            deploykit::top_k(scores, 5, bundle);  // throws if the outputs are not class scores
         std::printf("%s\n", path.c_str());
         for (const deploykit::Prediction& best : five) {
             std::printf("  %6.2f %%  %s\n", 100.0 * static_cast<double>(best.probability), best.label.c_str());
         }
     }
     if (!bundle.manifest().trained) {
-        std::fprintf(stderr, "note: the network is untrained, and its answers mean nothing\n");
+        std::fprintf(stderr, "note: the weights are random, predictions are meaningless\n");
     }
 }
 

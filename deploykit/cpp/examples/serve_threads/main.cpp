@@ -1,4 +1,4 @@
-// One engine, several threads: each has a context of its own and asks again as soon as it is answered.
+// Share one engine between threads: each has its own context and calls again as soon as the last call returns.
 #include <charconv>
 #include <chrono>
 #include <cstdio>
@@ -17,8 +17,8 @@ namespace {
 constexpr const char* usage =
     "usage: serve_threads BUNDLE IMAGE [--threads N] [--seconds S]\n"
     "\n"
-    "Throughput and latency of 1, 2, 4, … and N threads (4) that share one engine and preprocess and run the\n"
-    "same image over and over, for S seconds (2) each. Every call runs on its own thread alone.\n"
+    "Measures throughput and latency of 1, 2, 4, … and N threads (default 4) that share one engine and repeatedly\n"
+    "preprocess and run the same image, for S seconds (default 2) each. Every call uses only its own thread.\n"
     "\n"
     "Exit 1: the bundle is damaged or the self-test failed. 2: wrong usage. 3: an image or file that\n"
     "cannot be used. 4: no runtime for the engine. 5: an internal fault.\n";
@@ -34,8 +34,8 @@ int whole_number(const std::string& option, const std::string& word) {
     int number = 0;
     const auto [end, failure] = std::from_chars(word.data(), word.data() + word.size(), number);
     if (failure != std::errc() || end != word.data() + word.size() || number < 1 || number > 1000) {
-        throw deploykit::Error(deploykit::ErrorCode::usage, "'" + word + "' is no number for it.", option,
-                               "Give a whole one from 1 to 1000.");
+        throw deploykit::Error(deploykit::ErrorCode::usage, "'" + word + "' is not a valid number.", option,
+                               "Give an integer from 1 to 1000.");
     }
     return number;
 }
@@ -45,31 +45,31 @@ Options parse(std::vector<std::string> words) {
     while (words.size() > 3) {
         const std::string option = words[words.size() - 2];
         if (option != "--threads" && option != "--seconds") {
-            throw deploykit::Error(deploykit::ErrorCode::usage, "it is not understood.", "'" + option + "'",
-                                   "serve_threads --help says what is.");
+            throw deploykit::Error(deploykit::ErrorCode::usage, "it is an unknown option.", "'" + option + "'",
+                                   "Run serve_threads --help.");
         }
         (option == "--threads" ? options.threads : options.seconds) = whole_number(option, words.back());
         words.resize(words.size() - 2);
     }
     if (words.size() != 2) {
         throw deploykit::Error(deploykit::ErrorCode::usage, "a bundle and an image are needed.", "the command line",
-                               "serve_threads --help says how.");
+                               "Run serve_threads --help.");
     }
     options.bundle = words[0];
     options.image = words[1];
     return options;
 }
 
-// What one thread does: the latency of every call until the time is up.
+// One thread: measures the latency of every call until the time is up.
 std::vector<double> serve(const deploykit::Bundle& bundle, const deploykit::Engine& engine,
                           const deploykit::Image& image, std::chrono::steady_clock::time_point end) {
     deploykit::Preprocessor preprocess(bundle);
     deploykit::Context context = engine.context();
     const auto answer = [&] {
         const deploykit::TensorView input = preprocess(image);
-        context.run(&input, 1);  // which gives all outputs, however many the network has
+        context.run(&input, 1);  // returns all outputs
     };
-    answer();  // the first call sets up what later ones find
+    answer();  // the first call allocates buffers
     std::vector<double> latencies_ms;
     Stopwatch stopwatch;
     do {
@@ -88,10 +88,10 @@ void measure(const deploykit::Bundle& bundle, const deploykit::Engine& engine, c
     }
     std::vector<double> all_ms;
     for (auto& thread : running) {
-        const std::vector<double> latencies_ms = thread.get();  // throws what the thread threw
+        const std::vector<double> latencies_ms = thread.get();  // rethrows the thread's exception
         all_ms.insert(all_ms.end(), latencies_ms.begin(), latencies_ms.end());
     }
-    // As many calls are under way as there are threads, at any time: the start, when there are fewer, does not count.
+    // All threads are busy at any time; the start, when fewer are, is not counted.
     const double sum_ms = std::accumulate(all_ms.begin(), all_ms.end(), 0.0);
     const double images_per_second = 1000.0 * threads * static_cast<double>(all_ms.size()) / sum_ms;
     std::printf("%7d  %8.1f  %8.2f  %8.2f  %8.2f\n", threads, images_per_second, percentile_ms(all_ms, 50),
@@ -103,7 +103,7 @@ void serve_threads(const Options& options) {
     const ImageFile file(options.image);
     const deploykit::Bundle bundle(options.bundle);
     deploykit::EngineOptions engine_options;
-    engine_options.threads = 1;  // ONNX Runtime: else all contexts would share one pool, and wait for it
+    engine_options.threads = 1;  // ONNX Runtime: otherwise all contexts would share, and wait for, one thread pool
     const deploykit::Engine engine(bundle, engine_options);
     deploykit::self_test(bundle, engine);
 

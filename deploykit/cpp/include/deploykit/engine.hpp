@@ -1,4 +1,4 @@
-// Engines: a bundle's network, loaded and ready to run.
+// Engines: load a bundle's network and run it.
 #pragma once
 
 #include <memory>
@@ -16,34 +16,34 @@ class Context;
 }  // namespace backends
 
 enum class Runtime {
-    any,          // TensorRT where the bundle has an engine for this very machine, else ONNX Runtime
-    tensorrt,     // TensorRT or a refusal
-    onnxruntime,  // ONNX Runtime or a refusal
+    any,          // TensorRT if the bundle has an engine for this machine, else ONNX Runtime
+    tensorrt,     // TensorRT, else an error
+    onnxruntime,  // ONNX Runtime, else an error
 };
 
 struct EngineOptions {
     Runtime runtime = Runtime::any;
-    int threads = 0;  // ONNX Runtime: threads that one call is spread over, shared by all contexts; 0: one per core
-    int device = 0;   // TensorRT: the CUDA device
-    bool cuda_graphs = true;  // TensorRT: replay launches as one graph from the second call of a batch size on
+    int threads = 0;          // ONNX Runtime: threads per call, shared by all contexts; 0: one per core
+    int device = 0;           // TensorRT: CUDA device
+    bool cuda_graphs = true;  // TensorRT: replay a CUDA graph from the second call of a batch size on
 };
 
-// One thread's way to run an engine. It holds the outputs; it may move between threads but serves one at a time.
+// Runs an engine and holds its outputs. It can move between threads but is used by one at a time.
 //
-// Once a batch size was run, running it again from the same addresses allocates nothing.
+// Repeated calls with the same batch size and input addresses allocate nothing.
 class Context {
 public:
     Context(Context&&) noexcept;
     Context& operator=(Context&&) noexcept;
     ~Context();
 
-    // Outputs in the order of Engine::outputs(), valid until the next call; inputs in the order of Engine::inputs(),
-    // with a batch of one size within Engine::batch(), and read until the call returns.
-    // Error(usage) where a number, type or shape does not fit; Error(backend) where the library or device fails.
+    // Run the network. Inputs are in the order of Engine::inputs(), with equal batch sizes within Engine::batch(); they
+    // are read until the call returns. Outputs are in the order of Engine::outputs(), valid until the next call.
+    // Error(usage) if a number, type or shape does not match; Error(backend) if the library or device fails.
     const std::vector<TensorView>& run(const TensorView* inputs, std::size_t count);
     const std::vector<TensorView>& run(const std::vector<TensorView>& inputs);
 
-    // The output of a network with one input and one output. Error(usage) for any other network.
+    // Run a network with one input and one output. Error(usage) for any other network.
     const TensorView& run(const TensorView& input);
 
 private:
@@ -54,11 +54,11 @@ private:
     std::unique_ptr<backends::Context> context_;
 };
 
-// A network loaded by one of the runtimes that this library was built with. Immutable, and safe to share by threads:
-// each makes a context of its own. Contexts keep alive what they need of it; the bundle is not needed any more.
+// A network loaded by one of the runtimes that this library was built with. Immutable and shareable by threads, each of
+// which creates its own context. Contexts keep the engine's resources alive; the bundle is not needed after loading.
 //
-// Error(backend), naming each runtime and why it was passed over, where none of them can run the bundle here.
-// A TensorRT engine that was built for another platform, version or GPU is refused before a byte of it is read.
+// Error(backend) if no runtime can run the bundle here; the message states the reason for each runtime.
+// A TensorRT engine that was built for another platform, version or GPU is refused before any of it is read.
 class Engine {
 public:
     explicit Engine(const Bundle& bundle, const EngineOptions& options = {});
@@ -70,17 +70,17 @@ public:
     const BatchRange& batch() const noexcept;
 
     const std::string& runtime() const noexcept;  // "ONNX Runtime 1.21.0"
-    const std::string& file() const noexcept;     // the engine's path within the bundle
+    const std::string& file() const noexcept;     // path of the engine in the bundle
 
-    // Runtimes that would have come first, each with the reason why it did not: "TensorRT: no driver is installed."
-    const std::vector<std::string>& passed_over() const noexcept { return passed_over_; }
+    // Engines of preferred runtimes that were skipped, each with the reason: "tensorrt: no NVIDIA driver is installed."
+    const std::vector<std::string>& skipped_engines() const noexcept { return skipped_engines_; }
 
 private:
     std::shared_ptr<const backends::Engine> engine_;
-    std::vector<std::string> passed_over_;
+    std::vector<std::string> skipped_engines_;
 };
 
-// The runtimes that this library was built with, the preferred one first: "tensorrt", "onnxruntime".
+// Runtimes that this library was built with, in order of preference: "tensorrt", "onnxruntime".
 std::vector<std::string> runtimes();
 
 }  // namespace deploykit

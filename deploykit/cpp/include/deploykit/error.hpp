@@ -1,4 +1,4 @@
-// What goes wrong, in one type: what happened, where, and what to do about it.
+// The library's exception: what happened, where, and what to do.
 #pragma once
 
 #include <exception>
@@ -6,22 +6,22 @@
 
 namespace deploykit {
 
-// The kinds of failure, numbered like the exit codes of the command line.
+// Error codes, equal to the exit codes of the command line.
 enum class ErrorCode {
-    check_failed = 1,  // a digest or the self-test: the bundle, or what computes it, is not what was exported
-    usage = 2,         // the caller's own words: a wrong type, shape or batch
-    bad_input = 3,     // a file or folder that cannot be used as it is
-    backend = 4,       // a library or device that is missing, refuses the work, or is another than an engine needs
-    internal = 5,      // a promise of this library that did not hold
+    check_failed = 1,  // a checksum or the self-test failed
+    usage = 2,         // an invalid argument: a wrong type, shape or batch
+    bad_input = 3,     // a file, folder or image that cannot be used
+    backend = 4,       // a library or device that is missing, fails, or does not match the engine
+    internal = 5,      // a violated invariant of this library
 };
 
 // "check_failed", "usage", "bad_input", "backend" or "internal".
 const char* name(ErrorCode code) noexcept;
 
-// The only exception that this library throws on purpose; std::bad_alloc may pass through it.
+// The only exception type that this library throws; std::bad_alloc can also propagate.
 class Error : public std::exception {
 public:
-    // `problem` is a sentence without its subject's place, `where` a path, tensor or library, `remedy` a sentence.
+    // `problem` is a sentence about `where`, which is a path, tensor or library; `remedy` is a sentence.
     Error(ErrorCode code, std::string problem, std::string where, std::string remedy);
 
     ErrorCode code() const noexcept { return code_; }
@@ -29,7 +29,7 @@ public:
     const std::string& where() const noexcept { return where_; }
     const std::string& remedy() const noexcept { return remedy_; }
 
-    // All of it in one line: "WHERE: PROBLEM REMEDY".
+    // The full message in one line: "WHERE: PROBLEM REMEDY".
     const char* what() const noexcept override { return whole_.c_str(); }
 
 private:

@@ -1,4 +1,4 @@
-// From a decoded image to a network's input: the same pixels as deploykit's Python side, bit for bit.
+// Preprocessing of decoded images to a network's input, bit-identical to deploykit in Python.
 #pragma once
 
 #include <cstddef>
@@ -11,35 +11,35 @@
 
 namespace deploykit {
 
-// Somebody else's pixels: height×width×3, uint8, rows `stride` bytes apart. It owns nothing.
+// A non-owning view of pixels: height×width×3, uint8, rows `stride` bytes apart.
 struct Image {
     const std::uint8_t* pixels = nullptr;
     int height = 0;
     int width = 0;
-    ChannelOrder order = ChannelOrder::rgb;  // of the pixels in memory; OpenCV's are bgr
-    std::ptrdiff_t stride = 0;               // 0: rows follow each other without a gap
+    ChannelOrder order = ChannelOrder::rgb;  // of the pixels in memory; OpenCV uses bgr
+    std::ptrdiff_t stride = 0;               // 0: rows without padding
 };
 
-// A bundle's preprocessing, with the memory that it works in. One thread uses it at a time.
+// A bundle's preprocessing with its own buffers. Used by one thread at a time.
 //
-// deploykit/preprocess.py says what is computed: resize as Pillow's BILINEAR does it, cut out the centre, normalise.
-// Once an image size was seen, the next image of that size allocates nothing.
+// calibration/preprocess.py says what is computed: resize as Pillow's BILINEAR does it, cut out the centre, normalise.
+// Repeated calls with the same image size allocate nothing.
 class Preprocessor {
 public:
-    // Error(usage) for a bundle that takes no images: its manifest does not say how they would become inputs.
+    // Error(usage) for a bundle without image preprocessing.
     explicit Preprocessor(const Bundle& bundle);
-    Preprocessor(const Preprocessing& preprocessing, DataType type);  // uint8 where the graph normalises by itself
+    Preprocessor(const Preprocessing& preprocessing, DataType type);  // uint8 if the graph preprocesses
     Preprocessor(Preprocessor&&) noexcept;
     Preprocessor& operator=(Preprocessor&&) noexcept;
     ~Preprocessor();
 
-    // 1×3×height×width of the network's type, 1×height×width×3 where its layout is nhwc, or the latter as uint8 where
-    // the graph normalises by itself. Valid until the next call.
+    // Returns 1×3×height×width of the network's data type, 1×height×width×3 if its layout is nhwc, or the latter as
+    // uint8 if the graph preprocesses. Valid until the next call.
     // Error(bad_input) for an image without pixels, with a stride shorter than a row, of more than 2³⁰ pixels, or so
-    // elongated that it would grow to more than 2²⁶ pixels before it is cut.
+    // elongated that resizing would produce more than 2²⁶ pixels.
     TensorView operator()(const Image& image);
 
-    // N of them in one batch.
+    // Preprocess N images to one batch.
     TensorView operator()(const std::vector<Image>& images);
     TensorView operator()(const Image* images, std::size_t count);
 

@@ -1,4 +1,4 @@
-// Tensors as engines take and give them: dense, row-major, in host memory.
+// Inputs and outputs of engines: dense, row-major tensors in host memory.
 #pragma once
 
 #include <array>
@@ -12,7 +12,7 @@ namespace deploykit {
 
 enum class DataType { float32, float16, uint8, int8, int32, int64 };
 
-// "float32" and so on, as the manifest and NumPy call them.
+// Name of the data type as in the manifest and in NumPy: "float32".
 const char* name(DataType type) noexcept;
 std::size_t bytes_per_element(DataType type) noexcept;
 
@@ -22,9 +22,9 @@ struct Half {
 };
 
 float to_float(Half half) noexcept;
-Half to_half(float value) noexcept;  // rounds to nearest, ties to even; beyond 65504 it is infinity
+Half to_half(float value) noexcept;  // rounds to nearest, ties to even; infinity from 65520 on
 
-// Sizes along up to eight axes, held in place: a shape never allocates.
+// Sizes of up to eight axes, stored inline: a shape never allocates.
 class Shape {
 public:
     static constexpr std::size_t max_rank = 8;
@@ -40,7 +40,7 @@ public:
     const std::int64_t* begin() const noexcept { return sizes_.data(); }
     const std::int64_t* end() const noexcept { return sizes_.data() + rank_; }
 
-    std::int64_t elements() const noexcept;  // the product of all sizes, 1 of no axes; at most what an int64 holds
+    std::int64_t elements() const noexcept;  // product of all sizes, 1 for a scalar; saturates at the largest int64
     std::string text() const;                // "1×3×224×224"
 
     friend bool operator==(const Shape& a, const Shape& b) noexcept;
@@ -78,7 +78,7 @@ struct DataTypeOf<std::int64_t> {
     static constexpr DataType value = DataType::int64;
 };
 
-// Somebody else's elements, with their type and shape. It owns nothing, and is valid as long as they are.
+// A non-owning view of elements with their data type and shape, valid as long as the elements are.
 class TensorView {
 public:
     TensorView() = default;
@@ -93,14 +93,14 @@ public:
     std::size_t elements() const noexcept { return static_cast<std::size_t>(shape_.elements()); }
     std::size_t bytes() const noexcept { return elements() * bytes_per_element(type_); }
 
-    // The elements as T. Error(usage) where they are of another type.
+    // The elements as T. Error(usage) if they have another data type.
     template <class T>
     const T* as() const {
         require(DataTypeOf<T>::value);
         return static_cast<const T*>(data_);
     }
 
-    // Element `index` in row-major order as a float, whatever its type.
+    // Element `index` in row-major order, converted to float.
     float value(std::size_t index) const noexcept;
 
 private:
@@ -111,12 +111,12 @@ private:
     Shape shape_;
 };
 
-// What an engine says of one of its inputs or outputs.
+// An input or output of an engine.
 struct TensorSpec {
     std::string name;
     DataType type = DataType::float32;
-    std::vector<std::int64_t> shape;  // -1 for the batch, where it is chosen at run time
-    std::string layout;               // NCHW, NHWC, NC (a vector per sample), or ND (a batch of anything else)
+    std::vector<std::int64_t> shape;  // -1 for a batch that is chosen at run time
+    std::string layout;               // NCHW, NHWC, NC (one vector per sample), or ND (any other batch)
 };
 
 }  // namespace deploykit

@@ -1,4 +1,4 @@
-// The best classes of a classifier's answer.
+// The most probable classes of a classifier's output.
 #pragma once
 
 #include <cstddef>
@@ -12,13 +12,13 @@ namespace deploykit {
 
 struct Prediction {
     std::size_t index = 0;
-    std::string label;      // "class 7" where the bundle has no name for it
-    float probability = 0;  // softmax of logits; what the network gave where its head gives probabilities
+    std::string label;      // "class 7" if the bundle has no name for it
+    float probability = 0;  // softmax of logits, or the output itself if the head is probabilities
 };
 
-// The `k` best classes of row `sample` of N×classes scores, best first, of equals the first; fewer where there are
-// fewer classes. N×classes×1×1 is as good. Error(usage) for a bundle whose head is embedding or tensors, for scores
-// that are of another shape, and for a sample beyond N.
+// Find the `k` most probable classes of row `sample` of N×classes or N×classes×1×1 scores, best first, ties by index;
+// fewer if there are fewer classes. Error(usage) for a bundle whose head is embedding or tensors, for scores of another
+// shape, and for a sample outside N.
 std::vector<Prediction> top_k(const TensorView& scores, std::size_t k, const Bundle& bundle, std::size_t sample = 0);
 
 }  // namespace deploykit

@@ -1,4 +1,4 @@
-"""Debian's Chromium without a window, for the pictures in docs/ and for the tests of the report's page."""
+"""Debian's Chromium, headless, for the pictures in docs/ and for the tests of the report's page."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 Scheme = Literal["light", "dark"]
 
 
-def missing() -> str | None:
-    """What is not installed here, with what installs it."""
-    lacking = [program for program in ("chromium", "chromedriver") if shutil.which(program) is None]
-    return f"no {' and no '.join(lacking)}: apt-get install chromium chromium-driver" if lacking else None
+def find_missing() -> str | None:
+    """The programs that are not installed, with the command that installs them; None where all are."""
+    missing = [program for program in ("chromium", "chromedriver") if shutil.which(program) is None]
+    return f"no {' and no '.join(missing)}: apt-get install chromium chromium-driver" if missing else None
 
 
 @contextmanager
-def started() -> Iterator[Chrome]:
-    """A browser that logs every request and every word on its console."""
+def start_browser() -> Iterator[Chrome]:
+    """A browser that logs every request and every console message."""
     from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
     options = ChromeOptions()
     options.binary_location = str(shutil.which("chromium"))
-    words = ["--headless=new", "--hide-scrollbars", "--force-device-scale-factor=1", "--disable-dev-shm-usage"]
+    arguments = ["--headless=new", "--hide-scrollbars", "--force-device-scale-factor=1", "--disable-dev-shm-usage"]
     if os.geteuid() == 0:  # Chromium has no sandbox for root
-        words.append("--no-sandbox")
-    for word in words:
-        options.add_argument(word)
+        arguments.append("--no-sandbox")
+    for argument in arguments:
+        options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     browser = Chrome(options=options, service=ChromeService(shutil.which("chromedriver")))
     try:
@@ -42,8 +42,8 @@ def started() -> Iterator[Chrome]:
         browser.quit()
 
 
-def show(browser: Chrome, page: Path, width: int, height: int, scheme: Scheme) -> None:
-    """Open a page in a window of so many CSS pixels, as a reader who prefers that scheme sees it."""
+def open_page(browser: Chrome, page: Path, width: int, height: int, scheme: Scheme) -> None:
+    """Open a page in a window of this size in CSS pixels, with this preferred color scheme."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     preference = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -51,14 +51,16 @@ def show(browser: Chrome, page: Path, width: int, height: int, scheme: Scheme) -
     browser.get(page.resolve().as_uri())
 
 
-def requests(browser: Chrome) -> list[str]:
-    """Addresses that were asked for since the last call; data that the page brings along is none."""
+def read_requests(browser: Chrome) -> list[str]:
+    """Addresses requested since the last call, without data: URLs."""
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
+    sent = [
+        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
+    ]
     return [address for address in sent if not address.startswith("data:")]
 
 
-def console(browser: Chrome) -> list[dict[str, Any]]:
-    """What was said on the console since the last call."""
+def read_console(browser: Chrome) -> list[dict[str, Any]]:
+    """Console messages since the last call."""
     entries: list[dict[str, Any]] = browser.get_log("browser")
     return entries

@@ -1,9 +1,9 @@
-"""One network of each family of the catalog, as bundles at FP32, FP16 and INT8: what the C++ library is tried on.
+"""One network of each family of the catalog, as bundles at FP32, FP16 and INT8, on which the C++ library is tested.
 
-    python -m cpp.bundles FOLDER      FOLDER/NETWORK-PRECISION, left alone where they are what would be made
+    python -m cpp.bundles FOLDER      FOLDER/NETWORK-PRECISION, unless they are up to date
 
-Exported by the package's own pipeline, for few pixels: the weights are random, and what is asked of the library is that
-it computes what PyTorch computes, not that the answers mean anything. Exit 1 where one is not in parity already here.
+Exported by the package's own pipeline, for small images and with random weights: the library must compute what PyTorch
+computes; the predictions are meaningless. Exit 1 where a bundle is outside tolerance in Python.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 from unittest import mock
 
-from deploykit.backends.choice import AUTO, chosen
+from deploykit.backends.choice import AUTO, resolve_target
 from deploykit.cli.progress import TerminalProgress
 from deploykit.core.values import (
     BatchRange,
@@ -28,7 +28,7 @@ from deploykit.core.values import (
     Precision,
     WeightsSource,
 )
-from deploykit.evaluate.latency.measure import Settings, measure
+from deploykit.evaluate.latency.measure import Settings, measure_calls
 from deploykit.export.networks import catalog
 from deploykit.workflows import export, stages
 
@@ -49,46 +49,48 @@ PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
 PHOTOGRAPHS: Final = "photos"
 SAMPLES: Final = 4
 CALIBRATION: Final = 16
-"""Fewer than ranges need that are to serve: here, they need only be somebody's."""
+"""Fewer than useful ranges need; their quality does not matter here."""
 
 ONCE: Final = Settings(window_s=0, agreement=1e9, iterations_at_least=1, seconds_at_least=1e-3)
-"""Latency is no concern here; a bundle has one all the same."""
+"""Latency does not matter here, but a bundle always has one."""
 
 
 PROCESSES: Final = min(2, os.cpu_count() or 1)
-"""At once; VGG takes up to 7 GB of memory, the others 2."""
+"""In parallel; VGG takes up to 7 GB of memory, the others 2."""
 
 
 def main() -> int:
     folder = Path(sys.argv[1])
-    families = {row.name: row.family for row in catalog.rows()}
+    families = {row.name: row.family for row in catalog.read_catalog()}
     if missing := set(families.values()) - {families[network] for network in PIXELS}:
         print(f"the catalog has families without a network here: {', '.join(sorted(missing))}")
         return 1
-    # Each process would else start a thread per processor, and they would wait for each other.
+    # Otherwise each process starts a thread per processor, and they wait for each other.
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // PROCESSES))
     with ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn")) as pool:
-        failures = [failure for several in pool.map(functools.partial(exported, folder), PIXELS) for failure in several]
+        failures = [
+            failure for results in pool.map(functools.partial(export_network, folder), PIXELS) for failure in results
+        ]
     for failure in failures:
         print(failure)
     print(f"{len(PIXELS)} families at {', '.join(PRECISIONS)}, {len(failures)} failures")
     return 1 if failures else 0
 
 
-def exported(folder: Path, network: str) -> list[str]:
-    """The network at every precision; which of them is not in parity, and why."""
+def export_network(folder: Path, network: str) -> list[str]:
+    """Export the network at every precision; returns the failures of parity."""
     failures = []
     for precision in PRECISIONS:
         destination = folder / f"{network}-{precision}"
-        with mock.patch.object(stages, "measure", functools.partial(measure, settings=ONCE)):
-            outcome = export.export(request(network, precision), destination, True, TerminalProgress())
+        with mock.patch.object(stages, "measure_calls", functools.partial(measure_calls, settings=ONCE)):
+            outcome = export.export(make_request(network, precision), destination, True, TerminalProgress())
         failures += [f"{destination.name}: {failure}" for failure in outcome.manifest.failures]
         print(f"{destination.name}: {'is up to date' if outcome.up_to_date else 'written'}", flush=True)
     return failures
 
 
-def request(network: str, precision: Precision) -> ExportRequest:
-    """What `deploykit export NETWORK --input-size … --batch 1:2:4` asks for, with the target that is automatic."""
+def make_request(network: str, precision: Precision) -> ExportRequest:
+    """As `deploykit export NETWORK --input-size … --batch 1:2:4` makes it, with the automatic target."""
     pixels = PIXELS[network]
     return ExportRequest(
         model=network,
@@ -98,7 +100,7 @@ def request(network: str, precision: Precision) -> ExportRequest:
         options=ExportOptions(BatchRange(1, 2, 4)),
         data=PHOTOGRAPHS,
         samples=SAMPLES,
-        target=chosen(AUTO, precision),
+        target=resolve_target(AUTO, precision),
         calibration=CalibrationOptions(PHOTOGRAPHS, CALIBRATION) if precision == "int8" else None,
     )
 

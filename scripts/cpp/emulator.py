@@ -1,7 +1,8 @@
-"""How programs for 64-bit ARM run here: in qemu-user, with a /proc/cpuinfo that is an ARM processor's.
+"""Runs programs for 64-bit ARM in qemu-user, with the /proc/cpuinfo of an ARM processor.
 
-qemu-user hands on this machine's own, which describes no ARM processor. ONNX Runtime's processor detection, which runs
-while it is loaded, follows a null pointer then. Files below the folder given with -L come before the machine's.
+qemu-user shows this machine's own /proc/cpuinfo, which describes no ARM processor; ONNX Runtime's processor detection,
+which runs while it is loaded, then dereferences a null pointer. Files in the folder given with -L replace the
+machine's.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 LIBRARIES: Final = Path("/usr/aarch64-linux-gnu/lib")
-"""Of Debian's cross compiler: C and C++ for ARM."""
+"""The C and C++ libraries of Debian's cross compiler for ARM."""
 
 PROCESSOR: Final = """processor\t: {number}
 BogoMIPS\t: 62.50
@@ -23,14 +24,14 @@ CPU part\t: 0xd07
 CPU revision\t: 0
 
 """
-"""A Cortex-A57, the processor of the first 64-bit Jetson; every later one can do what it can. It has no arithmetic in
-FP16, so that FP16 graphs are computed in FP32, as on x86-64. Left to itself, qemu-user is a processor with every
+"""A Cortex-A57, the processor of the first 64-bit Jetson; every later one supports its instructions. It has no FP16
+arithmetic, so that FP16 graphs are computed in FP32, as on x86-64. By default, qemu-user is a processor with every
 extension that it knows, and emulates the widest of them so slowly that a second becomes minutes.
 """
 
 
-def emulator(folder: Path) -> tuple[str, ...]:
-    """The words before a program's own. `folder` is made to look like the root of an ARM system."""
+def prepare_emulator(folder: Path) -> tuple[str, ...]:
+    """The command that runs a program emulated. `folder` becomes the root of an ARM system."""
     (folder / "proc").mkdir(parents=True, exist_ok=True)
     processors = "".join(PROCESSOR.format(number=number) for number in range(os.cpu_count() or 1))
     (folder / "proc/cpuinfo").write_text(processors, encoding="utf-8")

@@ -1,12 +1,12 @@
-"""Every check of the C++ library, from a fresh clone on, and what was seen as a table.
+"""All checks of the C++ library, from a fresh clone, with the results as a table.
 
 scripts/test_cpp                              all of it, into build/cpp
-scripts/test_cpp --only gcc fuzz -o /tmp/cpp  these steps and what they need
+scripts/test_cpp --only gcc fuzz -o /tmp/cpp  these steps and those that they need
 
-The first call fetches what is built against into .cpp, by dependencies.py; steps.py has the other steps. A step that
-fails shows the end of its log, which lies in the folder's logs/, and the others go on.
+The first call fetches libraries and headers into .cpp (dependencies.py); steps.py has the other steps. For a step that
+fails the end of its log is printed, which is in the folder's logs/, and the other steps go on.
 
-Exit 0: all that was asked for passed. 1: something did not.
+Exit 0: all steps passed. 1: a step failed.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ SCRIPTS: Final = Path(__file__).resolve().parent.parent
 CHECKOUT: Final = SCRIPTS.parent
 sys.path[:0] = [str(SCRIPTS), str(CHECKOUT)]  # this checkout before any installed deploykit
 
-from cpp.place import Failed, Place  # noqa: E402 - found by the line above
+from cpp.place import CheckError, Place  # noqa: E402 - found by the line above
 from cpp.steps import STEPS, Step  # noqa: E402
-from cpp.table import Row, table  # noqa: E402
+from cpp.table import Row, format_table  # noqa: E402
 
 from deploykit.core.errors import DeploykitError  # noqa: E402
 
 
 def main() -> int:
-    arguments = parse()
+    arguments = parse_arguments()
     place = Place(CHECKOUT, arguments.output.resolve(), arguments.fuzz_seconds)
     rows = []
-    for step in plan(arguments.only):
+    for step in plan_steps(arguments.only):
         print(f"── {step.name}", flush=True)
-        row = done(step, place)
-        print(f"   {row.seen} ({row.seconds:.0f} s)", flush=True)
+        row = run_step(step, place)
+        print(f"   {row.result} ({row.seconds:.0f} s)", flush=True)
         rows.append(row)
-    print(f"\n{table(rows)}")
+    print(f"\n{format_table(rows)}")
     failed = [row.step for row in rows if not row.passed]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def parse() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/test_cpp", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,8 +55,8 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def plan(only: Sequence[str] | None) -> list[Step]:
-    """The steps asked for and those that they need, in their order."""
+def plan_steps(only: Sequence[str] | None) -> list[Step]:
+    """The selected steps and those that they need, in their order."""
     wanted = set(only or STEPS)
     for name, step in reversed(STEPS.items()):
         if name in wanted:
@@ -64,15 +64,15 @@ def plan(only: Sequence[str] | None) -> list[Step]:
     return [step for name, step in STEPS.items() if name in wanted]
 
 
-def done(step: Step, place: Place) -> Row:
-    """The step's row, whatever became of it."""
+def run_step(step: Step, place: Place) -> Row:
+    """The step's row, whether it passed or failed."""
     start = time.monotonic()
     try:
-        seen, passed = step.act(place.of(step.name)), True
-    except (Failed, DeploykitError, OSError) as error:
+        result, passed = step.run(place.with_log(step.name)), True
+    except (CheckError, DeploykitError, OSError) as error:
         print(error, file=sys.stderr)
-        seen, passed = str(error).splitlines()[0], False
-    return Row(step.name, step.built_for, seen, time.monotonic() - start, passed)
+        result, passed = str(error).splitlines()[0], False
+    return Row(step.name, step.built_for, result, time.monotonic() - start, passed)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where the checks happen: the checkout, the folders they write into, and programs run there with a log."""
+"""The folders of the checks, and how programs are run there with a log."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Final
 LAST_LINES: Final = 40
 
 
-class Failed(Exception):
-    """A check that did not hold: a line on what, and then the end of the log."""
+class CheckError(Exception):
+    """A check that failed: a line that says what, then the end of the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +34,26 @@ class Place:
         return self.checkout / "tests/cpp"
 
     @property
-    def found(self) -> Path:
-        """What dependencies.py laid out."""
+    def dependencies(self) -> Path:
+        """Libraries and headers, installed by dependencies.py."""
         return self.checkout / ".cpp"
 
     @property
     def bundles(self) -> Path:
         return self.output / "bundles"
 
-    def of(self, step: str) -> Place:
-        """The same with a log of the step's own, empty."""
+    def with_log(self, step: str) -> Place:
+        """The same folders with a new log for this step."""
         log = self.output / "logs" / f"{step}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("")
         return replace(self, log=log)
 
     def run(self, *words: str | Path, environment: Mapping[str, str] | None = None, folder: Path | None = None) -> str:
-        """What the program says, which goes into the log too. Failed where it does not end well."""
-        said = [str(word) for word in words]
-        done = subprocess.run(
-            said,
+        """The program's output, which is logged too. CheckError where its exit code is not 0."""
+        command = [str(word) for word in words]
+        result = subprocess.run(
+            command,
             cwd=folder or self.checkout,
             env={**os.environ, **(environment or {})},
             stdin=subprocess.DEVNULL,
@@ -62,19 +62,19 @@ class Place:
             encoding="utf-8",
             errors="replace",
         )
-        with self.log.open("a", encoding="utf-8") as log:  # in one piece: several programs may share it
-            log.write(f"$ {' '.join(said)}\n{done.stdout}")
-        if done.returncode != 0:
-            end = "\n".join(done.stdout.splitlines()[-LAST_LINES:])
-            raise Failed(
-                f"`{Path(said[0]).name}` ended with {done.returncode}\n{' '.join(said)}\n{end}\nlog: {self.log}"
+        with self.log.open("a", encoding="utf-8") as log:  # with one write: several programs may share it
+            log.write(f"$ {' '.join(command)}\n{result.stdout}")
+        if result.returncode != 0:
+            end = "\n".join(result.stdout.splitlines()[-LAST_LINES:])
+            raise CheckError(
+                f"`{Path(command[0]).name}` ended with {result.returncode}\n{' '.join(command)}\n{end}\nlog: {self.log}"
             )
-        return done.stdout
+        return result.stdout
 
-    def build(self, preset: str, name: str, *words: str, targets: Sequence[str] = ("all",)) -> Path:
-        """tests/cpp, configured by a preset and built, with ONNX Runtime for x86-64 unless `words` say otherwise."""
+    def build_tests(self, preset: str, name: str, *settings: str, targets: Sequence[str] = ("all",)) -> Path:
+        """Configure tests/cpp with a preset and build it, by default with ONNX Runtime for x86-64."""
         folder = self.output / name
-        settings = words or (f"-DONNXRuntime_ROOT={self.found}/onnxruntime/x86_64",)
+        settings = settings or (f"-DONNXRuntime_ROOT={self.dependencies}/onnxruntime/x86_64",)
         self.run("cmake", "--preset", preset, "-S", self.tests, "-B", folder, "-G", "Ninja", *settings)
         self.run("cmake", "--build", folder, "--target", *targets)
         return folder

@@ -1,4 +1,4 @@
-"""What was seen, step by step, as a table that is read as it is and as Markdown."""
+"""The results, step by step, as a table that reads well as text and as Markdown."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Final, NamedTuple
 
 
 class Row(NamedTuple):
-    """A step that is over."""
+    """A finished step."""
 
     step: str
     built_for: str
     """Compiler and architecture."""
-    seen: str
+    result: str
     seconds: float
     passed: bool
 
 
-HEAD: Final = ("step", "compiler and architecture", "seen", "seconds", "")
+HEAD: Final = ("step", "compiler and architecture", "result", "seconds", "")
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Columns as wide as they must be; the last line has the sum of the seconds."""
-    lines = [HEAD, *(line(row) for row in rows), ("all", "", "", f"{sum(row.seconds for row in rows):.0f}", "")]
+def format_table(rows: Sequence[Row]) -> str:
+    """Columns as wide as their longest cell; the last line has the sum of the seconds."""
+    lines = [HEAD, *(format_row(row) for row in rows), ("all", "", "", f"{sum(row.seconds for row in rows):.0f}", "")]
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     lines.insert(1, tuple("-" * width for width in widths))
     return "\n".join(
@@ -30,6 +30,6 @@ def table(rows: Sequence[Row]) -> str:
     )
 
 
-def line(row: Row) -> tuple[str, ...]:
-    seen = row.seen.replace("|", "\\|")
-    return row.step, row.built_for, seen, f"{row.seconds:.0f}", "ok" if row.passed else "FAILED"
+def format_row(row: Row) -> tuple[str, ...]:
+    result = row.result.replace("|", "\\|")
+    return row.step, row.built_for, result, f"{row.seconds:.0f}", "ok" if row.passed else "FAILED"

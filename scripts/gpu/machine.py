@@ -16,54 +16,55 @@ LIBRARIES: Final = (
     *("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx", "tensorrt-rtx-cu13", "pycuda", "cuda-bindings"),
     *("nvidia-ml-py", "triton", "msgspec", "click", "rich", "safetensors", "platformdirs", "filelock"),
 )
-"""What this program may use beside the libraries that every bundle names."""
+"""Packages that this program may use besides those that every bundle records."""
 
 SENSORS: Final = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "clocks_event_reasons.active")
-"""As nvidia-smi names them; MHz, MHz, °C, W and a bit mask."""
+"""By nvidia-smi's names; MHz, MHz, °C, W and a bit mask."""
 
 
-def facts(journal: Journal) -> None:
+def record_machine(journal: Journal) -> None:
     """One row: GPU or why there is none, versions, processor."""
-    known: Row = {"libraries": _versions(), "python": platform.python_version(), "system": platform.platform()}
+    facts: Row = {"libraries": _read_versions(), "python": platform.python_version(), "system": platform.platform()}
     why = []
     try:
-        from deploykit.core.provenance import code_digest, libraries, processor
+        from deploykit.core.provenance import code_digest, list_libraries, processor_name
 
-        known |= {"libraries": libraries() | known["libraries"], "code_sha256": code_digest(), "processor": processor()}
+        facts["libraries"] = list_libraries() | facts["libraries"]
+        facts |= {"code_sha256": code_digest(), "processor": processor_name()}
     except ImportError as error:
         why.append(f"deploykit cannot be imported: {last_line(error)}")
-    gpu, absence = gpu_or_absence()
-    journal.row("machine", **known, cores=os.cpu_count(), gpu=gpu, absence=absence, sensors=sensors(), why=why)
+    gpu, absence = find_gpu()
+    journal.add_row("machine", **facts, cores=os.cpu_count(), gpu=gpu, absence=absence, sensors=read_sensors(), why=why)
 
 
-def gpu_or_absence() -> tuple[Row | None, str | None]:
-    """The GPU that CUDA gives first, or why there is none, as half a sentence. Never raises."""
+def find_gpu() -> tuple[Row | None, str | None]:
+    """The first GPU that CUDA lists, or why there is none, as half a sentence. Never raises."""
     try:
-        from deploykit.backends.tensorrt.driver import driver
+        from deploykit.backends.tensorrt.driver import query_driver
     except ImportError as error:
         if Path("/proc/driver/nvidia/version").is_file():
-            return {"name": f"not asked: {last_line(error)}"}, None
+            return {"name": f"unknown: {last_line(error)}"}, None
         return None, "no NVIDIA driver is loaded"
-    gpu, absence = driver()
+    gpu, absence = query_driver()
     return (None if gpu is None else gpu._asdict()), absence
 
 
-def sensors() -> dict[str, Any] | None:
-    """Clocks, temperature and power now, by nvidia-ml-py, else by nvidia-smi; None where neither answers."""
+def read_sensors() -> dict[str, Any] | None:
+    """Current clocks, temperature and power, from nvidia-ml-py or else nvidia-smi; None where neither works."""
     try:
-        return _by_nvml()
-    except Exception:  # no package, no driver, or a sensor that this GPU lacks: the other way may know
-        return _by_smi()
+        return _read_nvml()
+    except Exception:  # no package, no driver, or a sensor that this GPU lacks: nvidia-smi may know
+        return _read_nvidia_smi()
 
 
-def _by_nvml() -> dict[str, Any]:
+def _read_nvml() -> dict[str, Any]:
     import pynvml  # the module of nvidia-ml-py
 
     pynvml.nvmlInit()
     try:
-        which = _visible()
-        by_number = which.isdigit()
-        gpu = pynvml.nvmlDeviceGetHandleByIndex(int(which)) if by_number else pynvml.nvmlDeviceGetHandleByUUID(which)
+        name = _first_visible_gpu()
+        is_index = name.isdigit()
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(int(name)) if is_index else pynvml.nvmlDeviceGetHandleByUUID(name)
         return {
             "clocks.sm": pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),
             "clocks.mem": pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_MEM),
@@ -76,33 +77,57 @@ def _by_nvml() -> dict[str, Any]:
         pynvml.nvmlShutdown()
 
 
-def _by_smi() -> dict[str, Any] | None:
-    words = ["nvidia-smi", "-i", _visible(), f"--query-gpu={','.join(SENSORS)}", "--format=csv,noheader,nounits"]
+def _read_nvidia_smi() -> dict[str, Any] | None:
+    command = [
+        "nvidia-smi",
+        "-i",
+        _first_visible_gpu(),
+        f"--query-gpu={','.join(SENSORS)}",
+        "--format=csv,noheader,nounits",
+    ]
     try:
-        answer = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    values = [value.strip() for value in answer.splitlines()[0].split(",")]
-    return {name: _number(value) for name, value in zip(SENSORS, values, strict=True)} | {"source": "nvidia-smi"}
+    values = [value.strip() for value in output.splitlines()[0].split(",")]
+    return {name: _parse_number(value) for name, value in zip(SENSORS, values, strict=True)} | {"source": "nvidia-smi"}
 
 
-def _number(text: str) -> float | str:
+def _parse_number(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:  # a mask, or "[N/A]"
         return text
 
 
-def _visible() -> str:
-    """The first GPU that CUDA gives this process, as NVML knows it, which does not heed CUDA_VISIBLE_DEVICES."""
+def _first_visible_gpu() -> str:
+    """The first GPU of CUDA_VISIBLE_DEVICES, by index or UUID: NVML itself ignores that variable."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def _read_versions() -> dict[str, str]:
+    versions = {}
     for name in LIBRARIES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
+
+
+COMMANDS: Final = {
+    "gpu": "nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.mem,pstate,compute_mode "
+    "--format=csv,noheader",
+    "libraries": r"ldconfig -p | grep -oE 'lib(cuda|nvidia-ml|curand|cublas|cudnn|nvinfer|ssl)\.so[.0-9]*' | sort -u",
+    "CUDA toolkits": "ls -d /usr/local/cuda*; ls /usr/local/cuda/include/curand.h /usr/local/cuda/lib64/stubs",
+    "tools": "g++ --version | head -1; cmake --version | head -1; xz --version | head -1; nproc",
+}
+"""What else decides which packages can be built and loaded here, by title."""
+
+
+def record_environment(journal: Journal) -> None:
+    """A note per command of COMMANDS, with what it printed in one line, and what it could not do."""
+    for title, command in COMMANDS.items():
+        result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=10, check=False)
+        lines = [line.strip() for line in (result.stdout + result.stderr).splitlines() if line.strip()]
+        journal.add_row("note", text=f"{title}: {'; '.join(lines) or 'nothing'}")

@@ -1,9 +1,11 @@
-"""The scripts' decisions, with an interpreter that only writes down what it was asked to do."""
+"""What the shell scripts do, with an interpreter that only logs its arguments."""
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 INTERPRETER = """#!/usr/bin/env bash
-# Stands for python3, and for the python of the environments that it makes.
+# Replaces python3, and the python of the environments that it creates.
 state={state}
 case "$*" in
     "-m pip --version") [[ ! -e $state/no-pip ]]; exit ;;
@@ -22,6 +24,7 @@ case "$*" in
         echo "Collecting torch"
         [[ ! -e $state/kill-pip ]] || kill -KILL "$PPID"
         [[ ! -e $state/slow-pip ]] || sleep 1
+        [[ ! -e $state/endless-pip ]] || sleep 60
         [[ ! -e $state/fail-pip ]]
         exit ;;
     "-m venv "*)
@@ -32,6 +35,7 @@ case "$*" in
         rm -f "$state/no-pip"
         exit ;;
     "-c import sys; sys.exit(sys.version_info < (3, 10))") [[ ! -e $state/old ]]; exit ;;
+    "-c import sys; sys.exit(sys.version_info < (3, 12))") [[ ! -e $state/before-3.12 ]]; exit ;;
     "-c import ensurepip, venv") [[ ! -e $state/no-venv ]]; exit ;;
     "-c "*"from deploykit.cli"*)
         echo "start: $0" >>"$state/log"
@@ -47,7 +51,7 @@ done
 
 @dataclass
 class Checkout:
-    """A copy of the scripts in a folder with a space in its name, and the fake interpreter's state beside it."""
+    """A copy of the scripts in a folder with a space in its name, and the state of the fake interpreter."""
 
     root: Path
     state: Path
@@ -59,7 +63,7 @@ class Checkout:
         path = f"{self.programs}{os.pathsep}/usr/bin{os.pathsep}/bin"
         return {"PATH": path, "HOME": str(self.state), **self.variables}
 
-    def call(
+    def run_script(
         self, *words: str | Path, script: str = "scripts/deploykit", cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -72,25 +76,26 @@ class Checkout:
             check=False,
         )
 
-    def log(self) -> list[str]:
-        """What the interpreter was asked since the last look."""
+    def take_log(self) -> list[str]:
+        """What the interpreter was called with since the last time."""
         log = self.state / "log"
         lines = log.read_text().splitlines() if log.exists() else []
         log.unlink(missing_ok=True)
         return lines
 
-    def set(self, *marks: str) -> None:
+    def set_mark(self, *marks: str) -> None:
         for mark in marks:
             (self.state / mark).touch()
 
-    def unset(self, mark: str) -> None:
+    def unset_mark(self, mark: str) -> None:
         (self.state / mark).unlink()
 
     @property
     def python(self) -> Path:
         return self.root / ".venv/bin/python"
 
-    def pip(self, extras: str) -> str:
+    def pip_line(self, extras: str) -> str:
+        """What the log says of an installation."""
         return (
             "pip: install --disable-pip-version-check --no-input --quiet --quiet "
             f"--constraint {self.root}/constraints.txt --editable {self.root}[{extras}]"
@@ -115,101 +120,137 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(root, state, programs)
 
 
-def starts(log: Sequence[str]) -> list[str]:
+def select_starts(log: Sequence[str]) -> list[str]:
     return [line for line in log if line.startswith("start: ")]
 
 
-def test_the_first_use_makes_an_environment_installs_and_runs(checkout: Checkout) -> None:
-    done = checkout.call("list", "--json")
+def test_the_first_call_creates_an_environment_installs_and_runs(checkout: Checkout) -> None:
+    done = checkout.run_script("list", "--json")
     assert done.returncode == 0
-    assert checkout.log() == [
+    assert checkout.take_log() == [
         f"venv: {checkout.root}/.venv",
-        checkout.pip("cpu,datasets,export,openvino,rtx"),
+        checkout.pip_line("cpu,datasets,export,openvino,rtx"),
         f"start: {checkout.python}",
     ]
     assert done.stdout == f"tool in {checkout.root} of {checkout.root}: list --json\n"
-    assert "5 GB" in done.stderr
+    assert "6.3 GiB" in done.stderr
     assert "Collecting torch" in done.stderr
 
 
+def test_an_installation_ends_with_the_line_that_puts_the_command_on_the_path(checkout: Checkout) -> None:
+    done = checkout.run_script("list")
+    path = str(checkout.root).replace(" ", "\\ ")
+    assert done.stderr.splitlines()[-1] == f"    source {path}/.venv/bin/activate"
+
+
+def wait_for_pip(checkout: Checkout) -> None:
+    deadline = time.monotonic() + 30
+    while not (checkout.state / "log").exists() or "pip: " not in (checkout.state / "log").read_text():
+        assert time.monotonic() < deadline, "pip was not started"
+        time.sleep(0.02)
+
+
+def test_ctrl_c_ends_the_installation_with_130_and_the_next_call_goes_on(checkout: Checkout) -> None:
+    checkout.set_mark("endless-pip")
+    with subprocess.Popen(
+        [checkout.root / "scripts/deploykit", "list"],
+        env=checkout.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a terminal sends the signal to the script and to pip
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
+    ) as call:
+        wait_for_pip(checkout)
+        os.killpg(call.pid, signal.SIGINT)
+        _, errors = call.communicate(timeout=30)
+    assert call.returncode == 130
+    assert errors.endswith("deploykit: interrupted; the next call goes on with the installation\n")
+    assert "pip failed" not in errors
+    assert not select_starts(checkout.take_log())
+    checkout.unset_mark("endless-pip")
+    assert checkout.run_script("list").returncode == 0
+    assert checkout.take_log() == [checkout.pip_line("cpu,datasets,export,openvino,rtx"), f"start: {checkout.python}"]
+
+
 def test_the_second_use_starts_nothing_but_the_tool(checkout: Checkout) -> None:
-    checkout.call()
-    checkout.log()
-    done = checkout.call("list")
-    assert checkout.log() == [f"start: {checkout.python}"]
+    checkout.run_script()
+    checkout.take_log()
+    done = checkout.run_script("list")
+    assert checkout.take_log() == [f"start: {checkout.python}"]
     assert done.stderr == ""
 
 
 @pytest.mark.parametrize("name", ["constraints.txt", "pyproject.toml"])
 def test_changed_requirements_are_installed(checkout: Checkout, name: str) -> None:
-    checkout.call()
-    checkout.log()
+    checkout.run_script()
+    checkout.take_log()
     with (checkout.root / name).open("a") as file:
         file.write("\n# changed\n")
-    checkout.call()
-    assert checkout.log() == [checkout.pip("cpu,datasets,export,openvino,rtx"), f"start: {checkout.python}"]
-    checkout.call()
-    assert checkout.log() == [f"start: {checkout.python}"]
+    checkout.run_script()
+    assert checkout.take_log() == [checkout.pip_line("cpu,datasets,export,openvino,rtx"), f"start: {checkout.python}"]
+    checkout.run_script()
+    assert checkout.take_log() == [f"start: {checkout.python}"]
 
 
 @pytest.mark.parametrize("mark", ["kill-pip", "fail-pip"])
 def test_an_unfinished_install_is_resumed(checkout: Checkout, mark: str) -> None:
-    checkout.set(mark)
-    assert checkout.call().returncode != 0
-    assert not starts(checkout.log())
-    checkout.unset(mark)
-    assert checkout.call("list").returncode == 0
-    assert checkout.log() == [checkout.pip("cpu,datasets,export,openvino,rtx"), f"start: {checkout.python}"]
+    checkout.set_mark(mark)
+    assert checkout.run_script().returncode != 0
+    assert not select_starts(checkout.take_log())
+    checkout.unset_mark(mark)
+    assert checkout.run_script("list").returncode == 0
+    assert checkout.take_log() == [checkout.pip_line("cpu,datasets,export,openvino,rtx"), f"start: {checkout.python}"]
 
 
 def test_a_failed_install_says_so_without_a_traceback(checkout: Checkout) -> None:
-    checkout.set("fail-pip")
-    done = checkout.call()
+    checkout.set_mark("fail-pip")
+    done = checkout.run_script()
     assert done.returncode == 4
     assert done.stdout == ""
-    assert done.stderr.endswith(
-        "deploykit: pip could not install; its reason stands above. The next call tries again.\n"
-    )
+    assert done.stderr.endswith("deploykit: pip failed; its error is above. The next call tries again.\n")
 
 
 def test_an_update_that_fails_is_tried_again(checkout: Checkout) -> None:
-    checkout.call()
-    checkout.set("kill-pip")
-    checkout.call(script="scripts/check")  # wants the extra `dev` too
-    checkout.unset("kill-pip")
-    checkout.log()
-    checkout.call()
-    assert checkout.log()[0] == checkout.pip("cpu,datasets,dev,export,openvino,rtx")
+    checkout.run_script()
+    checkout.set_mark("kill-pip")
+    checkout.run_script(script="scripts/check")  # wants the extra `dev` too
+    checkout.unset_mark("kill-pip")
+    checkout.take_log()
+    checkout.run_script()
+    assert checkout.take_log()[0] == checkout.pip_line("cpu,datasets,dev,export,openvino,rtx")
 
 
-def test_an_environment_left_without_pip_is_made_anew(checkout: Checkout) -> None:
-    checkout.set("kill-pip")
-    checkout.call()
-    checkout.unset("kill-pip")
-    checkout.set("no-pip")
-    checkout.log()
-    assert checkout.call().returncode == 0
-    assert checkout.log()[0] == f"venv: {checkout.root}/.venv"
+def test_an_environment_left_without_pip_is_created_again(checkout: Checkout) -> None:
+    checkout.set_mark("kill-pip")
+    checkout.run_script()
+    checkout.unset_mark("kill-pip")
+    checkout.set_mark("no-pip")
+    checkout.take_log()
+    assert checkout.run_script().returncode == 0
+    assert checkout.take_log()[0] == f"venv: {checkout.root}/.venv"
 
 
-def test_an_environment_whose_interpreter_has_gone_is_made_anew(checkout: Checkout) -> None:
-    checkout.call()
+def test_an_environment_whose_interpreter_has_gone_is_created_again(checkout: Checkout) -> None:
+    checkout.run_script()
     checkout.python.unlink()
     checkout.python.symlink_to("/nowhere/python3")
-    checkout.log()
-    assert checkout.call().returncode == 0
-    assert checkout.log()[:2] == [f"venv: {checkout.root}/.venv", checkout.pip("cpu,datasets,export,openvino,rtx")]
+    checkout.take_log()
+    assert checkout.run_script().returncode == 0
+    assert checkout.take_log()[:2] == [
+        f"venv: {checkout.root}/.venv",
+        checkout.pip_line("cpu,datasets,export,openvino,rtx"),
+    ]
 
 
 def test_a_copy_of_a_checkout_makes_an_environment_of_its_own(checkout: Checkout, tmp_path: Path) -> None:
-    checkout.call()
+    checkout.run_script()
     copy = Checkout(tmp_path / "copy", checkout.state, checkout.programs)
     shutil.copytree(checkout.root, copy.root, symlinks=True)
-    checkout.log()
-    assert copy.call().returncode == 0
-    assert copy.log() == [
+    checkout.take_log()
+    assert copy.run_script().returncode == 0
+    assert copy.take_log() == [
         f"venv: {copy.root}/.venv",
-        copy.pip("cpu,datasets,export,openvino,rtx"),
+        copy.pip_line("cpu,datasets,export,openvino,rtx"),
         f"start: {copy.python}",
     ]
 
@@ -217,35 +258,35 @@ def test_a_copy_of_a_checkout_makes_an_environment_of_its_own(checkout: Checkout
 def test_an_environment_made_by_hand_is_adopted_if_it_has_pip(checkout: Checkout) -> None:
     venv = checkout.root / ".venv"
     subprocess.run(["python3", "-m", "venv", venv], env=checkout.environment, check=True)
-    checkout.log()
-    checkout.call()
-    assert checkout.log() == [checkout.pip("cpu,datasets,export,openvino,rtx"), f"start: {checkout.python}"]
+    checkout.take_log()
+    checkout.run_script()
+    assert checkout.take_log() == [checkout.pip_line("cpu,datasets,export,openvino,rtx"), f"start: {checkout.python}"]
 
 
 def test_an_environment_made_by_hand_without_pip_is_not_touched(checkout: Checkout) -> None:
     venv = checkout.root / ".venv"
     subprocess.run(["python3", "-m", "venv", venv], env=checkout.environment, check=True)
-    checkout.set("no-pip")
-    checkout.log()
-    done = checkout.call()
+    checkout.set_mark("no-pip")
+    checkout.take_log()
+    done = checkout.run_script()
     assert done.returncode == 4
-    assert "not of our making" in done.stderr
-    assert checkout.log() == []
+    assert "was not created by these scripts" in done.stderr
+    assert checkout.take_log() == []
 
 
 def test_extras_add_up(checkout: Checkout) -> None:
-    checkout.call()
-    checkout.log()
-    checkout.call(script="scripts/check")
-    assert checkout.log()[0] == checkout.pip("cpu,datasets,dev,export,openvino,rtx")
-    checkout.call()
-    assert checkout.log() == [f"start: {checkout.python}"]
+    checkout.run_script()
+    checkout.take_log()
+    checkout.run_script(script="scripts/check")
+    assert checkout.take_log()[0] == checkout.pip_line("cpu,datasets,dev,export,openvino,rtx")
+    checkout.run_script()
+    assert checkout.take_log() == [f"start: {checkout.python}"]
 
 
 def test_it_runs_where_the_caller_is(checkout: Checkout, tmp_path: Path) -> None:
     elsewhere = tmp_path / "else where"
     elsewhere.mkdir()
-    done = checkout.call("run", "a picture.jpg", "", cwd=elsewhere)
+    done = checkout.run_script("run", "a picture.jpg", "", cwd=elsewhere)
     assert done.stdout == f"tool in {elsewhere} of {checkout.root}: run a picture.jpg \n"
 
 
@@ -259,50 +300,50 @@ def test_it_runs_through_a_chain_of_symbolic_links(checkout: Checkout, tmp_path:
 
 
 def test_two_first_uses_at_once_install_once(checkout: Checkout) -> None:
-    checkout.set("slow-pip")
+    checkout.set_mark("slow-pip")
     calls = [
         subprocess.Popen(
             [checkout.root / "scripts/deploykit", "list"], env=checkout.environment, stderr=subprocess.PIPE, text=True
         )
         for _ in range(2)
     ]
-    said = [call.communicate(timeout=60)[1] for call in calls]
+    messages = [call.communicate(timeout=60)[1] for call in calls]
     assert [call.returncode for call in calls] == [0, 0]
-    log = checkout.log()
-    assert log.count(checkout.pip("cpu,datasets,export,openvino,rtx")) == 1
-    assert len(starts(log)) == 2
-    assert sum("waiting" in each for each in said) == 1
+    log = checkout.take_log()
+    assert log.count(checkout.pip_line("cpu,datasets,export,openvino,rtx")) == 1
+    assert len(select_starts(log)) == 2
+    assert sum("waiting" in message for message in messages) == 1
 
 
 def test_an_environment_that_is_named_is_used_as_it_is(checkout: Checkout) -> None:
     checkout.variables["DEPLOYKIT_PYTHON"] = "python3.12"
-    done = checkout.call("list")
+    done = checkout.run_script("list")
     assert done.returncode == 0
-    assert checkout.log() == [f"start: {checkout.programs}/python3.12"]
+    assert checkout.take_log() == [f"start: {checkout.programs}/python3.12"]
     assert not (checkout.root / ".venv").exists()
 
 
 def test_an_interpreter_that_does_not_exist_is_refused(checkout: Checkout) -> None:
     checkout.variables["DEPLOYKIT_PYTHON"] = "/nowhere/python"
-    done = checkout.call("list")
+    done = checkout.run_script("list")
     assert done.returncode == 4
     assert done.stderr == "deploykit: DEPLOYKIT_PYTHON names no program: /nowhere/python\n"
 
 
 def test_an_active_environment_is_left_alone(checkout: Checkout, tmp_path: Path) -> None:
     checkout.variables |= {"VIRTUAL_ENV": str(tmp_path / "active"), "CONDA_PREFIX": str(tmp_path / "conda")}
-    checkout.call()
-    assert starts(checkout.log()) == [f"start: {checkout.python}"]
+    checkout.run_script()
+    assert select_starts(checkout.take_log()) == [f"start: {checkout.python}"]
 
 
 @pytest.mark.parametrize(("mark", "reason"), [("old", "is older than 3.10"), ("no-venv", "apt install python3-venv")])
-def test_a_python_that_cannot_serve_is_said(checkout: Checkout, mark: str, reason: str) -> None:
-    checkout.set(mark)
-    done = checkout.call()
+def test_a_python_that_cannot_be_used_is_named_with_the_reason(checkout: Checkout, mark: str, reason: str) -> None:
+    checkout.set_mark(mark)
+    done = checkout.run_script()
     assert done.returncode == 4
     assert "Python 3.10 or newer with the module venv is needed" in done.stderr
     assert reason in done.stderr
-    assert checkout.log() == []
+    assert checkout.take_log() == []
 
 
 def test_the_checkouts_modules_win_over_the_callers_folder(checkout: Checkout, tmp_path: Path) -> None:
@@ -312,56 +353,107 @@ def test_the_checkouts_modules_win_over_the_callers_folder(checkout: Checkout, t
         (folder / "deploykit/__init__.py").touch()
         (cli / "__init__.py").write_text(f"import sys\ndef main():\n    print('{answer}', sys.argv)\n    return 3\n")
     checkout.variables["DEPLOYKIT_PYTHON"] = sys.executable
-    done = checkout.call("list", cwd=tmp_path / "elsewhere")
+    done = checkout.run_script("list", cwd=tmp_path / "elsewhere")
     assert done.stdout == "ours ['deploykit', 'list']\n"
     assert done.returncode == 3
 
 
+COVERAGE = "run: -m coverage report --format=total"
 STATIC = ["ruff format --check", "ruff check", "mypy", "lint_imports", "update_generated --check"]
 
 
 @pytest.mark.parametrize(
-    ("script", "pytest_call"),
+    ("script", "pytest_call", "afterwards"),
     [
-        ("scripts/check", r"--dist worksteal -m not slow -k parity"),
-        ("scripts/test", r"--dist worksteal -k parity"),
+        ("scripts/check", "--dist worksteal -m not slow -k parity", []),
+        ("scripts/test", "--dist worksteal --cov --cov-report= -k parity", [COVERAGE]),
     ],
 )
-def test_check_and_test_run_every_check_and_then_the_tests(checkout: Checkout, script: str, pytest_call: str) -> None:
+def test_check_and_test_run_every_check_and_then_the_tests(
+    checkout: Checkout, script: str, pytest_call: str, afterwards: list[str]
+) -> None:
     (checkout.root / "scripts/update_generated").touch()
-    done = checkout.call("-k", "parity", script=script, cwd=Path("/"))
+    done = checkout.run_script("-k", "parity", script=script, cwd=Path("/"))
     assert done.returncode == 0
-    runs = [line for line in checkout.log() if line.startswith("run: ")]
-    assert all(check in run for check, run in zip(STATIC, runs[:-1], strict=True))
-    assert runs[-1].startswith("run: -m pytest --numprocesses ")
-    assert runs[-1].endswith(pytest_call)
+    runs = [line for line in checkout.take_log() if line.startswith("run: ")]
+    assert all(check in run for check, run in zip(STATIC, runs, strict=False))
+    tests, *rest = runs[len(STATIC) :]
+    assert tests.startswith("run: -m pytest --numprocesses ")
+    assert tests.endswith(pytest_call)
+    assert rest == afterwards
 
 
-def test_one_call_shows_all_that_is_to_be_repaired(checkout: Checkout) -> None:
+def pytest_line(checkout: Checkout) -> str:
+    [line] = [line for line in checkout.take_log() if line.startswith("run: -m pytest ")]
+    return line
+
+
+@pytest.mark.parametrize(("words", "option"), [((), ""), (("--durations",), "--durations=25 ")])
+def test_the_whole_suite_has_a_floor_of_coverage(checkout: Checkout, words: tuple[str, ...], option: str) -> None:
+    assert checkout.run_script(*words, script="scripts/test").returncode == 0
+    assert f"{option}--cov --cov-report= --cov-fail-under " in pytest_line(checkout)
+
+
+def test_a_selection_of_tests_has_no_floor(checkout: Checkout) -> None:
+    checkout.run_script("--durations", "tests/core", script="scripts/test")
+    assert pytest_line(checkout).endswith("--durations=25 --cov --cov-report= tests/core")
+
+
+def test_before_python_3_12_coverage_is_measured_on_request_only(checkout: Checkout) -> None:
+    checkout.set_mark("before-3.12")
+    done = checkout.run_script(script="scripts/test")
+    assert "--cov" not in pytest_line(checkout)
+    assert done.stderr.endswith(
+        "coverage was not measured: with this Python it needs the option --coverage, and time\n"
+    )
+    checkout.run_script("--coverage", script="scripts/test")
+    assert "--cov --cov-report= --cov-fail-under " in pytest_line(checkout)
+
+
+def test_the_lowest_versions_have_an_environment_of_their_own(checkout: Checkout) -> None:
+    done = checkout.run_script("--lowest", "-k", "parity", script="scripts/test")
+    assert done.returncode == 0
+    lowest = f"{checkout.root}/.venv-lowest"
+    created, looked_up, installed, *runs = checkout.take_log()
+    assert created == f"venv: {lowest}"
+    assert looked_up == f"run: {checkout.root}/scripts/lowest_versions.py {checkout.root}"
+    extras = "cpu,datasets,export,fleet,loadgen,openvino,rtx,timm"
+    assert installed == (
+        "pip: install --disable-pip-version-check --no-input --quiet --quiet "
+        f"--constraint {lowest}/constraints.txt --editable {checkout.root}[{extras}] "
+        "hatchling hypothesis jsonschema nvidia-ml-py packaging pytest pytest-xdist pyyaml tritonclient[grpc,http]"
+    )
+    assert [run.endswith("--dist worksteal -m not slow -k parity") for run in runs] == [True]
+    assert not (checkout.root / ".venv").exists()
+    checkout.run_script("--lowest", script="scripts/test")
+    assert len(checkout.take_log()) == 1  # installed already
+
+
+def test_one_call_shows_everything_to_repair(checkout: Checkout) -> None:
     (checkout.state / "failing").write_text("mypy lint_imports")
-    done = checkout.call(script="scripts/check")
+    done = checkout.run_script(script="scripts/check")
     assert done.returncode == 1
     assert done.stderr.endswith("failed: types\nfailed: import contracts\n")
-    assert not any("-m pytest" in line for line in checkout.log())
+    assert not any("-m pytest" in line for line in checkout.take_log())
 
 
 def test_failing_tests_fail_the_script(checkout: Checkout) -> None:
     (checkout.state / "failing").write_text("pytest")
-    assert checkout.call(script="scripts/test").returncode == 1
+    assert checkout.run_script(script="scripts/test").returncode == 1
 
 
 def test_continuous_integration_does_what_a_developer_does(checkout: Checkout) -> None:
-    checkout.call(script="scripts/test")
-    checkout.log()
-    checkout.call(script="scripts/test")
-    checkout.call(script="scripts/test_cpp")
-    expected = checkout.log()
-    checkout.call(script=".ci/run", cwd=Path("/"))
-    assert checkout.log() == expected
+    checkout.run_script(script="scripts/test")
+    checkout.take_log()
+    checkout.run_script(script="scripts/test")
+    checkout.run_script(script="scripts/test_cpp")
+    expected = checkout.take_log()
+    checkout.run_script(script=".ci/run", cwd=Path("/"))
+    assert checkout.take_log() == expected
 
 
-def test_continuous_integration_ends_where_a_check_failed(checkout: Checkout) -> None:
+def test_continuous_integration_stops_at_a_failed_check(checkout: Checkout) -> None:
     (checkout.state / "failing").write_text("pytest\n")
-    result = checkout.call(script=".ci/run")
+    result = checkout.run_script(script=".ci/run")
     assert result.returncode == 1
-    assert not [line for line in checkout.log() if "scripts/cpp" in line]
+    assert not [line for line in checkout.take_log() if "scripts/cpp" in line]

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from deploykit.core.calibration import open_set
-from deploykit.core.calibration.preprocess import batch
+from deploykit.core.calibration.preprocess import preprocess_batch
 from deploykit.core.values import WeightsSource
 from deploykit.export.architectures.resnet import RESNET18
-from deploykit.export.networks.weights import load
+from deploykit.export.networks.weights import load_network
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_digits"
 
@@ -33,11 +33,11 @@ def test_resnet18_learns_digits_and_its_checkpoint_keeps_what_it_learnt(tmp_path
     assert right / count >= 0.95
 
     # As an export to 32×32 would see them.
-    loaded = load(RESNET18, {}, WeightsSource("file", path=str(path)))
+    loaded = load_network(RESNET18, {}, WeightsSource("file", path=str(path)))
     spec = msgspec.structs.replace(loaded.preprocessing, resize=32, height=32, width=32)
     digits = list(open_set("digits", "heldout"))
     with torch.no_grad():
-        logits = loaded.module(torch.from_numpy(batch([digit.image for digit in digits], spec)))
+        logits = loaded.module(torch.from_numpy(preprocess_batch([digit.image for digit in digits], spec)))
     agreed = logits.argmax(1).numpy() == np.array([digit.label for digit in digits])
     # Batches of another size sum in another order, which may turn a digit that was on the edge.
     assert abs(int(agreed.sum()) - right) <= 1

@@ -1,11 +1,11 @@
-"""Calibration data: real images by name or by path, and a receipt of what was used.
+"""Calibration and evaluation data: sample sets by name or by path, and a record of the samples used.
 
     photos = open_set("photos", split="calibration")
-    taken = take(photos, 256, seed=0)
-    taken.samples, taken.record, taken.digests
+    selection = select_samples(photos, 256, seed=0)
+    selection.samples, selection.record, selection.digests
 
-A named set is a manifest (`photos.toml`) read by one loader per kind of source (`crops.py`); `kinds.py` knows those of
-what a user brings. Nothing is downloaded: the named sets live inside the wheels of scikit-learn and scikit-image.
+A named set is a manifest (`photos.toml`) with one loader per kind of source (`crops.py`); `kinds.py` detects the kind
+of a user's files. Nothing is downloaded: the named sets are part of the wheels of scikit-learn and scikit-image.
 """
 
 from __future__ import annotations
@@ -15,35 +15,36 @@ import importlib.util
 from pathlib import Path
 from typing import Final
 
-from deploykit.core.calibration.choice import Taken, take
-from deploykit.core.calibration.image import Undecodable, decode
-from deploykit.core.calibration.kinds import Purpose, kind_of
-from deploykit.core.calibration.lazy_dataset import LazySet
-from deploykit.core.calibration.manifest import Manifest, read_manifest
-from deploykit.core.calibration.overlap import common
-from deploykit.core.calibration.prefetch import ahead
-from deploykit.core.calibration.receipt import record
-from deploykit.core.calibration.selection import subset
+from deploykit.core.calibration.choice import SampleSelection, select_samples
+from deploykit.core.calibration.image import UndecodableImage, decode_image
+from deploykit.core.calibration.kinds import Purpose, detect_kind
+from deploykit.core.calibration.lazy_dataset import LazyDataset
+from deploykit.core.calibration.manifest import SetManifest, read_manifest
+from deploykit.core.calibration.overlap import find_common_samples
+from deploykit.core.calibration.prefetch import prefetch_results
+from deploykit.core.calibration.receipt import record_samples
+from deploykit.core.calibration.selection import select_subset
 from deploykit.core.calibration.tensors import NOISE, open_tensors
-from deploykit.core.errors import InputError, unknown
+from deploykit.core.errors import InputError, format_unknown
+from deploykit.core.extras import install_remedy
 
 __all__ = [
     "NOISE",
     "SETS",
-    "LazySet",
+    "LazyDataset",
     "Purpose",
-    "Taken",
-    "Undecodable",
-    "ahead",
-    "common",
-    "decode",
-    "files",
+    "SampleSelection",
+    "UndecodableImage",
+    "decode_image",
+    "find_common_samples",
+    "list_files",
     "open_set",
     "open_tensors",
-    "record",
+    "prefetch_results",
+    "record_samples",
+    "select_samples",
+    "select_subset",
     "split_for",
-    "subset",
-    "take",
 ]
 
 SETS: Final = {
@@ -51,60 +52,62 @@ SETS: Final = {
     "photos": "photos.toml",
     "synthetic": "synthetic.toml",
 }
-"""Named sets and their manifests, beside this file."""
+"""Named sets and their manifests, in this folder."""
 
 LOADERS: Final = {
-    "crops": "deploykit.core.calibration.crops",
-    "digits": "deploykit.core.calibration.digits",
-    "noise": "deploykit.core.calibration.noise",
+    "crops": "deploykit.core.calibration.crops:load_crops",
+    "digits": "deploykit.core.calibration.digits:load_digits",
+    "noise": "deploykit.core.calibration.noise:load_noise",
 }
-"""Kinds of source; each module has `load(manifest, split) -> LazySet`. Imported when a set is opened."""
+"""Loader by kind of source: "module:function" of type `(manifest, split) -> LazyDataset`, imported on demand."""
 
 
-def open_set(name_or_path: str, split: str = "all") -> LazySet:
-    """The set of that name, or else what lies at that path: a folder of images, CIFAR-10's binary files, .npy or .npz,
-    WebDataset's .tar (one, a folder of them, or `shards-{000..004}.tar`), or a .txt, .csv or .lst that lists images.
+def open_set(name_or_path: str, split: str = "all") -> LazyDataset:
+    """Open a named set, or the data at a path: a folder of images, CIFAR-10's binary files, .npy or .npz, WebDataset's
+    .tar (one, a folder of them, or `shards-{000..004}.tar`), or a .txt, .csv or .lst that lists images.
 
-    A name wins over a folder that is called the same; `./photos` is the folder. Of the paths, only CIFAR-10's folder
-    has splits besides `all`.
+    A set's name takes precedence over a folder of the same name; write `./photos` for the folder. Among paths, only
+    CIFAR-10's folder has splits other than `all`.
     """
     if name_or_path in SETS:
-        return _open_named(read_manifest(SETS[name_or_path]), split)
-    kind = kind_of(name_or_path)
+        return _open_named_set(read_manifest(SETS[name_or_path]), split)
+    kind = detect_kind(name_or_path)
     if kind is None:
         raise InputError(
-            f"{name_or_path!r} is neither a named set nor a folder or file: {unknown('set', name_or_path, SETS)}",
+            f"{name_or_path!r} is neither a named set nor a folder or file: "
+            f"{format_unknown('set', name_or_path, SETS)}",
             "Give one of these names, or the path of your images.",
         )
     if split not in ("all", *kind.splits.values()):
-        raise InputError(f"{name_or_path!r} has no split {split!r}.", "Give the path of that split.")
+        raise InputError(f"{name_or_path!r} has no split {split!r}.", "Give the path of that split instead.")
     return kind.load(name_or_path, split)
 
 
 def split_for(name_or_path: str, purpose: Purpose) -> str:
-    """The split of a set that serves `calibration` or `evaluation`: the two share no image. `all` for a path without
-    splits, which serves both with the same images: see `common`.
+    """The split of a set to use for `calibration` or `evaluation`; the two share no image. A path without splits has
+    `all` for both, which are the same images: check with `find_common_samples`.
     """
     if name_or_path in SETS:
         return read_manifest(SETS[name_or_path]).splits[purpose]
-    kind = kind_of(name_or_path)
+    kind = detect_kind(name_or_path)
     return "all" if kind is None else kind.splits[purpose]
 
 
-def files(name_or_path: str) -> tuple[Path, ...] | None:
-    """Every file whose content a set at a path depends on; None for a named set, and where nothing is there."""
-    kind = None if name_or_path in SETS else kind_of(name_or_path)
+def list_files(name_or_path: str) -> tuple[Path, ...] | None:
+    """Every file that the set at a path depends on; None for a named set and for a path that does not exist."""
+    kind = None if name_or_path in SETS else detect_kind(name_or_path)
     return None if kind is None else tuple(kind.files(name_or_path))
 
 
-def _open_named(manifest: Manifest, split: str) -> LazySet:
+def _open_named_set(manifest: SetManifest, split: str) -> LazyDataset:
     choices = ("all", *manifest.splits.values())
     if split not in choices:
-        raise InputError(unknown(f"split of {manifest.name}", split, choices), "")
+        raise InputError(format_unknown(f"split of {manifest.name}", split, choices), "")
     if manifest.module is not None and importlib.util.find_spec(manifest.module) is None:
         raise InputError(
-            f"the set {manifest.name!r} lives in {manifest.package}, which is not installed.",
-            "Run pip install 'deploykit[datasets]'.",
+            f"the set {manifest.name!r} is part of {manifest.package}, which is not installed.",
+            install_remedy("datasets"),
         )
-    opened: LazySet = importlib.import_module(LOADERS[manifest.loader]).load(manifest, split)
-    return opened
+    module, _, function = LOADERS[manifest.loader].partition(":")
+    dataset: LazyDataset = getattr(importlib.import_module(module), function)(manifest, split)
+    return dataset

@@ -1,4 +1,4 @@
-"""Samples as a network takes them: decoded, preprocessed, in whole batches."""
+"""Batches of network inputs: samples decoded, preprocessed and stacked."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from deploykit.core import calibration
 from deploykit.core.calibration import preprocess
 from deploykit.core.errors import InputError, UsageError
+from deploykit.core.input_check import format_shape
 from deploykit.core.values import (
     Arrays,
     Batch,
@@ -29,42 +30,42 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CHUNK: Final = 4
-"""Samples run at once where the batch is free: enough to keep the cores busy, little enough for any memory."""
+"""Samples per batch where the batch size is dynamic: enough to keep the cores busy, few enough for any memory."""
 
 
-class Data(NamedTuple):
-    """Samples of one split, in batches, with the record of what they are."""
+class SampleBatches(NamedTuple):
+    """Samples of one split in batches, with the record of the data."""
 
     samples: SampleSet
     record: DataRecord
     size: int
-    """Samples in a batch, but for the last one where the graph takes fewer."""
+    """Samples per batch; the last batch may be smaller where the graph accepts that."""
     digests: tuple[SampleRecord, ...] = ()
-    """The record sample by sample: two of these show whether the sets share an image, see `calibration.common`."""
+    """One record per sample: `calibration.find_common_samples` compares two sets by them."""
 
     @property
     def length(self) -> int:
-        """How many batches there are."""
+        """Number of batches."""
         return math.ceil(self.record.count / self.size)
 
     def batches(self, model: ModelSpec, advance: Callable[[], None] = lambda: None) -> Iterator[Batch]:
-        """Network inputs, made as they are asked for and a few samples ahead; `advance` is called behind each batch."""
+        """Iterate over batches of network inputs, prefetched a few samples ahead; `advance` is called per batch."""
 
-        def made(index: int) -> tuple[Arrays, int | None]:
+        def load_inputs(index: int) -> tuple[Arrays, int | None]:
             sample = self.samples[index]
             if isinstance(sample, TensorSample):
                 return sample.tensors, sample.label
-            return {model.inputs[0]: _input(sample.image, model)}, sample.label
+            return {model.inputs[0]: _make_input(sample.image, model)}, sample.label
 
-        stream = calibration.ahead(made, range(self.record.count))
+        stream = calibration.prefetch_results(load_inputs, range(self.record.count))
         while chunk := list(itertools.islice(stream, self.size)):
-            arrays = {name: np.stack([one[name] for one, _ in chunk]) for name in model.inputs}
+            arrays = {name: np.stack([inputs[name] for inputs, _ in chunk]) for name in model.inputs}
             yield Batch(arrays, tuple(label for _, label in chunk))
             advance()
 
 
-def tensors(model: ModelSpec, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    """The graph's `inputs` where samples are given as they are; none where they are made of images."""
+def tensor_inputs(model: ModelSpec, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """The graph's `inputs` where the network has no image preprocessing, and samples are tensors; else none."""
     return inputs if model.preprocessing is None else ()
 
 
@@ -73,80 +74,76 @@ def open_data(
     purpose: Literal["calibration", "evaluation"],
     count: int,
     batch: BatchRange,
-    taken: tuple[TensorSpec, ...] = (),
+    tensors: tuple[TensorSpec, ...] = (),
     *,
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
-) -> Data:
-    """`count` samples of the set's split for `purpose`, or all it has, in batches of a size that `batch` takes. Without
-    a name: photographs, or noise for a network whose inputs are `taken` as they are.
+) -> SampleBatches:
+    """Open `count` samples (or all there are) of the set's split for `purpose`, in batches of a size within `batch`.
+    Without a name: photographs, or noise for a network with the tensor inputs `tensors` (see `tensor_inputs`).
 
-    Where the graph takes no single sample, `count` is rounded up to whole batches, or down where the set ends; what is
-    used stands in the record. Which samples are used follows from `seed`. All are decoded once for the record;
-    `advance` is called behind each.
+    Where the graph does not accept single samples, `count` is rounded up to whole batches, or down at the end of the
+    set; the record states the samples used. `seed` determines the selection. All samples are decoded once for the
+    record; `advance` is called after each.
 
-    InputError where the set cannot fill a batch, or where more than 1 % of the samples are damaged.
+    InputError if the set cannot fill a batch, or if more than 1 % of the samples are damaged.
     """
-    named = name or (calibration.NOISE if taken else "photos")
-    found = (
-        calibration.open_tensors(named, taken, calibration.split_for(named, purpose))
-        if taken
-        else calibration.open_set(named, calibration.split_for(named, purpose))
-    )
-    size = max(min(CHUNK, batch.maximum, len(found)), batch.minimum)
+    source = name or (calibration.NOISE if tensors else "photos")
+    split = calibration.split_for(source, purpose)
+    dataset = calibration.open_tensors(source, tensors, split) if tensors else calibration.open_set(source, split)
+    size = max(min(CHUNK, batch.maximum, len(dataset)), batch.minimum)
     multiple = 1 if batch.minimum == 1 else size
-    wanted = min(math.ceil(count / multiple), len(found) // multiple) * multiple
+    wanted = min(math.ceil(count / multiple), len(dataset) // multiple) * multiple
     if wanted < 1:
         raise InputError(
-            f"{named!r} has {len(found)} samples, and one batch of this graph takes {size}.",
+            f"{source!r} has {len(dataset)} samples, and one batch of this graph needs {size}.",
             "Give more images, or a smaller --batch.",
         )
-    chosen = calibration.take(found, wanted, seed, multiple=multiple, advance=advance)
-    return Data(chosen.samples, chosen.record, size, chosen.digests)
+    selection = calibration.select_samples(dataset, wanted, seed, multiple=multiple, advance=advance)
+    return SampleBatches(selection.samples, selection.record, size, selection.digests)
 
 
-def known(name: str | None) -> None:
-    """InputError where neither a set has that name nor anything lies there: asked before long work begins."""
-    if name is not None and name not in calibration.SETS and calibration.files(name) is None:
+def require_known_data(name: str | None) -> None:
+    """Raise InputError for a name that is neither a set nor an existing path; a check before long work begins."""
+    if name is not None and name not in calibration.SETS and calibration.list_files(name) is None:
         calibration.open_set(name)
 
 
-def as_input(images: Sequence[Pixels], model: ModelSpec) -> NDArray[Any]:
-    """Images as the graph takes them: cropped pixels where it normalises by itself, else planes.
+def make_inputs(images: Sequence[Pixels], model: ModelSpec) -> NDArray[Any]:
+    """Convert images to the graph's input: cropped pixels where the graph normalises by itself, else normalised planes.
 
-    H×W×3 uint8 of any sizes -> N×height×width×3 uint8, or float32 in the order of axes that the network wants. Float32
-    planes are inputs already: they pass where they are 3×height×width and the graph takes such, and are refused where
-    not.
+    H×W×3 uint8 of any size -> N×height×width×3 uint8, or float32 in the network's axis order. Float32 planes are
+    already preprocessed: they are passed through if they are 3×height×width and the graph takes planes, else refused.
     """
-    return np.stack([_input(image, model) for image in images])
+    return np.stack([_make_input(image, model) for image in images])
 
 
-def _input(image: Pixels, model: ModelSpec) -> NDArray[Any]:
+def _make_input(image: Pixels, model: ModelSpec) -> NDArray[Any]:
     if model.preprocessing is None:
         raise UsageError(
-            f"how images become inputs of {model.name} was not said when it was exported.",
-            "Export it with --mean and --std (and --scale, --channels), or give its inputs as they are.",
+            f"{model.name} was exported without image preprocessing.",
+            "Export it with --mean and --std (and --scale, --channels), or pass its input tensors directly.",
         )
     if image.dtype == np.float32:
         _check_planes(image, model)
         return image.transpose(1, 2, 0) if model.preprocessing.layout == "NHWC" else image
     pixels: Any = image
-    if model.preprocess == "graph":
-        return preprocess.crop(pixels, model.preprocessing)
-    return preprocess.preprocess(pixels, model.preprocessing)
+    if model.preprocess_in == "graph":
+        return preprocess.crop_image(pixels, model.preprocessing)
+    return preprocess.preprocess_image(pixels, model.preprocessing)
 
 
 def _check_planes(planes: Pixels, model: ModelSpec) -> None:
-    if model.preprocess == "graph":
+    if model.preprocess_in == "graph":
         raise InputError(
-            f"the samples are preprocessed already, and this graph of {model.name} normalises pixels by itself.",
-            "Give uint8 images, or export with --preprocess host.",
+            f"the samples are already preprocessed, and this graph of {model.name} normalises pixels by itself.",
+            "Give uint8 images, or export with --preprocess-in host.",
         )
     assert model.preprocessing is not None
     expected = (3, model.preprocessing.height, model.preprocessing.width)
     if planes.shape != expected:
         raise InputError(
-            f"the samples are preprocessed to {'×'.join(map(str, planes.shape))}, and {model.name} takes "
-            f"{'×'.join(map(str, expected))}.",
-            "Preprocess them to that size, or export with the --input-size that they have.",
+            f"the samples are preprocessed to {format_shape(planes.shape)}, and {model.name} takes "
+            f"{format_shape(expected)}.",
+            "Preprocess them to that size, or export with --input-size set to theirs.",
         )

@@ -1,9 +1,9 @@
-"""A choice of samples that can all be decoded, with its receipt, in one pass over the pixels.
+"""Selection of samples that can be decoded, with its data record, in one pass over the pixels.
 
-Where an image is damaged, the next in the seed's ranking is taken in its place and stands at the end of the choice.
-The alternative, to let the count shrink, would cost a whole batch for one damaged image wherever the graph's batch is
-fixed, and would make figures on "1000 samples" figures on 998. The ranking is a function of the seed and the set's size
-alone, so every machine replaces alike; the damage stays visible in the receipt's `skipped`.
+A damaged image is replaced by the next one in the seed's ranking, which is appended to the selection. Letting the count
+shrink instead would cost a whole batch per damaged image where the graph's batch is fixed, and figures on "1000
+samples" would be figures on 998. The ranking depends on the seed and the set's size alone, so every machine picks the
+same replacements; the record counts the damaged images as `skipped`.
 """
 
 from __future__ import annotations
@@ -13,85 +13,88 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from deploykit.core.calibration.image import Undecodable
-from deploykit.core.calibration.lazy_dataset import LazySet
-from deploykit.core.calibration.prefetch import ahead
-from deploykit.core.calibration.receipt import Tally, examine
-from deploykit.core.calibration.selection import check_count, draw
+from deploykit.core.calibration.image import UndecodableImage
+from deploykit.core.calibration.lazy_dataset import LazyDataset
+from deploykit.core.calibration.prefetch import prefetch_results
+from deploykit.core.calibration.receipt import SampleTally, examine_sample
+from deploykit.core.calibration.selection import check_count, select_indices
 from deploykit.core.errors import InputError
 from deploykit.core.values import DataRecord, Sample, SampleRecord, TensorSample
 
 MAX_DAMAGED: Final = 0.01
-"""Share of the samples asked for that may be damaged. A few broken downloads are usual in large collections; more than
-one in a hundred is another fault (a wrong folder, a full disk), and what is left may not be what it is taken for."""
+"""Largest share of damaged samples among those requested. Large collections usually have a few broken downloads; more
+than one in a hundred indicates another fault (a wrong folder, a full disk), so the rest may be the wrong data too."""
 
-SHOWN: Final = 3
-"""Damaged images that a refusal names."""
+MAX_LISTED: Final = 3
+"""Damaged images listed in an error message."""
 
 
-class Taken(NamedTuple):
-    """The choice, its receipt, and the same sample by sample, in the choice's order."""
+class SampleSelection(NamedTuple):
+    """The selected samples, their record, and one record per sample in the selection's order."""
 
-    samples: LazySet
+    samples: LazyDataset
     record: DataRecord
     digests: tuple[SampleRecord, ...]
 
 
-def take(
-    source: LazySet, count: int, seed: int = 0, multiple: int = 1, advance: Callable[[], None] = lambda: None
-) -> Taken:
-    """`count` samples of `source` that can be decoded, or as many as it has, in whole multiples of `multiple`.
+def select_samples(
+    source: LazyDataset, count: int, seed: int = 0, multiple: int = 1, advance: Callable[[], None] = lambda: None
+) -> SampleSelection:
+    """Select `count` decodable samples of `source`, or as many as it has, in whole multiples of `multiple`.
 
-    Every sample is decoded once, on several threads; `advance` is called behind each one that is good. InputError where
-    more than `MAX_DAMAGED` of `count` are damaged, where no whole multiple is left, or where a sample is at fault in
-    another way (a missing file, a NaN).
+    Every sample is decoded once, on several threads; `advance` is called after each valid one. InputError if more than
+    `MAX_DAMAGED` of `count` are damaged, if no whole multiple is left, or if a sample is invalid in another way (a
+    missing file, a NaN).
     """
     check_count(source, count)
-    tally = Tally(multiple)
-    kept: list[Any] = []
+    tally = SampleTally(multiple)
+    valid_items: list[Any] = []
     damaged: list[str] = []
     tried: set[int] = set()
-    due = draw(range(len(source)), count, seed)
-    while due:
-        tried.update(due)
-        items = [source.items[index] for index in due]
-        for item, found in zip(items, ahead(partial(_examined, source.make), items), strict=True):
-            if isinstance(found, str):
-                damaged.append(found)
+    indices = select_indices(range(len(source)), count, seed)
+    while indices:
+        tried.update(indices)
+        items = [source.items[index] for index in indices]
+        results = prefetch_results(partial(_decode_and_examine, source.load_sample), items)
+        for item, result in zip(items, results, strict=True):
+            if isinstance(result, str):
+                damaged.append(result)
             else:
-                tally.add(*found)
-                kept.append(item)
+                tally.add_sample(*result)
+                valid_items.append(item)
                 advance()
         _check_damage(source, damaged, count)
-        further = min(len(tried) + count - len(kept), len(source))
-        due = [index for index in draw(range(len(source)), further, seed) if index not in tried]
-    whole = len(kept) // multiple * multiple
-    if whole == 0:
-        raise InputError(f"{source.name!r} has {len(kept)} good samples, and {multiple} are needed.", "Give more.")
-    chosen = replace(source, items=kept[:whole], seed=seed)
-    return Taken(chosen, tally.record(chosen, len(damaged)), tally.samples)
+        extended_count = min(len(tried) + count - len(valid_items), len(source))
+        indices = [index for index in select_indices(range(len(source)), extended_count, seed) if index not in tried]
+    usable = len(valid_items) // multiple * multiple
+    if usable == 0:
+        raise InputError(
+            f"{source.name!r} has {len(valid_items)} valid samples, and {multiple} are needed.", "Give more images."
+        )
+    selection = replace(source, items=valid_items[:usable], seed=seed)
+    return SampleSelection(selection, tally.create_record(selection, len(damaged)), tally.samples)
 
 
-def _examined(
-    make: Callable[[Any], Sample | TensorSample], item: Any
+def _decode_and_examine(
+    load_sample: Callable[[Any], Sample | TensorSample], item: Any
 ) -> tuple[Sample | TensorSample, SampleRecord] | str:
-    """What a thread does. Damage is a result, for it does not end the work; any other error does. Of damage the words
-    are kept: the exception itself would hold on to the file's content.
+    """Load and examine one sample in a worker thread. A damaged image is returned as its error message, since it does
+    not stop the work; any other error is raised. The exception itself would keep the file's content in memory.
     """
     try:
-        sample = make(item)
-    except Undecodable as damage:
+        sample = load_sample(item)
+    except UndecodableImage as damage:
         return damage.what
-    return sample, examine(sample)
+    return sample, examine_sample(sample)
 
 
-def _check_damage(source: LazySet, damaged: Sequence[str], count: int) -> None:
+def _check_damage(source: LazyDataset, damaged: Sequence[str], count: int) -> None:
     if len(damaged) <= count * MAX_DAMAGED:
         return
-    named = " ".join(damaged[:SHOWN])
-    more = f" And {len(damaged) - SHOWN} more." if len(damaged) > SHOWN else ""
+    listed = " ".join(damaged[:MAX_LISTED])
+    more = f" And {len(damaged) - MAX_LISTED} more." if len(damaged) > MAX_LISTED else ""
     raise InputError(
-        f"{len(damaged)} of the {count} samples asked of {source.name!r} are damaged, more than {MAX_DAMAGED:.0%}: "
-        f"{named}{more}",
-        "Replace these files or take them out.",
+        f"{len(damaged)} of the {count} samples requested from {source.name!r} are damaged, more than "
+        f"{MAX_DAMAGED:.0%}: {listed}{more}",
+        "Replace or remove these files.",
     )

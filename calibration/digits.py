@@ -8,45 +8,45 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from deploykit.core.calibration.lazy_dataset import LazySet
-from deploykit.core.calibration.manifest import Manifest
-from deploykit.core.calibration.selection import draw
+from deploykit.core.calibration.lazy_dataset import LazyDataset
+from deploykit.core.calibration.manifest import SetManifest
+from deploykit.core.calibration.selection import select_indices
 from deploykit.core.values import Sample
 
 HELD_OUT: Final = 4
-"""One digit in so many is held out, of every class alike."""
+"""One digit in this many is held out, in every class."""
 
 
-def load(manifest: Manifest, split: str) -> LazySet:
-    _, labels = _digits()
-    return LazySet(
+def load_digits(manifest: SetManifest, split: str) -> LazyDataset:
+    _, labels = _read_digits()
+    return LazyDataset(
         name=manifest.name,
         split=split,
         real=manifest.real,
         classes=manifest.classes,
-        items=_indices(labels, split),
-        make=_sample,
+        items=_split_indices(labels, split),
+        load_sample=_make_sample,
     )
 
 
-def _indices(labels: NDArray[np.int64], split: str) -> list[int]:
-    """Which digits belong to the split, ascending."""
+def _split_indices(labels: NDArray[np.int64], split: str) -> list[int]:
+    """Indices of the split's digits, ascending."""
     held_out: set[int] = set()
     for label in range(10):
         members = [int(index) for index in np.flatnonzero(labels == label)]
-        held_out.update(draw(members, len(members) // HELD_OUT, seed=0))
+        held_out.update(select_indices(members, len(members) // HELD_OUT, seed=0))
     wanted = {"all": (True, False), "train": (False,), "heldout": (True,)}[split]
     return [index for index in range(len(labels)) if (index in held_out) in wanted]
 
 
-def _sample(index: int) -> Sample:
-    images, labels = _digits()
+def _make_sample(index: int) -> Sample:
+    images, labels = _read_digits()
     return Sample(name=f"digit-{index:04}", image=np.stack([images[index]] * 3, axis=-1), label=int(labels[index]))
 
 
 @lru_cache(maxsize=1)
-def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images N×8×8 with 0…16 spread over 0…255, and labels N. 115 kB, so they are kept."""
+def _read_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Read images (N×8×8, 0…16 scaled to 0…255) and labels (N). 115 kB, so they stay cached."""
     from sklearn.datasets import load_digits
 
     digits: Any = load_digits()

@@ -1,4 +1,4 @@
-"""A folder of images, or a tree with one folder per class."""
+"""Folder of images, or tree with one folder per class."""
 
 from __future__ import annotations
 
@@ -7,81 +7,83 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from deploykit.core.calibration.image import SUFFIXES, decode
-from deploykit.core.calibration.lazy_dataset import LazySet
+from deploykit.core.calibration.image import SUFFIXES, decode_image
+from deploykit.core.calibration.lazy_dataset import LazyDataset
 from deploykit.core.errors import InputError
 from deploykit.core.values import Sample
 
-SPLITS: Final = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval", "evaluation"})
-"""Names of folders that are no classes: taken for such, images to train on would be among those judged on."""
+SPLIT_NAMES: Final = frozenset(
+    {"train", "training", "val", "valid", "validation", "test", "testing", "eval", "evaluation"}
+)
+"""Folder names that are splits and not classes: read as classes, they would mix training images into the evaluation."""
 
 
-def load(name: str, split: str) -> LazySet:
-    """All images under the folder, sorted by their path in it.
+def load_folder(name: str, split: str) -> LazyDataset:
+    """Load all images under the folder, sorted by their relative path.
 
-    Where every image lies in a sub-folder, and there are at least two of these, the sub-folders are the classes and a
-    label is the position of the sub-folder's name among the sorted names, as torchvision's ImageFolder numbers them.
+    If every image is in a sub-folder and there are at least two of them, the sub-folders are the classes, and a label
+    is the index of the sub-folder's name among the sorted names, as in torchvision's ImageFolder.
     """
     folder = Path(name)
-    paths = _images(folder)
+    paths = _find_images(folder)
     if not paths:
         raise InputError(
             f"there is no image under {str(folder)!r}.", f"Images end in {', '.join(sorted(SUFFIXES))}, in any case."
         )
-    classes = _classes(folder, paths)
-    return LazySet(
+    classes = _class_folders(folder, paths)
+    return LazyDataset(
         name=folder.resolve().name,
         split=split,
         real=True,
         classes=classes,
         items=paths,
-        make=partial(_sample, folder, {title: label for label, title in enumerate(classes)}),
+        load_sample=partial(_decode_sample, folder, {title: label for label, title in enumerate(classes)}),
     )
 
 
-def files(name: str) -> list[Path]:
-    """The images under the folder, in the set's order."""
+def list_folder_images(name: str) -> list[Path]:
+    """List the images under the folder in the set's order."""
     folder = Path(name)
-    return [folder / path for path in _images(folder)]
+    return [folder / path for path in _find_images(folder)]
 
 
-def _sample(folder: Path, labels: dict[str, int], path: str) -> Sample:
-    return Sample(name=path, image=decode(folder / path), label=labels.get(path.split("/")[0]))
+def _decode_sample(folder: Path, labels: dict[str, int], path: str) -> Sample:
+    return Sample(name=path, image=decode_image(folder / path), label=labels.get(path.split("/")[0]))
 
 
-def _images(folder: Path) -> list[str]:
-    """Paths relative to the folder, with forward slashes, sorted by their parts."""
-    found: list[tuple[str, ...]] = []
-    seen: set[str] = set()
-    for at, subfolders, files in os.walk(folder, onerror=_refuse, followlinks=True):
-        real = os.path.realpath(at)
-        # A link to a folder above would otherwise be walked for ever.
-        subfolders[:] = [] if real in seen else sorted(name for name in subfolders if not name.startswith("."))
-        inside = Path(at).relative_to(folder).parts
-        if real not in seen:
-            found += [(*inside, name) for name in files if _is_image(name)]
-        seen.add(real)
-    return ["/".join(parts) for parts in sorted(found)]
+def _find_images(folder: Path) -> list[str]:
+    """List image paths relative to the folder, with forward slashes, sorted by their parts."""
+    images: list[tuple[str, ...]] = []
+    visited: set[str] = set()
+    for directory, subfolders, files in os.walk(folder, onerror=_raise_error, followlinks=True):
+        real_path = os.path.realpath(directory)
+        # A link to a parent folder would otherwise be followed for ever.
+        subfolders[:] = [] if real_path in visited else sorted(name for name in subfolders if not name.startswith("."))
+        relative = Path(directory).relative_to(folder).parts
+        if real_path not in visited:
+            images += [(*relative, name) for name in files if _is_image(name)]
+        visited.add(real_path)
+    return ["/".join(parts) for parts in sorted(images)]
 
 
 def _is_image(name: str) -> bool:
-    # A leading dot marks what file managers leave behind (`._photo.jpg` holds no picture).
+    # Files with a leading dot are leftovers of file managers (`._photo.jpg` is not an image).
     return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
 
 
-def _classes(folder: Path, paths: list[str]) -> tuple[str, ...]:
-    """Names of the class folders; empty where the images are not arranged by class."""
+def _class_folders(folder: Path, paths: list[str]) -> tuple[str, ...]:
+    """Names of the class folders; empty if the images are not arranged by class."""
     if any("/" not in path for path in paths):
         return ()
     names = sorted({path.split("/")[0] for path in paths})
     if len(names) < 2:
         return ()
-    if SPLITS.issuperset(name.lower() for name in names):
+    if SPLIT_NAMES.issuperset(name.lower() for name in names):
         raise InputError(
-            f"{str(folder)!r} holds {' and '.join(map(repr, names))}, which are splits of one set and no classes.",
+            f"{str(folder)!r} holds {' and '.join(map(repr, names))}, which are splits of one set, not classes.",
             f"Give one of them, such as {str(folder / names[0])!r}.",
         )
-    # An empty class folder would shift every label behind it.
+    # An empty class folder would shift all following labels.
     empty = sorted(
         child.name
         for child in folder.iterdir()
@@ -89,11 +91,11 @@ def _classes(folder: Path, paths: list[str]) -> tuple[str, ...]:
     )
     if empty:
         raise InputError(
-            f"the class folders {', '.join(map(repr, empty))} under {str(folder)!r} hold no image.",
-            "Add images to them or remove them: labels are numbered by the sorted folder names.",
+            f"the class folders {', '.join(map(repr, empty))} under {str(folder)!r} contain no image.",
+            "Add images to them or remove them: labels are the indices of the sorted folder names.",
         )
     return tuple(names)
 
 
-def _refuse(error: OSError) -> None:
+def _raise_error(error: OSError) -> None:
     raise InputError(f"the folder {error.filename!r} cannot be read: {error.strerror}.", "Grant read permission on it.")

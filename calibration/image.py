@@ -19,22 +19,22 @@ SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", "
 
 
 PILLOW: Final = r"PIL\."
-QUIET: Final[Any] = ("ignore", None, UserWarning, re.compile(PILLOW), 0)
-"""The entry of `warnings.filters` that keeps Pillow's modules quiet."""
+PILLOW_FILTER: Final[Any] = ("ignore", None, UserWarning, re.compile(PILLOW), 0)
+"""The entry of `warnings.filters` that suppresses warnings of Pillow's modules."""
 
 
-class Undecodable(InputError):
-    """The bytes are there and are no image. A few of these in a large set are skipped and counted; nothing else is."""
+class UndecodableImage(InputError):
+    """The file was read but is not a valid image. Only this error is skipped and counted in a large set."""
 
 
-def decode(path: str | Path) -> NDArray[np.uint8]:
-    """The pixels of an image file as a viewer shows them: H×W×3, uint8, RGB.
+def decode_image(path: str | Path) -> NDArray[np.uint8]:
+    """Decode an image file to the pixels that a viewer shows: H×W×3, uint8, RGB.
 
     EXIF orientation is applied. Grey is repeated over the channels; 16-bit samples keep their high byte; transparency
-    is dropped without compositing, as torchvision's ImageFolder does, so that a network sees what it was trained on.
-    Of a file with several frames, the first is taken.
+    is dropped without compositing, as torchvision's ImageFolder does, so that a network gets what it was trained on.
+    Only the first frame of a file with several is decoded.
 
-    Raises Undecodable where the content is at fault, and plain InputError where the file is out of reach or too large.
+    Raises UndecodableImage for invalid content, and plain InputError for a file that cannot be read or is too large.
     """
     try:
         content = Path(path).read_bytes()
@@ -43,70 +43,69 @@ def decode(path: str | Path) -> NDArray[np.uint8]:
     except IsADirectoryError:
         raise InputError(f"{str(path)!r} is a folder, not an image.", "Give the path of an image.") from None
     except PermissionError:
-        raise InputError(f"{str(path)!r} may not be read.", "Grant read permission on it.") from None
+        raise InputError(f"no permission to read {str(path)!r}.", "Grant read permission on it.") from None
     except OSError as error:
-        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}.", "Try again, or copy it anew.") from error
-    return decode_bytes(content, str(path))
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}.", "Try again, or copy it again.") from error
+    return decode_image_bytes(content, str(path))
 
 
-def decode_bytes(content: bytes, where: str) -> NDArray[np.uint8]:
-    """As `decode`, of a file's content; `where` names it in errors."""
+def decode_image_bytes(content: bytes, where: str) -> NDArray[np.uint8]:
+    """Decode the content of an image file as `decode_image` does; `where` names the file in errors."""
     try:
-        return _read(content)
+        return _read_image(content)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(
             f"{where!r} declares more than {Image.MAX_IMAGE_PIXELS} pixels, which could fill the memory.",
             "If the file can be trusted, scale it down first.",
         ) from None
     except MemoryError:
-        # The machine's fault, which differs from run to run: such an image must not count as a damaged one.
-        raise InputError(f"the memory ran out while {where!r} was decoded.", "Scale it down first.") from None
-    except Exception as error:  # Pillow's parsers raise whatever they trip over: OSError, SyntaxError, struct.error …
-        raise Undecodable(
-            f"{where!r} cannot be decoded as an image: {_short(error)}.", "Replace the file or take it out."
+        # A condition of the machine that differs from run to run: the image must not count as damaged.
+        raise InputError(f"out of memory while decoding {where!r}.", "Scale it down first.") from None
+    except Exception as error:  # Pillow's parsers raise all kinds of errors: OSError, SyntaxError, struct.error …
+        raise UndecodableImage(
+            f"{where!r} cannot be decoded as an image: {_shorten_error(error)}.", "Replace or remove the file."
         ) from error
 
 
-def _short(error: Exception) -> str:
-    """Pillow names the buffer it was given by its address, which no reader needs."""
-    return (
-        "it is of no format that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error).rstrip(".")
-    )
+def _shorten_error(error: Exception) -> str:
+    """Describe a decoding error without the memory address that Pillow prints for the buffer."""
+    return "unknown image format" if isinstance(error, UnidentifiedImageError) else str(error).rstrip(".")
 
 
-def _read(content: bytes) -> NDArray[np.uint8]:
-    _hush()
+def _read_image(content: bytes) -> NDArray[np.uint8]:
+    _silence_pillow()
     with Image.open(io.BytesIO(content)) as opened:
-        # Pillow only warns between one and two times its limit. A file that declares so much is refused.
+        # Pillow only warns between one and two times its limit; such a file is refused here.
         if Image.MAX_IMAGE_PIXELS is not None and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError
         return np.array(_to_rgb(ImageOps.exif_transpose(opened)), dtype=np.uint8)
 
 
-def _hush() -> None:
-    """Silence Pillow's remarks on TIFF tags and EXIF blocks, which do not concern the colours.
+def _silence_pillow() -> None:
+    """Suppress Pillow's warnings about TIFF tags and EXIF blocks, which do not affect the colours.
 
-    For good and not for a moment: `catch_warnings` changes what all threads share, and threads that leave it in another
-    order than they entered it leave its filters behind. Looked for each time, since a caller may have put back his own.
+    The filter is installed permanently: `catch_warnings` changes state shared by all threads, and threads that leave it
+    in a different order than they entered leave its filters behind. The filter is checked on every call, since a caller
+    may have restored its own.
     """
-    if QUIET not in warnings.filters:
+    if PILLOW_FILTER not in warnings.filters:
         warnings.filterwarnings("ignore", category=UserWarning, module=PILLOW)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Pillow's own conversion, except where it would clip instead of scale, or guess."""
+    """Convert to RGB with Pillow, except for modes where Pillow would clip instead of scale, or guess."""
     if image.mode.startswith("I;16"):
-        return _high_byte(np.asarray(image).astype(np.uint16))
+        return _keep_high_byte(np.asarray(image).astype(np.uint16))
     if image.mode == "I":
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
-            raise ValueError("its 32-bit integers have no agreed white level")
-        return _high_byte(values.astype(np.uint16))
+            raise ValueError("32-bit integers have no defined white level")
+        return _keep_high_byte(values.astype(np.uint16))
     if image.mode == "F":
-        raise ValueError("its floating-point samples have no agreed white level")
+        raise ValueError("floating-point samples have no defined white level")
     return image.convert("RGB")
 
 
-def _high_byte(grey: NDArray[np.uint16]) -> Image.Image:
-    """What Pillow itself does to 16-bit colour, so that grey and colour agree."""
+def _keep_high_byte(grey: NDArray[np.uint16]) -> Image.Image:
+    """Keep the high byte, as Pillow does for 16-bit colour, so that grey and colour agree."""
     return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")

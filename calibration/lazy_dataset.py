@@ -1,4 +1,4 @@
-"""The one kind of sample set: a list of items, and how one item becomes a sample."""
+"""The sample set that all loaders return: a list of items, and the function that loads one item."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from deploykit.core.values import Sample, TensorSample
 
 
 @dataclass(frozen=True)
-class LazySet:
-    """Samples that are decoded when they are asked for, so that memory does not grow with the set."""
+class LazyDataset:
+    """Samples that are decoded on access, so that memory does not grow with the set."""
 
     name: str
     split: str
     real: bool
     classes: tuple[str, ...]
     items: Sequence[Any]
-    """Whatever `make` needs for one sample: a path, a window, an index."""
-    make: Callable[[Any], Sample | TensorSample]
-    """Is called from several threads at once, and gives equal samples for equal items."""
+    """The arguments of `load_sample`, one per sample: a path, a window, an index."""
+    load_sample: Callable[[Any], Sample | TensorSample]
+    """Called from several threads at once; returns equal samples for equal items."""
     seed: int = 0
-    """What these items were drawn with, where they are a subset."""
+    """The seed that selected these items, if they are a subset."""
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> Sample | TensorSample:
-        return self.make(self.items[index])
+        return self.load_sample(self.items[index])
 
     def __iter__(self) -> Iterator[Sample | TensorSample]:
-        return map(self.make, self.items)
+        return map(self.load_sample, self.items)

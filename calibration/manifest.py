@@ -1,4 +1,4 @@
-"""What a named set is: where its images come from, under which licence, and how they are split."""
+"""Manifest of a named set: source, licence and splits of its images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ else:
 
 
 class SourceFile(Value, frozen=True):
-    """One image file inside the source package, and the split that all its pixels belong to."""
+    """One image file in the source package, and the split that all its pixels belong to."""
 
     path: str
     """Relative to the package's folder."""
@@ -28,8 +28,8 @@ class SourceFile(Value, frozen=True):
     licence: str
 
 
-class Manifest(Value, frozen=True):
-    """A `.toml` beside the loaders."""
+class SetManifest(Value, frozen=True):
+    """Content of a set's `.toml` file."""
 
     name: str
     title: str
@@ -38,15 +38,15 @@ class Manifest(Value, frozen=True):
     """The kind of source: a key of `calibration.LOADERS`."""
     real: bool
     splits: Mapping[Literal["calibration", "evaluation"], str]
-    """What a stage needs data for -> the split to take. Splits are disjoint; `all` is their union."""
+    """Purpose -> split. Splits are disjoint; `all` is their union."""
     package: str | None = None
-    """The distribution that carries the images, and the name it is imported by; None: images are computed."""
+    """The distribution that contains the images (`module` is its import name); None: images are computed."""
     module: str | None = None
     classes: tuple[str, ...] = ()
     files: tuple[SourceFile, ...] = ()
 
 
-def read_manifest(file_name: str) -> Manifest:
-    """The manifest of that file name, out of this package."""
+def read_manifest(file_name: str) -> SetManifest:
+    """Read a manifest from this folder."""
     text = Path(__file__).with_name(file_name).read_text(encoding="utf-8")
-    return msgspec.convert(tomllib.loads(text), Manifest)
+    return msgspec.convert(tomllib.loads(text), SetManifest)

@@ -1,4 +1,4 @@
-"""Do two sets share an image? Asked of their pixels, since a copy may have any name."""
+"""Check whether two sets share an image, by the digests of their pixels: a copy may have any name."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from deploykit.core.values import SampleRecord
 
 
-def common(first: Iterable[SampleRecord], second: Iterable[SampleRecord]) -> tuple[tuple[str, str], ...]:
-    """Names of samples that show the same pixels: one pair (in `first`, in `second`) for each sample of `second` that
-    is in `first` as well, in the order of `second`. Nothing: the sets are disjoint.
+def find_common_samples(first: Iterable[SampleRecord], second: Iterable[SampleRecord]) -> tuple[tuple[str, str], ...]:
+    """Find samples with identical pixels: one pair of names (in `first`, in `second`) for each sample of `second` that
+    is also in `first`, in the order of `second`. An empty result means that the sets are disjoint.
 
-    Only exact duplicates are found. The same photograph at another size, crop or compression has other pixels and
-    passes unseen; whoever splits a collection has to keep such families together.
+    Only exact duplicates are found. The same photograph at another size, crop or compression has other pixels and is
+    not detected: keep such images in one split.
 
-    Images that are one colour all over are left out. Two black frames are equal without one being a copy of the other,
-    and nothing can be learnt from the one about the other; how many there are stands in `DataRecord.constant`.
+    Single-colour images are ignored: two black frames are equal without being copies, and neither carries information
+    about the other. `DataRecord.constant` counts them.
     """
     names: dict[str, str] = {}
     for sample in first:

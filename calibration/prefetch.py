@@ -1,7 +1,7 @@
-"""Work on samples, done by several threads a few samples ahead of the reader.
+"""Multithreaded work on samples, a few samples ahead of the consumer.
 
-Threads and not processes: Pillow, zlib and hashlib let go of the interpreter while they work, and pixels need not be
-copied between address spaces.
+Threads rather than processes: Pillow, zlib and hashlib release the GIL, and no pixels are copied between address
+spaces.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from typing import Final, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MOST_WORKERS: Final = 8
-"""More gain nothing: what is left to the interpreter itself is done by one thread at a time."""
+MAX_WORKERS: Final = 8
+"""More workers gain nothing: the GIL serialises the remaining Python code."""
 
-AHEAD: Final = 2
-"""Results per worker that may wait for the reader: enough that no worker idles, few enough for any memory."""
+RESULTS_PER_WORKER: Final = 2
+"""Results per worker that may wait for the consumer: enough to keep workers busy, few enough for any memory."""
 
 
-def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`function` of each item, in the items' order.
+def prefetch_results(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Apply `function` to each item on several threads, and yield the results in the items' order.
 
-    At most `limit()` items are taken beyond what the reader has got, however many there are. An exception is raised in
-    the place of its item's result and ends the work; so does a reader that stops, and an interrupt: what has not begun
-    is dropped, what has begun is waited for, which is one sample per worker.
+    At most `prefetch_limit()` items are in flight. An exception is raised in place of its item's result and ends the
+    work, as do an interrupt and a consumer that stops: pending items are cancelled, and running ones (one per worker)
+    are waited for.
     """
-    pool = ThreadPoolExecutor(workers(), thread_name_prefix="samples")
+    pool = ThreadPoolExecutor(count_workers(), thread_name_prefix="samples")
     pending: deque[Future[Result]] = deque()
     try:
         for item in items:
             pending.append(pool.submit(function, item))
-            if len(pending) == limit():
+            if len(pending) == prefetch_limit():
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
@@ -42,13 +42,13 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def workers() -> int:
-    """As many threads as there are cores that this process may use, within reason."""
-    # Where the system can say it: a container or a batch queue often grants fewer than the machine has.
-    granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(granted, MOST_WORKERS)
+def count_workers() -> int:
+    """Number of threads: the cores available to this process, at most `MAX_WORKERS`."""
+    # A container or batch queue often grants fewer cores than the machine has.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MAX_WORKERS)
 
 
-def limit() -> int:
-    """The most samples that are under way or waiting to be read."""
-    return workers() * (1 + AHEAD)
+def prefetch_limit() -> int:
+    """Largest number of samples that are being processed or waiting for the consumer."""
+    return count_workers() * (1 + RESULTS_PER_WORKER)

@@ -1,4 +1,4 @@
-"""A deterministic choice of samples."""
+"""Deterministic selection of samples."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import replace
 
-from deploykit.core.calibration.lazy_dataset import LazySet
+from deploykit.core.calibration.lazy_dataset import LazyDataset
 from deploykit.core.errors import InputError
 
 
-def subset(samples: LazySet, count: int, seed: int = 0) -> LazySet:
-    """`count` samples without repetition, in the set's own order; the same on every machine."""
+def select_subset(samples: LazyDataset, count: int, seed: int = 0) -> LazyDataset:
+    """Select `count` samples without repetition, in the set's order; the same on every machine."""
     check_count(samples, count)
-    drawn = draw(range(len(samples)), count, seed)
-    return replace(samples, items=[samples.items[index] for index in drawn], seed=seed)
+    indices = select_indices(range(len(samples)), count, seed)
+    return replace(samples, items=[samples.items[index] for index in indices], seed=seed)
 
 
-def check_count(samples: LazySet, count: int) -> None:
-    """InputError where the set does not hold so many."""
+def check_count(samples: LazyDataset, count: int) -> None:
+    """Raise InputError if the set has fewer than `count` samples."""
     if not 1 <= count <= len(samples):
         raise InputError(
-            f"{count} samples were asked for, and {samples.name!r} ({samples.split}) has {len(samples)}.",
-            f"Ask for 1 to {len(samples)}, or give a larger set.",
+            f"{count} samples were requested, and {samples.name!r} ({samples.split}) has {len(samples)}.",
+            f"Request 1 to {len(samples)}, or give a larger set.",
         )
 
 
-def draw(indices: Iterable[int], count: int, seed: int) -> list[int]:
-    """`count` of the indices, ascending: those whose SHA-256 with the seed comes first.
+def select_indices(indices: Iterable[int], count: int, seed: int) -> list[int]:
+    """Select `count` of the indices: those with the smallest SHA-256 of seed and index. Returned in ascending order.
 
-    A hash rather than a random generator, because no release of any library will ever change what it gives.
+    A hash rather than a random generator, because its results never change with a library's release.
     """
 
-    def rank(index: int) -> bytes:
+    def hash_index(index: int) -> bytes:
         return hashlib.sha256(f"{seed}:{index}".encode()).digest()
 
-    return sorted(heapq.nsmallest(count, indices, key=rank))
+    return sorted(heapq.nsmallest(count, indices, key=hash_index))

@@ -1,8 +1,8 @@
-"""Samples for networks that take no image: arrays by the inputs' names, from an .npz file, or noise.
+"""Samples for networks without image input: arrays by input name from an .npz file, or noise.
 
     np.savez("samples.npz", tokens=tokens, mask=mask)      # each N×…, one row per sample
 
-An array called `labels` (N integers) beside them gives the classes, where no input is called so.
+An additional array `labels` (N integers) gives the classes, unless an input has that name.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from deploykit.core.calibration.lazy_dataset import LazySet
+from deploykit.core.calibration.lazy_dataset import LazyDataset
 from deploykit.core.errors import InputError
+from deploykit.core.input_check import format_shape
 from deploykit.core.values import TensorSample, TensorSpec
 
 if TYPE_CHECKING:
@@ -26,43 +27,43 @@ if TYPE_CHECKING:
 NOISE: Final = "synthetic"
 LABELS: Final = "labels"
 COUNT: Final = 512
-"""Samples of noise in a split."""
+"""Noise samples per split."""
 
 
-def open_tensors(name: str, inputs: Sequence[TensorSpec], split: str) -> LazySet:
-    """What lies at a path, or `synthetic`: noise of the inputs' shapes, whose splits share no sample.
+def open_tensors(name: str, inputs: Sequence[TensorSpec], split: str) -> LazyDataset:
+    """Open the tensors at a path, or `synthetic`: noise in the inputs' shapes, whose splits share no sample.
 
-    InputError where the file does not have what the network takes, or where noise would say nothing: of integers, only
-    the user knows which of them mean something.
+    InputError if the file does not match the network's inputs, or if noise is requested for integer inputs, whose
+    valid values only the user knows.
     """
     if name == NOISE:
-        return _noise(inputs, split)
+        return _make_noise(inputs, split)
     path = Path(name)
     if path.suffix.lower() != ".npz":
         raise InputError(
-            f"{name!r} cannot be read as inputs of this network, which takes {_wanted(inputs)}.",
+            f"{name!r} does not hold inputs of this network, which takes {_format_inputs(inputs)}.",
             "Give an .npz file with an array for each input, one row per sample"
-            + (", or tell how images become inputs (--scale, --mean, --std)." if _image(inputs) else "."),
+            + (", or set the image preprocessing (--scale, --mean, --std)." if _is_image_input(inputs) else "."),
         )
-    arrays = _read(path)
+    arrays = _read_arrays(path)
     labels = arrays.pop(LABELS, None) if LABELS not in {spec.name for spec in inputs} else None
-    _check(path, arrays, inputs, labels)
-    make = partial(_row, path.stem, {spec.name: arrays[spec.name] for spec in inputs}, labels)
-    return LazySet(path.name, "all", True, (), range(len(arrays[inputs[0].name])), make)
+    _check_arrays(path, arrays, inputs, labels)
+    make = partial(_make_sample, path.stem, {spec.name: arrays[spec.name] for spec in inputs}, labels)
+    return LazyDataset(path.name, "all", True, (), range(len(arrays[inputs[0].name])), make)
 
 
-def _noise(inputs: Sequence[TensorSpec], split: str) -> LazySet:
-    if numbers := [spec.name for spec in inputs if not spec.dtype.startswith("float")]:
+def _make_noise(inputs: Sequence[TensorSpec], split: str) -> LazyDataset:
+    if integers := [spec for spec in inputs if not spec.dtype.startswith("float")]:
         raise InputError(
-            f"the input {numbers[0]!r} is of integers, and noise would not be what the network knows.",
-            f"Give real inputs with --data FILE.npz: arrays {_wanted(inputs)}, one row per sample.",
+            f"the input {integers[0].name!r} is {integers[0].dtype}, and noise is not valid integer input.",
+            f"Give real inputs with --data FILE.npz: arrays {_format_inputs(inputs)}, one row per sample.",
         )
     ranges = {"calibration": range(COUNT), "evaluation": range(COUNT, 2 * COUNT), "all": range(2 * COUNT)}
-    return LazySet("normal noise", split, False, (), ranges[split], partial(_drawn, tuple(inputs)))
+    return LazyDataset("normal noise", split, False, (), ranges[split], partial(_draw_noise, tuple(inputs)))
 
 
-def _drawn(inputs: tuple[TensorSpec, ...], seed: int) -> TensorSample:
-    """Normally distributed, from raw bits and the sum of twelve of them: numpy promises the same bits for ever."""
+def _draw_noise(inputs: tuple[TensorSpec, ...], seed: int) -> TensorSample:
+    """Draw normal noise as the sum of twelve uniform numbers from raw bits, which are equal in every numpy release."""
     bits = np.random.PCG64(seed)
     tensors = {}
     for spec in inputs:
@@ -73,68 +74,66 @@ def _drawn(inputs: tuple[TensorSpec, ...], seed: int) -> TensorSample:
     return TensorSample(f"noise-{seed:04}", tensors)
 
 
-def _row(stem: str, arrays: Mapping[str, NDArray[Any]], labels: NDArray[Any] | None, index: int) -> TensorSample:
+def _make_sample(
+    stem: str, arrays: Mapping[str, NDArray[Any]], labels: NDArray[Any] | None, index: int
+) -> TensorSample:
     label = None if labels is None else int(labels[index])
     return TensorSample(f"{stem}[{index}]", {name: array[index] for name, array in arrays.items()}, label)
 
 
-def _read(path: Path) -> dict[str, NDArray[Any]]:
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         if path.is_file() and not zipfile.is_zipfile(path):
-            raise zipfile.BadZipFile("it is no .npz file, or not a whole one")
+            raise zipfile.BadZipFile("it is not an .npz file, or it is truncated")
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise InputError(f"there is no {path}.", "Give an .npz file with an array for each input.") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise InputError(f"{path} cannot be read: {reason}.", "Write it anew with numpy.savez.") from error
+        raise InputError(f"{path} cannot be read: {reason}.", "Write it again with numpy.savez.") from error
     if foreign := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
-        raise InputError(f"{path} holds {foreign[0]!r}, which is no array.", "Write it anew with numpy.savez.")
+        raise InputError(f"{path} holds {foreign[0]!r}, which is not an array.", "Write it again with numpy.savez.")
     return arrays
 
 
-def _check(
+def _check_arrays(
     path: Path, arrays: Mapping[str, NDArray[Any]], inputs: Sequence[TensorSpec], labels: NDArray[Any] | None
 ) -> None:
-    remedy = f"It must hold {_wanted(inputs)}, one row per sample."
+    remedy = f"It must hold {_format_inputs(inputs)}, one row per sample."
     names = {spec.name for spec in inputs}
-    if lacking := sorted(names - set(arrays)):
-        raise InputError(f"{path} has no array {lacking[0]!r}, but {', '.join(sorted(arrays)) or 'none'}.", remedy)
+    if missing := sorted(names - set(arrays)):
+        raise InputError(f"{path} has no array {missing[0]!r}, only {', '.join(sorted(arrays)) or 'none'}.", remedy)
     if extra := sorted(set(arrays) - names):
-        raise InputError(f"{path} has an array {extra[0]!r}, and the network has no such input.", remedy)
+        raise InputError(f"{path} has an array {extra[0]!r}, but the network has no such input.", remedy)
     counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if len(set(counts.values())) > 1 or not min(counts.values()):
-        found = ", ".join(f"{count} of {name}" for name, count in counts.items())
-        raise InputError(f"{path} does not have as many rows of each: {found}.", remedy)
+        rows = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        raise InputError(f"{path} needs the same number of rows, at least one, in each array: {rows}.", remedy)
     for spec in inputs:
         array = arrays[spec.name]
-        wanted, kind = tuple(spec.shape[1:]), _carried(spec)
+        wanted, kind = tuple(spec.shape[1:]), _sample_dtype(spec)
         if array.shape[1:] != wanted or array.dtype != kind:
             raise InputError(
-                f"{path}: {spec.name!r} has rows of {_size(array.shape[1:])} {array.dtype}, and the network takes "
-                f"{_size(wanted)} {kind}.",
+                f"{path}: {spec.name!r} is {format_shape(array.shape)} {array.dtype}, and the network takes "
+                f"{format_shape(('N', *wanted))} {kind}.",
                 remedy,
             )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise InputError(f"{path}: {spec.name!r} holds NaN or infinity.", "Take these rows out.")
+            raise InputError(f"{path}: {spec.name!r} holds NaN or infinity.", "Remove these rows.")
     count = counts[inputs[0].name]
     if labels is not None and (labels.shape != (count,) or labels.dtype.kind not in "iu"):
-        raise InputError(f"{path}: labels are {_size(labels.shape)} {labels.dtype}.", f"Give {count} integers.")
+        raise InputError(f"{path}: labels are {format_shape(labels.shape)} {labels.dtype}.", f"Give {count} integers.")
 
 
-def _carried(spec: TensorSpec) -> str:
-    """Samples are made once, as float32, whatever floating-point type an input has."""
+def _sample_dtype(spec: TensorSpec) -> str:
+    """The type of a sample: float32 for every floating-point input."""
     return "float32" if spec.dtype == "float16" else spec.dtype
 
 
-def _wanted(inputs: Sequence[TensorSpec]) -> str:
-    return ", ".join(f"{spec.name} (N×{_size(spec.shape[1:])} {_carried(spec)})" for spec in inputs)
+def _format_inputs(inputs: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"{spec.name} ({format_shape(('N', *spec.shape[1:]))} {_sample_dtype(spec)})" for spec in inputs)
 
 
-def _size(shape: Sequence[int | str]) -> str:
-    return "×".join(map(str, shape)) or "1"
-
-
-def _image(inputs: Sequence[TensorSpec]) -> bool:
+def _is_image_input(inputs: Sequence[TensorSpec]) -> bool:
     return len(inputs) == 1 and len(inputs[0].shape) == 4 and 3 in inputs[0].shape[1:]

@@ -59,7 +59,7 @@ def test_changing_a_sample_does_not_change_the_set(opened):
 
 
 def test_a_npy_is_mapped_and_not_read(opened):
-    assert isinstance(opened(COLOURS).make.args[1], np.memmap)
+    assert isinstance(opened(COLOURS).load_sample.args[1], np.memmap)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_without_labels_there_are_none(opened):
 
 
 def test_an_archive_of_several_arrays_without_images_is_refused_with_their_names(opened):
-    with pytest.raises(InputError, match="'x_train', 'x_test', and it is not clear which"):
+    with pytest.raises(InputError, match="'x_train', 'x_test'; which array are the images"):
         opened(x_train=COLOURS, x_test=COLOURS)
 
 
@@ -89,24 +89,24 @@ def test_an_archive_of_several_arrays_without_images_is_refused_with_their_names
     ids=["too few", "no integers", "negative", "two axes", "no axis"],
 )
 def test_labels_that_do_not_fit_are_refused(opened, labels):
-    with pytest.raises(InputError, match=r"`labels` in .* Give 5 integers from 0"):
+    with pytest.raises(InputError, match=r"`labels` in .* Give 5 integers ≥ 0"):
         opened(images=COLOURS, labels=labels)
 
 
 @pytest.mark.parametrize(
     ("array", "reason"),
     [
-        (COLOURS[0], r"4×6×3, uint8: one colour image, or grey ones"),
+        (COLOURS[0], r"4×6×3, uint8: ambiguous: one colour image"),
         (COLOURS.transpose(0, 3, 1, 2), r"5×3×4×6, uint8: .*transpose\(0, 2, 3, 1\)"),
-        (np.zeros((5, 3, 4, 3), np.uint8), "second axis or the last"),
-        (COLOURS[..., :1], "uint8 arrays are images"),
-        (COLOURS[0, 0], "uint8 arrays are images"),
+        (np.zeros((5, 3, 4, 3), np.uint8), "second or the last axis"),
+        (COLOURS[..., :1], "a uint8 array is N×H×W×3"),
+        (COLOURS[0, 0], "a uint8 array is N×H×W×3"),
         (COLOURS[:0], "no pixel"),
-        (COLOURS.astype(np.int64), "int64: this type has no agreed white level"),
+        (COLOURS.astype(np.int64), "int64: this type has no defined white level"),
         (COLOURS > 9, "bool: this type"),
-        (PLANES.transpose(0, 2, 3, 1), "floats are network inputs, channels before rows"),
-        (PLANES[0], "channels before rows"),
-        (PLANES[:, :1], "channels before rows"),
+        (PLANES.transpose(0, 2, 3, 1), "floats are network inputs in N×3×H×W order"),
+        (PLANES[0], "network inputs in N×3×H×W order"),
+        (PLANES[:, :1], "network inputs in N×3×H×W order"),
     ],
 )
 def test_other_arrays_are_refused_with_what_is_accepted(opened, array, reason):
@@ -132,7 +132,7 @@ def test_a_value_beyond_float32_is_refused(opened, recwarn):
 
 def test_objects_are_never_unpickled(tmp_path):
     np.save(tmp_path / "x.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(InputError, match="unpickling these would run their code"):
+    with pytest.raises(InputError, match="unpickling them would run their code"):
         open_set(str(tmp_path / "x.npy"))
 
 

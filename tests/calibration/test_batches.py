@@ -8,14 +8,14 @@ from PIL import Image
 
 from deploykit.core import calibration
 from deploykit.core.calibration import preprocess
-from deploykit.core.calibration.batches import CHUNK, as_input, open_data
+from deploykit.core.calibration.batches import CHUNK, make_inputs, open_data
 from deploykit.core.errors import InputError
 from deploykit.core.values import BatchRange, ModelSpec, Preprocessing
 from deploykit.workflows import cache_keys
 
 SPEC = Preprocessing(resize=16, height=16, width=12)
 MODEL = ModelSpec("net", "family", "paper", {}, SPEC)
-GRAPH_MODEL = ModelSpec("net", "family", "paper", {}, SPEC, preprocess="graph")
+GRAPH_MODEL = ModelSpec("net", "family", "paper", {}, SPEC, preprocess_in="graph")
 
 
 def opened(count, batch, name="synthetic"):
@@ -64,7 +64,7 @@ def test_the_count_is_rounded_down_where_the_set_ends(folder):
 
 
 def test_a_set_smaller_than_one_batch_is_refused(folder):
-    with pytest.raises(InputError, match=r"has 10 samples, and one batch of this graph takes 11\. Give more images"):
+    with pytest.raises(InputError, match=r"has 10 samples, and one batch of this graph needs 11\. Give more images"):
         opened(4, (11, 11, 11), str(folder))
 
 
@@ -75,7 +75,7 @@ def test_batches_hold_every_sample_once_in_order(folder):
     assert [len(batch.inputs["input"]) for batch in batches] == [4, 4]
     assert np.array_equal(
         np.concatenate([batch.inputs["input"] for batch in batches]),
-        preprocess.batch([sample.image for sample in images], SPEC),
+        preprocess.preprocess_batch([sample.image for sample in images], SPEC),
     )
     assert [label for batch in batches for label in batch.labels] == [sample.label for sample in images]
 
@@ -97,7 +97,9 @@ def test_progress_is_told_of_each_batch_behind_it():
 
 def test_the_record_is_of_what_is_used_only():
     data = opened(5, (1, 8, 32))
-    assert data.record == calibration.record(calibration.subset(calibration.open_set("synthetic", "evaluation"), 5))
+    assert data.record == calibration.record_samples(
+        calibration.select_subset(calibration.open_set("synthetic", "evaluation"), 5)
+    )
     assert (data.record.split, data.record.real) == ("evaluation", False)
 
 
@@ -129,7 +131,7 @@ def test_progress_is_told_of_each_sample_of_the_record():
 
 def test_a_folder_is_seen_to_overlap_with_itself(folder):
     first, second = (open_data(str(folder), purpose, 8, BatchRange()) for purpose in ("calibration", "evaluation"))
-    assert len(calibration.common(first.digests, second.digests)) == 8
+    assert len(calibration.find_common_samples(first.digests, second.digests)) == 8
 
 
 def test_images_of_one_colour_are_counted(folder):
@@ -151,7 +153,7 @@ def test_damaged_images_are_skipped_and_counted_and_batches_are_of_the_others(tm
 
 def test_too_much_damage_is_refused(folder):
     (folder / "cat" / "0.png").write_bytes(b"damaged")
-    with pytest.raises(InputError, match="of the 8 samples asked of 'pets' are damaged, more than 1%"):
+    with pytest.raises(InputError, match="of the 8 samples requested from 'pets' are damaged, more than 1%"):
         opened(8, (1, 8, 32), str(folder))
 
 
@@ -177,39 +179,39 @@ def list_of(folder):
 def test_a_single_file_counts_by_its_size_and_time(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"1")
-    before = cache_keys.data(str(path))
+    before = cache_keys.data_key(str(path))
     path.write_bytes(b"12")
-    assert cache_keys.data(str(path)) != before
+    assert cache_keys.data_key(str(path)) != before
 
 
 def test_every_shard_of_a_pattern_counts(tmp_path):
     for number in (0, 1):
         (tmp_path / f"s{number}.tar").write_bytes(b"1")
-    before = cache_keys.data(str(tmp_path / "s{0..1}.tar"))
+    before = cache_keys.data_key(str(tmp_path / "s{0..1}.tar"))
     (tmp_path / "s1.tar").write_bytes(b"12")
-    assert cache_keys.data(str(tmp_path / "s{0..1}.tar")) != before
+    assert cache_keys.data_key(str(tmp_path / "s{0..1}.tar")) != before
 
 
 def test_a_list_counts_by_its_words(folder):
     path = list_of(folder)
-    before, stat = cache_keys.data(str(path)), path.stat()
+    before, stat = cache_keys.data_key(str(path)), path.stat()
     path.write_text("pets/dog/1.png\npets/cat/0.png\n")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert cache_keys.data(str(path)) != before
+    assert cache_keys.data_key(str(path)) != before
 
 
 def test_a_list_counts_by_the_images_in_it(folder):
     path = list_of(folder)
-    before = cache_keys.data(str(path))
+    before = cache_keys.data_key(str(path))
     Image.new("RGB", (7, 7)).save(folder / "dog" / "1.png")
-    assert cache_keys.data(str(path)) != before
+    assert cache_keys.data_key(str(path)) != before
 
 
 def test_a_list_does_not_count_by_other_images(folder):
     path = list_of(folder)
-    before = cache_keys.data(str(path))
+    before = cache_keys.data_key(str(path))
     Image.new("RGB", (7, 7)).save(folder / "dog" / "3.png")
-    assert cache_keys.data(str(path)) == before
+    assert cache_keys.data_key(str(path)) == before
 
 
 # ── Inputs ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -218,15 +220,15 @@ IMAGES = [np.random.default_rng(seed).integers(0, 256, (20, 30 + seed, 3), dtype
 
 
 def test_a_network_that_is_fed_planes_gets_them_normalised():
-    planes = as_input(IMAGES, MODEL)
+    planes = make_inputs(IMAGES, MODEL)
     assert (planes.shape, planes.dtype) == ((2, 3, 16, 12), np.float32)
-    assert np.array_equal(planes[1], preprocess.preprocess(IMAGES[1], SPEC))
+    assert np.array_equal(planes[1], preprocess.preprocess_image(IMAGES[1], SPEC))
 
 
 def test_a_graph_that_normalises_by_itself_gets_the_cropped_pixels():
-    pixels = as_input(IMAGES, GRAPH_MODEL)
+    pixels = make_inputs(IMAGES, GRAPH_MODEL)
     assert (pixels.shape, pixels.dtype) == ((2, 16, 12, 3), np.uint8)
-    assert np.array_equal(pixels[1], preprocess.crop(IMAGES[1], SPEC))
+    assert np.array_equal(pixels[1], preprocess.crop_image(IMAGES[1], SPEC))
 
 
 PLANES = np.random.default_rng(0).normal(size=(8, 3, 16, 12)).astype(np.float32)
@@ -240,9 +242,9 @@ def test_planes_are_inputs_already(tmp_path):
 
 def test_planes_of_another_size_are_refused():
     with pytest.raises(InputError, match="preprocessed to 3×16×11, and net takes 3×16×12"):
-        as_input([PLANES[0, :, :, :11]], MODEL)
+        make_inputs([PLANES[0, :, :, :11]], MODEL)
 
 
 def test_planes_are_refused_by_a_graph_that_normalises_by_itself():
-    with pytest.raises(InputError, match=r"already, and this graph of net normalises .* --preprocess host"):
-        as_input([PLANES[0]], GRAPH_MODEL)
+    with pytest.raises(InputError, match=r"this graph of net normalises .* --preprocess-in host"):
+        make_inputs([PLANES[0]], GRAPH_MODEL)

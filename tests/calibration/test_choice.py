@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploykit.core.calibration import LazySet, Undecodable, open_set, record, subset, take
-from deploykit.core.calibration.selection import draw
+from deploykit.core.calibration import (
+    LazyDataset,
+    UndecodableImage,
+    open_set,
+    record_samples,
+    select_samples,
+    select_subset,
+)
+from deploykit.core.calibration.selection import select_indices
 from deploykit.core.errors import InputError
 from deploykit.core.values import Sample
 
@@ -16,7 +23,7 @@ def shade(index):
     return Sample(name=f"shade-{index}", image=np.array([[[index % 256] * 3, [index // 256] * 3]], np.uint8))
 
 
-def shades(size, damaged=(), error=Undecodable):
+def shades(size, damaged=(), error=UndecodableImage):
     """A set whose items in `damaged` cannot be decoded."""
 
     def make(index):
@@ -24,111 +31,111 @@ def shades(size, damaged=(), error=Undecodable):
             raise error(f"'{index}.png' cannot be decoded.", "")
         return shade(index)
 
-    return LazySet(name="shades", split="all", real=True, classes=(), items=range(size), make=make)
+    return LazyDataset(name="shades", split="all", real=True, classes=(), items=range(size), load_sample=make)
 
 
 def test_a_choice_without_damage_is_the_subset():
-    taken = take(shades(300), 100, seed=3)
-    chosen = subset(shades(300), 100, seed=3)
+    taken = select_samples(shades(300), 100, seed=3)
+    chosen = select_subset(shades(300), 100, seed=3)
     assert list(taken.samples.items) == list(chosen.items)
-    assert taken.record == record(chosen)
+    assert taken.record == record_samples(chosen)
 
 
 def test_the_record_says_with_which_seed():
-    assert take(shades(300), 100, seed=3).record.seed == 3
+    assert select_samples(shades(300), 100, seed=3).record.seed == 3
 
 
 def test_the_digests_are_the_samples_in_order():
-    taken = take(shades(300), 100)
+    taken = select_samples(shades(300), 100)
     assert [digest.name for digest in taken.digests] == [sample.name for sample in taken.samples]
 
 
 def test_the_next_in_the_ranking_take_the_places_of_damaged_images_at_the_end():
-    first = draw(range(400), 200, seed=0)
+    first = select_indices(range(400), 200, seed=0)
     damaged = {first[0], first[7]}
-    further = [index for index in draw(range(400), 202, seed=0) if index not in first]
-    taken = take(shades(400, damaged), 200)
+    further = [index for index in select_indices(range(400), 202, seed=0) if index not in first]
+    taken = select_samples(shades(400, damaged), 200)
     assert list(taken.samples.items) == [index for index in first if index not in damaged] + further
 
 
 def test_a_replacement_may_be_damaged_too():
-    first = draw(range(400), 200, seed=0)
-    further = [index for index in draw(range(400), 201, seed=0) if index not in first]
-    taken = take(shades(400, {first[0], *further}), 200)
+    first = select_indices(range(400), 200, seed=0)
+    further = [index for index in select_indices(range(400), 201, seed=0) if index not in first]
+    taken = select_samples(shades(400, {first[0], *further}), 200)
     assert (taken.record.count, taken.record.skipped) == (200, 2)
 
 
 def test_skipped_images_are_counted():
-    first = draw(range(400), 200, seed=0)
-    assert take(shades(400, first[:2]), 200).record.skipped == 2
+    first = select_indices(range(400), 200, seed=0)
+    assert select_samples(shades(400, first[:2]), 200).record.skipped == 2
 
 
 def test_images_outside_the_choice_are_not_looked_at():
-    outside = set(range(400)) - set(draw(range(400), 200, seed=0))
-    assert take(shades(400, outside), 200).record.skipped == 0
+    outside = set(range(400)) - set(select_indices(range(400), 200, seed=0))
+    assert select_samples(shades(400, outside), 200).record.skipped == 0
 
 
 def test_the_count_shrinks_to_whole_batches_where_the_set_ends():
-    taken = take(shades(400, {5}), 400, multiple=4)
+    taken = select_samples(shades(400, {5}), 400, multiple=4)
     assert (taken.record.count, taken.record.skipped, len(taken.digests), len(taken.samples)) == (396, 1, 396, 396)
 
 
 def test_a_shrunk_record_is_of_the_samples_that_are_left():
-    taken = take(shades(400, {5}), 400, multiple=4)
-    assert taken.record.sha256 == record(taken.samples).sha256
+    taken = select_samples(shades(400, {5}), 400, multiple=4)
+    assert taken.record.sha256 == record_samples(taken.samples).sha256
 
 
 def test_a_set_that_damage_leaves_without_a_whole_batch_is_refused():
-    with pytest.raises(InputError, match="'shades' has 199 good samples, and 200 are needed"):
-        take(shades(200, {5}), 200, multiple=200)
+    with pytest.raises(InputError, match="'shades' has 199 valid samples, and 200 are needed"):
+        select_samples(shades(200, {5}), 200, multiple=200)
 
 
 def test_one_in_a_hundred_is_skipped():
-    assert take(shades(100, {5}), 100).record.skipped == 1
+    assert select_samples(shades(100, {5}), 100).record.skipped == 1
 
 
 def test_more_than_one_in_a_hundred_is_refused_with_the_first_and_their_number():
     with pytest.raises(InputError) as caught:
-        take(shades(300, {7, 50, 99, 200, 250}), 300)
+        select_samples(shades(300, {7, 50, 99, 200, 250}), 300)
     said = str(caught.value)
-    assert "5 of the 300 samples asked of 'shades' are damaged, more than 1%" in said
+    assert "5 of the 300 samples requested from 'shades' are damaged, more than 1%" in said
     assert "'7.png' cannot be decoded. '50.png' cannot be decoded. '99.png' cannot be decoded. And 2 more." in said
 
 
 def test_of_few_samples_none_may_be_damaged():
     with pytest.raises(InputError, match="1 of the 99 samples"):
-        take(shades(99, {5}), 99)
+        select_samples(shades(99, {5}), 99)
 
 
 def test_any_other_error_is_raised_and_not_skipped():
     with pytest.raises(InputError, match=r"'5\.png'"):
-        take(shades(500, {5}, error=InputError), 500)
+        select_samples(shades(500, {5}, error=InputError), 500)
 
 
 def test_every_sample_is_made_once():
     made = []
     source = shades(300)
-    take(replace(source, make=lambda index: made.append(index) or shade(index)), 300)
+    select_samples(replace(source, load_sample=lambda index: made.append(index) or shade(index)), 300)
     assert sorted(made) == list(range(300))
 
 
 def test_progress_is_told_of_every_good_sample():
     told = []
-    take(shades(200, {5}), 200, advance=lambda: told.append(None))
+    select_samples(shades(200, {5}), 200, advance=lambda: told.append(None))
     assert len(told) == 199
 
 
 @pytest.mark.parametrize("count", [0, 11])
 def test_a_count_that_the_set_does_not_hold_is_refused(count):
-    with pytest.raises(InputError, match=f"{count} samples were asked for"):
-        take(shades(10), count)
+    with pytest.raises(InputError, match=f"{count} samples were requested"):
+        select_samples(shades(10), count)
 
 
 def test_damaged_files_in_a_folder_are_skipped(tmp_path):
     for index in range(120):
         Image.new("RGB", (2, 2), (index, 0, 0)).save(tmp_path / f"{index:03}.png")
     (tmp_path / "050.png").write_bytes((tmp_path / "050.png").read_bytes()[:40])
-    taken = take(open_set(str(tmp_path)), 120)
+    taken = select_samples(open_set(str(tmp_path)), 120)
     assert (taken.record.count, taken.record.skipped) == (119, 1)
 
 
@@ -138,4 +145,4 @@ def test_a_file_that_vanished_is_not_a_damaged_one(tmp_path):
     samples = open_set(str(tmp_path))
     (tmp_path / "050.png").unlink()
     with pytest.raises(InputError, match=r"no file .*050\.png"):
-        take(samples, 120)
+        select_samples(samples, 120)

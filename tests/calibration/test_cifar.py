@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deploykit.core.calibration import common, open_set, split_for, take
+from deploykit.core.calibration import find_common_samples, open_set, select_samples, split_for
 from deploykit.core.errors import InputError
 
 NAMES = "airplane automobile bird cat deer dog frog horse ship truck"
@@ -44,8 +44,8 @@ def test_the_splits_are_the_files(folder, split, count):
 def test_one_trains_and_tests_on_different_images(folder):
     splits = [split_for(str(folder), purpose) for purpose in ("calibration", "evaluation")]
     assert splits == ["train", "test"]
-    first, second = (take(open_set(str(folder), split), 3).digests for split in splits)
-    assert common(first, second) == ()
+    first, second = (select_samples(open_set(str(folder), split), 3).digests for split in splits)
+    assert find_common_samples(first, second) == ()
 
 
 def test_the_classes_have_their_names(folder):
@@ -83,13 +83,13 @@ def test_an_unknown_split_is_refused(folder):
 def test_a_file_that_was_cut_short_is_refused(folder):
     path = folder / "test_batch.bin"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match=r"test_batch\.bin', 9218 bytes, is not a whole number of 3073-byte records"):
+    with pytest.raises(InputError, match=r"test_batch\.bin', 9218 bytes, is not a multiple of 3073-byte records"):
         open_set(str(path))
 
 
 def test_an_empty_file_is_refused(folder):
     (folder / "test_batch.bin").write_bytes(b"")
-    with pytest.raises(InputError, match="0 bytes, is not a whole number"):
+    with pytest.raises(InputError, match="0 bytes, is not a multiple"):
         open_set(str(folder))
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deploykit.core.calibration import Undecodable, ahead, decode
+from deploykit.core.calibration import UndecodableImage, decode_image, prefetch_results
 from deploykit.core.errors import InputError
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
@@ -25,23 +25,23 @@ def saved(path, image, **options):
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "tiff", "ppm"])
 def test_lossless_formats_give_the_pixels_back(tmp_path, suffix):
-    assert np.array_equal(decode(saved(tmp_path / f"x.{suffix}", Image.fromarray(COLOURS))), COLOURS)
+    assert np.array_equal(decode_image(saved(tmp_path / f"x.{suffix}", Image.fromarray(COLOURS))), COLOURS)
 
 
 def test_lossless_webp_gives_the_pixels_back(tmp_path):
-    assert np.array_equal(decode(saved(tmp_path / "x.webp", Image.fromarray(COLOURS), lossless=True)), COLOURS)
+    assert np.array_equal(decode_image(saved(tmp_path / "x.webp", Image.fromarray(COLOURS), lossless=True)), COLOURS)
 
 
 def test_jpeg_is_pillows(tmp_path):
     path = saved(tmp_path / "x.jpg", Image.fromarray(COLOURS))
-    assert np.array_equal(decode(path), np.asarray(Image.open(path)))
+    assert np.array_equal(decode_image(path), np.asarray(Image.open(path)))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    shown = decode(saved(tmp_path / "x.png", Image.fromarray(COLOURS), exif=exif))
+    shown = decode_image(saved(tmp_path / "x.png", Image.fromarray(COLOURS), exif=exif))
     expected = {
         1: COLOURS,
         2: COLOURS[:, ::-1],
@@ -56,67 +56,67 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
 
 
 def test_grey_is_repeated_over_the_channels(tmp_path):
-    shown = decode(saved(tmp_path / "x.png", Image.fromarray(GREYS)))
+    shown = decode_image(saved(tmp_path / "x.png", Image.fromarray(GREYS)))
     assert np.array_equal(shown, np.stack([GREYS] * 3, axis=-1))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_16_bit_grey_keeps_its_high_byte(tmp_path, suffix):
     deep = (GREYS.astype(np.uint16) << 8) + 77
-    shown = decode(saved(tmp_path / f"x.{suffix}", Image.fromarray(deep)))
+    shown = decode_image(saved(tmp_path / f"x.{suffix}", Image.fromarray(deep)))
     assert np.array_equal(shown, np.stack([GREYS] * 3, axis=-1))
 
 
 def test_big_endian_16_bit_grey_keeps_its_high_byte(tmp_path):
     path = tmp_path / "x.ppm"  # netpbm's 16-bit samples are big-endian
     path.write_bytes(b"P5 5 6 65535\n" + ((GREYS.astype(np.uint16) << 8) + 77).astype(">u2").tobytes())
-    assert np.array_equal(decode(path), np.stack([GREYS] * 3, axis=-1))
+    assert np.array_equal(decode_image(path), np.stack([GREYS] * 3, axis=-1))
 
 
 def test_16_bit_colour_keeps_its_high_byte(tmp_path):
     path = tmp_path / "x.png"
     rows = b"".join(b"\0" + row.tobytes() for row in ((COLOURS.astype(np.uint16) << 8) + 77).astype(">u2"))
     path.write_bytes(png(5, 6, depth=16, rows=rows))
-    assert np.array_equal(decode(path), COLOURS)
+    assert np.array_equal(decode_image(path), COLOURS)
 
 
 def test_black_and_white_is_0_and_255(tmp_path):
-    shown = decode(saved(tmp_path / "x.png", Image.fromarray(GREYS > 127)))
+    shown = decode_image(saved(tmp_path / "x.png", Image.fromarray(GREYS > 127)))
     assert np.array_equal(shown[..., 0], np.where(GREYS > 127, 255, 0))
 
 
 def test_a_palette_is_looked_up(tmp_path):
     few = (COLOURS > 127).astype(np.uint8) * 255
-    shown = decode(saved(tmp_path / "x.png", Image.fromarray(few).quantize(8)))
+    shown = decode_image(saved(tmp_path / "x.png", Image.fromarray(few).quantize(8)))
     assert np.array_equal(shown, few)
 
 
 def test_a_palette_with_transparency_is_looked_up_without_a_warning(tmp_path, recwarn):
     few = (COLOURS > 127).astype(np.uint8) * 255
     path = saved(tmp_path / "x.png", Image.fromarray(few).quantize(8), transparency=bytes([0, 128, 255]))
-    assert np.array_equal(decode(path), few)
+    assert np.array_equal(decode_image(path), few)
     assert not recwarn.list
 
 
 def test_transparency_is_dropped_and_not_blended(tmp_path):
     layered = np.concatenate([COLOURS, GREYS[..., None]], axis=-1)
-    assert np.array_equal(decode(saved(tmp_path / "x.png", Image.fromarray(layered))), COLOURS)
+    assert np.array_equal(decode_image(saved(tmp_path / "x.png", Image.fromarray(layered))), COLOURS)
 
 
 def test_inks_become_light(tmp_path):
     cyan = Image.new("CMYK", (4, 4), (255, 0, 0, 0))
-    pixel = decode(saved(tmp_path / "x.tif", cyan))[0, 0]
+    pixel = decode_image(saved(tmp_path / "x.tif", cyan))[0, 0]
     assert tuple(pixel) == (0, 255, 255)
 
 
 def test_of_several_frames_the_first_is_taken(tmp_path):
     frames = [Image.fromarray(COLOURS), Image.fromarray(255 - COLOURS)]
     path = saved(tmp_path / "x.tif", frames[0], save_all=True, append_images=frames[1:])
-    assert np.array_equal(decode(path), COLOURS)
+    assert np.array_equal(decode_image(path), COLOURS)
 
 
 def test_the_array_belongs_to_the_caller(tmp_path):
-    pixels = decode(saved(tmp_path / "x.png", Image.fromarray(COLOURS)))
+    pixels = decode_image(saved(tmp_path / "x.png", Image.fromarray(COLOURS)))
     assert pixels.flags.writeable
     assert pixels.flags.c_contiguous
 
@@ -124,8 +124,8 @@ def test_the_array_belongs_to_the_caller(tmp_path):
 @pytest.mark.parametrize(("mode", "value"), [("F", 0.5), ("I", 70_000)])
 def test_samples_without_an_agreed_white_are_refused(tmp_path, mode, value):
     path = saved(tmp_path / "x.tif", Image.new(mode, (2, 2), value))
-    with pytest.raises(InputError, match="no agreed white level"):
-        decode(path)
+    with pytest.raises(InputError, match="no defined white level"):
+        decode_image(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0garbage"])
@@ -133,7 +133,7 @@ def test_a_file_that_is_no_image_is_refused_by_name(tmp_path, content):
     path = tmp_path / "x.png"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"x\.png' cannot be decoded"):
-        decode(path)
+        decode_image(path)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
@@ -141,14 +141,14 @@ def test_half_a_file_is_refused_by_name(tmp_path, suffix):
     path = saved(tmp_path / f"x.{suffix}", Image.fromarray(np.tile(COLOURS, (20, 20, 1))))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(InputError, match=r"x\.(jpg|png)' cannot be decoded"):
-        decode(path)
+        decode_image(path)
 
 
 def test_an_image_that_would_fill_the_memory_is_refused(tmp_path):
     path = tmp_path / "x.png"
     path.write_bytes(png(30_000, 30_000))
     with pytest.raises(InputError, match="could fill the memory"):
-        decode(path)
+        decode_image(path)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -156,17 +156,17 @@ def test_an_image_that_pillow_would_only_warn_of_is_refused(tmp_path):
     path = tmp_path / "x.png"
     path.write_bytes(png(10_000, 10_000))
     with pytest.raises(InputError, match="could fill the memory"):
-        decode(path)
+        decode_image(path)
 
 
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"no file .*x\.png"):
-        decode(tmp_path / "x.png")
+        decode_image(tmp_path / "x.png")
 
 
 def test_a_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="is a folder"):
-        decode(tmp_path)
+        decode_image(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -182,7 +182,7 @@ def test_damage_gives_pixels_or_an_explanation(tmp_path, format_name, edits):
     path = tmp_path / "x.img"
     path.write_bytes(content)
     try:
-        pixels = decode(path)
+        pixels = decode_image(path)
     except InputError:
         return
     assert pixels.dtype == np.uint8
@@ -195,9 +195,9 @@ def test_damage_is_told_from_other_reasons(tmp_path):
     kinds = []
     for name in ("damaged.png", "huge.png", "missing.png"):
         with pytest.raises(InputError) as caught:
-            decode(tmp_path / name)
+            decode_image(tmp_path / name)
         kinds.append(caught.type)
-    assert kinds == [Undecodable, InputError, InputError]
+    assert kinds == [UndecodableImage, InputError, InputError]
 
 
 def test_memory_that_ran_out_is_no_damage(tmp_path, monkeypatch):
@@ -207,17 +207,17 @@ def test_memory_that_ran_out_is_no_damage(tmp_path, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(Image, "open", refuse)
-    with pytest.raises(InputError, match="the memory ran out") as caught:
-        decode(path)
+    with pytest.raises(InputError, match="out of memory") as caught:
+        decode_image(path)
     assert caught.type is InputError
 
 
 def test_several_threads_decode_the_same_and_leave_the_warnings_as_they_were(tmp_path, recwarn):
     few = (COLOURS > 127).astype(np.uint8) * 255
     path = saved(tmp_path / "x.png", Image.fromarray(few).quantize(8), transparency=bytes([0, 128, 255]))
-    decode(path)
+    decode_image(path)
     filters = list(warnings.filters)
-    assert all(np.array_equal(pixels, few) for pixels in ahead(decode, [path] * 200))
+    assert all(np.array_equal(pixels, few) for pixels in prefetch_results(decode_image, [path] * 200))
     assert warnings.filters == filters
     assert not recwarn.list
 

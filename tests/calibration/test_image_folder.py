@@ -119,7 +119,7 @@ def test_a_folder_without_images_is_refused_with_what_would_count(tmp_path):
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(InputError, match="is neither a folder"):
         open_set(str(tmp_path / "a.png"))
 
 

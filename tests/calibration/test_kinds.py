@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploykit.core.calibration import files, open_set, split_for
+from deploykit.core.calibration import list_files, open_set, split_for
 from deploykit.core.errors import InputError
 
 
@@ -61,12 +61,12 @@ def test_a_path_opens_what_it_leads_to(place, name, count):
     ],
 )
 def test_a_set_stands_on_these_files(place, name, depends):
-    assert files(str(place / name)) == tuple(place / path for path in depends)
+    assert list_files(str(place / name)) == tuple(place / path for path in depends)
 
 
 @pytest.mark.parametrize("name", ["photos", "nowhere"])
 def test_a_named_set_and_what_is_not_there_stand_on_none(name):
-    assert files(name) is None
+    assert list_files(name) is None
 
 
 @pytest.mark.parametrize("name", ["folder", "x.npy", "x.bin", "x.lst", "s{0..1}.tar"])
@@ -83,7 +83,7 @@ def test_most_paths_have_no_splits(place, name):
 @pytest.mark.parametrize("name", ["a.png", "x", "x.pkl"])
 def test_another_file_is_refused_with_what_would_be_taken(place, name):
     (place / name).touch()
-    with pytest.raises(InputError, match=r"no file of a kind that is known\. Give a folder of images, a \.npy"):
+    with pytest.raises(InputError, match=r"nor a supported file\. Give a folder of images, a \.npy"):
         open_set(str(place / name))
 
 

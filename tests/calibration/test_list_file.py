@@ -59,7 +59,7 @@ def test_what_windows_writes_is_read(listed):
 
 
 def test_missing_files_are_named_with_their_lines(listed):
-    with pytest.raises(InputError, match=r"not there: line 2: 'x\.png', line 4: 'cat'\. Paths are relative"):
+    with pytest.raises(InputError, match=r"do not exist: line 2: 'x\.png', line 4: 'cat'\. Paths are relative"):
         listed("images/a.png\nx.png\nimages/a.png\ncat\n")
 
 
@@ -75,12 +75,12 @@ def test_a_folder_is_no_image(listed):
 
 @pytest.mark.parametrize("word", ["cat", "-1", "1.5"])
 def test_a_class_that_is_no_integer_is_taken_for_the_path_and_refused(listed, word):
-    with pytest.raises(InputError, match=rf"'images/a\.png,{word}'.*a class is an integer from 0"):
+    with pytest.raises(InputError, match=rf"'images/a\.png,{word}'.*a class is an integer ≥ 0"):
         listed(f"images/a.png,{word}\n")
 
 
 def test_classes_on_some_lines_only_are_refused(listed):
-    with pytest.raises(InputError, match=r"line 3 of .* has no class, and others have"):
+    with pytest.raises(InputError, match=r"line 3 of .* has no class, but other lines do"):
         listed("# class\nimages/a.png 1\nimages/b c.png\n")
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from deploykit.core import calibration
-from deploykit.core.calibration import SETS, crops, open_set, record, split_for
-from deploykit.core.calibration.crops import SMALLEST
+from deploykit.core.calibration import SETS, crops, open_set, record_samples, split_for
+from deploykit.core.calibration.crops import MIN_CROP_SIDE
 from deploykit.core.calibration.manifest import read_manifest
 from deploykit.core.errors import InputError
 
@@ -64,7 +64,7 @@ def test_the_samples_have_names_of_their_own(name):
     ],
 )
 def test_the_digits_are_the_same_everywhere(name, split, count, sha256):
-    receipt = record(open_set(name, split))
+    receipt = record_samples(open_set(name, split))
     assert (receipt.count, receipt.sha256) == (count, sha256)
 
 
@@ -121,7 +121,7 @@ def test_crops_cover_their_photograph_at_every_scale():
 
 
 def test_crops_have_enough_pixels_to_show_something():
-    assert min(window.side for window in open_set("photos").items) >= SMALLEST
+    assert min(window.side for window in open_set("photos").items) >= MIN_CROP_SIDE
 
 
 def test_changing_a_sample_does_not_change_the_photograph():
@@ -134,7 +134,7 @@ def test_changing_a_sample_does_not_change_the_photograph():
 def test_few_photographs_are_in_memory_at_once():
     for sample in open_set("photos", "evaluation"):
         assert sample.image.any()
-    assert crops._photograph.cache_info().currsize <= 2
+    assert crops._decode_photograph.cache_info().currsize <= 2
 
 
 def test_threads_that_need_the_same_photograph_decode_it_once(monkeypatch):
@@ -144,12 +144,12 @@ def test_threads_that_need_the_same_photograph_decode_it_once(monkeypatch):
         decoded.append(path)
         return original(path)
 
-    original = crops.decode
-    monkeypatch.setattr(crops, "decode", decode)
-    crops._photograph.cache_clear()
+    original = crops.decode_image
+    monkeypatch.setattr(crops, "decode_image", decode)
+    crops._decode_photograph.cache_clear()
     photos = open_set("photos", "calibration")
     of_one = [index for index, window in enumerate(photos.items) if window.path.name == "astronaut.png"]
-    for sample in calibration.ahead(photos.__getitem__, of_one):
+    for sample in calibration.prefetch_results(photos.__getitem__, of_one):
         assert sample.image.any()
     assert [path.name for path in decoded] == ["astronaut.png"]
 
@@ -162,14 +162,14 @@ def copied(tmp_path, monkeypatch):
     for file in manifest.files:
         (tmp_path / file.path).parent.mkdir(exist_ok=True)
         (tmp_path / file.path).write_bytes((original / file.path).read_bytes())
-    monkeypatch.setattr(crops, "_folder", lambda _: tmp_path)
+    monkeypatch.setattr(crops, "_find_package", lambda _: tmp_path)
     return tmp_path
 
 
 def test_a_changed_photograph_is_refused(copied):
     with (copied / "data" / "chelsea.png").open("ab") as file:
         file.write(b"!")
-    with pytest.raises(InputError, match=r"chelsea\.png' is not the photograph it was.*--force-reinstall"):
+    with pytest.raises(InputError, match=r"(?s)chelsea\.png' has changed.*--force-reinstall"):
         open_set("photos")
 
 
@@ -180,7 +180,7 @@ def test_a_photograph_of_the_other_split_is_not_looked_at(copied):
 
 def test_a_missing_photograph_is_refused(copied):
     (copied / "data" / "chelsea.png").unlink()
-    with pytest.raises(InputError, match=r"chelsea\.png' is missing"):
+    with pytest.raises(InputError, match=r"(?s)chelsea\.png' is missing"):
         open_set("photos")
 
 
@@ -202,7 +202,7 @@ def test_synthetic_images_are_smooth_and_fill_the_range():
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
     name = {"sklearn": "digits", "skimage": "photos"}[module]
-    with pytest.raises(InputError, match=r"scikit-(learn|image), which is not installed.*'deploykit\[datasets\]'"):
+    with pytest.raises(InputError, match=r"(?s)scikit-(learn|image), which is not installed.*\[datasets\]"):
         open_set(name)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploykit.core.calibration import common, open_set, take
+from deploykit.core.calibration import find_common_samples, open_set, select_samples
 from deploykit.core.values import SampleRecord
 
 A, B, C = (SampleRecord(name, name * 64) for name in "abc")
@@ -15,25 +15,25 @@ def renamed(sample, name):
 
 
 def test_sets_without_a_common_image_are_disjoint():
-    assert common([A, B], [C]) == ()
+    assert find_common_samples([A, B], [C]) == ()
 
 
 def test_equal_pixels_are_found_under_other_names():
-    assert common([A, B], [C, renamed(B, "copy of b")]) == (("b", "copy of b"),)
+    assert find_common_samples([A, B], [C, renamed(B, "copy of b")]) == (("b", "copy of b"),)
 
 
 def test_equal_names_are_no_evidence():
-    assert common([A], [renamed(B, "a")]) == ()
+    assert find_common_samples([A], [renamed(B, "a")]) == ()
 
 
 def test_every_sample_of_the_second_is_named_once_with_the_first_that_it_equals():
     again = [renamed(A, "x"), renamed(A, "y")]
-    assert common([A, renamed(A, "a2")], again) == (("a", "x"), ("a", "y"))
+    assert find_common_samples([A, renamed(A, "a2")], again) == (("a", "x"), ("a", "y"))
 
 
 def test_images_of_one_colour_may_coincide():
     black = SampleRecord("black", "0" * 64, constant=True)
-    assert common([black], [renamed(black, "night")]) == ()
+    assert find_common_samples([black], [renamed(black, "night")]) == ()
 
 
 def test_the_same_folder_overlaps_with_itself_and_its_copies_with_it(tmp_path):
@@ -45,13 +45,15 @@ def test_the_same_folder_overlaps_with_itself_and_its_copies_with_it(tmp_path):
             Image.fromarray(pixels).save(tmp_path / folder / f"{prefix}{index}.png")
     (tmp_path / "two" / "copy.bmp").write_bytes(b"")
     Image.open(tmp_path / "one" / "x1.png").save(tmp_path / "two" / "copy.bmp")
-    one, two = (take(open_set(str(tmp_path / name)), count).digests for name, count in (("one", 3), ("two", 4)))
-    assert common(one, one) == (("x0.png", "x0.png"), ("x1.png", "x1.png"), ("x2.png", "x2.png"))
-    assert common(one, two) == (("x1.png", "copy.bmp"),)
+    one, two = (
+        select_samples(open_set(str(tmp_path / name)), count).digests for name, count in (("one", 3), ("two", 4))
+    )
+    assert find_common_samples(one, one) == (("x0.png", "x0.png"), ("x1.png", "x1.png"), ("x2.png", "x2.png"))
+    assert find_common_samples(one, two) == (("x1.png", "copy.bmp"),)
 
 
 @pytest.mark.parametrize("name", ["digits", "photos", "synthetic"])
 def test_the_splits_of_named_sets_share_few_pixels_if_any(name):
     splits = {"digits": ("train", "heldout")}.get(name, ("calibration", "evaluation"))
-    first, second = (take(open_set(name, split), 100).digests for split in splits)
-    assert common(first, second) == ()
+    first, second = (select_samples(open_set(name, split), 100).digests for split in splits)
+    assert find_common_samples(first, second) == ()

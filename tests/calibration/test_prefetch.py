@@ -6,7 +6,7 @@ from itertools import count, islice
 
 import pytest
 
-from deploykit.core.calibration.prefetch import ahead, limit
+from deploykit.core.calibration.prefetch import prefetch_limit, prefetch_results
 
 
 def test_results_come_in_the_items_order():
@@ -19,26 +19,26 @@ def test_results_come_in_the_items_order():
             first_may_end.set()
         return index * 10
 
-    assert list(ahead(slow_at_first, range(50))) == [index * 10 for index in range(50)]
+    assert list(prefetch_results(slow_at_first, range(50))) == [index * 10 for index in range(50)]
 
 
 def test_several_samples_are_worked_on_at_once(monkeypatch):
-    monkeypatch.setattr("calibration.lookahead.workers", lambda: 3)
+    monkeypatch.setattr("deploykit.core.calibration.prefetch.count_workers", lambda: 3)
     together = threading.Barrier(3, timeout=10)
-    assert len(list(ahead(lambda _: together.wait(), range(3)))) == 3
+    assert len(list(prefetch_results(lambda _: together.wait(), range(3)))) == 3
 
 
 def test_no_item_is_taken_before_the_first_result_is_asked_for():
     items = iter(range(5))
-    ahead(str, items)
+    prefetch_results(str, items)
     assert next(items) == 0
 
 
 def test_an_endless_source_is_read_a_few_items_ahead():
     taken = count()
-    stream = ahead(str, taken)
+    stream = prefetch_results(str, taken)
     assert list(islice(stream, 100)) == [str(index) for index in range(100)]
-    assert next(taken) <= 100 + limit()
+    assert next(taken) <= 100 + prefetch_limit()
     stream.close()
 
 
@@ -50,8 +50,8 @@ def test_an_exception_is_raised_in_its_items_place():
 
     got = []
     with pytest.raises(ValueError, match="the third"):
-        got.extend(ahead(refuse_the_third, range(20)))
-    stream = ahead(refuse_the_third, range(20))
+        got.extend(prefetch_results(refuse_the_third, range(20)))
+    stream = prefetch_results(refuse_the_third, range(20))
     assert [next(stream), next(stream), next(stream)] == [0, 1, 2]
 
 
@@ -70,9 +70,9 @@ def test_what_has_not_begun_is_dropped_when_the_reader_is_interrupted(interrupti
         if index == 1:
             go_on.wait(10)
 
-    monkeypatch.setattr("calibration.lookahead.workers", lambda: 1)
-    monkeypatch.setattr("calibration.lookahead.ThreadPoolExecutor", Pool)
-    stream = ahead(work, range(20))
+    monkeypatch.setattr("deploykit.core.calibration.prefetch.count_workers", lambda: 1)
+    monkeypatch.setattr("deploykit.core.calibration.prefetch.ThreadPoolExecutor", Pool)
+    stream = prefetch_results(work, range(20))
     next(stream)
     if interruption is GeneratorExit:
         stream.close()
@@ -84,9 +84,9 @@ def test_what_has_not_begun_is_dropped_when_the_reader_is_interrupted(interrupti
 
 def test_no_thread_is_left_behind():
     before = threading.active_count()
-    list(ahead(str, range(20)))
+    list(prefetch_results(str, range(20)))
     assert threading.active_count() == before
 
 
 def test_nothing_gives_nothing():
-    assert list(ahead(str, [])) == []
+    assert list(prefetch_results(str, [])) == []

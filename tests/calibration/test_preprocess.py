@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
-from deploykit.core.calibration.preprocess import batch, crop, preprocess
+from deploykit.core.calibration.preprocess import crop_image, preprocess_batch, preprocess_image
 from deploykit.core.errors import InputError
 from deploykit.core.values import Preprocessing
 
@@ -50,7 +50,7 @@ def largest_difference(ours, theirs):
 def test_geometry_is_torchvisions(height, width):
     image = noise(height, width)
     expected = np.asarray(oracle(IMAGENET)(Image.fromarray(image)))
-    assert largest_difference(crop(image, IMAGENET), expected) <= rounding(height, width)
+    assert largest_difference(crop_image(image, IMAGENET), expected) <= rounding(height, width)
 
 
 @settings(max_examples=60, deadline=None)
@@ -64,7 +64,7 @@ def test_geometry_is_torchvisions_at_any_size(height, width, resize, spare):
     spec = Preprocessing(resize=resize, height=max(resize - spare[0], 1), width=max(resize - spare[1], 1))
     image = noise(height, width)
     expected = np.asarray(oracle(spec)(Image.fromarray(image)))
-    assert largest_difference(crop(image, spec), expected) <= rounding(height, width)
+    assert largest_difference(crop_image(image, spec), expected) <= rounding(height, width)
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -76,76 +76,76 @@ def test_values_are_torchvisions(height, width):
     expected = normalized(Image.fromarray(image)).numpy()
     # Two float32 roundings of values up to 2.7 on their side, one on ours; and a pixel is a step of 1 / 255 / std.
     tolerance = 1e-6 + rounding(height, width) / 255 / min(IMAGENET.std)
-    np.testing.assert_allclose(preprocess(image, IMAGENET), expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(preprocess_image(image, IMAGENET), expected, rtol=0, atol=tolerance)
 
 
 def test_a_pixel_is_scaled_then_centred_then_divided_and_rounded_once():
     spec = Preprocessing(resize=1, height=1, width=1, scale=0.1, mean=(1.0, 2.0, 3.0), std=(0.3, 0.7, 1.1))
     image = np.array([[[10, 200, 255]]], dtype=np.uint8)
     expected = np.float32([(10 * 0.1 - 1) / 0.3, (200 * 0.1 - 2) / 0.7, (255 * 0.1 - 3) / 1.1])
-    assert np.array_equal(preprocess(image, spec).ravel(), expected)
+    assert np.array_equal(preprocess_image(image, spec).ravel(), expected)
 
 
 def test_bgr_turns_the_planes_around_and_lists_mean_and_std_in_that_order():
     rgb = Preprocessing(resize=4, height=4, width=4, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
     bgr = msgspec.structs.replace(rgb, channels="bgr", mean=(0.3, 0.2, 0.1), std=(3.0, 2.0, 1.0))
     image = noise(5, 6)
-    assert np.array_equal(preprocess(image, bgr), preprocess(image, rgb)[::-1])
+    assert np.array_equal(preprocess_image(image, bgr), preprocess_image(image, rgb)[::-1])
 
 
 def test_the_cropped_pixels_stay_red_green_blue():
     image = noise(5, 6)
     bgr = Preprocessing(resize=4, height=4, width=4, channels="bgr")
-    assert np.array_equal(crop(image, bgr), crop(image, msgspec.structs.replace(bgr, channels="rgb")))
+    assert np.array_equal(crop_image(image, bgr), crop_image(image, msgspec.structs.replace(bgr, channels="rgb")))
 
 
 def test_height_is_rows_and_width_is_columns():
     spec = Preprocessing(resize=20, height=7, width=13)
-    assert crop(noise(30, 40), spec).shape == (7, 13, 3)
-    assert preprocess(noise(30, 40), spec).shape == (3, 7, 13)
+    assert crop_image(noise(30, 40), spec).shape == (7, 13, 3)
+    assert preprocess_image(noise(30, 40), spec).shape == (3, 7, 13)
 
 
 def test_images_of_different_sizes_make_one_batch():
     images = [noise(30, 40), noise(9, 5)]
-    stacked = batch(images, IMAGENET)
+    stacked = preprocess_batch(images, IMAGENET)
     assert stacked.shape == (2, 3, 224, 224)
     assert stacked.dtype == np.float32
-    assert np.array_equal(stacked[1], preprocess(images[1], IMAGENET))
+    assert np.array_equal(stacked[1], preprocess_image(images[1], IMAGENET))
 
 
 @pytest.mark.parametrize("image", [noise(20, 30)[::2, ::-1], noise(20, 30).transpose(1, 0, 2)])
 def test_strides_do_not_matter(image):
-    assert np.array_equal(preprocess(image, IMAGENET), preprocess(np.ascontiguousarray(image), IMAGENET))
+    assert np.array_equal(preprocess_image(image, IMAGENET), preprocess_image(np.ascontiguousarray(image), IMAGENET))
 
 
 def test_the_image_is_left_as_it_was():
     image = noise(224, 224)
     before = image.copy()
     spec = Preprocessing(resize=224, height=224, width=224)
-    crop(image, spec)[:] = 0
+    crop_image(image, spec)[:] = 0
     assert np.array_equal(image, before)
 
 
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        (np.zeros((4, 4), np.uint8), "4×4, uint8"),
-        (np.zeros((4, 4, 4), np.uint8), "4×4×4, uint8"),
-        (np.zeros((3, 4, 4), np.uint8), "3×4×4, uint8"),
-        (np.zeros((4, 4, 3), np.float32), "4×4×3, float32"),
-        (np.zeros((0, 4, 3), np.uint8), "0×4×3, uint8"),
+        (np.zeros((4, 4), np.uint8), "4×4 uint8"),
+        (np.zeros((4, 4, 4), np.uint8), "4×4×4 uint8"),
+        (np.zeros((3, 4, 4), np.uint8), "3×4×4 uint8"),
+        (np.zeros((4, 4, 3), np.float32), "4×4×3 float32"),
+        (np.zeros((0, 4, 3), np.uint8), "0×4×3 uint8"),
     ],
 )
 def test_what_is_no_image_is_refused_with_its_shape_and_type(image, words):
     with pytest.raises(InputError, match=words):
-        preprocess(image, IMAGENET)
+        preprocess_image(image, IMAGENET)
 
 
 def test_an_image_too_elongated_to_resize_is_refused_before_memory_is_taken():
-    with pytest.raises(InputError, match="2000000x1 pixels would become 512000000x256"):
-        crop(np.zeros((2_000_000, 1, 3), np.uint8), IMAGENET)
+    with pytest.raises(InputError, match="2000000x1 pixels would be resized to 512000000x256"):
+        crop_image(np.zeros((2_000_000, 1, 3), np.uint8), IMAGENET)
 
 
 def test_an_empty_batch_is_refused():
-    with pytest.raises(InputError, match="without images"):
-        batch([], IMAGENET)
+    with pytest.raises(InputError, match="has no images"):
+        preprocess_batch([], IMAGENET)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploykit.core.calibration import Undecodable, open_set
+from deploykit.core.calibration import UndecodableImage, open_set
 from deploykit.core.errors import InputError
 
 
@@ -119,7 +119,7 @@ def test_an_archive_beside_unpacked_images_is_left_alone(tmp_path):
 @pytest.mark.parametrize(("name", "mode"), [("s.tar.gz", "w:gz"), ("s.tgz", "w:gz"), ("s.tar.xz", "w:xz")])
 def test_a_compressed_shard_is_refused_with_the_reason(tmp_path, name, mode):
     path = write(tmp_path / name, [("a.png", png(1))], mode)
-    with pytest.raises(InputError, match="is compressed, and no member of it could be read without"):
+    with pytest.raises(InputError, match="is compressed, so its members cannot be read individually"):
         open_set(path)
 
 
@@ -151,13 +151,13 @@ def test_a_class_that_is_no_integer_is_refused(tmp_path, content):
 
 
 def test_labels_on_some_images_only_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"1 of 2 images .* no \.cls beside them, first 'b\.png'"):
+    with pytest.raises(InputError, match=r"1 of 2 images .* no \.cls member, first 'b\.png'"):
         open_set(write(tmp_path / "s.tar", [("a.png", png(1)), ("a.cls", b"1"), ("b.png", png(1))]))
 
 
 def test_a_damaged_image_is_named_with_its_shard(tmp_path):
     samples = open_set(write(tmp_path / "s.tar", [("a.png", b"damaged")]))
-    with pytest.raises(Undecodable, match=r"s\.tar: a\.png' cannot be decoded"):
+    with pytest.raises(UndecodableImage, match=r"s\.tar: a\.png' cannot be decoded"):
         samples[0]
 
 

@@ -58,11 +58,14 @@ def test_a_float16_input_is_given_float32(saved):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"tokens": None}, "has no array 'tokens', but points"),
-        ({"mask": np.zeros((6, 1))}, "has an array 'mask', and the network has no such input"),
-        ({"tokens": np.zeros((5, 8), np.int64)}, "does not have as many rows of each: 5 of tokens, 6 of points"),
-        ({"tokens": np.zeros((6, 9), np.int64)}, "'tokens' has rows of 9 int64, and the network takes 8 int64"),
-        ({"tokens": np.zeros((6, 8), np.int32)}, "'tokens' has rows of 8 int32, and the network takes 8 int64"),
+        ({"tokens": None}, "has no array 'tokens', only points"),
+        ({"mask": np.zeros((6, 1))}, "has an array 'mask', but the network has no such input"),
+        (
+            {"tokens": np.zeros((5, 8), np.int64)},
+            "the same number of rows, at least one, in each array: 5 of tokens, 6 of points",
+        ),
+        ({"tokens": np.zeros((6, 9), np.int64)}, "'tokens' is 6×9 int64, and the network takes N×8 int64"),
+        ({"tokens": np.zeros((6, 8), np.int32)}, "'tokens' is 6×8 int32, and the network takes N×8 int64"),
         ({"points": np.full((6, 3, 5), np.nan, np.float32)}, "'points' holds NaN or infinity"),
         ({"labels": np.zeros(5, np.int64)}, "labels are 5 int64"),
     ],
@@ -110,21 +113,21 @@ def test_noise_is_standard_normal():
 
 def test_noise_for_judging_is_none_that_was_calibrated_on():
     sets = [calibration.open_tensors("synthetic", (POINTS,), split) for split in ("calibration", "evaluation")]
-    receipts = [calibration.take(each, 16).digests for each in sets]
-    assert calibration.common(*receipts) == ()
+    receipts = [calibration.select_samples(each, 16).digests for each in sets]
+    assert calibration.find_common_samples(*receipts) == ()
 
 
 def test_noise_for_integers_is_refused():
-    with pytest.raises(InputError, match="'tokens' is of integers"):
+    with pytest.raises(InputError, match="'tokens' is int64"):
         calibration.open_tensors("synthetic", BOTH, "all")
 
 
 def test_a_receipt_knows_equal_samples_whatever_their_names(saved, tmp_path):
     given = arrays()
-    first = calibration.take(calibration.open_tensors(saved(**given), BOTH, "all"), 6)
+    first = calibration.select_samples(calibration.open_tensors(saved(**given), BOTH, "all"), 6)
     np.savez(tmp_path / "other.npz", **{name: array[2:4] for name, array in given.items()})
-    second = calibration.take(calibration.open_tensors(str(tmp_path / "other.npz"), BOTH, "all"), 2)
-    assert calibration.common(first.digests, second.digests) == (
+    second = calibration.select_samples(calibration.open_tensors(str(tmp_path / "other.npz"), BOTH, "all"), 2)
+    assert calibration.find_common_samples(first.digests, second.digests) == (
         ("samples[2]", "other[0]"),
         ("samples[3]", "other[1]"),
     )
@@ -134,18 +137,18 @@ def test_a_sample_that_is_one_number_throughout_is_said_to_be_constant(saved):
     given = arrays(2)
     for array in given.values():
         array[1] = 3
-    assert calibration.take(calibration.open_tensors(saved(**given), BOTH, "all"), 2).record.constant == 1
+    assert calibration.select_samples(calibration.open_tensors(saved(**given), BOTH, "all"), 2).record.constant == 1
 
 
 def test_one_array_alone_under_the_name_of_an_archive_is_refused(tmp_path):
     with (tmp_path / "one.npz").open("wb") as file:
         np.save(file, np.zeros(3))
-    with pytest.raises(InputError, match=r"it is no \.npz file, or not a whole one"):
+    with pytest.raises(InputError, match=r"it is not an \.npz file, or it is truncated"):
         calibration.open_tensors(str(tmp_path / "one.npz"), BOTH, "all")
 
 
 def test_an_archive_of_other_things_than_arrays_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "notes.npz", "w") as archive:
         archive.writestr("notes.txt", "no array")
-    with pytest.raises(InputError, match=r"holds 'notes\.txt', which is no array"):
+    with pytest.raises(InputError, match=r"holds 'notes\.txt', which is not an array"):
         calibration.open_tensors(str(tmp_path / "notes.npz"), BOTH, "all")

@@ -480,7 +480,7 @@ def test_the_guide_works_as_printed(int8_bundle, photograph, tmp_path, monkeypat
     Image.open(photograph).save(tmp_path / "cat.jpg")
     (tmp_path / "dog.jpg").write_bytes((tmp_path / "cat.jpg").read_bytes())
     monkeypatch.chdir(tmp_path)
-    space: dict[str, object] = {}
+    space = {}
     blocks = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
     assert len(blocks) == 6
     for block in blocks:

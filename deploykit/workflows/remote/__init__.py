@@ -1,1 +1,1 @@
-"""Engines from another machine, reached through ssh."""
+"""Compilation of engines on another machine through ssh."""

@@ -1,7 +1,7 @@
-"""Another machine, reached by the system's own ssh, with the keys and the configuration that its user has.
+"""Connection to another machine through the system's ssh, with the user's keys and configuration.
 
-What is started there ends there, whatever happens here: every script has its standard input held open from here, and
-its end, by our will, our death or the network's, is its sign to stop and to tidy up.
+Remote scripts end in every case: each watches its standard input, which is held open from here. When the input ends
+(deliberately, because this process died or because the connection broke), the script stops and cleans up.
 """
 
 from __future__ import annotations
@@ -20,84 +20,84 @@ from deploykit.core.errors import BackendError, DeploykitError, InputError, Usag
 from deploykit.core.values import Value
 
 OPTIONS: Final = (
-    "-T",  # no terminal: nothing is asked, and what comes back is what was written
-    "-oBatchMode=yes",  # a password, or a question about a host key, would wait for ever
-    "-oLogLevel=ERROR",  # a server's banner is no error
+    "-T",  # no terminal: no prompts, and output is transferred unchanged
+    "-oBatchMode=yes",  # a prompt for a password or a host key would wait for ever
+    "-oLogLevel=ERROR",  # a server's banner is not an error
     "-oRemoteCommand=none",
-    "-oClearAllForwardings=yes",  # a port that another connection forwards already
+    "-oClearAllForwardings=yes",  # the port may already be forwarded by another connection
     "-oConnectTimeout=20",
     "-oServerAliveInterval=15",
-    "-oServerAliveCountMax=4",  # a minute of silence: the connection is broken
+    "-oServerAliveCountMax=4",  # the connection counts as broken after a minute of silence
 )
-"""What the user's configuration may not change: it would stop us, or let us wait for ever."""
+"""Options that override the user's configuration, where that could make a connection fail or hang."""
 
-PATIENCE_S: Final = 15.0
-"""For a script that was told to end to tidy up."""
+TERMINATE_TIMEOUT_S: Final = 15.0
+"""Time for a stopped script to clean up."""
 
-BROKEN: Final = 255
-"""How ssh itself fails; what runs there is kept from ending with that."""
+CONNECTION_FAILED: Final = 255
+"""Exit code of ssh's own failures; remote scripts never exit with it."""
 
-FULL: Final = re.compile(r"No space left on device|Disk quota exceeded|tar: .*Wrote only \d+ of \d+ bytes")
-"""How programs there say that their disk is full."""
+DISK_FULL: Final = re.compile(r"No space left on device|Disk quota exceeded|tar: .*Wrote only \d+ of \d+ bytes")
+"""Messages of remote programs about a full disk."""
 
 
 class Device(Value, frozen=True):
-    """A machine, and how deploykit is called there."""
+    """A remote machine, and the command that starts deploykit on it."""
 
     host: str
-    """`[user@]host`, as ssh takes it: a name, an address, or an alias of the user's configuration."""
+    """`[user@]host` for ssh: a name, an address, or an alias of the user's configuration."""
     port: int | None = None
     command: str = "deploykit"
-    """Words for a shell there, such as `~/venv/bin/deploykit`."""
+    """Command for the remote shell, such as `~/venv/bin/deploykit`."""
     folder: str | None = None
-    """Where to work; None: where that machine keeps what is temporary."""
+    """Parent of the temporary folder; None: the machine's default for temporary files."""
 
     @property
     def name(self) -> str:
-        """Without the user."""
+        """Host without the user."""
         return self.host.rpartition("@")[2]
 
     @property
-    def by_hand(self) -> str:
-        """What a user types to get there."""
+    def login_command(self) -> str:
+        """The command that a user types to log in."""
         return f"ssh {f'-p {self.port} ' if self.port is not None else ''}{shlex.quote(self.host)}"
 
 
-def device(text: str, command: str = "deploykit", folder: str | None = None) -> Device:
-    """The machine that `[user@]host[:port]` names; an IPv6 address with a port stands in brackets.
+def parse_device(text: str, command: str = "deploykit", folder: str | None = None) -> Device:
+    """Parse `[user@]host[:port]`; an IPv6 address with a port is in brackets.
 
-    UsageError for what is no such name, or what ssh would take for an option.
+    UsageError for an invalid name, or one that ssh would read as an option.
     """
     user, at, place = text.rpartition("@")
     host, port = place, None
-    if found := re.fullmatch(r"\[([0-9A-Fa-f:.%\w]+)\](?::(\d+))?|([^:\[\]]+):(\d+)", place):
-        host, port = found[1] or found[3], found[2] or found[4]
-    words = (user, host) if at else (host,)
-    torn = host.count(":") == 1 or "[" in host or "]" in host  # a port that is no number, a bracket without the other
-    if torn or any(not re.fullmatch(r"[^\s\x00-\x1f'\"\\/-][^\s\x00-\x1f'\"\\/]*", word) for word in words):
+    if match := re.fullmatch(r"\[([0-9A-Fa-f:.%\w]+)\](?::(\d+))?|([^:\[\]]+):(\d+)", place):
+        host, port = match[1] or match[3], match[2] or match[4]
+    parts = (user, host) if at else (host,)
+    malformed = host.count(":") == 1 or "[" in host or "]" in host  # a port that is not a number, a single bracket
+    if malformed or any(not re.fullmatch(r"[^\s\x00-\x1f'\"\\/-][^\s\x00-\x1f'\"\\/]*", part) for part in parts):
         raise UsageError(
-            f"{text!r} names no machine.", "Write --on [user@]host[:port], or an alias of your ssh config."
+            f"{text!r} is not a valid host.", "Write --on [user@]host[:port], or an alias of your ssh config."
         )
     if port is not None and not 1 <= int(port) <= 65535:
-        raise UsageError(f"{text!r} names port {port}; there are 1 to 65535.", "")
+        raise UsageError(f"{text!r} has port {port}; ports are 1 to 65535.", "")
     try:
-        spoken = shlex.split(command)
+        words = shlex.split(command)
     except ValueError as error:
-        raise UsageError(f"--remote-command {command!r} is no command of a shell: {error}.", "") from error
-    if not spoken:
-        raise UsageError("--remote-command is empty.", "Leave it out, or say how deploykit is called there.")
+        raise UsageError(f"--remote-command {command!r} is not a valid shell command: {error}.", "") from error
+    if not words:
+        raise UsageError("--remote-command is empty.", "Omit it, or give the command that starts deploykit there.")
     return Device(f"{user}{at}{host}", int(port) if port is not None else None, command, folder)
 
 
-def words(device: Device) -> list[str]:
-    """How ssh is called, without the host. BackendError where there is none on this machine."""
+def ssh_command(device: Device) -> list[str]:
+    """The ssh command without the host. BackendError if ssh is not installed on this machine."""
     if shutil.which("ssh") is None:
         raise BackendError("ssh is not installed on this machine.", "On Debian and Ubuntu: apt install openssh-client.")
     return ["ssh", *OPTIONS, *(["-p", str(device.port)] if device.port is not None else [])]
 
 
 class Session:
-    """A script that runs on a device. `session` starts it and ends it."""
+    """A script that runs on a device; `open_session` starts and stops it."""
 
     def __init__(self, device: Device, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
         assert process.stdin is not None
@@ -109,49 +109,49 @@ class Session:
         self._errors = errors
 
     @property
-    def said(self) -> str:
-        """On standard error, so far, without what would move a terminal's cursor."""
+    def stderr_text(self) -> str:
+        """Standard error so far, without control characters."""
         self._errors.seek(0)
-        return printable(self._errors.read().decode(errors="replace"))
+        return make_printable(self._errors.read().decode(errors="replace"))
 
     def wait(self) -> int:
-        """The script's exit code, once it has ended by itself. DeploykitError where the connection did."""
+        """Wait until the script ends by itself, and return its exit code. DeploykitError if the connection failed."""
         code = self._process.wait()
-        if code == BROKEN:
-            raise refusal(self.device, self.said)
+        if code == CONNECTION_FAILED:
+            raise create_connection_error(self.device, self.stderr_text)
         return code
 
-    def finish(self) -> int:
-        """The script's exit code, once it has ended behind all that it was given."""
+    def close_and_wait(self) -> int:
+        """Close the script's input, wait until it ends, and return its exit code."""
         with contextlib.suppress(BrokenPipeError):
             self.stdin.close()
         return self.wait()
 
-    def end(self) -> None:
-        """Tell it to end, and see to it."""
+    def stop(self) -> None:
+        """Close the script's streams; kill the connection if the script does not end in time."""
         for pipe in (self.stdout, self.stdin):
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
         try:
-            self._process.wait(PATIENCE_S)
-        finally:  # a connection that is gone, or a user without patience
+            self._process.wait(TERMINATE_TIMEOUT_S)
+        finally:  # the connection is lost, or the user interrupts the wait
             self.kill()
 
     def kill(self) -> None:
-        """End the connection at once. What runs there ends too, and nobody waits for it."""
+        """End the connection at once. The remote script ends by itself, without being waited for."""
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
 
 
 @contextmanager
-def session(device: Device, script: str) -> Iterator[Session]:
-    """A shell script of POSIX's language, started on the device whatever its user's own shell is.
+def open_session(device: Device, script: str) -> Iterator[Session]:
+    """Run a POSIX shell script on the device, whatever the login shell is; it is stopped when the block ends.
 
-    It does not hear Ctrl-C, which reaches all that a terminal has started: it is ended when the block is left.
+    The ssh process is in its own session, so that Ctrl-C in the terminal does not reach it directly.
     """
-    command = [*words(device), device.host, f"exec sh -c {shlex.quote(script)}"]
-    with tempfile.TemporaryFile() as errors:  # as a third pipe it would hold ssh up when it is full
+    command = [*ssh_command(device), device.host, f"exec sh -c {shlex.quote(script)}"]
+    with tempfile.TemporaryFile() as errors:  # a full pipe would block ssh
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
         )
@@ -160,71 +160,76 @@ def session(device: Device, script: str) -> Iterator[Session]:
             yield started
         finally:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                started.end()
+                started.stop()
 
 
-def printable(text: str) -> str:
-    """What another machine says, without control characters: it is shown on this one's terminal."""
+def make_printable(text: str) -> str:
+    """Remove control characters from another machine's output, which is shown on this one's terminal."""
     return "".join(letter for letter in text if letter.isprintable() or letter == "\n").strip()
 
 
-def last_words(text: str) -> str:
-    """The last line that says something, as half a sentence."""
+def find_last_line(text: str) -> str:
+    """The last line that is not empty, without a full stop."""
     lines = [line.strip(" .") for line in text.splitlines() if line.strip(" .")]
-    return lines[-1] if lines else "it does not say why"
+    return lines[-1] if lines else "no reason given"
 
 
-def refusal(device: Device, said: str) -> DeploykitError:
-    """Why ssh failed, by what it said."""
-    for sign, what, remedy in REFUSALS:
-        if re.search(sign, said):
-            fill = {"host": device.host, "name": device.name, "hand": device.by_hand, "said": last_words(said)}
-            return BackendError(what.format(**fill), remedy.format(**fill))
+def create_connection_error(device: Device, stderr_text: str) -> DeploykitError:
+    """Create the error for a failure of ssh, by its message."""
+    for pattern, what, remedy in FAILURES:
+        if re.search(pattern, stderr_text):
+            values = {
+                "host": device.host,
+                "name": device.name,
+                "login": device.login_command,
+                "reason": find_last_line(stderr_text),
+            }
+            return BackendError(what.format(**values), remedy.format(**values))
     return BackendError(
-        f"The connection to {device.host} broke{f': {last_words(said)}' if said else ''}.",
-        f"The bundle is as it was. Run it again; if that does not help, try: {device.by_hand}",
+        f"The connection to {device.host} broke{f': {find_last_line(stderr_text)}' if stderr_text else ''}.",
+        f"The bundle is unchanged. Run the command again; if that does not help, try: {device.login_command}",
     )
 
 
-REFUSALS: Final[Sequence[tuple[str, str, str]]] = (
+FAILURES: Final[Sequence[tuple[str, str, str]]] = (
     (
         "IDENTIFICATION HAS CHANGED",
-        "{host} shows another host key than the one that ssh remembers: it may be another machine.",
-        "Find out why. If it was set up anew, forget the old key with ssh-keygen -R, and connect by hand: {hand}",
+        "The host key of {host} differs from the one known to ssh: it may be another machine.",
+        "Find out why. If it was reinstalled, remove the old key with ssh-keygen -R, then connect manually: {login}",
     ),
     (
         "Host key verification failed|host key is known",
         "ssh does not know the host key of {host}.",
-        "Connect once by hand, compare the fingerprint that it shows, and say yes: {hand}",
+        "Connect once manually, compare the fingerprint, and accept it: {login}",
     ),
     (
         r"Permission denied|Too many authentication failures|[Nn]o more authentication methods",
-        "{host} does not let us in: {said}.",
-        "A password is never asked for here. Give that machine your key with ssh-copy-id {host}; a key with a "
-        "passphrase goes to the agent first, with ssh-add. This must succeed: {hand} true",
+        "{host} refuses the login: {reason}.",
+        "Passwords are not supported. Install your key there with ssh-copy-id {host}; add a key with a passphrase to "
+        "the agent with ssh-add. This must succeed: {login} true",
     ),
     (
         "Could not resolve hostname|contains invalid characters",
-        "No machine is called {name}: {said}.",
+        "The host {name} is unknown: {reason}.",
         "Check the name, or describe the machine in ~/.ssh/config.",
     ),
     (
         r"connect to (host|address) .*|Connection timed out during banner exchange|[Pp]roxy",
-        "{host} cannot be reached: {said}.",
-        "Check that it is on, in this network, and that its ssh server listens there: {hand}",
+        "{host} cannot be reached: {reason}.",
+        "Check that it is running and in this network, and that its ssh server listens on that port: {login}",
     ),
     (
         "Bad configuration option|Bad owner or permissions|line [0-9]+: |not accessible",
-        "ssh does not work on this machine: {said}.",
-        "Mend what it names.",
+        "ssh does not work on this machine: {reason}.",
+        "Fix the reported problem.",
     ),
 )
-"""What ssh says, what that means, and what to do."""
+"""(pattern in ssh's output, error message, remedy)."""
 
 
-def full(device: Device, where: str) -> InputError:
-    """The disk there."""
+def create_disk_full_error(device: Device, where: str) -> InputError:
+    """Create the error for a full disk on the device."""
     return InputError(
         f"The disk of {device.host} that holds {where} is full.",
-        "Free some space there, or name a folder on another of its disks with --remote-folder.",
+        "Free some space there, or choose a folder on another disk with --remote-folder.",
     )

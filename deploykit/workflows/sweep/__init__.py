@@ -1,15 +1,18 @@
-"""Many exports as one piece of work: one after the other here, or side by side on a Ray cluster.
+"""Sweeps: many exports, run one after the other on this machine or in parallel on a Ray cluster.
 
-names      the files that a cell names, and the digest of all that it says
-process    one cell in a process of its own
-record     what became of each cell, in the destination, so that a finished one is never made again
-run        the story: what is finished stays, the rest is made, kept as it comes, and compared
-here       makes cells on this machine
-fleet      makes cells on a cluster: which goes to which node, and again elsewhere where one is lost
-cluster    the cluster itself: reached, its nodes, what they have
-node       what runs on a node
-parcel     files as one stream with a digest: checkpoints and images on their way out, bundles on their way back
+run          the workflow: skip finished cells, export the others, record each result, render the comparison
+cell_inputs  the files that a cell reads, and the digest that identifies its result
+outcome      the result of a cell, from its bundle or its error
+record       results stored in the destination, so that finished cells are not exported again
+process      one cell in its own process
+local        executor on this machine
+ray          executor on a Ray cluster, with retries on other nodes
+schedule     assignment of cells to nodes
+cluster      connection to the cluster, its nodes and their resources
+node         the task that runs on a node
+shipping     files that are sent to the nodes
+archive      files as one stream with a digest: checkpoints and images to the nodes, bundles back
 
-A cell is the command line of `deploykit export`. That makes it a process, which may crash or take all memory without
-harm to the others, and lets a node decide what only the node can know, such as what `--target auto` means there.
+A cell is a command line of `deploykit export` and runs as its own process: it may crash or exhaust the memory without
+affecting other cells, and options such as `--target auto` are resolved on the node that runs it.
 """

@@ -1,4 +1,4 @@
-"""A Ray cluster: reached, its nodes, and what each of them has. The only file but fleet.py that knows Ray."""
+"""Connection to a Ray cluster, its nodes and their resources."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any, Final, NamedTuple, TextIO
 
 from deploykit.core.errors import BackendError, UsageError
+from deploykit.core.extras import install_remedy
 
-KNOCK_S: Final = 10.0
+CONNECT_TIMEOUT_S: Final = 10.0
 
-START: Final = "Start one with: ray start --head, and on each further machine: ray start --address HOST:6379."
+START_REMEDY: Final = "Start one with: ray start --head, and on each further machine: ray start --address HOST:6379."
 
 
-class OfOneThread(io.TextIOBase):
-    """Standard output for the thread that made it. Ray's own threads print a dead node's log there, where only results
-    belong: they are not heard, and what was lost is told by the cells that were.
+class SingleThreadStream(io.TextIOBase):
+    """Standard output that only passes on text of the thread that created it. Ray's own threads print a dead node's
+    log to standard output, which is reserved for results; that text is dropped, and the lost cells report the failure.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -28,11 +29,11 @@ class OfOneThread(io.TextIOBase):
         self._thread = threading.get_ident()
 
     def write(self, text: str) -> int:
-        """Passed on, or dropped."""
+        """Write text of the owning thread; drop that of others."""
         return self._stream.write(text) if threading.get_ident() == self._thread else len(text)
 
     def flush(self) -> None:
-        """Of the stream behind it."""
+        """Flush the underlying stream."""
         self._stream.flush()
 
 
@@ -41,93 +42,95 @@ class Node(NamedTuple):
 
     id: str
     name: str
-    """Its host's name, and enough of the identity to tell it from another on that host."""
+    """Host name, and the start of the node's id to distinguish nodes on one host."""
     resources: Mapping[str, float]
-    """All it has, in use or not: `CPU`, `GPU`, and what it was started with."""
+    """Total resources, in use or not: `CPU`, `GPU`, and custom ones that the node was started with."""
 
-    def claim(self, needs: Mapping[str, float], cpus: float | None) -> dict[str, float]:
-        """What a cell takes of it: what it needs, so many cores or all, and a GPU with any that is called otherwise."""
-        taken = {"CPU": self.resources.get("CPU", 0.0) if cpus is None else cpus, **needs}
+    def compute_claim(self, needs: Mapping[str, float], cpus: float | None) -> dict[str, float]:
+        """The resources that a cell occupies on this node: its `needs`, `cpus` cores (None: all), and one GPU along
+        with any custom resource.
+        """
+        claim = {"CPU": self.resources.get("CPU", 0.0) if cpus is None else cpus, **needs}
         if needs and self.resources.get("GPU", 0.0) >= 1:
-            taken.setdefault("GPU", 1.0)
-        return taken
+            claim.setdefault("GPU", 1.0)
+        return claim
 
-    def has(self, claim: Mapping[str, float], used: Mapping[str, float]) -> bool:
-        """Whether it has as much beside what is used. No cell runs on a node that offers no core."""
-        room = all(used.get(name, 0.0) + amount <= self.resources.get(name, 0.0) for name, amount in claim.items())
-        return room and claim["CPU"] > 0
+    def has_room(self, claim: Mapping[str, float], used: Mapping[str, float]) -> bool:
+        """Whether `claim` fits in addition to what is `used`. A node without a CPU core never has room."""
+        fits = all(used.get(name, 0.0) + amount <= self.resources.get(name, 0.0) for name, amount in claim.items())
+        return fits and claim["CPU"] > 0
 
 
-def require(address: str) -> None:
-    """Refuse what cannot be a cluster's address, and an installation without Ray, before any work is done."""
+def check_address(address: str) -> None:
+    """Check before any work that Ray is installed and that the address is not a Ray client's."""
     try:
         import ray  # noqa: F401
     except ImportError:
-        raise BackendError("--ray needs ray, which is not installed.", "pip install 'deploykit[fleet]'") from None
+        raise BackendError("--ray needs ray, which is not installed.", install_remedy("fleet")) from None
     if address.startswith("ray://"):
         raise UsageError(
-            f"--ray {address} is the address of a Ray client, and bundles come back to a member of the cluster only.",
-            "Run the sweep on a machine of the cluster, with --ray auto, or send it there: ray job submit -- deploykit "
+            f"--ray {address} is a Ray client address, and bundles can only be sent to a member of the cluster.",
+            "Run the sweep on a machine of the cluster with --ray auto, or submit it: ray job submit -- deploykit "
             "sweep … --ray auto.",
         )
 
 
 @contextmanager
-def connected(address: str) -> Iterator[None]:
-    """Ray's driver, as long as the block lasts; a connection that this process has already is used and left.
+def connect_ray(address: str) -> Iterator[None]:
+    """Connect to a cluster for the duration of the block; an existing connection of this process is used and kept.
 
-    BackendError where there is no cluster, or one of another version.
+    BackendError if there is no cluster, or it runs another version of Ray.
     """
     import ray
 
     if ray.is_initialized():
         yield
         return
-    _knock(address)
-    with redirect_stdout(OfOneThread(sys.stdout)):
+    _require_reachable(address)
+    with redirect_stdout(SingleThreadStream(sys.stdout)):
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             if address == "auto" and isinstance(error, ConnectionError):
-                raise BackendError("This machine is part of no Ray cluster that runs.", START) from error
-            why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise BackendError(f"The Ray cluster {address} cannot be reached: {why}", START) from error
+                raise BackendError("This machine is not part of a running Ray cluster.", START_REMEDY) from error
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise BackendError(f"The Ray cluster {address} cannot be reached: {reason}", START_REMEDY) from error
         try:
             yield
         finally:
-            with redirect_stdout(io.StringIO()):  # what its threads had still to say
+            with redirect_stdout(io.StringIO()):  # Ray's threads may still print
                 ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Whether anybody answers there at all: Ray itself asks for minutes before it says so."""
+def _require_reachable(address: str) -> None:
+    """Check that the address accepts a connection: Ray itself would retry for minutes before it fails."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
     except ValueError:
         raise UsageError(f"--ray {address!r} is not HOST:PORT, such as 10.0.0.5:6379.", "Or give auto.") from None
     except OSError as error:
-        why = error.strerror or str(error)
-        raise BackendError(f"The Ray cluster {address} cannot be reached: {why}.", START) from error
+        reason = error.strerror or str(error)
+        raise BackendError(f"The Ray cluster {address} cannot be reached: {reason}.", START_REMEDY) from error
 
 
-def nodes() -> list[Node]:
-    """Those that are alive."""
+def list_nodes() -> list[Node]:
+    """List the nodes that are alive."""
     import ray
 
-    listed: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [_node(each) for each in listed if each["Alive"]]
+    records: list[dict[str, Any]] = ray.nodes()
+    return [_parse_node(record) for record in records if record["Alive"]]
 
 
-def _node(found: Mapping[str, Any]) -> Node:
-    name = f"{found['NodeManagerHostname']} ({found['NodeID'][:8]})"
-    return Node(found["NodeID"], name, dict(found["Resources"]))
+def _parse_node(record: Mapping[str, Any]) -> Node:
+    name = f"{record['NodeManagerHostname']} ({record['NodeID'][:8]})"
+    return Node(record["NodeID"], name, dict(record["Resources"]))
 
 
-def owned(nodes: list[Node]) -> str:
-    """`3 nodes with CPU 24, GPU 1, sm87 1`: what there is in all, of what a cell may need."""
+def format_resources(nodes: list[Node]) -> str:
+    """Format the total of the resources that a cell may need: `3 nodes with CPU 24, GPU 1, sm87 1`."""
     total: dict[str, float] = {}
     for node in nodes:
         for name, amount in node.resources.items():

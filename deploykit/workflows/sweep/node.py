@@ -1,4 +1,4 @@
-"""What runs on a node: the files of a cell laid out as they lie at home, the export, and its bundle as a stream."""
+"""Task on a node: lay out the cell's files as in the sweep's folder, run the export, stream the bundle back."""
 
 from __future__ import annotations
 
@@ -12,78 +12,78 @@ from typing import Any, NamedTuple
 
 from deploykit.core import cache
 from deploykit.core.values import Value
-from deploykit.workflows.sweep import archive as parcel
-from deploykit.workflows.sweep.archive import Label
-from deploykit.workflows.sweep.process import PROGRAM, Ended, execute
+from deploykit.workflows.sweep import archive
+from deploykit.workflows.sweep.archive import ArchiveLabel
+from deploykit.workflows.sweep.process import PROGRAM, CellProcessResult, run_process
 
 
-class Task(Value, frozen=True):
-    """One attempt at a cell."""
+class CellTask(Value, frozen=True):
+    """One attempt to run a cell."""
 
     name: str
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     execution: str
     timeout_s: float | None
     program: tuple[str, ...] | None
-    """What starts the command line there; None: the node's own deploykit."""
+    """The command that starts deploykit on the node; None: the node's own installation."""
 
 
-class Answer(Value, frozen=True):
-    """What comes before the pieces of the bundle."""
+class CellAnswer(Value, frozen=True):
+    """First item of a node's response, before the pieces of the bundle."""
 
     host: str
-    ended: Ended
-    bundle: Label | None
-    """None: there is none, and no piece follows."""
+    process: CellProcessResult
+    bundle: ArchiveLabel | None
+    """None: there is no bundle, and no piece follows."""
 
 
-class Sent(NamedTuple):
-    """Files on their way to nodes: a label, and the pieces in the cluster's object store."""
+class ShippedFiles(NamedTuple):
+    """Files sent to nodes: the archive's label, and its pieces in the cluster's object store."""
 
-    label: Label
+    label: ArchiveLabel
     pieces: Sequence[Any]
     """Ray's ObjectRefs, in order."""
 
 
-def work(task: Task, sent: Sequence[Sent]) -> Iterator[Answer | bytes]:
-    """Make the cell. First an answer, then the bundle in pieces, where there is one.
+def run_cell(task: CellTask, sent: Sequence[ShippedFiles]) -> Iterator[CellAnswer | bytes]:
+    """Run a cell. Yields an answer, then the pieces of the bundle if there is one.
 
-    What was sent is kept in the node's cache by its digest: the next cell finds it.
+    Received files stay in the node's cache by their digest for the next cells.
     """
-    ground = cache.folder() / "cells"
-    ground.mkdir(parents=True, exist_ok=True)
-    _tidy(ground)
-    with tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=ground, ignore_cleanup_errors=True) as made:
-        place, bundle = Path(made) / "here", Path(made) / task.name
+    root = cache.cache_folder() / "cells"
+    root.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(root)
+    with tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=root, ignore_cleanup_errors=True) as temporary:
+        place, bundle = Path(temporary) / "here", Path(temporary) / task.name
         place.mkdir()
-        for each in sent:
-            _lay(each, place)
-        words = ("export", *task.words, "-o", str(bundle))
-        ended = execute(task.program or PROGRAM, words, place, task.execution, task.timeout_s)
-        if not ended.wrote:
-            yield Answer(platform.node(), ended, None)
+        for shipped in sent:
+            _link_files(shipped, place)
+        arguments = ("export", *task.arguments, "-o", str(bundle))
+        result = run_process(task.program or PROGRAM, arguments, place, task.execution, task.timeout_s)
+        if not result.wrote_bundle:
+            yield CellAnswer(platform.node(), result, None)
             return
         files = {path.relative_to(bundle).as_posix(): path for path in bundle.rglob("*") if path.is_file()}
-        with parcel.packed(files, Path(made)) as archive:
-            yield Answer(platform.node(), ended, archive.label)
-            yield from archive.pieces()
+        with archive.pack_files(files, Path(temporary)) as packed:
+            yield CellAnswer(platform.node(), result, packed.label)
+            yield from packed.pieces()
 
 
-def _lay(sent: Sent, place: Path) -> None:
-    """The files under their own names in `place`, by links to where they are kept."""
+def _link_files(sent: ShippedFiles, place: Path) -> None:
+    """Link the received files into `place` from the node's cache."""
 
-    def build(folder: Path) -> None:
+    def unpack_files(folder: Path) -> None:
         import ray
 
         (folder / "files").mkdir()
-        parcel.unpack((ray.get(piece) for piece in sent.pieces), sent.label, folder / "files")
+        archive.unpack_archive((ray.get(piece) for piece in sent.pieces), sent.label, folder / "files")
 
-    kept = cache.fetch("sent", {"sha256": sent.label.sha256}, build) / "files"
-    shutil.copytree(kept, place, dirs_exist_ok=True, copy_function=_linked)
+    cached = cache.fetch_or_build("sent", {"sha256": sent.label.sha256}, unpack_files) / "files"
+    shutil.copytree(cached, place, dirs_exist_ok=True, copy_function=_link_or_copy)
 
 
-def _linked(source: str, target: str) -> None:
-    """One more name for the file. Two words of a cell may name the same; a file system without links gets a copy."""
+def _link_or_copy(source: str, target: str) -> None:
+    """Hard-link a file, or copy it on a file system without links. Two arguments may name the same file."""
     Path(target).unlink(missing_ok=True)
     try:
         os.link(source, target)
@@ -91,9 +91,9 @@ def _linked(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _tidy(ground: Path) -> None:
-    """What killed workers left behind."""
-    for left in ground.glob("*-*"):
-        pid = left.name.partition("-")[0]
+def _remove_leftovers(root: Path) -> None:
+    """Remove the temporary folders of killed workers."""
+    for folder in root.glob("*-*"):
+        pid = folder.name.partition("-")[0]
         if pid.isdigit() and not Path("/proc", pid).exists():
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Which cell goes to which node next: a decision about values, which knows no Ray."""
+"""Assignment of cells to nodes, as a pure function that does not use Ray."""
 
 from __future__ import annotations
 
@@ -10,67 +10,70 @@ from deploykit.workflows.sweep.cluster import Node
 from deploykit.workflows.sweep.outcome import Job
 
 
-class Waiting(NamedTuple):
-    """A cell that is to be begun, for the first time or again."""
+class WaitingCell(NamedTuple):
+    """A cell to start, for the first time or again."""
 
     job: Job
     attempts: tuple[Attempt, ...] = ()
     lost_on: frozenset[str] = frozenset()
-    """Nodes that an attempt was lost on."""
+    """Ids of the nodes that lost an attempt."""
 
 
-class Cluster(NamedTuple):
-    """What is known of the cluster at this moment."""
+class ClusterState(NamedTuple):
+    """Current state of the cluster."""
 
     nodes: Sequence[Node]
     used: Mapping[str, Mapping[str, float]]
-    """What our own cells take of each node, by its identity."""
+    """Resources used by running cells, by node id."""
     avoided: Collection[str]
-    """Nodes that get nothing for now."""
-    seen: Mapping[str, Collection[str]]
-    """Networks that a node has in its cache, by its identity."""
+    """Ids of nodes that temporarily get no cell."""
+    cached_models: Mapping[str, Collection[str]]
+    """Networks in a node's cache, by node id."""
 
 
-class Choice(NamedTuple):
-    """A cell, the node for it, and what it takes there."""
+class Assignment(NamedTuple):
+    """A cell, its node, and the resources that it occupies there."""
 
-    waiting: Waiting
+    waiting: WaitingCell
     node: Node
     claim: Mapping[str, float]
 
 
-def choose(waiting: Sequence[Waiting], cluster: Cluster, cpus: float | None) -> Choice | None:
-    """The next cell to begin; None while no node has room for any.
+def choose_assignment(waiting: Sequence[WaitingCell], cluster: ClusterState, cpus: float | None) -> Assignment | None:
+    """Choose the next cell to start; None if no node has room for one.
 
-    First a network that the node traced already, then one that no node has, then any; in the order of the sweep.
+    A network that the node has already traced comes first, then one that no node has, then any other; ties are in the
+    order of the sweep.
     """
-    begun = {model for models in cluster.seen.values() for model in models}
+    started = {model for models in cluster.cached_models.values() for model in models}
 
-    def rank(choice: Choice) -> int:
+    def rank_choice(choice: Assignment) -> int:
         model = choice.waiting.job.cell.model
-        return 0 if model in cluster.seen.get(choice.node.id, ()) else 1 if model not in begun else 2
+        return 0 if model in cluster.cached_models.get(choice.node.id, ()) else 1 if model not in started else 2
 
-    return min((choice for each in waiting for choice in _choices(each, cluster, cpus)), key=rank, default=None)
-
-
-def able(nodes: Sequence[Node], needs: Mapping[str, float], cpus: float | None) -> list[Node]:
-    """The nodes that could take such a cell if they did nothing else."""
-    return [node for node in nodes if node.has(node.claim(needs, cpus), {})]
+    return min(
+        (choice for cell in waiting for choice in _list_assignments(cell, cluster, cpus)), key=rank_choice, default=None
+    )
 
 
-def _choices(waiting: Waiting, cluster: Cluster, cpus: float | None) -> Iterator[Choice]:
-    """Nodes with room for a cell. One that lost it gets it back where there is no other."""
+def find_suitable_nodes(nodes: Sequence[Node], needs: Mapping[str, float], cpus: float | None) -> list[Node]:
+    """List the nodes that could run such a cell if they were idle."""
+    return [node for node in nodes if node.has_room(node.compute_claim(needs, cpus), {})]
+
+
+def _list_assignments(waiting: WaitingCell, cluster: ClusterState, cpus: float | None) -> Iterator[Assignment]:
+    """List the possible assignments of a cell. A node that lost it is used again only if there is no other."""
     needs = waiting.job.cell.needs
-    candidates = able(cluster.nodes, needs, cpus)
+    candidates = find_suitable_nodes(cluster.nodes, needs, cpus)
     others = [node for node in candidates if node.id not in waiting.lost_on]
     for node in others or candidates:
-        claim = node.claim(needs, cpus)
-        if node.id not in cluster.avoided and node.has(claim, cluster.used.get(node.id, {})):
-            yield Choice(waiting, node, claim)
+        claim = node.compute_claim(needs, cpus)
+        if node.id not in cluster.avoided and node.has_room(claim, cluster.used.get(node.id, {})):
+            yield Assignment(waiting, node, claim)
 
 
-def summed(claims: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """What cells take together, by node."""
+def sum_claims(claims: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Sum the resources of running cells by node."""
     used: dict[str, dict[str, float]] = {}
     for node, claim in claims:
         total = used.setdefault(node, {})

@@ -1,4 +1,4 @@
-"""Files that nodes lack: what cells name in the sweep's folder, put into the cluster's object store once each."""
+"""Files that nodes need: the cells' files from the sweep's folder, put into the cluster's object store once each."""
 
 from __future__ import annotations
 
@@ -10,55 +10,60 @@ from pathlib import Path
 from deploykit.core.errors import InputError
 from deploykit.core.values import Progress
 from deploykit.core.values.sweeps import Cell
-from deploykit.workflows.sweep import archive as parcel
-from deploykit.workflows.sweep.names import named
-from deploykit.workflows.sweep.node import Sent
+from deploykit.workflows.sweep import archive
+from deploykit.workflows.sweep.cell_inputs import list_cell_files
+from deploykit.workflows.sweep.node import ShippedFiles
 
 
-class Shipping:
-    """What was sent so far. The pieces stay in the store as long as this lives."""
+class FileShipper:
+    """Sends files to the object store, where they stay as long as this object exists."""
 
-    def __init__(self, folder: Path, further: Sequence[str], progress: Progress) -> None:
-        """`further` are files and folders in `folder` that every cell gets."""
+    def __init__(self, folder: Path, extra_paths: Sequence[str], progress: Progress) -> None:
+        """`extra_paths` are files and folders in `folder` that every cell gets."""
         self._folder = folder
         self._progress = progress
-        self._sent: dict[tuple[str, ...], Sent] = {}
-        self._further = {word: _within(folder, word) for word in further}
+        self._sent: dict[tuple[str, ...], ShippedFiles] = {}
+        self._extra_files = {path: _list_extra_files(folder, path) for path in extra_paths}
 
-    def of(self, cell: Cell) -> list[Sent]:
-        """All that a cell names by a relative path; an absolute one means what lies there on the node.
+    def ship_cell_files(self, cell: Cell) -> list[ShippedFiles]:
+        """Ship the files that a cell names by relative paths; absolute paths refer to files on the node.
 
         InputError for a relative path that leads out of the folder.
         """
-        found = {word: files for word, files in named(self._folder, cell).items() if not Path(word).is_absolute()}
-        return [self._put(word, files) for word, files in {**found, **self._further}.items()]
+        cell_files = {
+            argument: files
+            for argument, files in list_cell_files(self._folder, cell).items()
+            if not Path(argument).is_absolute()
+        }
+        return [self._ship_files(argument, files) for argument, files in {**cell_files, **self._extra_files}.items()]
 
-    def _put(self, word: str, files: Sequence[Path]) -> Sent:
+    def _ship_files(self, argument: str, files: Sequence[Path]) -> ShippedFiles:
         import ray
 
         places = {os.path.relpath(path, self._folder): path for path in files}
         for place in places:
             if place.startswith(".."):
                 raise InputError(
-                    f"{word} leads to {place}, outside of {self._folder}: nodes get what lies in the sweep's folder.",
-                    "Put it there, or on every node at the same place, and name that by an absolute path.",
+                    f"{argument} leads to {place} outside of {self._folder}; only files of that folder are sent.",
+                    "Move it there, or put it at the same place on every node and give its absolute path.",
                 )
         key = tuple(sorted(places))
         if key not in self._sent:
             with (
-                self._progress.step(f"sending {word}"),
-                tempfile.TemporaryDirectory() as near,
-                parcel.packed(places, Path(near)) as archive,
+                self._progress.step(f"sending {argument}"),
+                tempfile.TemporaryDirectory() as temporary,
+                archive.pack_files(places, Path(temporary)) as packed,
             ):
-                self._sent[key] = Sent(archive.label, [ray.put(piece) for piece in archive.pieces()])
+                self._sent[key] = ShippedFiles(packed.label, [ray.put(piece) for piece in packed.pieces()])
         return self._sent[key]
 
 
-def _within(folder: Path, word: str) -> tuple[Path, ...]:
-    path = folder / word
-    files = tuple(sorted(each for each in path.rglob("*") if each.is_file())) if path.is_dir() else (path,)
-    if Path(word).is_absolute() or not all(each.is_file() for each in files) or not files:
+def _list_extra_files(folder: Path, extra_path: str) -> tuple[Path, ...]:
+    path = folder / extra_path
+    files = tuple(sorted(file for file in path.rglob("*") if file.is_file())) if path.is_dir() else (path,)
+    if Path(extra_path).is_absolute() or not all(file.is_file() for file in files) or not files:
         raise InputError(
-            f"[fleet] ship: there is no {word} in {folder}, or nothing in it.", "Name files and folders that lie there."
+            f"[fleet] ship: {extra_path} is missing from {folder}, or empty.",
+            f"List files and folders relative to {folder}.",
         )
     return files

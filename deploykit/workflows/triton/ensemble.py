@@ -1,9 +1,9 @@
-"""Preprocessing on the server: a small ONNX graph in front of the network, and an ensemble that calls both.
+"""Preprocessing on the server: a small ONNX graph before the network, and an ensemble that runs both.
 
-The graph takes cropped images (N×height×width×3, uint8, RGB) and gives what the network takes. It computes nothing: a
-table holds what each of 256 values becomes in each channel, read off `calibration.preprocess`, so that it is exact on
-every processor, and any server that runs the network runs it too. Resizing and cropping stay with the client, which
-sends a quarter of the bytes in return: pixels instead of floating-point numbers.
+The graph converts cropped images (N×height×width×3, uint8, RGB) to the network's input. It does no arithmetic: a table
+maps each of the 256 values per channel to the result of `calibration.preprocess`, so that it is exact on every
+processor, and every server that can run the network can run it. Resizing and cropping are left to the client, which in
+return sends a quarter of the bytes: pixels instead of floating-point numbers.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from deploykit.core.calibration.preprocess import preprocess
+from deploykit.core.calibration.preprocess import preprocess_image
 from deploykit.core.values import Preprocessing, TensorSpec
-from deploykit.workflows.triton.served import Model, Port, Step, Warmup, WarmupInput
+from deploykit.workflows.triton.model_config import EnsembleStep, ModelConfig, TensorConfig, WarmupInput, WarmupRequest
 
 PIXELS: Final = "pixels"
 
 OPSET: Final = 17
 IR_VERSION: Final = 8
-"""Of ONNX 1.12: older than what any network of ours asks of a server."""
+"""IR version of ONNX 1.12, which is older than any exported network requires."""
 
 
-def takes(spec: TensorSpec, preprocessing: Preprocessing) -> bool:
-    """Whether an input is what `preprocessing` makes of an image."""
-    return spec.dtype in ("float32", "float16") and spec.shape[1:] == _taken(preprocessing)
+def is_image_input(spec: TensorSpec, preprocessing: Preprocessing) -> bool:
+    """Whether an input has the type and shape that `preprocessing` produces."""
+    return spec.dtype in ("float32", "float16") and spec.shape[1:] == _preprocessed_shape(preprocessing)
 
 
-def graph(spec: TensorSpec, preprocessing: Preprocessing, pixels: str) -> bytes:
-    """The ONNX graph from the input `pixels` to an output named and typed as the network's input `spec`. Names within
-    begin with the latter, so that they are neither of the two.
+def build_preprocessing_graph(spec: TensorSpec, preprocessing: Preprocessing, pixels: str) -> bytes:
+    """Build the ONNX graph from the input `pixels` to an output with the name and type of the network's input `spec`.
+    Inner names are prefixed with the output's name to avoid conflicts.
     """
     from onnx import NodeProto, TensorProto, checker, helper, numpy_helper
 
@@ -40,102 +40,104 @@ def graph(spec: TensorSpec, preprocessing: Preprocessing, pixels: str) -> bytes:
     planar = preprocessing.layout == "NCHW"
     axis, shift = (1, (1, 3, 1, 1)) if planar else (3, (1, 1, 1, 3))
     constants = {
-        f"{spec.name}/table": table(preprocessing).astype(spec.dtype).reshape(-1),
+        f"{spec.name}/table": build_lookup_table(preprocessing).astype(spec.dtype).reshape(-1),
         f"{spec.name}/row": (256 * np.arange(3, dtype=np.int32)).reshape(shift),
     }
     nodes: list[NodeProto] = []
-    at = pixels
+    current = pixels
 
     def append(operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
         nodes.append(helper.make_node(operator, inputs, [output], f"node {len(nodes)}", **attributes))
         return output
 
     if planar:
-        at = append("Transpose", [at], f"{spec.name}/planes", perm=(0, 3, 1, 2))
+        current = append("Transpose", [current], f"{spec.name}/planes", perm=(0, 3, 1, 2))
     if preprocessing.channels == "bgr":
         constants[f"{spec.name}/order"] = np.array([2, 1, 0], dtype=np.int32)
-        at = append("Gather", [at, f"{spec.name}/order"], f"{spec.name}/ordered", axis=axis)
-    at = append("Cast", [at], f"{spec.name}/values", to=TensorProto.INT32)
-    at = append("Add", [at, f"{spec.name}/row"], f"{spec.name}/places")
-    append("Gather", [f"{spec.name}/table", at], spec.name)
+        current = append("Gather", [current, f"{spec.name}/order"], f"{spec.name}/ordered", axis=axis)
+    current = append("Cast", [current], f"{spec.name}/values", to=TensorProto.INT32)
+    current = append("Add", [current, f"{spec.name}/row"], f"{spec.name}/places")
+    append("Gather", [f"{spec.name}/table", current], spec.name)
     kind = TensorProto.FLOAT16 if spec.dtype == "float16" else TensorProto.FLOAT
-    made = helper.make_graph(
+    graph = helper.make_graph(
         nodes,
         "preprocess",
-        [helper.make_tensor_value_info(pixels, TensorProto.UINT8, (first, *_pixels(preprocessing)))],
+        [helper.make_tensor_value_info(pixels, TensorProto.UINT8, (first, *_pixel_shape(preprocessing)))],
         [helper.make_tensor_value_info(spec.name, kind, spec.shape)],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     model = helper.make_model(
-        made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="deploykit"
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="deploykit"
     )
     checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
 
 
-def table(preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """3×256: what each value becomes in each of the network's channels. An image that holds every value once, in all
-    three channels, goes through the reference and comes out as the table.
+def build_lookup_table(preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Build the 3×256 table of normalised values, by preprocessing an image that has every value once in all three
+    channels.
     """
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     plain = msgspec.structs.replace(preprocessing, resize=16, height=16, width=16, layout="NCHW")
-    return preprocess(ramp, plain).reshape(3, 256)
+    return preprocess_image(ramp, plain).reshape(3, 256)
 
 
-def models(network: Model, spec: TensorSpec, preprocessing: Preprocessing) -> tuple[Model, Model]:
-    """The model that preprocesses, and the ensemble of it and `network`, whose input `spec` it feeds."""
-    pixels = free(PIXELS, network)
-    size = _pixels(preprocessing)
-    (fed,) = (port for port in network.inputs if port.name == spec.name)
-    taken = Port(pixels, "uint8", (*fed.dims[:-3], *size), "NHWC")
+def build_ensemble_models(
+    network: ModelConfig, spec: TensorSpec, preprocessing: Preprocessing
+) -> tuple[ModelConfig, ModelConfig]:
+    """Build the preprocessing model for the input `spec` of `network`, and the ensemble of both."""
+    pixels = find_free_name(PIXELS, network)
+    size = _pixel_shape(preprocessing)
+    (network_input,) = (tensor for tensor in network.inputs if tensor.name == spec.name)
+    image_input = TensorConfig(pixels, "uint8", (*network_input.dims[:-3], *size), "NHWC")
     warmups = tuple(
-        Warmup(warmup.name, warmup.batch, (WarmupInput(pixels, "uint8", (*tensor.dims[:-3], *size), None),))
+        WarmupRequest(warmup.name, warmup.batch, (WarmupInput(pixels, "uint8", (*tensor.dims[:-3], *size), None),))
         for warmup in network.warmups
         for tensor in warmup.inputs
         if tensor.name == spec.name
     )
-    front = Model(
+    preprocess = ModelConfig(
         name=f"{network.name}-preprocess",
         platform="onnxruntime_onnx",
-        inputs=(taken,),
-        outputs=(msgspec.structs.replace(fed, layout=None),),
+        inputs=(image_input,),
+        outputs=(msgspec.structs.replace(network_input, layout=None),),
         max_batch=network.max_batch,
         preferred=network.preferred,
         queue_delay_us=network.queue_delay_us,
         instances=network.instances and msgspec.structs.replace(network.instances, dla_core=None),
         warmups=warmups,
     )
-    whole = Model(
+    ensemble = ModelConfig(
         name=f"{network.name}-ensemble",
         platform="ensemble",
-        inputs=tuple(taken if port.name == spec.name else port for port in network.inputs),
+        inputs=tuple(image_input if tensor.name == spec.name else tensor for tensor in network.inputs),
         outputs=network.outputs,
         max_batch=network.max_batch,
         steps=(
-            Step(front.name, {pixels: pixels}, {spec.name: spec.name}),
-            Step(network.name, _itself(network.inputs), _itself(network.outputs)),
+            EnsembleStep(preprocess.name, {pixels: pixels}, {spec.name: spec.name}),
+            EnsembleStep(network.name, _map_tensor_names(network.inputs), _map_tensor_names(network.outputs)),
         ),
     )
-    return front, whole
+    return preprocess, ensemble
 
 
-def _itself(ports: tuple[Port, ...]) -> dict[str, str]:
-    """Tensors of the network have its names in the ensemble too."""
-    return {port.name: port.name for port in ports}
+def _map_tensor_names(tensors: tuple[TensorConfig, ...]) -> dict[str, str]:
+    """Map each tensor of the network to the same name in the ensemble."""
+    return {tensor.name: tensor.name for tensor in tensors}
 
 
-def free(name: str, network: Model) -> str:
-    """`name`, with as many underscores behind it as make it none of the network's own."""
-    taken = {port.name for port in (*network.inputs, *network.outputs)}
-    while name in taken:
+def find_free_name(name: str, network: ModelConfig) -> str:
+    """Append underscores to `name` until no tensor of the network has that name."""
+    used_names = {tensor.name for tensor in (*network.inputs, *network.outputs)}
+    while name in used_names:
         name += "_"
     return name
 
 
-def _taken(preprocessing: Preprocessing) -> tuple[int, int, int]:
+def _preprocessed_shape(preprocessing: Preprocessing) -> tuple[int, int, int]:
     planes = 3, preprocessing.height, preprocessing.width
-    return planes if preprocessing.layout == "NCHW" else _pixels(preprocessing)
+    return planes if preprocessing.layout == "NCHW" else _pixel_shape(preprocessing)
 
 
-def _pixels(preprocessing: Preprocessing) -> tuple[int, int, int]:
+def _pixel_shape(preprocessing: Preprocessing) -> tuple[int, int, int]:
     return preprocessing.height, preprocessing.width, 3

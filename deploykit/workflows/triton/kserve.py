@@ -12,37 +12,37 @@ from deploykit.core.values import Value
 SERVICE: Final = "inference-service.yaml"
 
 NAME: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
-"""What KServe takes for the name of a service."""
+"""Service names that KServe accepts."""
 
 URI: Final = re.compile(r"[a-z][a-z0-9+.-]*://\S+")
 
 
 class Service(Value, frozen=True):
-    """What a cluster calls the server, and where it fetches the repository from."""
+    """Name of the service in the cluster, and the address that it loads the repository from."""
 
     name: str
     storage_uri: str
 
 
-def checked(service: Service) -> Service:
-    """UsageError for a name or an address that KServe does not take."""
+def check_service(service: Service) -> Service:
+    """Return the service; UsageError for a name or an address that KServe does not accept."""
     if not NAME.fullmatch(service.name):
         raise UsageError(
-            f"{service.name!r} cannot be the name of a service: KServe takes up to 63 small letters, digits and "
-            "hyphens, the first a letter.",
+            f"{service.name!r} is not a valid service name: KServe accepts up to 63 lower-case letters, digits and "
+            "hyphens, beginning with a letter.",
             "Give another with --service.",
         )
     if not URI.fullmatch(service.storage_uri):
         raise UsageError(
-            f"KServe cannot fetch from {service.storage_uri!r}.",
-            "Give where the repository will be uploaded to, such as --storage-uri s3://bucket/models.",
+            f"KServe cannot load models from {service.storage_uri!r}.",
+            "Give the address that the repository will be uploaded to, such as --storage-uri s3://bucket/models.",
         )
     return service
 
 
-def text(service: Service, gpu: bool) -> str:
-    """YAML for `kubectl apply -f`: one Triton server for every model in the repository. It answers the Open Inference
-    Protocol, which KServe calls v2; KServe finds its runtime for Triton by the model's format.
+def format_service(service: Service, gpu: bool) -> str:
+    """Format YAML for `kubectl apply -f`: one Triton server for all models in the repository, with the Open Inference
+    Protocol, which KServe calls v2. KServe selects its Triton runtime by the model format.
     """
     lines = [
         "# Written by deploykit. Upload this folder to storageUri, then kubectl apply -f this file.",

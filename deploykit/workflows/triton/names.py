@@ -1,4 +1,4 @@
-"""Names of models: folders in a repository, and words in the addresses that clients ask."""
+"""Model names, which are folders in the repository and parts of request URLs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from deploykit.core.values import Precision
 NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 
 
-def of_bundle(model: str, precision: Precision) -> str:
-    """`resnet50-fp16`; of a file its name, of `timm:resnet18.a1_in1k` `timm-resnet18.a1_in1k-fp16`."""
+def create_model_name(model: str, precision: Precision) -> str:
+    """Create a model name: `resnet50-fp16`; a file's stem; `timm-resnet18.a1_in1k-fp16` for `timm:resnet18.a1_in1k`."""
     plain = PurePath(model).stem if model.endswith((".onnx", ".pt2")) else model
-    return checked(re.sub(r"[^A-Za-z0-9_.]+", "-", plain).strip("-.") + f"-{precision}")
+    return check_model_name(re.sub(r"[^A-Za-z0-9_.]+", "-", plain).strip("-.") + f"-{precision}")
 
 
-def checked(name: str) -> str:
-    """`name`, where it can be a folder and stand in an address as it is; UsageError where not."""
+def check_model_name(name: str) -> str:
+    """Return `name` if it is valid as a folder and in a URL; else raise UsageError."""
     if not NAME.fullmatch(name):
         raise UsageError(
-            f"A model cannot be called {name!r}: a name is up to 200 letters, digits, points, hyphens and underscores.",
+            f"{name!r} is not a valid model name: use up to 200 letters, digits, dots, hyphens and underscores.",
             "Give another with --name.",
         )
     return name

@@ -1,10 +1,10 @@
-"""The repository: a folder per model, a numbered folder per version. What lies there already is never lost.
+"""The repository: a folder per model, a numbered folder per version. Existing files are never lost.
 
 REPOSITORY/
   resnet50-fp16/
-    config.pbtxt           written with the first version; from then on it is the user's
+    config.pbtxt           written with the first version, then left to the user
     labels.txt   warmup/   shared by all versions
-    1/  2/ …               each appears whole, and none is ever written again
+    1/  2/ …               created atomically, never changed
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from deploykit.core.errors import InputError
-from deploykit.core.files import explained, replace_file, sha256, staged
+from deploykit.core.files import explain_os_error, hash_file, replace_file, stage_folder
 from deploykit.core.values import Value
-from deploykit.workflows.triton.config import CONFIG, stated_interface, text
-from deploykit.workflows.triton.served import Model, interface
+from deploykit.workflows.triton.config import CONFIG, format_config, read_interface
+from deploykit.workflows.triton.model_config import ModelConfig, format_interface
 
-REMEDY: Final = "Make room, or name another --repository."
+REMEDY: Final = "Free some space or fix the permissions, or choose another --repository."
 
-EVIDENCE: Final = "deploykit-manifest.json"
-"""The manifest of the bundle that a version came from, for whoever asks later what it was checked by."""
+MANIFEST_COPY: Final = "deploykit-manifest.json"
+"""Copy of the manifest of the bundle that a version was made from, as evidence of its checks."""
 
 
-class Contents(NamedTuple):
-    """The files of a model: `shared` by all versions, and those of the `version`, bytes or files to copy, by path."""
+class ModelFiles(NamedTuple):
+    """Files of a model by path: those `shared` by all versions and those of one `version` (bytes or files to copy)."""
 
     shared: Mapping[str, bytes]
     version: Mapping[str, bytes | Path]
 
 
-class Placed(Value, frozen=True):
-    """A model in the repository, and what was done for it."""
+class PlacedModel(Value, frozen=True):
+    """A model in the repository after writing."""
 
     name: str
     folder: str
@@ -44,87 +44,91 @@ class Placed(Value, frozen=True):
     interface: str
     """Platform, batches, inputs and outputs."""
     present: bool
-    """Whether this version lay there already."""
-    statements: tuple[str, ...] = ()
-    """What its user must know, as sentences."""
+    """Whether this version existed already."""
+    caveats: tuple[str, ...] = ()
+    """What users of the model must know, as clauses."""
 
 
-def check(repository: Path, model: Model, contents: Contents, version: int | None, force: bool) -> None:
-    """InputError for all that `place` would refuse, before anything is written."""
-    ground = next(path for path in (repository, *repository.absolute().parents) if path.exists())
-    if not ground.is_dir():
-        raise InputError(f"{ground} is no folder.", "Name a folder for --repository, new or not.")
-    if not os.access(ground, os.W_OK | os.X_OK):
-        raise InputError(f"{repository} cannot be written: you may not write to {ground}.", REMEDY)
+def check_model(repository: Path, model: ModelConfig, contents: ModelFiles, version: int | None, force: bool) -> None:
+    """Raise InputError for everything that `place_model` would refuse, before anything is written."""
+    parent = next(path for path in (repository, *repository.absolute().parents) if path.exists())
+    if not parent.is_dir():
+        raise InputError(f"{parent} is not a folder.", "Name a new or existing folder with --repository.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"{repository} cannot be written: no permission to write to {parent}.", REMEDY)
     if (folder := repository / model.name).exists():
-        _fits(folder, model, contents, force)
-        _numbered(folder, contents, version)
+        _check_compatible(folder, model, contents, force)
+        _choose_version(folder, contents, version)
 
 
-def place(
+def place_model(
     repository: Path,
-    model: Model,
-    contents: Contents,
-    statements: tuple[str, ...],
+    model: ModelConfig,
+    contents: ModelFiles,
+    caveats: tuple[str, ...],
     version: int | None,
     force: bool,
-) -> Placed:
-    """The model as a new version in `repository`: `version`, or the one after the highest. Where the highest has the
-    same files already, nothing is written.
+) -> PlacedModel:
+    """Write the model as version `version` in `repository`, or as the one after the highest. Nothing is written if the
+    highest version already has the same files.
 
-    The model's config.pbtxt is kept where it states the same interface, whatever else was tuned in it. With `force`, it
-    and the labels are written anew, and what they were stays beside them. InputError where without it they do not fit.
+    An existing config.pbtxt with the same interface is kept with the user's changes. With `force`, it and the labels
+    are rewritten and backed up. InputError if they do not match and `force` is not set.
     """
     folder = repository / model.name
     if not folder.exists():
-        return _first(folder, model, contents, statements, version or 1)
-    _fits(folder, model, contents, force)
-    number, present = _numbered(folder, contents, version)
-    statements += _shared(folder, model, contents, force)
+        return _place_first_version(folder, model, contents, caveats, version or 1)
+    _check_compatible(folder, model, contents, force)
+    number, present = _choose_version(folder, contents, version)
+    caveats += _write_shared(folder, model, contents, force)
     if not present:
-        _appear(folder / str(number), contents.version)
-        if number < (highest := max(_versions(folder))):
-            statements += (f"version {highest} is the one that Triton serves: it takes the highest unless told others",)
-    return Placed(model.name, str(folder), number, interface(model), present, statements)
+        _publish_folder(folder / str(number), contents.version)
+        if number < (highest := max(_list_versions(folder))):
+            caveats += (f"Triton serves version {highest}, the highest, unless version_policy says otherwise",)
+    return PlacedModel(model.name, str(folder), number, format_interface(model), present, caveats)
 
 
-def _first(folder: Path, model: Model, contents: Contents, statements: tuple[str, ...], version: int) -> Placed:
-    of_version = {f"{version}/{path}": content for path, content in contents.version.items()}
-    _appear(folder, {**contents.shared, **of_version, CONFIG: text(model).encode("utf-8")})
-    return Placed(model.name, str(folder), version, interface(model), False, statements)
+def _place_first_version(
+    folder: Path, model: ModelConfig, contents: ModelFiles, caveats: tuple[str, ...], version: int
+) -> PlacedModel:
+    version_files = {f"{version}/{path}": content for path, content in contents.version.items()}
+    _publish_folder(folder, {**contents.shared, **version_files, CONFIG: format_config(model).encode("utf-8")})
+    return PlacedModel(model.name, str(folder), version, format_interface(model), False, caveats)
 
 
-def _fits(folder: Path, model: Model, contents: Contents, force: bool) -> None:
-    """A folder that holds another kind of model, or labels of other classes, is not a place for a further version."""
+def _check_compatible(folder: Path, model: ModelConfig, contents: ModelFiles, force: bool) -> None:
+    """Raise InputError if the folder holds a model with another interface or other labels."""
     config = folder / CONFIG
     if not config.is_file():
-        raise InputError(f"{folder} has no {CONFIG}: it is not one of our models.", "Call the new one by --name.")
+        raise InputError(
+            f"{folder} has no {CONFIG}, so it is not a model of deploykit.", "Give the new model another --name."
+        )
     if force:
         return
-    stated = stated_interface(config.read_text(encoding="utf-8", errors="replace"))
+    stated = read_interface(config.read_text(encoding="utf-8", errors="replace"))
     if stated is None:
         raise InputError(
-            f"{config} was not written by deploykit, and says by itself what every version must be.",
-            f"Call the new model by --name, or replace it with --force: {KEPT_BESIDE}",
+            f"{config} was not written by deploykit, so its interface is unknown.",
+            f"Give the new model another --name, or replace the file with --force: {BACKUP_NOTE}",
         )
-    if stated != (ours := interface(model)):
+    if stated != (ours := format_interface(model)):
         raise InputError(
-            f"{folder} holds another kind of model: it is {stated}, and the bundle's is {ours}.",
-            f"Call the new one by --name, or replace {CONFIG} with --force: {KEPT_BESIDE}",
+            f"{folder} holds a model with another interface: {stated}; the bundle's is {ours}.",
+            f"Give the new model another --name, or replace {CONFIG} with --force: {BACKUP_NOTE}",
         )
-    for path in _differing(folder, contents):
+    for path in _list_differing_files(folder, contents):
         raise InputError(
-            f"{folder / path} names other classes than the bundle, and all versions share it.",
-            f"Call the new model by --name, or replace it with --force: {KEPT_BESIDE}",
+            f"{folder / path} has other classes than the bundle, and all versions share this file.",
+            f"Give the new model another --name, or replace the file with --force: {BACKUP_NOTE}",
         )
 
 
-KEPT_BESIDE: Final = "what it was stays beside it."
+BACKUP_NOTE: Final = "the old file is kept as a backup."
 
 
-def _differing(folder: Path, contents: Contents) -> list[str]:
-    """Files at the model's top that are there with another content. Those in folders are requests to warm up with: of
-    two that fit the interface, one serves as well as the other.
+def _list_differing_files(folder: Path, contents: ModelFiles) -> list[str]:
+    """List the top-level files of the model that exist with other content. Files in folders are warm-up data, of which
+    any that fits the interface will do.
     """
     top = {path: content for path, content in contents.shared.items() if "/" not in path}
     return [
@@ -132,99 +136,100 @@ def _differing(folder: Path, contents: Contents) -> list[str]:
     ]
 
 
-def _numbered(folder: Path, contents: Contents, asked: int | None) -> tuple[int, bool]:
-    """The number that these files are to have, and whether they have it already."""
-    there = _versions(folder)
-    highest = max(there, default=0)
-    number = highest if asked is None else asked
-    if number in there and _same(folder / str(number), contents):
+def _choose_version(folder: Path, contents: ModelFiles, requested: int | None) -> tuple[int, bool]:
+    """Choose the version number for these files, and tell whether that version already exists with them."""
+    versions = _list_versions(folder)
+    highest = max(versions, default=0)
+    number = highest if requested is None else requested
+    if number in versions and _holds_same_files(folder / str(number), contents):
         return number, True
-    if asked in there:
+    if requested in versions:
         raise InputError(
-            f"{folder / str(asked)} is there already, with other files.", "Leave out --version for the next number."
+            f"{folder / str(requested)} exists with other files.", "Omit --version to use the next number."
         )
-    return asked or highest + 1, False
+    return requested or highest + 1, False
 
 
-def _versions(folder: Path) -> set[int]:
-    """Names that Triton takes for versions: whole numbers from 1."""
+def _list_versions(folder: Path) -> set[int]:
+    """List the folders that Triton reads as versions: integers ≥ 1."""
     return {int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.name.isascii()} - {0}
 
 
-def _same(version: Path, contents: Contents) -> bool:
-    """Whether a version holds these files. Its evidence may differ: the same graph can be measured twice."""
-    wanted = {path: content for path, content in contents.version.items() if path != EVIDENCE}
-    there = {path.relative_to(version).as_posix() for path in version.rglob("*") if path.is_file()}
-    return there - {EVIDENCE} == set(wanted) and all(
-        _equal(version / path, content) for path, content in wanted.items()
+def _holds_same_files(version: Path, contents: ModelFiles) -> bool:
+    """Whether a version has these files. The manifest may differ: the same graph can be measured twice."""
+    expected = {path: content for path, content in contents.version.items() if path != MANIFEST_COPY}
+    existing = {path.relative_to(version).as_posix() for path in version.rglob("*") if path.is_file()}
+    return existing - {MANIFEST_COPY} == set(expected) and all(
+        _has_content(version / path, content) for path, content in expected.items()
     )
 
 
-def _equal(path: Path, content: bytes | Path) -> bool:
+def _has_content(path: Path, content: bytes | Path) -> bool:
     if isinstance(content, bytes):
         return path.read_bytes() == content
-    return path.stat().st_size == content.stat().st_size and sha256(path) == sha256(content)
+    return path.stat().st_size == content.stat().st_size and hash_file(path) == hash_file(content)
 
 
-def _shared(folder: Path, model: Model, contents: Contents, force: bool) -> tuple[str, ...]:
-    """Write what versions share and is not there; with `force` also what differs. What a reader should know of it."""
-    config, ours = folder / CONFIG, text(model)
-    wanted = {path: it for path, it in contents.shared.items() if not (folder / path).exists() or "/" not in path}
+def _write_shared(folder: Path, model: ModelConfig, contents: ModelFiles, force: bool) -> tuple[str, ...]:
+    """Write the missing shared files, and with `force` also those that differ. Returns caveats about the changes."""
+    config, ours = folder / CONFIG, format_config(model)
+    missing = {
+        path: content for path, content in contents.shared.items() if "/" not in path or not (folder / path).exists()
+    }
     if force:
-        former = [put(folder / path, it, force) for path, it in {**wanted, CONFIG: ours.encode("utf-8")}.items()]
-        return tuple(f"what {path.stem} was is kept as {path.name}" for path in former if path is not None)
-    for path, content in wanted.items():
-        put(folder / path, content, force)
+        rewritten = {**missing, CONFIG: ours.encode("utf-8")}
+        backups = [write_file(folder / path, content, force) for path, content in rewritten.items()]
+        return tuple(f"the old {path.stem} is kept as {path.name}" for path in backups if path is not None)
+    for path, content in missing.items():
+        write_file(folder / path, content, force)
     before = config.read_text(encoding="utf-8", errors="replace")
     if before != ours:
-        return (f"{CONFIG} was kept as it is; --force would write it anew: {_changes(before, ours)}",)
+        return (f"{CONFIG} was not changed; --force would rewrite it: {_format_changes(before, ours)}",)
     return ()
 
 
-def _changes(config: str, ours: str) -> str:
-    """`− count: 4, + count: 1`: the lines that would go and come, or how many where they are many."""
+def _format_changes(config: str, ours: str) -> str:
+    """Format the lines that would change, `− count: 4, + count: 1`, or their number if there are more than six."""
     compared = difflib.ndiff(config.splitlines(), ours.splitlines())
     lines = [f"{'−' if line[0] == '-' else '+'} {line[2:].strip()}" for line in compared if line[0] in "-+"]
     return ", ".join(lines) if len(lines) <= 6 else f"{len(lines)} lines differ"
 
 
 def check_file(path: Path, content: bytes, force: bool) -> None:
-    """InputError for a file that `put` would refuse to replace."""
+    """Raise InputError for a file that `write_file` would refuse to replace."""
     if path.exists() and not force and path.read_bytes() != content:
-        raise InputError(f"{path} is there already, with other content.", f"Replace it with --force: {KEPT_BESIDE}")
+        raise InputError(f"{path} exists with other content.", f"Replace it with --force: {BACKUP_NOTE}")
 
 
-def put(path: Path, content: bytes, force: bool) -> Path | None:
-    """Write a file. Another that has its name stays beside it as `path.1`, or the first number that is free, which is
-    handed back; without `force`, it stays where it is and InputError says so.
+def write_file(path: Path, content: bytes, force: bool) -> Path | None:
+    """Write a file, and return the backup of a replaced one: `path.1`, or the first free number. InputError without
+    `force` if a file with other content exists.
     """
     check_file(path, content, force)
-    former = None
+    backup = None
     if path.exists():
         if path.read_bytes() == content:
             return None
-        former = _set_aside(path)
+        backup = _back_up_file(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise explained(error, path, REMEDY) from error
+        raise explain_os_error(error, path, REMEDY) from error
     replace_file(path, content, REMEDY)
-    return former
+    return backup
 
 
-def _set_aside(path: Path) -> Path:
+def _back_up_file(path: Path) -> Path:
     number = 1
-    while (former := path.with_name(f"{path.name}.{number}")).exists():
+    while (backup := path.with_name(f"{path.name}.{number}")).exists():
         number += 1
-    return Path(shutil.copy2(path, former))
+    return Path(shutil.copy2(path, backup))
 
 
-def _appear(destination: Path, files: Mapping[str, bytes | Path]) -> None:
-    """A folder that appears whole or not at all, and never in the place of another: two calls at once may both have
-    found the number free.
-    """
-    fresh = destination.with_name(f".{destination.name}.new-{os.getpid()}")
-    with staged(fresh, REMEDY) as folder:
+def _publish_folder(destination: Path, files: Mapping[str, bytes | Path]) -> None:
+    """Create a folder atomically. InputError if it exists by then: two concurrent calls may choose the same number."""
+    staged = destination.with_name(f".{destination.name}.new-{os.getpid()}")
+    with stage_folder(staged, REMEDY) as folder:
         for path, content in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             if isinstance(content, bytes):
@@ -232,7 +237,9 @@ def _appear(destination: Path, files: Mapping[str, bytes | Path]) -> None:
             else:
                 shutil.copyfile(content, folder / path)
     try:
-        fresh.rename(destination)
+        staged.rename(destination)
     except OSError:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise InputError(f"{destination} appeared while it was being written.", "Call it again.") from None
+        shutil.rmtree(staged, ignore_errors=True)
+        raise InputError(
+            f"{destination} was created by another process in the meantime.", "Run the command again."
+        ) from None

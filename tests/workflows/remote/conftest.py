@@ -61,10 +61,10 @@ import functools
 import sys
 sys.path[0] = {root!r}
 if "compile" in sys.argv:
-    from deploykit import bundles
-    from deploykit.bench.measure import Settings, measure
+    from deploykit.workflows import bundles
+    from deploykit.evaluate.latency.measure import Settings, measure_calls
     few = Settings(window_s=0, agreement=1e9, iterations_at_least=3, seconds_at_least=0.001)
-    bundles.measure = functools.partial(measure, settings=few)
+    bundles.measure_calls = functools.partial(measure_calls, settings=few)
 from deploykit.cli import main
 sys.argv[0] = "deploykit"
 main()

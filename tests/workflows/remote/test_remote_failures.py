@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from deploykit.backends import installed
+from deploykit.backends import is_installed
 from deploykit.core.errors import UsageError
 from deploykit.workflows.remote import ssh
 
@@ -35,9 +35,9 @@ def refused(on, bundle, ground, snapshot):
 @pytest.mark.parametrize(
     ("host", "said"),
     [
-        ("stranger", "ssh does not know the host key of stranger. Connect once by hand, compare the fingerprint"),
-        ("replaced", "replaced shows another host key than the one that ssh remembers: it may be another machine."),
-        ("locked", "locked does not let us in: "),
+        ("stranger", "ssh does not know the host key of stranger. Connect once manually, compare the fingerprint"),
+        ("replaced", "The host key of replaced differs from the one known to ssh: it may be another machine."),
+        ("locked", "locked refuses the login: "),
         ("away", "away cannot be reached: ssh: connect to host 127.0.0.1 port"),
     ],
 )
@@ -54,13 +54,13 @@ def test_a_record_that_no_report_can_be_made_of_is_told_before_the_machine_is_as
     path.write_text("{}")
     content["files"]["records/stages.json"] |= {"bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
     manifest.write_text(json.dumps(content))
-    assert "records/stages.json is no record that this deploykit reads" in refused("away").text
+    assert "records/stages.json is not a record that this deploykit can read" in refused("away").text
 
 
 def test_a_machine_that_nobody_knows_is_named(cli, fp32_bundle):
     result = cli("compile", fp32_bundle, "--target", "openvino", "--on", "me@nowhere:2222")
     assert result.code == 4
-    assert "No machine is called nowhere: ssh: Could not resolve hostname nowhere.invalid" in result.text
+    assert "The host nowhere is unknown: ssh: Could not resolve hostname nowhere.invalid" in result.text
 
 
 def test_without_ssh_the_package_is_named(refused, monkeypatch, tmp_path):
@@ -71,7 +71,7 @@ def test_without_ssh_the_package_is_named(refused, monkeypatch, tmp_path):
 def test_a_login_that_runs_no_commands_is_quoted(refused):
     result = refused("mute")
     assert result.code == 4
-    assert "mute does not run a shell's script (exit code 1): only files here." in result.text
+    assert "mute cannot run a shell script (exit code 1): only files here." in result.text
 
 
 def test_a_login_that_prints_is_refused_since_that_would_be_taken_for_an_answer(refused):
@@ -97,7 +97,7 @@ def test_a_login_that_prints_is_refused_since_that_would_be_taken_for_an_answer(
 )
 def test_what_names_no_machine_is_refused_before_ssh_sees_it(text):
     with pytest.raises(UsageError):
-        ssh.device(text)
+        ssh.parse_device(text)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_what_names_no_machine_is_refused_before_ssh_sees_it(text):
     ],
 )
 def test_user_host_and_port_are_told_apart(text, host, port):
-    device = ssh.device(text)
+    device = ssh.parse_device(text)
     assert (device.host, device.port) == (host, port)
 
 
@@ -125,7 +125,7 @@ def test_a_command_that_no_shell_takes_is_refused_here(cli, fp32_bundle, command
 def test_words_for_another_machine_need_one(cli, fp32_bundle):
     result = cli("compile", fp32_bundle, "--target", "openvino", "--remote-command", "deploykit")
     assert result.code == 2
-    assert "--remote-command and --remote-folder are for --on." in result.text
+    assert "--remote-command and --remote-folder need --on." in result.text
 
 
 # ── There ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -135,7 +135,7 @@ def test_a_machine_without_deploykit_is_told_how_to_get_it(refused):
     result = refused("jetson", command="~/no/deploykit")
     assert result.code == 4
     assert "jetson has no ~/no/deploykit: " in result.text
-    assert "pip install 'deploykit[compile,cpu]'" in result.text
+    assert "python3 -m pip install './deploykit-" in result.text
     assert "--remote-command '~/venv/bin/deploykit'" in result.text
 
 
@@ -145,9 +145,7 @@ def test_a_deploykit_that_does_not_start_is_quoted(refused, device):
 
 
 def test_another_program_is_not_taken_for_deploykit(refused):
-    assert (
-        "echo on jetson is not deploykit: to --version it says '--version'." in refused("jetson", command="echo").text
-    )
+    assert "echo on jetson is not deploykit: --version prints '--version'." in refused("jetson", command="echo").text
 
 
 def test_another_version_is_noted_and_its_refusal_quoted(refused, device):
@@ -158,7 +156,7 @@ def test_another_version_is_noted_and_its_refusal_quoted(refused, device):
     )
     result = refused("jetson", command=older)
     assert result.code == 3
-    assert "jetson has deploykit 0.0.9, and this is " in result.text
+    assert "jetson has deploykit 0.0.9, this machine has " in result.text
     assert "On jetson (its deploykit is 0.0.9): " in result.text
     assert said in result.text
 
@@ -167,7 +165,7 @@ def test_what_fails_there_fails_here_in_the_same_words_and_with_the_same_code(re
     result = refused("jetson", target="onnxruntime")
     assert result.code == 3
     assert "Error: On jetson: onnxruntime " in result.text
-    assert "is the engine that the bundle was judged by. Compile for another, or on another machine." in result.text
+    assert "is the bundle's primary engine already. Compile for another backend, or on another machine." in result.text
 
 
 def test_a_backend_that_does_not_exist_is_refused_before_anything_is_sent(cli, fp32_bundle):
@@ -180,7 +178,7 @@ def test_a_compiler_that_is_killed_is_said_to_be(refused, device):
     dying = device.script("dying", '[ "$1" = compile ] && kill -9 $$\nexec "$REAL" "$@"')
     result = refused("jetson", command=dying)
     assert result.code == 4
-    assert "deploykit was ended on jetson by signal 9: Killed. A machine that runs out of memory does" in result.text
+    assert "deploykit was killed on jetson by signal 9: Killed. The machine probably ran out of memory" in result.text
 
 
 def test_a_fault_inside_is_quoted_whole(refused, device):
@@ -202,7 +200,7 @@ def test_a_folder_that_is_not_there_is_said(cli, bundle, device):
     words = ("--on", "jetson", "--remote-command", device.command, "--remote-folder", "/no such/place")
     result = cli("compile", bundle, "--target", "openvino", *words)
     assert result.code == 3
-    assert "No folder to work in can be made on jetson: " in result.text
+    assert "Cannot create a temporary folder on jetson: " in result.text
     assert "can't cd to /no such/place" in result.text or "/no such/place: No such file" in result.text
 
 
@@ -226,7 +224,7 @@ def test_a_disk_that_is_full_there_is_said(cli, bundle, device, narrow, host):
     result = cli("compile", bundle, "--target", "openvino", *words)
     assert result.code == 3
     assert f"The disk of {host} that holds {narrow}" in result.text
-    assert "is full. Free some space there, or name a folder on another of its disks" in result.text
+    assert "is full. Free some space there, or choose a folder on another disk" in result.text
     assert list(narrow.iterdir()) == []
 
 
@@ -236,8 +234,8 @@ def test_a_disk_that_is_full_there_is_said(cli, bundle, device, narrow, host):
 @pytest.fixture(scope="session")
 def made(device, fp32_bundle, tmp_path_factory):
     """What a device made of the bundle: the folder as it was there, its engine a file."""
-    if not installed("tensorrt-rtx"):
-        pytest.skip("an engine that is a file needs TensorRT-RTX: pip install 'deploykit[rtx]'")
+    if not is_installed("tensorrt-rtx"):
+        pytest.skip("an engine that is a file needs TensorRT-RTX: install the extra rtx")
     from deploykit.cli import run
 
     folder = tmp_path_factory.mktemp("made")
@@ -268,7 +266,7 @@ from pathlib import Path
 folder = Path(sys.argv[1])
 manifest = folder / "manifest.json"
 content = json.loads(manifest.read_text())
-beside = content["beside"][0]
+beside = content["extra_engines"][0]
 plan = folder / beside["engine"]["file"]["path"]
 {change}
 if manifest.exists():
@@ -284,12 +282,15 @@ if manifest.exists():
             "differs from its recorded SHA",
         ),
         ("plan.write_bytes(plan.read_bytes()[:-1])", "bytes instead of"),
-        ("plan.write_bytes(plan.read_bytes() + bytes(1))", "is longer than the"),
-        ("content['weights']['trained'] = True", "differs by more than an engine from the one that was sent"),
-        ("content['files']['model.onnx']['sha256'] = '0' * 64", "differs by more than an engine"),
-        ("content['files']['more.sh'] = dict(path='more.sh', sha256='', bytes=0)", "differs by more than an engine"),
-        ("content['beside'] = []", "it is not the bundle that was sent with an engine more"),
-        ("content['beside'] *= 2", "it is not the bundle that was sent with an engine more"),
+        ("plan.write_bytes(plan.read_bytes() + bytes(1))", "is larger than"),
+        ("content['weights']['trained'] = True", "differs from the sent one by more than an engine"),
+        ("content['files']['model.onnx']['sha256'] = '0' * 64", "differs from the sent one by more than an engine"),
+        (
+            "content['files']['more.sh'] = dict(path='more.sh', sha256='', bytes=0)",
+            "differs from the sent one by more than an engine",
+        ),
+        ("content['extra_engines'] = []", "it is not the sent bundle plus one engine"),
+        ("content['extra_engines'] *= 2", "it is not the sent bundle plus one engine"),
         ("beside['engine']['backend'] = 'tensorrt'", "it is an engine of tensorrt, not of tensorrt-rtx"),
         ("beside['engine']['build']['graph']['sha256'] = '0' * 64", "its engine was built from another graph"),
         (
@@ -304,24 +305,24 @@ if manifest.exists():
 def test_what_comes_back_must_be_what_went_with_an_engine_more(returning, change, said):
     result = returning(change)
     assert result.code == 1
-    assert "What came back from jetson is refused: " in result.text
+    assert "The engine from jetson is refused: " in result.text
     assert said in result.text
 
 
 def test_an_exit_code_that_the_record_contradicts_is_refused(returning):
     result = returning("", code=1)
     assert result.code == 1
-    assert "deploykit's exit code is 1, which is not what the engine's record says" in result.text
+    assert "deploykit's exit code is 1, which contradicts the engine's record" in result.text
 
 
 def test_a_check_that_failed_there_before_there_was_an_engine_is_quoted(refused, device):
     failing = device.script(
         "failing",
-        '[ "$1" = compile ] && { echo "Error: $2 is not as it was written: x." >&2; exit 1; }\nexec "$REAL" "$@"',
+        '[ "$1" = compile ] && { echo "Error: $2 is damaged: x." >&2; exit 1; }\nexec "$REAL" "$@"',
     )
     result = refused("jetson", command=failing)
     assert result.code == 1
-    assert re.search(r"On jetson: \S+/bundle is not as it was written: x\.", result.text)
+    assert re.search(r"On jetson: \S+/bundle is damaged: x\.", result.text)
 
 
 def test_a_bundle_that_was_exported_anew_meanwhile_gets_no_engine_of_the_graph_before(on, bundle, device, made):
@@ -332,5 +333,8 @@ def test_a_bundle_that_was_exported_anew_meanwhile_gets_no_engine_of_the_graph_b
     )
     result = on("jetson", target="tensorrt-rtx", command=command)
     assert result.code == 3
-    assert "was changed while jetson compiled: the engine is not of its graph. Run it again." in result.text
+    assert (
+        "changed while jetson was compiling: the engine does not belong to its graph. Run the command again."
+        in result.text
+    )
     assert list(bundle.rglob("engine.plan")) == []

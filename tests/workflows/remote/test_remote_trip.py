@@ -13,14 +13,14 @@ import click
 import msgspec
 import pytest
 
-from deploykit.backends import installed
+from deploykit.backends import is_installed
 from deploykit.bundle import manifest as manifests
-from deploykit.cli.build_options import build, build_options
+from deploykit.cli.build_options import add_build_options, read_build_options
 from deploykit.core.values import BuildOptions, Manifest
-from deploykit.workflows.remote.build import spoken
+from deploykit.workflows.remote.build import format_options
 
-openvino = pytest.mark.skipif(not installed("openvino"), reason="pip install 'deploykit[openvino]'")
-rtx = pytest.mark.skipif(not installed("tensorrt-rtx"), reason="pip install 'deploykit[rtx]'")
+openvino = pytest.mark.skipif(not is_installed("openvino"), reason="install the extra openvino")
+rtx = pytest.mark.skipif(not is_installed("tensorrt-rtx"), reason="install the extra rtx")
 
 
 class Trip(NamedTuple):
@@ -34,7 +34,7 @@ class Trip(NamedTuple):
 
     @property
     def after(self):
-        return manifests.read(self.bundle)
+        return manifests.read_manifest(self.bundle)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def trip(device, fp32_bundle, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trip")
     bundle, ground = Path(shutil.copytree(fp32_bundle, folder / "-a bundle")), folder / "work there"
     ground.mkdir()
-    before = manifests.read(bundle)
+    before = manifests.read_manifest(bundle)
     files = {path: (bundle / path).read_bytes() for path in before.files if path != "report.html"}
     there = ("--on", "jetson", "--remote-command", device.command, "--remote-folder", str(ground))
     with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -54,8 +54,8 @@ def trip(device, fp32_bundle, tmp_path_factory):
 
 @openvino
 def test_an_engine_is_judged_and_measured_there_and_packed_here(trip):
-    (beside,) = trip.after.beside
-    assert (beside.engine.backend, beside.unchecked) == ("openvino", None)
+    (beside,) = trip.after.extra_engines
+    assert (beside.engine.backend, beside.not_run_reason) == ("openvino", None)
     assert beside.parity.passed
     assert beside.receipt.layers
     assert beside.latency.iterations >= 3
@@ -63,7 +63,7 @@ def test_an_engine_is_judged_and_measured_there_and_packed_here(trip):
 
 @openvino
 def test_the_record_names_the_machine(trip):
-    (beside,) = trip.after.beside
+    (beside,) = trip.after.extra_engines
     assert beside.provenance.host == platform.node()
     assert beside.provenance.created > trip.before.provenance.created
     assert f"on {platform.node()}: Linux {platform.release()}" in trip.printed
@@ -79,7 +79,7 @@ def test_verdict_and_latency_are_printed(trip):
 @openvino
 def test_everything_else_in_the_bundle_stays_as_it_was(trip):
     assert {path: (trip.bundle / path).read_bytes() for path in trip.files} == trip.files
-    assert msgspec.structs.replace(trip.after, beside=(), files=trip.before.files) == trip.before
+    assert msgspec.structs.replace(trip.after, extra_engines=(), files=trip.before.files) == trip.before
 
 
 @openvino
@@ -97,7 +97,7 @@ def test_nothing_is_left_there(trip):
 def test_several_engines_come_from_one_trip(on, bundle, cli):
     result = on("jetson", "--target", "tensorrt-rtx", "--json")
     assert result.code == 0, result.err
-    assert [beside["engine"]["backend"] for beside in result.content["beside"]] == ["openvino", "tensorrt-rtx"]
+    assert [beside["engine"]["backend"] for beside in result.content["extra_engines"]] == ["openvino", "tensorrt-rtx"]
     assert cli("verify", bundle).code == 0
 
 
@@ -120,9 +120,9 @@ def test_what_was_added_here_meanwhile_is_kept(on, bundle, device, program):
 
 
 @click.command()
-@build_options
+@add_build_options
 def heard(**said):
-    return build(said)
+    return read_build_options(said)
 
 
 def test_options_are_spoken_there_as_they_were_typed_here():
@@ -130,10 +130,10 @@ def test_options_are_spoken_there_as_they_were_typed_here():
         compute_capabilities=(86, 120), workspace_mib=64, optimization_level=0, version_compatible=True,
         hardware_compatible=True, strip_weights=True, refittable=True, dla_core=1,
     )  # fmt: skip
-    assert heard.main(list(spoken(everything)), standalone_mode=False) == everything
+    assert heard.main(list(format_options(everything)), standalone_mode=False) == everything
 
 
 def test_every_option_but_the_bundles_own_batch_is_spoken():
     default, told = BuildOptions(), {option.name for option in heard.params}
     assert len(told) == len(msgspec.structs.fields(default)) - 1
-    assert list(spoken(default)) == []
+    assert list(format_options(default)) == []

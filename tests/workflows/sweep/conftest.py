@@ -12,7 +12,7 @@ import pytest
 
 from deploykit.core.values.sweeps import Cell, Sweep
 from deploykit.workflows.sweep import run
-from deploykit.workflows.sweep.local import Here
+from deploykit.workflows.sweep.local import LocalExecutor
 
 STAND_IN = Path(__file__).with_name("stand_in_export.py")
 
@@ -47,8 +47,8 @@ class Workplace(NamedTuple):
         return Sweep("many", str(self.folder), tuple(Cell(name, (kind, "--fp32")) for name, kind in kinds.items()))
 
     def run(self, sweep, maker=None, force=False, told=lambda _: None):
-        here = Here(self.folder, self.told, None, self.program)
-        return run.run(sweep, self.destination, maker or here, force, told, self.told)
+        here = LocalExecutor(self.folder, self.told, None, self.program)
+        return run.run_sweep(sweep, self.destination, maker or here, force, told, self.told)
 
     def begun(self, cell):
         """The processes that this cell had, by execution."""

@@ -52,9 +52,9 @@ def test_a_bundle_that_failed_its_checks_is_kept_and_said_with_the_reason(workpl
 
 
 def test_a_cell_that_takes_too_long_is_stopped(workplace, alive):
-    from deploykit.workflows.sweep.local import Here
+    from deploykit.workflows.sweep.local import LocalExecutor
 
-    impatient = Here(workplace.folder, workplace.told, 3.0, workplace.program)
+    impatient = LocalExecutor(workplace.folder, workplace.told, 3.0, workplace.program)
     result = workplace.run(workplace.sweep(one="slow"), impatient)
     assert "was stopped" in result.cells[0].error
     assert not any(map(alive, workplace.begun("one").values()))
@@ -76,7 +76,7 @@ def test_finished_cells_are_not_made_again(workplace):
     sweep = workplace.sweep(one="fine", two="fine")
     workplace.run(sweep)
     again = workplace.run(sweep)
-    assert again.kept == 2
+    assert again.reused == 2
     assert again.good
     assert len(workplace.begun("one")) == len(workplace.begun("two")) == 1
 
@@ -84,14 +84,14 @@ def test_finished_cells_are_not_made_again(workplace):
 def test_cells_that_failed_are_tried_again(workplace):
     sweep = workplace.sweep(one="refused", two="fine")
     workplace.run(sweep)
-    assert workplace.run(sweep).kept == 1
+    assert workplace.run(sweep).reused == 1
     assert len(workplace.begun("one")) == 2
 
 
 def test_a_cell_whose_words_changed_is_made_anew(workplace):
     workplace.run(workplace.sweep(one="fine"))
     changed = workplace.sweep(one="fine-changed")
-    assert run.plan(changed, workplace.destination).jobs[0].cell.name == "one"
+    assert run.plan_sweep(changed, workplace.destination).jobs[0].cell.name == "one"
 
 
 def test_a_cell_whose_checkpoint_changed_is_made_again(workplace):
@@ -100,21 +100,21 @@ def test_a_cell_whose_checkpoint_changed_is_made_again(workplace):
     sweep = workplace.sweep(one="fine")
     sweep = msgspec.structs.replace(sweep, cells=(Cell("one", ("reading", "--weights", "weights.pth")),))
     workplace.run(sweep)
-    assert not run.plan(sweep, workplace.destination).jobs
+    assert not run.plan_sweep(sweep, workplace.destination).jobs
     weights.write_text("new")
-    assert len(run.plan(sweep, workplace.destination).jobs) == 1
+    assert len(run.plan_sweep(sweep, workplace.destination).jobs) == 1
 
 
 def test_a_cell_whose_bundle_was_damaged_is_made_again(workplace):
     sweep = workplace.sweep(one="fine")
     workplace.run(sweep)
     (workplace.destination / "one" / "model.onnx").write_bytes(b"damaged")
-    assert len(run.plan(sweep, workplace.destination).jobs) == 1
+    assert len(run.plan_sweep(sweep, workplace.destination).jobs) == 1
 
 
 def test_a_plan_writes_nothing(workplace, snapshot):
     before = snapshot(workplace.destination)
-    run.plan(workplace.sweep(one="fine"), workplace.destination)
+    run.plan_sweep(workplace.sweep(one="fine"), workplace.destination)
     assert snapshot(workplace.destination) == before
 
 
@@ -128,7 +128,7 @@ def test_two_sweeps_do_not_write_to_one_place_at_once(workplace):
 
 def test_a_record_that_is_none_of_ours_is_refused_before_any_work(workplace):
     (workplace.destination / record.FILE).write_text(json.dumps({"mine": 1}))
-    with pytest.raises(InputError, match="no record of a sweep"):
+    with pytest.raises(InputError, match="not a valid sweep record"):
         workplace.run(workplace.sweep(one="fine"))
     assert not workplace.begun("one")
 

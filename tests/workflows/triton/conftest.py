@@ -23,7 +23,7 @@ import onnx
 import pytest
 
 from deploykit.bundle import manifest as manifests
-from deploykit.core.files import record
+from deploykit.core.files import record_file
 from deploykit.core.values import Manifest, TensorSpec, layout_of
 
 BACKEND = Path(__file__).parent / "backend" / "onnxruntime"
@@ -137,8 +137,8 @@ def crafted(fp32_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Craf
         paths = {name: f"golden/{index}.npy" for index, name in enumerate(vectors)}
         for name, array in vectors.items():
             np.save(folder / paths[name], array)
-        base = manifests.read(fp32_bundle)
-        files = {path: record(folder, path) for path in ("model.onnx", *paths.values())}
+        base = manifests.read_manifest(fp32_bundle)
+        files = {path: record_file(folder, path) for path in ("model.onnx", *paths.values())}
         engine = msgspec.structs.replace(
             base.engine, backend="onnxruntime", file=files["model.onnx"], inputs=inputs, outputs=outputs
         )
@@ -151,7 +151,7 @@ def crafted(fp32_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Craf
                 outputs=outputs,
                 engine=engine,
                 labels=None,
-                beside=(),
+                extra_engines=(),
                 golden=msgspec.structs.replace(
                     base.golden,
                     inputs={name: paths[name] for name in golden},
@@ -174,4 +174,4 @@ def stated(value: onnx.ValueInfoProto) -> TensorSpec:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    (folder / manifests.MANIFEST).write_bytes(manifests.encode(manifest))
+    (folder / manifests.MANIFEST).write_bytes(manifests.encode_manifest(manifest))

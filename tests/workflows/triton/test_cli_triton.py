@@ -10,8 +10,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 
 from deploykit.bundle import manifest as manifests
-from deploykit.core.files import record
-from deploykit.core.values import Beside, BuildOptions, BuildRecord, Engine
+from deploykit.core.files import record_file
+from deploykit.core.values import BuildOptions, BuildRecord, Engine, SecondaryEngine
 
 
 @pytest.fixture
@@ -25,16 +25,16 @@ def config(models, name):
 
 def changed(bundle, **fields):
     """The bundle with other fields in its manifest; its files are recorded as they are now."""
-    manifest = msgspec.structs.replace(manifests.read(bundle), **fields)
+    manifest = msgspec.structs.replace(manifests.read_manifest(bundle), **fields)
     present = [path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()]
-    files = {path: record(bundle, path) for path in present if path != manifests.MANIFEST}
-    (bundle / manifests.MANIFEST).write_bytes(manifests.encode(msgspec.structs.replace(manifest, files=files)))
+    files = {path: record_file(bundle, path) for path in present if path != manifests.MANIFEST}
+    (bundle / manifests.MANIFEST).write_bytes(manifests.encode_manifest(msgspec.structs.replace(manifest, files=files)))
     return bundle
 
 
 def engine(bundle, version, *capabilities, backend="tensorrt", later=False, **options):
     """An engine in the bundle's folder as TensorRT would have left it, but for its content."""
-    manifest = manifests.read(bundle)
+    manifest = manifests.read_manifest(bundle)
     tag = "portable" if later else "sm" + "-".join(map(str, capabilities))
     path = bundle / f"engines/{backend}-{version}-{tag}/engine.plan"
     path.parent.mkdir(parents=True)
@@ -51,10 +51,10 @@ def engine(bundle, version, *capabilities, backend="tensorrt", later=False, **op
         timing_cache_sha256=None,
         options=BuildOptions(batch=manifest.batch, **options),
     )
-    file = record(bundle, path.relative_to(bundle).as_posix())
+    file = record_file(bundle, path.relative_to(bundle).as_posix())
     made = Engine(backend, version, file, manifest.inputs, manifest.outputs, (), built)
-    beside = (*manifest.beside, Beside(made, "no NVIDIA driver is installed"))
-    return changed(bundle, beside=beside)
+    beside = (*manifest.extra_engines, SecondaryEngine(made, "no NVIDIA driver is installed"))
+    return changed(bundle, extra_engines=beside)
 
 
 # ── one bundle ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -87,7 +87,7 @@ def test_it_says_what_was_written_what_it_takes_and_how_to_serve_it(cli, fp16_bu
 
 def test_an_untrained_network_is_said_to_be_untrained(cli, fp32_bundle, models):
     assert (
-        "the network is untrained and its answers mean nothing"
+        "the network is untrained and its predictions are meaningless"
         in cli("triton", fp32_bundle, "--repository", models).text
     )
 
@@ -103,7 +103,7 @@ def test_as_json_it_is_one_document(cli, fp32_bundle, models):
 def test_the_same_call_again_changes_nothing_and_says_so(cli, fp32_bundle, models, snapshot):
     cli("triton", fp32_bundle, "--repository", models)
     before = snapshot(models)
-    assert f"{models}/nin_cifar10-fp32/1, as it was\n" in cli("triton", fp32_bundle, "--repository", models).out
+    assert f"{models}/nin_cifar10-fp32/1, unchanged\n" in cli("triton", fp32_bundle, "--repository", models).out
     assert snapshot(models) == before
 
 
@@ -148,22 +148,22 @@ def test_weights_outside_the_graph_come_with_it(cli, bundle, models):
 
 
 def test_a_network_that_takes_no_image_gets_no_ensemble(cli, bundle, models):
-    model = msgspec.structs.replace(manifests.read(bundle).model, preprocessing=None)
+    model = msgspec.structs.replace(manifests.read_manifest(bundle).model, preprocessing=None)
     assert cli("triton", changed(bundle, model=model), "--repository", models, "--name", "net").code == 0
     assert [path.name for path in models.iterdir()] == ["net"]
 
 
 def test_a_profile_that_begins_above_one_is_warned_of(cli, bundle, models):
-    batch = msgspec.structs.replace(manifests.read(bundle).batch, minimum=2)
+    batch = msgspec.structs.replace(manifests.read_manifest(bundle).batch, minimum=2)
     text = cli("triton", changed(bundle, batch=batch), "--repository", models).text
-    assert "Triton knows no smallest batch: it will run this graph on 1 to 1 samples too" in text
+    assert "Triton has no minimum batch: it will also run this graph with 1 to 1 samples" in text
     assert [warmup.batch_size for warmup in config(models, "nin_cifar10-fp32").model_warmup] == [2, 4]
 
 
 def test_another_runtime_s_verdict_is_said_to_be_another_s(cli, bundle, models):
-    judged = msgspec.structs.replace(manifests.read(bundle).engine, backend="openvino", version="2026.4.1")
+    judged = msgspec.structs.replace(manifests.read_manifest(bundle).engine, backend="openvino", version="2026.4.1")
     text = cli("triton", changed(bundle, engine=judged), "--repository", models).text
-    assert "it was judged in openvino 2026.4.1, and Triton runs it in ONNX Runtime" in text
+    assert "parity was evaluated in openvino 2026.4.1, but Triton runs ONNX Runtime" in text
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def int8_for_cpus(bundle):
     (bundle / "engines/onnxruntime").mkdir(parents=True)
     path = "engines/onnxruntime/onnxruntime.onnx"
     (bundle / path).write_bytes(b"the form for CPUs")
-    judged = msgspec.structs.replace(manifests.read(bundle).engine, file=record(bundle, path))
+    judged = msgspec.structs.replace(manifests.read_manifest(bundle).engine, file=record_file(bundle, path))
     return changed(bundle, engine=judged, precision="int8")
 
 
@@ -186,7 +186,7 @@ def test_elsewhere_int8_is_served_as_gpus_take_it_and_that_is_said(cli, int8_for
     text = cli("triton", int8_for_cpus, "--repository", models).text
     graph = (int8_for_cpus / "model.onnx").read_bytes()
     assert (models / "nin_cifar10-int8/1/model.onnx").read_bytes() == graph
-    assert "--device cpu serves the form that ONNX Runtime has INT8 kernels for" in text
+    assert "--device cpu serves the form with INT8 kernels in ONNX Runtime" in text
     assert "ONNX Runtime's CUDA provider computes a Q/DQ graph in floating point" in text
 
 
@@ -200,7 +200,7 @@ def test_bf16_is_not_served_on_a_cpu(cli, bundle, models):
 def test_elsewhere_bf16_is_said_to_be_untried(cli, bundle, models):
     result = cli("triton", changed(bundle, precision="bf16"), "--repository", models)
     assert result.code == 0
-    assert "whether the server's GPU computes this graph was not tried" in result.text
+    assert "whether it runs on the server's GPU was not tested" in result.text
 
 
 # ── several, and names ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -221,7 +221,7 @@ def test_several_bundles_become_several_models(cli, fp32_bundle, fp16_bundle, mo
     ],
 )
 def test_a_model_is_called_like_its_network_in_letters_that_addresses_take(cli, bundle, models, name, served):
-    model = msgspec.structs.replace(manifests.read(bundle).model, name=name)
+    model = msgspec.structs.replace(manifests.read_manifest(bundle).model, name=name)
     assert cli("triton", changed(bundle, model=model), "--repository", models, "--no-ensemble").code == 0
     assert [path.name for path in models.iterdir()] == [served]
 
@@ -230,7 +230,7 @@ def test_a_model_is_called_like_its_network_in_letters_that_addresses_take(cli, 
 def test_names_that_are_no_folders_or_addresses_are_refused(cli, fp32_bundle, models, name):
     result = cli("triton", fp32_bundle, "--repository", models, "--name", name)
     assert result.code == 2
-    assert "A model cannot be called" in result.text
+    assert "is not a valid model name" in result.text
     assert not models.exists()
 
 
@@ -260,28 +260,30 @@ def test_where_one_of_several_bundles_is_damaged_nothing_is_written(cli, fp16_bu
 
 @pytest.fixture
 def failed(bundle):
-    parity = msgspec.structs.replace(manifests.read(bundle).parity, passed=False, failures=("SNR 3.0 dB is below 20",))
+    parity = msgspec.structs.replace(
+        manifests.read_manifest(bundle).parity, passed=False, failures=("SNR 3.0 dB is below 20",)
+    )
     return changed(bundle, parity=parity)
 
 
 def test_a_bundle_that_failed_its_checks_is_not_served(cli, failed, models):
     result = cli("triton", failed, "--repository", models)
     assert result.code == 1
-    assert "did not pass its checks: SNR 3.0 dB is below 20." in result.text
+    assert "failed its checks: SNR 3.0 dB is below 20." in result.text
     assert not models.exists()
 
 
 def test_a_bundle_that_failed_is_served_where_that_is_said_and_marked(cli, failed, models):
     result = cli("triton", failed, "--repository", models, "--allow-failed")
     assert result.code == 0
-    assert "it did not pass its checks: SNR 3.0 dB is below 20" in result.text
+    assert "the bundle failed its checks: SNR 3.0 dB is below 20" in result.text
 
 
 @pytest.mark.parametrize("inside", ["", "models"])
 def test_a_bundle_is_no_repository(cli, fp16_bundle, bundle, inside):
     result = cli("triton", fp16_bundle, "--repository", bundle / inside)
     assert result.code == 3
-    assert "is a bundle, which must stay as it is" in result.text
+    assert "is a bundle, which must not be changed" in result.text
 
 
 def test_a_folder_that_is_no_bundle_is_named(cli, tmp_path, models):
@@ -303,7 +305,7 @@ def test_an_engine_of_tensorrt_is_served_on_gpus(cli, bundle, models):
     assert (
         "loads in a server with TensorRT 10.9.0.34, on Linux x86_64, on a GPU of compute capability 8.6" in result.text
     )
-    assert "no machine has run tensorrt-10.9.0.34-sm86 yet: no NVIDIA driver is installed" in result.text
+    assert "tensorrt-10.9.0.34-sm86 has not been run on any machine yet: no NVIDIA driver is installed" in result.text
 
 
 def test_its_preprocessing_runs_in_onnx_runtime_on_the_same_gpu(cli, bundle, models):
@@ -333,7 +335,7 @@ def test_of_engines_of_several_versions_one_must_be_named(cli, bundle, models):
     engine(bundle, "11.1.0.100", 86)
     result = cli("triton", bundle, "--repository", models)
     assert result.code == 2
-    assert "tensorrt-10.9.0.34-sm86, tensorrt-11.1.0.100-sm86. Choose with --engine." in result.text
+    assert "tensorrt-10.9.0.34-sm86, tensorrt-11.1.0.100-sm86. Choose one with --engine." in result.text
     words = ("--name", "net", "--engine", "tensorrt-11.1.0.100-sm86")
     assert cli("triton", bundle, "--repository", models, *words).code == 0
     assert (models / "net/1/model.plan").read_bytes() == b"a plan of 11.1.0.100 for (86,)"
@@ -351,7 +353,7 @@ def test_engines_of_tensorrt_rtx_stay_behind_and_it_is_said_why(cli, bundle, mod
     text = cli("triton", bundle, "--repository", models, "--name", "net").text
     assert config(models, "net").platform == "onnxruntime_onnx"
     assert (
-        "tensorrt-rtx-1.7.1.116-portable stays behind: Triton's TensorRT backend loads plans of the full TensorRT"
+        "tensorrt-rtx-1.7.1.116-portable not included: Triton's TensorRT backend loads plans of the full TensorRT"
         in text
     )
 
@@ -360,20 +362,20 @@ def test_a_plan_cannot_be_served_where_the_bundle_has_none(cli, bundle, models):
     engine(bundle, "1.7.1.116", 80, backend="tensorrt-rtx", later=True)
     result = cli("triton", bundle, "--repository", models, "--platform", "tensorrt_plan")
     assert result.code == 3
-    assert "has no engine of TensorRT, and Triton's TensorRT backend loads plans of the full TensorRT" in result.text
+    assert "has no TensorRT engine; Triton's TensorRT backend loads plans of the full TensorRT" in result.text
     assert not models.exists()
 
 
 def test_a_plan_on_a_cpu_is_refused(cli, bundle, models):
     result = cli("triton", engine(bundle, "10.9.0.34", 86), "--repository", models, "--device", "cpu")
     assert result.code == 2
-    assert "A TensorRT plan runs on a GPU. Leave out --device cpu, or take --platform onnxruntime_onnx." in result.text
+    assert "A TensorRT plan needs a GPU. Omit --device cpu, or use --platform onnxruntime_onnx." in result.text
 
 
 def test_a_plan_without_weights_is_refused(cli, bundle, models):
     result = cli("triton", engine(bundle, "10.9.0.34", 86, strip_weights=True), "--repository", models)
     assert result.code == 3
-    assert "has no weights in it" in result.text
+    assert "was built without weights" in result.text
 
 
 def test_a_plan_for_later_versions_says_how_the_server_takes_it(cli, bundle, models):
@@ -392,7 +394,7 @@ def test_another_platform_is_no_further_version(cli, bundle, models):
     cli("triton", bundle, "--repository", models)
     result = cli("triton", engine(bundle, "10.9.0.34", 86), "--repository", models)
     assert result.code == 3
-    assert "it is onnxruntime_onnx, batches up to 4" in result.text
+    assert "another interface: onnxruntime_onnx, batches up to 4" in result.text
     assert "the bundle's is tensorrt_plan, batches up to 4" in result.text
 
 
@@ -425,7 +427,7 @@ def test_a_service_that_kserve_would_refuse_is_refused_before_anything_is_writte
 def test_the_words_for_kserve_belong_together(cli, fp32_bundle, models, words):
     result = cli("triton", fp32_bundle, "--repository", models, *words)
     assert result.code == 2
-    assert "--kserve and --storage-uri belong together" in result.text
+    assert "--kserve and --storage-uri need each other" in result.text
 
 
 def test_a_service_that_was_edited_stays_and_nothing_else_is_written_either(cli, fp32_bundle, models, snapshot):
@@ -435,5 +437,5 @@ def test_a_service_that_was_edited_stays_and_nothing_else_is_written_either(cli,
     before = snapshot(models)
     result = cli("triton", fp32_bundle, "--repository", models, *KSERVE, "--name", "another")
     assert result.code == 3
-    assert "inference-service.yaml is there already, with other content. Replace it with --force" in result.text
+    assert "inference-service.yaml exists with other content. Replace it with --force" in result.text
     assert snapshot(models) == before

@@ -14,13 +14,13 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 
 from deploykit.bundle import manifest as manifests
-from deploykit.core.files import record
+from deploykit.core.files import record_file
 from deploykit.core.values import BatchRange, ModelSpec, TensorSpec
 from deploykit.export.architectures import CATALOG
 from deploykit.export.networks import catalog
-from deploykit.workflows.triton.compose import ServeOptions, serve
+from deploykit.workflows.triton.compose import ServeOptions, write_repository
 
-CLASSES = {row.name: row.classes for row in catalog.rows()}
+CLASSES = {row.name: row.classes for row in catalog.read_catalog()}
 BATCHES = {"dynamic": BatchRange(1, 8, 32), "static": BatchRange(4, 4, 4)}
 
 
@@ -29,7 +29,7 @@ def bundle(fp32_bundle, tmp_path):
     """A bundle of a network of the catalog, but for the graph."""
 
     def make(name, precision, io, batch):
-        network, base = catalog.find(name), manifests.read(fp32_bundle)
+        network, base = catalog.find_architecture(name), manifests.read_manifest(fp32_bundle)
         size = network.preprocessing
         model = ModelSpec(name, network.family, network.paper, network.arguments, size)
         first = batch.optimum if batch.static else "batch"
@@ -43,7 +43,7 @@ def bundle(fp32_bundle, tmp_path):
         np.save(folder / "golden/in.npy", np.zeros((1, 3, size.height, size.width), np.float32))
         np.save(folder / "golden/out.npy", np.zeros((1, CLASSES[name]), np.float32))
         paths = ("model.onnx", "labels.txt", "golden/in.npy", "golden/out.npy")
-        files = {path: record(folder, path) for path in paths}
+        files = {path: record_file(folder, path) for path in paths}
         engine = msgspec.structs.replace(base.engine, file=files["model.onnx"], inputs=inputs, outputs=outputs)
         golden = msgspec.structs.replace(
             base.golden, inputs={"input": "golden/in.npy"}, outputs={"logits": "golden/out.npy"}, count=1
@@ -51,7 +51,7 @@ def bundle(fp32_bundle, tmp_path):
         manifest = msgspec.structs.replace(base, model=model, precision=precision, inputs=inputs, outputs=outputs,
                                            batch=batch, engine=engine, golden=golden, files=files,
                                            labels="labels.txt")  # fmt: skip
-        (folder / manifests.MANIFEST).write_bytes(manifests.encode(manifest))
+        (folder / manifests.MANIFEST).write_bytes(manifests.encode_manifest(manifest))
         return folder
 
     return make
@@ -71,8 +71,12 @@ def configs(repository):
 @pytest.mark.parametrize("name", CATALOG)
 def test_its_repository_parses_and_says_what_its_manifest_says(bundle, tmp_path, name, precision, io, batch):
     made = bundle(name, precision, io, batch)
-    serve([made], tmp_path / "models", ServeOptions())
-    found, size, model = configs(tmp_path / "models"), catalog.find(name).preprocessing, f"{name}-{precision}"
+    write_repository([made], tmp_path / "models", ServeOptions())
+    found, size, model = (
+        configs(tmp_path / "models"),
+        catalog.find_architecture(name).preprocessing,
+        f"{name}-{precision}",
+    )
     planes, pixels = (3, size.height, size.width), (size.height, size.width, 3)
     most, before = (0, (4,)) if batch.static else (32, ())
     assert {(config.name, config.max_batch_size) for config in found.values()} == {

@@ -9,26 +9,35 @@ from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2 as schema
 
 from deploykit.core.values import BatchRange, TensorSpec
-from deploykit.workflows.triton.config import TYPES, stated_interface, text
-from deploykit.workflows.triton.ports import batched, ports
-from deploykit.workflows.triton.served import Instances, Model, Port, Step, Warmup, WarmupInput, interface, preferred
+from deploykit.workflows.triton.config import TYPES, format_config, read_interface
+from deploykit.workflows.triton.model_config import (
+    EnsembleStep,
+    InstanceGroup,
+    ModelConfig,
+    TensorConfig,
+    WarmupInput,
+    WarmupRequest,
+    format_interface,
+    select_preferred_sizes,
+)
+from deploykit.workflows.triton.ports import create_tensor_configs, is_batched
 
-IMAGE = Port("input", "float32", (3, 224, 224), "NCHW")
-SCORES = Port("logits", "float32", (1000,), labels="labels.txt")
+IMAGE = TensorConfig("input", "float32", (3, 224, 224), "NCHW")
+SCORES = TensorConfig("logits", "float32", (1000,), labels="labels.txt")
 
 
 def parsed(model):
-    return text_format.Parse(text(model), schema.ModelConfig())
+    return text_format.Parse(format_config(model), schema.ModelConfig())
 
 
 def network(**fields):
-    return Model(**{"name": "net", "platform": "onnxruntime_onnx", "inputs": (IMAGE,), "outputs": (SCORES,),
+    return ModelConfig(**{"name": "net", "platform": "onnxruntime_onnx", "inputs": (IMAGE,), "outputs": (SCORES,),
                     "max_batch": 32, **fields})  # fmt: skip
 
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 dimensions = st.lists(st.integers(-1, 4096).filter(bool), max_size=5).map(tuple)
-tensors = st.builds(Port, names, st.sampled_from(sorted(TYPES)), dimensions)
+tensors = st.builds(TensorConfig, names, st.sampled_from(sorted(TYPES)), dimensions)
 
 
 @given(inputs=st.lists(tensors, min_size=1, max_size=4), outputs=st.lists(tensors, min_size=1, max_size=4))
@@ -44,17 +53,17 @@ def test_every_tensor_comes_back_with_its_name_type_and_sizes(inputs, outputs):
 
 @given(names)
 def test_the_interface_stays_on_its_own_line_whatever_a_tensor_is_called(name):
-    model = network(inputs=(Port(name, "float32", (3,)),))
-    assert stated_interface(text(model)) == interface(model)
+    model = network(inputs=(TensorConfig(name, "float32", (3,)),))
+    assert read_interface(format_config(model)) == format_interface(model)
 
 
 def test_a_config_of_someone_else_states_no_interface():
-    assert stated_interface('name: "net"\nplatform: "onnxruntime_onnx"\n') is None
+    assert read_interface('name: "net"\nplatform: "onnxruntime_onnx"\n') is None
 
 
 def test_images_say_how_they_lie_where_the_batch_is_not_among_their_axes():
     assert parsed(network()).input[0].format == schema.ModelInput.FORMAT_NCHW
-    whole = network(inputs=(Port("input", "float32", (4, 3, 224, 224), "NCHW"),), max_batch=0)
+    whole = network(inputs=(TensorConfig("input", "float32", (4, 3, 224, 224), "NCHW"),), max_batch=0)
     assert parsed(whole).input[0].format == schema.ModelInput.FORMAT_NONE
 
 
@@ -74,17 +83,17 @@ def test_where_nothing_can_be_joined_there_is_no_dynamic_batching(most):
     ("batch", "sizes"), [((1, 8, 32), (8, 32)), ((1, 1, 4), (4,)), ((1, 32, 32), (32,)), ((2, 2, 3), (2, 3))]
 )
 def test_a_batch_of_one_is_never_preferred(batch, sizes):
-    assert preferred(BatchRange(*batch)) == sizes
+    assert select_preferred_sizes(BatchRange(*batch)) == sizes
 
 
 @pytest.mark.parametrize(("device", "kind"), [("auto", "KIND_AUTO"), ("cpu", "KIND_CPU"), ("gpu", "KIND_GPU")])
 def test_instances_run_where_they_are_told_to(device, kind):
-    [group] = parsed(network(instances=Instances(device, 3))).instance_group
+    [group] = parsed(network(instances=InstanceGroup(device, 3))).instance_group
     assert (group.count, schema.ModelInstanceGroup.Kind.Name(group.kind)) == (3, kind)
 
 
 def test_a_plan_for_an_accelerator_names_it():
-    [group] = parsed(network(instances=Instances("gpu", dla_core=1))).instance_group
+    [group] = parsed(network(instances=InstanceGroup("gpu", dla_core=1))).instance_group
     [device] = group.secondary_devices
     assert (device.kind, device.device_id) == (schema.ModelInstanceGroup.SecondaryDevice.KIND_NVDLA, 1)
 
@@ -96,7 +105,7 @@ def test_plans_are_chosen_by_the_gpu():
 
 def test_warm_up_reads_files_or_zeros():
     inputs = (WarmupInput('a"b', "int64", (4,), "input-0.bin"), WarmupInput("c", "uint8", (2, 2), None))
-    [warmup] = parsed(network(warmups=(Warmup("batch-8", 8, inputs),))).model_warmup
+    [warmup] = parsed(network(warmups=(WarmupRequest("batch-8", 8, inputs),))).model_warmup
     assert (warmup.name, warmup.batch_size) == ("batch-8", 8)
     assert warmup.inputs['a"b'].input_data_file == "input-0.bin"
     assert list(warmup.inputs['a"b'].dims) == [4]
@@ -104,7 +113,7 @@ def test_warm_up_reads_files_or_zeros():
 
 
 def test_an_ensemble_maps_each_step_s_tensors_to_its_own():
-    step = Step("net", {"in/x": "pixels"}, {"out": "out"})
+    step = EnsembleStep("net", {"in/x": "pixels"}, {"out": "out"})
     config = parsed(network(platform="ensemble", steps=(step,)))
     [read] = config.ensemble_scheduling.step
     assert (read.model_name, read.model_version) == ("net", -1)
@@ -132,15 +141,17 @@ def spec(*shape, name="x"):
     ],
 )
 def test_requests_are_joined_only_along_one_free_axis_that_all_tensors_share(tensors, together):
-    assert batched(tuple(spec(*shape) for shape in tensors)) is together
+    assert is_batched(tuple(spec(*shape) for shape in tensors)) is together
 
 
 def test_labels_belong_to_outputs_with_as_many_scores_per_sample():
-    made = ports((spec("batch", 10), spec("batch", 9), spec("batch", 10, 2)), True, labels="labels.txt", classes=10)
+    made = create_tensor_configs(
+        (spec("batch", 10), spec("batch", 9), spec("batch", 10, 2)), True, labels="labels.txt", classes=10
+    )
     assert [port.labels for port in made] == ["labels.txt", None, None]
 
 
 @given(names)
 def test_every_name_is_one_plain_ascii_line_of_the_file(name):
-    lines = text(network(name=name)).splitlines()
+    lines = format_config(network(name=name)).splitlines()
     assert all(set(line) <= set(string.printable) for line in lines[2:])

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from deploykit.core.calibration import preprocess
 from deploykit.core.values import Preprocessing, TensorSpec, layout_of
 from deploykit.workflows.triton import ensemble
-from deploykit.workflows.triton.ports import ports
-from deploykit.workflows.triton.served import Model
+from deploykit.workflows.triton.model_config import ModelConfig
+from deploykit.workflows.triton.ports import create_tensor_configs
 
 IMAGENET = Preprocessing(resize=8, height=6, width=8)
 CAFFE = Preprocessing(
@@ -42,9 +42,9 @@ def images(count):
     "spec", [IMAGENET, CAFFE, TENSORFLOW, CAFFE_LAST], ids=lambda spec: spec.channels + spec.layout
 )
 def test_it_equals_the_reference_in_every_bit(spec):
-    pixels = np.stack([preprocess.crop(image, spec) for image in images(3)])
-    expected = preprocess.batch(images(3), spec)
-    assert run(ensemble.graph(taken(spec), spec, "pixels"), pixels).tobytes() == expected.tobytes()
+    pixels = np.stack([preprocess.crop_image(image, spec) for image in images(3)])
+    expected = preprocess.preprocess_batch(images(3), spec)
+    assert run(ensemble.build_preprocessing_graph(taken(spec), spec, "pixels"), pixels).tobytes() == expected.tobytes()
 
 
 @given(
@@ -56,19 +56,19 @@ def test_it_equals_the_reference_in_every_bit(spec):
 def test_it_equals_the_reference_whatever_the_numbers(scale, mean, std, channels):
     spec = Preprocessing(16, 16, 16, scale, mean, std, channels)
     every_value = np.arange(256, dtype=np.uint8).reshape(16, 16, 1) ^ np.array([0, 85, 170], dtype=np.uint8)
-    answer = run(ensemble.graph(taken(spec), spec, "pixels"), every_value[None])
-    assert answer.tobytes() == preprocess.preprocess(every_value, spec).tobytes()
+    answer = run(ensemble.build_preprocessing_graph(taken(spec), spec, "pixels"), every_value[None])
+    assert answer.tobytes() == preprocess.preprocess_image(every_value, spec).tobytes()
 
 
 def test_half_precision_inputs_get_the_reference_rounded_once():
-    pixels = np.stack([preprocess.crop(image, IMAGENET) for image in images(2)])
-    answer = run(ensemble.graph(taken(IMAGENET, "float16"), IMAGENET, "pixels"), pixels)
+    pixels = np.stack([preprocess.crop_image(image, IMAGENET) for image in images(2)])
+    answer = run(ensemble.build_preprocessing_graph(taken(IMAGENET, "float16"), IMAGENET, "pixels"), pixels)
     assert answer.dtype == np.float16
-    assert np.array_equal(answer, preprocess.batch(images(2), IMAGENET).astype(np.float16))
+    assert np.array_equal(answer, preprocess.preprocess_batch(images(2), IMAGENET).astype(np.float16))
 
 
 def test_a_static_batch_stays_static():
-    model = onnx.load_from_string(ensemble.graph(taken(IMAGENET, first=4), IMAGENET, "pixels"))
+    model = onnx.load_from_string(ensemble.build_preprocessing_graph(taken(IMAGENET, first=4), IMAGENET, "pixels"))
     assert [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim] == [4, 6, 8, 3]
 
 
@@ -77,8 +77,10 @@ def test_its_input_is_none_of_the_network_s_tensors():
         TensorSpec("data", "float32", ("batch", 3, 6, 8), "NCHW"),
         TensorSpec("pixels", "int64", ("batch", 1), "NC"),
     )
-    network = Model("net", "onnxruntime_onnx", ports(named, True), ports(named[:1], True), 4)
-    front, whole = ensemble.models(network, named[0], IMAGENET)
+    network = ModelConfig(
+        "net", "onnxruntime_onnx", create_tensor_configs(named, True), create_tensor_configs(named[:1], True), 4
+    )
+    front, whole = ensemble.build_ensemble_models(network, named[0], IMAGENET)
     assert front.inputs[0].name == "pixels_"
     assert [port.name for port in whole.inputs] == ["pixels_", "pixels"]
 
@@ -87,7 +89,7 @@ def test_its_input_is_none_of_the_network_s_tensors():
 def test_the_network_s_input_may_be_called_anything(name):
     spec = TensorSpec(name, "float32", ("batch", 3, 6, 8), "NCHW")
     pixels = np.zeros((1, 6, 8, 3), dtype=np.uint8)
-    assert run(ensemble.graph(spec, IMAGENET, "pixels"), pixels).shape == (1, 3, 6, 8)
+    assert run(ensemble.build_preprocessing_graph(spec, IMAGENET, "pixels"), pixels).shape == (1, 3, 6, 8)
 
 
 @pytest.mark.parametrize(
@@ -95,4 +97,4 @@ def test_the_network_s_input_may_be_called_anything(name):
 )
 def test_inputs_that_are_no_preprocessed_images_get_no_graph(dtype, sizes):
     shape = ("batch", *sizes)
-    assert not ensemble.takes(TensorSpec("data", dtype, shape, layout_of(shape, dtype)), IMAGENET)
+    assert not ensemble.is_image_input(TensorSpec("data", dtype, shape, layout_of(shape, dtype)), IMAGENET)

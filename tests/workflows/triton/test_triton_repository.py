@@ -3,24 +3,24 @@
 import pytest
 
 from deploykit.core.errors import InputError
-from deploykit.workflows.triton.config import text
-from deploykit.workflows.triton.repository import Contents, check, place, put
-from deploykit.workflows.triton.served import Instances, Model, Port
+from deploykit.workflows.triton.config import format_config
+from deploykit.workflows.triton.model_config import InstanceGroup, ModelConfig, TensorConfig
+from deploykit.workflows.triton.repository import ModelFiles, check_model, place_model, write_file
 
 
 def model(name="net", classes=10, **fields):
-    inputs, outputs = (Port("input", "float32", (3, 8, 8)),), (Port("logits", "float32", (classes,)),)
-    return Model(name, "onnxruntime_onnx", inputs, outputs, 8, instances=Instances("auto"), **fields)
+    inputs, outputs = (TensorConfig("input", "float32", (3, 8, 8)),), (TensorConfig("logits", "float32", (classes,)),)
+    return ModelConfig(name, "onnxruntime_onnx", inputs, outputs, 8, instances=InstanceGroup("auto"), **fields)
 
 
 def contents(graph=b"graph", labels=b"cat\ndog\n", warmup=b"\0\0"):
-    return Contents({"labels.txt": labels, "warmup/input-0.bin": warmup}, {"model.onnx": graph})
+    return ModelFiles({"labels.txt": labels, "warmup/input-0.bin": warmup}, {"model.onnx": graph})
 
 
 @pytest.fixture
 def put_model(tmp_path):
     def call(made=None, held=None, version=None, force=False, statements=()):
-        return place(tmp_path / "models", made or model(), held or contents(), statements, version, force)
+        return place_model(tmp_path / "models", made or model(), held or contents(), statements, version, force)
 
     return call
 
@@ -68,14 +68,14 @@ def test_versions_may_be_numbered_by_hand(put_model):
 
 def test_a_version_below_the_highest_is_said_not_to_be_served(put_model):
     put_model(version=5)
-    assert put_model(held=contents(b"better"), version=3).statements == (
-        "version 5 is the one that Triton serves: it takes the highest unless told others",
+    assert put_model(held=contents(b"better"), version=3).caveats == (
+        "Triton serves version 5, the highest, unless version_policy says otherwise",
     )
 
 
 def test_a_version_that_is_there_is_never_written_again(put_model, tmp_path):
     put_model()
-    with pytest.raises(InputError, match="1 is there already, with other files"):
+    with pytest.raises(InputError, match="1 exists with other files"):
         put_model(held=contents(b"better"), version=1, force=True)
     assert (tmp_path / "models/net/1/model.onnx").read_bytes() == b"graph"
 
@@ -99,8 +99,8 @@ def tuned(tmp_path):
 def test_a_config_that_was_tuned_by_hand_stays(put_model, tmp_path):
     put_model()
     before = tuned(tmp_path)
-    [statement] = put_model(held=contents(b"better")).statements
-    assert "config.pbtxt was kept as it is; --force would write it anew: − count: 4, + count: 1" in statement
+    [statement] = put_model(held=contents(b"better")).caveats
+    assert "config.pbtxt was not changed; --force would rewrite it: − count: 4, + count: 1" in statement
     assert (tmp_path / "models/net/config.pbtxt").read_text() == before
 
 
@@ -108,15 +108,15 @@ def test_many_changes_are_counted_and_not_listed(put_model, tmp_path):
     put_model()
     config = tmp_path / "models/net/config.pbtxt"
     config.write_text(config.read_text() + "# a note\n" * 7)
-    [statement] = put_model().statements
+    [statement] = put_model().caveats
     assert statement.endswith("7 lines differ")
 
 
 def test_with_force_the_config_is_written_anew_and_the_former_stays_beside(put_model, tmp_path):
     put_model()
     before = tuned(tmp_path)
-    assert put_model(force=True).statements == ("what config.pbtxt was is kept as config.pbtxt.1",)
-    assert (tmp_path / "models/net/config.pbtxt").read_text() == text(model())
+    assert put_model(force=True).caveats == ("the old config.pbtxt is kept as config.pbtxt.1",)
+    assert (tmp_path / "models/net/config.pbtxt").read_text() == format_config(model())
     assert (tmp_path / "models/net/config.pbtxt.1").read_text() == before
 
 
@@ -135,7 +135,7 @@ def test_another_interface_is_refused_and_both_are_named(put_model, tmp_path, sn
     before = snapshot(tmp_path)
     with pytest.raises(InputError) as refusal:
         put_model(model(classes=100), contents(b"better"))
-    assert "'logits' float32 10, and the bundle's is" in str(refusal.value)
+    assert "'logits' float32 10; the bundle's is" in str(refusal.value)
     assert "'logits' float32 100" in str(refusal.value)
     assert "--name" in refusal.value.remedy
     assert snapshot(tmp_path) == before
@@ -150,7 +150,7 @@ def test_with_force_another_interface_is_written_and_the_former_config_stays_bes
 
 def test_other_labels_are_refused(put_model):
     put_model()
-    with pytest.raises(InputError, match=r"labels.txt names other classes"):
+    with pytest.raises(InputError, match=r"labels.txt has other classes"):
         put_model(held=contents(b"better", labels=b"dog\ncat\n"))
 
 
@@ -189,19 +189,19 @@ def test_a_folder_that_is_no_model_is_refused_with_force_too(put_model, tmp_path
 
 def test_a_repository_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "models").write_text("")
-    with pytest.raises(InputError, match="is no folder"):
-        check(tmp_path / "models", model(), contents(), None, False)
+    with pytest.raises(InputError, match="is not a folder"):
+        check_model(tmp_path / "models", model(), contents(), None, False)
 
 
 def test_a_repository_below_a_file_is_refused_by_the_name_of_the_file(tmp_path):
     (tmp_path / "notes").write_text("")
-    with pytest.raises(InputError, match=r"notes is no folder"):
-        check(tmp_path / "notes" / "models", model(), contents(), None, False)
+    with pytest.raises(InputError, match=r"notes is not a folder"):
+        check_model(tmp_path / "notes" / "models", model(), contents(), None, False)
 
 
 def test_a_copy_that_breaks_off_leaves_nothing(put_model, tmp_path):
     with pytest.raises(FileNotFoundError):
-        put_model(held=Contents({}, {"model.onnx": tmp_path / "gone.onnx"}))
+        put_model(held=ModelFiles({}, {"model.onnx": tmp_path / "gone.onnx"}))
     assert list((tmp_path / "models").iterdir()) == []
 
 
@@ -214,34 +214,34 @@ def test_a_number_that_another_call_took_meanwhile_is_left_to_it(put_model, tmp_
         theirs.write_bytes(b"theirs")
         return ()
 
-    monkeypatch.setattr("deploykit.workflows.triton.repository._shared", slow)
-    with pytest.raises(InputError, match="appeared while it was being written"):
+    monkeypatch.setattr("deploykit.workflows.triton.repository._write_shared", slow)
+    with pytest.raises(InputError, match="was created by another process in the meantime"):
         put_model(held=contents(b"ours"))
     assert theirs.read_bytes() == b"theirs"
     assert sorted(path.name for path in (tmp_path / "models/net").iterdir() if path.is_dir()) == ["1", "2", "warmup"]
 
 
 def test_a_check_writes_nothing(put_model, tmp_path, snapshot):
-    check(tmp_path / "models", model(), contents(), None, False)
+    check_model(tmp_path / "models", model(), contents(), None, False)
     assert not (tmp_path / "models").exists()
     put_model()
     before = snapshot(tmp_path)
-    check(tmp_path / "models", model(), contents(b"better"), None, True)
+    check_model(tmp_path / "models", model(), contents(b"better"), None, True)
     assert snapshot(tmp_path) == before
 
 
 def test_a_check_refuses_what_would_be_refused(put_model, tmp_path):
     put_model()
-    with pytest.raises(InputError, match="holds another kind of model"):
-        check(tmp_path / "models", model(classes=100), contents(), None, False)
-    with pytest.raises(InputError, match="is there already, with other files"):
-        check(tmp_path / "models", model(), contents(b"better"), 1, False)
+    with pytest.raises(InputError, match="holds a model with another interface"):
+        check_model(tmp_path / "models", model(classes=100), contents(), None, False)
+    with pytest.raises(InputError, match="exists with other files"):
+        check_model(tmp_path / "models", model(), contents(b"better"), 1, False)
 
 
 def test_a_file_is_never_written_over_without_being_told_to(tmp_path):
-    put(tmp_path / "a.yaml", b"first", force=False)
-    put(tmp_path / "a.yaml", b"first", force=False)
-    with pytest.raises(InputError, match="is there already, with other content"):
-        put(tmp_path / "a.yaml", b"second", force=False)
-    put(tmp_path / "a.yaml", b"second", force=True)
+    write_file(tmp_path / "a.yaml", b"first", force=False)
+    write_file(tmp_path / "a.yaml", b"first", force=False)
+    with pytest.raises(InputError, match="exists with other content"):
+        write_file(tmp_path / "a.yaml", b"second", force=False)
+    write_file(tmp_path / "a.yaml", b"second", force=True)
     assert (tmp_path / "a.yaml.1").read_bytes() == b"first"

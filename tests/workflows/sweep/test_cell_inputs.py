@@ -9,13 +9,13 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from deploykit.core.values.sweeps import Cell
-from deploykit.workflows.sweep import names
+from deploykit.workflows.sweep import cell_inputs
 
 
 @pytest.fixture
 def named(tmp_path):
     def ask(*words):
-        found = names.named(tmp_path, Cell("cell", ("resnet18", *words)))
+        found = cell_inputs.list_cell_files(tmp_path, Cell("cell", ("resnet18", *words)))
         return {word: [path.relative_to(tmp_path).as_posix() for path in paths] for word, paths in found.items()}
 
     return ask
@@ -23,7 +23,7 @@ def named(tmp_path):
 
 @pytest.fixture
 def key(tmp_path):
-    return lambda *words: names.key(tmp_path, Cell("cell", ("resnet18", *words)))
+    return lambda *words: cell_inputs.compute_cell_key(tmp_path, Cell("cell", ("resnet18", *words)))
 
 
 @pytest.fixture

@@ -17,18 +17,18 @@ import pytest
 import tritonclient.grpc as grpc
 import tritonclient.http as http
 
-from deploykit.backends.adapters import Recorded
+from deploykit.backends.adapters import ReplayRunner
 from deploykit.bundle import manifest as manifests
 from deploykit.bundle.load import predict
-from deploykit.bundle.verify import golden
+from deploykit.bundle.verify import read_golden
 from deploykit.cli.progress import TerminalProgress
 from deploykit.core.calibration import preprocess
-from deploykit.core.files import record
+from deploykit.core.files import record_file
 from deploykit.core.values import Batch
-from deploykit.evaluate.parity.compare import compare
+from deploykit.evaluate.parity.compare import compare_runners
 from deploykit.evaluate.parity.tolerances import for_precision
-from deploykit.workflows.source_network import origin
-from deploykit.workflows.triton.compose import ServeOptions, serve
+from deploykit.workflows.source_network import rebuild_source_network
+from deploykit.workflows.triton.compose import ServeOptions, write_repository
 from deploykit.workflows.triton.kserve import Service
 
 GUIDE = Path(__file__).resolve().parents[3] / "docs" / "triton.md"
@@ -56,7 +56,7 @@ def bundles(small, fp32_bundle, fp16_bundle, int8_bundle, crafted, tmp_path_fact
     folder = tmp_path_factory.mktemp("bundles")
     half, bytes_in = folder / "half", folder / "bytes"
     assert run([*small, "--fp16", "--io", "fp16", "--batch", "2", "-o", str(half)]) == 0
-    assert run([*small, "--preprocess", "graph", "--head", "embedding", "-o", str(bytes_in)]) == 0
+    assert run([*small, "--preprocess-in", "graph", "--head", "embedding", "-o", str(bytes_in)]) == 0
     random = np.random.default_rng(0)
     several = {"left/x": random.normal(size=(3, 2, 3)).astype(np.float32), "codes": random.integers(0, 99, (3, 4))}
     return {
@@ -72,10 +72,10 @@ def bundles(small, fp32_bundle, fp16_bundle, int8_bundle, crafted, tmp_path_fact
 def labelled(bundle, folder):
     shutil.copytree(bundle, folder)
     (folder / "labels.txt").write_text("".join(f"kind {index}\n" for index in range(10)))
-    manifest = manifests.read(folder)
-    files = {**manifest.files, "labels.txt": record(folder, "labels.txt")}
+    manifest = manifests.read_manifest(folder)
+    files = {**manifest.files, "labels.txt": record_file(folder, "labels.txt")}
     complete = msgspec.structs.replace(manifest, labels="labels.txt", files=files)
-    (folder / manifests.MANIFEST).write_bytes(manifests.encode(complete))
+    (folder / manifests.MANIFEST).write_bytes(manifests.encode_manifest(complete))
     return folder
 
 
@@ -83,7 +83,7 @@ def labelled(bundle, folder):
 def repository(bundles, tmp_path_factory):
     place = tmp_path_factory.mktemp("repository") / "models"
     for name, bundle in bundles.items():
-        serve([bundle], place, ServeOptions(queue_delay_us=A_BATCH_WAITS), name=name, service=A_SERVICE)
+        write_repository([bundle], place, ServeOptions(queue_delay_us=A_BATCH_WAITS), name=name, service=A_SERVICE)
     return place
 
 
@@ -124,11 +124,11 @@ class Served:
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 @pytest.mark.parametrize("name", ["fp32", "fp16", "int8", "half", "bytes"])
 def test_a_served_bundle_answers_its_golden_inputs_as_eager_pytorch_does(server, bundles, name, protocol):
-    manifest = manifests.read(bundles[name])
-    inputs, outputs = golden(bundles[name], manifest)
+    manifest = manifests.read_manifest(bundles[name])
+    inputs, outputs = read_golden(bundles[name], manifest)
     count = manifest.golden.count
-    parity = compare(
-        Recorded(manifest.inputs, manifest.outputs, outputs),
+    parity = compare_runners(
+        ReplayRunner(manifest.inputs, manifest.outputs, outputs),
         Served(client_of(server, protocol), name, manifest),
         [Batch(inputs, (None,) * count)],
         for_precision(manifest.precision, manifest.weights.trained),
@@ -139,7 +139,7 @@ def test_a_served_bundle_answers_its_golden_inputs_as_eager_pytorch_does(server,
 
 
 def test_several_inputs_and_outputs_keep_their_names_types_and_shapes(server, bundles):
-    inputs, outputs = golden(bundles["several"], manifests.read(bundles["several"]))
+    inputs, outputs = read_golden(bundles["several"], manifests.read_manifest(bundles["several"]))
     given = ask(client_of(server, "http"), "several", inputs, outputs)
     for name, expected in outputs.items():
         assert given[name].dtype == expected.dtype
@@ -148,33 +148,35 @@ def test_several_inputs_and_outputs_keep_their_names_types_and_shapes(server, bu
 
 def crops(manifest, count):
     images = list(np.random.default_rng(1).integers(0, 256, (count, 60, 80, 3), dtype=np.uint8))
-    return images, np.stack([preprocess.crop(image, manifest.model.preprocessing) for image in images])
+    return images, np.stack([preprocess.crop_image(image, manifest.model.preprocessing) for image in images])
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp16", "int8", "half"])
 def test_an_ensemble_gives_for_pixels_what_its_network_gives_for_planes(server, bundles, name):
-    manifest = manifests.read(bundles[name])
+    manifest = manifests.read_manifest(bundles[name])
     images, pixels = crops(manifest, 2)
-    planes = preprocess.batch(images, manifest.model.preprocessing).astype(manifest.inputs[0].dtype)
+    planes = preprocess.preprocess_batch(images, manifest.model.preprocessing).astype(manifest.inputs[0].dtype)
     client = client_of(server, "http")
     direct = ask(client, name, {"input": planes}, ["logits"])["logits"]
     assert np.array_equal(ask(client, f"{name}-ensemble", {"pixels": pixels}, ["logits"])["logits"], direct)
 
 
 def test_an_ensemble_fed_with_crops_answers_as_eager_pytorch_does(server, bundles):
-    manifest = manifests.read(bundles["fp32"])
+    manifest = manifests.read_manifest(bundles["fp32"])
     images, pixels = crops(manifest, 3)
-    eager = origin(bundles["fp32"], manifest, None, TerminalProgress()).oracle(manifest.inputs, manifest.outputs)
-    expected = eager.run({"input": preprocess.batch(images, manifest.model.preprocessing)})["logits"]
+    eager = rebuild_source_network(bundles["fp32"], manifest, None, TerminalProgress()).oracle(
+        manifest.inputs, manifest.outputs
+    )
+    expected = eager.run({"input": preprocess.preprocess_batch(images, manifest.model.preprocessing)})["logits"]
     given = ask(client_of(server, "grpc"), "fp32-ensemble", {"pixels": pixels}, ["logits"])["logits"]
     np.testing.assert_allclose(given, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp32-ensemble"])
 def test_requests_of_several_clients_are_joined_and_each_gets_its_own_answer(server, bundles, name):
-    manifest = manifests.read(bundles["fp32"])
+    manifest = manifests.read_manifest(bundles["fp32"])
     _, pixels = crops(manifest, 8)
-    planes = preprocess.batch(list(pixels), manifest.model.preprocessing)
+    planes = preprocess.preprocess_batch(list(pixels), manifest.model.preprocessing)
     tensor, rows = ("pixels", pixels) if name.endswith("ensemble") else ("input", planes)
     before = counts(server, "fp32")
 
@@ -203,22 +205,22 @@ def test_no_call_is_larger_than_the_bundle_allows(server):
 
 
 def test_more_samples_than_the_largest_batch_are_refused(server, bundles):
-    _, pixels = crops(manifests.read(bundles["fp32"]), 5)
+    _, pixels = crops(manifests.read_manifest(bundles["fp32"]), 5)
     with pytest.raises(Exception, match="batch-size must be <= 4"):
         ask(client_of(server, "http"), "fp32-ensemble", {"pixels": pixels}, ["logits"])
 
 
 def test_a_static_batch_takes_its_own_size_and_no_other(server, bundles):
-    _, pixels = crops(manifests.read(bundles["half"]), 3)
+    _, pixels = crops(manifests.read_manifest(bundles["half"]), 3)
     with pytest.raises(Exception, match="unexpected shape"):
         ask(client_of(server, "http"), "half-ensemble", {"pixels": pixels}, ["logits"])
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp32-ensemble"])
 def test_classes_come_with_the_bundle_s_labels(server, bundles, name):
-    manifest = manifests.read(bundles["fp32"])
+    manifest = manifests.read_manifest(bundles["fp32"])
     images, pixels = crops(manifest, 1)
-    planes = preprocess.batch(images, manifest.model.preprocessing)
+    planes = preprocess.preprocess_batch(images, manifest.model.preprocessing)
     arrays = {"pixels": pixels} if name.endswith("ensemble") else {"input": planes}
     client = client_of(server, "http")
     scores = ask(client, name, arrays, ["logits"])["logits"][0]
@@ -235,14 +237,14 @@ def test_every_model_is_warmed_up_at_the_batch_sizes_of_its_bundle(server, size)
 
 def test_a_further_version_takes_over_while_the_server_runs(start, bundles, tmp_path):
     place, options = tmp_path / "models", ServeOptions(with_ensemble=False)
-    serve([bundles["fp32"]], place, options, name="net")
+    write_repository([bundles["fp32"]], place, options, name="net")
     server = start(place, "--model-control-mode=poll", "--repository-poll-secs=1")
     client = client_of(server, "http")
     assert client.is_model_ready("net", "1")
     other = shutil.copytree(bundles["fp32"], tmp_path / "other")
     shutil.copy(bundles["fp16"] / "model.onnx", other / "model.onnx")
     reseal(other)
-    serve([other], place, options, name="net")
+    write_repository([other], place, options, name="net")
     until = time.monotonic() + 300
     while not client.is_model_ready("net", "2") and time.monotonic() < until:
         time.sleep(0.2)
@@ -250,9 +252,9 @@ def test_a_further_version_takes_over_while_the_server_runs(start, bundles, tmp_
 
 
 def reseal(folder):
-    manifest = manifests.read(folder)
-    files = {path: record(folder, path) for path in manifest.files}
-    (folder / manifests.MANIFEST).write_bytes(manifests.encode(msgspec.structs.replace(manifest, files=files)))
+    manifest = manifests.read_manifest(folder)
+    files = {path: record_file(folder, path) for path in manifest.files}
+    (folder / manifests.MANIFEST).write_bytes(manifests.encode_manifest(msgspec.structs.replace(manifest, files=files)))
 
 
 def test_the_guide_s_client_gets_the_classes_of_its_photographs(server, bundles, photograph, monkeypatch, capsys):

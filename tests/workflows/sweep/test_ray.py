@@ -12,7 +12,7 @@ from deploykit.bundle import load
 from deploykit.core.errors import BackendError, UsageError
 from deploykit.core.values.sweeps import Cell, FleetOptions
 from deploykit.workflows.sweep import archive
-from deploykit.workflows.sweep.ray import Fleet
+from deploykit.workflows.sweep.ray import RayExecutor
 
 ray = pytest.importorskip("ray")
 
@@ -52,7 +52,7 @@ def add_node(cluster, wait_until):
 @pytest.fixture
 def fleet(cluster, workplace):
     def make(**options):
-        return Fleet(
+        return RayExecutor(
             cluster.address, workplace.folder, FleetOptions(**options), workplace.told, None, workplace.program
         )
 
@@ -77,7 +77,7 @@ def test_cells_come_back_from_the_nodes_as_they_were_made(workplace, fleet):
 def test_a_network_is_really_exported_on_a_node_and_its_bundle_verifies_here(cluster, workplace):
     words = ("nin_cifar10", "--fp16", "--data", "synthetic", "--samples", "4", "--batch", "1:2:4")
     sweep = with_cells(workplace.sweep(), Cell("nin", (*words, "--target", "onnxruntime")))
-    real = Fleet(cluster.address, workplace.folder, FleetOptions(), workplace.told)
+    real = RayExecutor(cluster.address, workplace.folder, FleetOptions(), workplace.told)
     result = workplace.run(sweep, real)
     assert states(result) == {"nin": "passed"}
     assert result.cells[0].figures.snr_db > 40
@@ -87,7 +87,7 @@ def test_a_network_is_really_exported_on_a_node_and_its_bundle_verifies_here(clu
 def test_finished_cells_are_not_made_again_on_a_cluster_either(workplace, fleet):
     sweep = workplace.sweep(one="fine", two="fine")
     workplace.run(sweep, fleet())
-    assert workplace.run(sweep, fleet()).kept == 2
+    assert workplace.run(sweep, fleet()).reused == 2
     assert len(workplace.begun("one")) == 1
 
 
@@ -123,7 +123,7 @@ def test_every_cell_is_there_and_none_was_finished_twice_where_a_node_dies(
     assert set(states(result).values()) == {"passed"}
     assert [len(workplace.finished(cell)) for cell in states(result)] == [1] * 6
     held = result.cells[2]
-    assert [attempt.lost is None for attempt in held.attempts] == [False, True]
+    assert [attempt.lost_reason is None for attempt in held.attempts] == [False, True]
     assert {*workplace.begun("held")} == {attempt.execution for attempt in held.attempts}
     assert workplace.finished("held") == [held.attempts[1].execution]
     wait_until(lambda: not alive(workplace.begun("held")[held.attempts[0].execution]))
@@ -183,11 +183,11 @@ def test_a_file_outside_of_the_sweeps_folder_is_refused_with_the_way_out(workpla
     sweep = with_cells(workplace.sweep(b="fine"), Cell("a", ("reading", "--weights", "../weights.pth")))
     result = workplace.run(sweep, fleet())
     assert states(result) == {"b": "passed", "a": "failed"}
-    assert "nodes get what lies in the sweep's folder" in result.cells[1].error
+    assert "only files of that folder are sent" in result.cells[1].error
 
 
 def test_a_bundle_that_is_damaged_on_the_way_is_asked_for_again(workplace, fleet, monkeypatch):
-    whole, damaged = archive.unpack, []
+    whole, damaged = archive.unpack_archive, []
 
     def flip_once(pieces, label, folder):
         content = bytearray(b"".join(pieces))
@@ -196,10 +196,10 @@ def test_a_bundle_that_is_damaged_on_the_way_is_asked_for_again(workplace, fleet
             damaged.append(folder)
         whole([bytes(content)], label, folder)
 
-    monkeypatch.setattr(archive, "unpack", flip_once)
+    monkeypatch.setattr(archive, "unpack_archive", flip_once)
     result = workplace.run(workplace.sweep(a="fine"), fleet())
     assert result.good
-    assert "damaged on the way" in result.cells[0].attempts[0].lost
+    assert "damaged in transfer" in result.cells[0].attempts[0].lost_reason
     assert not list(workplace.destination.glob(".a.*"))
 
 
@@ -229,16 +229,18 @@ def test_ctrl_c_leaves_what_is_finished_and_nothing_runs_on(workplace, fleet, al
 
 
 def test_no_cluster_is_said_in_a_sentence(workplace):
-    unreachable = Fleet("127.0.0.1:1", workplace.folder, FleetOptions(), workplace.told)
+    unreachable = RayExecutor("127.0.0.1:1", workplace.folder, FleetOptions(), workplace.told)
     with pytest.raises(BackendError, match=r"cannot be reached"):
         workplace.run(workplace.sweep(a="fine"), unreachable)
 
 
 def test_an_address_without_a_port_is_refused(workplace):
     with pytest.raises(UsageError, match="is not HOST:PORT"):
-        workplace.run(workplace.sweep(a="fine"), Fleet("somewhere", workplace.folder, FleetOptions(), workplace.told))
+        workplace.run(
+            workplace.sweep(a="fine"), RayExecutor("somewhere", workplace.folder, FleetOptions(), workplace.told)
+        )
 
 
 def test_the_address_of_a_ray_client_is_refused_before_any_work(workplace):
     with pytest.raises(UsageError, match="ray job submit"):
-        Fleet("ray://somewhere:10001", workplace.folder, FleetOptions(), workplace.told)
+        RayExecutor("ray://somewhere:10001", workplace.folder, FleetOptions(), workplace.told)

@@ -1,12 +1,19 @@
 # shellcheck shell=bash
-# Sourced by scripts/check and scripts/test: what they run, with the interpreter that use_environment found.
+# Sourced by scripts/check and scripts/test: the checks and the tests, run by the interpreter that use_environment set.
 
-# Every check runs, so that one call shows all there is to repair.
+# All checks run even after one fails, so that one call shows everything to repair.
 static_checks() {
     local failed=()
     check "format" -m ruff format --check --quiet .
     check "lint" -m ruff check --quiet .
     check "types" -m mypy
+    # The programs have no suffix and are no package: mypy is told their names, and where they find each other.
+    local programs=(scripts/{cpp,gpu,gpu_check,make_outlier_layer,picture_report,train_digits,update_generated}
+        scripts/{chromium,lowest_versions,benchmarks/common}.py
+        scripts/benchmarks/{cpp_overhead,engines,harness,latency,parity,quantization,sweep})
+    MYPYPATH="$checkout/scripts:$checkout/scripts/benchmarks:$checkout/.venv/stubs" \
+        check "types of the scripts" -m mypy --explicit-package-bases --scripts-are-modules "${programs[@]}"
+    check "types of the tests" -m mypy --config-file tests/mypy.ini
     check "import contracts" -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-logo
     if [[ -e scripts/update_generated ]]; then
         check "generated files" scripts/update_generated --check
@@ -25,14 +32,14 @@ check() {
     "$python" "$@" || failed+=("$title")
 }
 
-# The tests, as many at once as there are processors; pytest has the last word.
+# The tests, in one worker per processor. Arguments go to pytest, after ours.
 run_tests() {
     local processors workers
-    # nproc answers with OMP_NUM_THREADS where that is set, and it is the threads within a worker that it limits.
+    # nproc would print OMP_NUM_THREADS where that is set, which limits the threads of one worker instead.
     processors=$(env --unset=OMP_NUM_THREADS nproc)
-    # PyTorch and a network's weights take 1 to 2 GB per worker.
+    # PyTorch and a network's weights need 1 to 2 GB per worker.
     workers=$((processors < 8 ? processors : 8))
-    # Each worker's PyTorch and OpenBLAS would else start a thread per processor, and they would wait for each other.
+    # Otherwise PyTorch and OpenBLAS start one thread per processor in each worker, and the threads wait for each other.
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((processors / workers))}
     echo "── tests"
     "$python" -m pytest --numprocesses "$workers" --dist worksteal "$@"

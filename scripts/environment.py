@@ -1,5 +1,6 @@
-"""Imported first by the programs beside it: in a Python that lacks what they need, they start anew in the checkout's
-environment, which scripts/python makes on first use; and the checkout comes before any installed deploykit.
+"""Imported first by the Python programs in this folder. In a Python that lacks the packages they need, it restarts them
+in the checkout's environment, which scripts/python creates on first use. It also puts the checkout before any installed
+deploykit on the import path.
 """
 
 import os
@@ -9,13 +10,13 @@ from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent
 
-NEEDED = ("msgspec", "onnxruntime", "torch")
+REQUIRED_PACKAGES = ("msgspec", "onnxruntime", "torch")
 
-STARTED = "DEPLOYKIT_STARTED_ANEW"
-"""Set where a program runs for the second time: what is missing then stays missing, and Python says so."""
+RESTARTED = "DEPLOYKIT_RESTARTED"
+"""Set in the second run of a program: a package that is missing there is reported by Python's own ImportError."""
 
-if STARTED not in os.environ and any(find_spec(name) is None for name in NEEDED):
-    os.environ[STARTED] = "1"
+if RESTARTED not in os.environ and any(find_spec(name) is None for name in REQUIRED_PACKAGES):
+    os.environ[RESTARTED] = "1"
     os.execv(SCRIPTS / "python", ["python", *sys.argv])
 
 sys.path.insert(0, str(SCRIPTS.parent))

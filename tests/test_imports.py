@@ -1,4 +1,4 @@
-"""What the light modules must not load, and what constraints.txt must hold."""
+"""Light modules import nothing heavy, and constraints.txt pins every dependency."""
 
 import os
 import re
@@ -17,12 +17,12 @@ else:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PINNED = ("compile", "cpu", "datasets", "dev", "export")
-"""Extras of the environment that the tests run in."""
+"""Extras that constraints.txt pins."""
 HEAVY = ("torch", "torchvision", "onnxruntime", "matplotlib", "sklearn", "skimage", "scipy")
 
 
-def modules(*folders: str) -> list[str]:
-    """Dotted names of every module in these folders of deploykit; a folder that is not there gives none."""
+def list_modules(*folders: str) -> list[str]:
+    """Dotted names of all modules in these folders of deploykit."""
     files = [file for folder in folders for file in sorted((REPOSITORY / "deploykit" / folder).rglob("*.py"))]
     names = (file.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".") for file in files)
     return [name.removesuffix(".__init__") for name in names]
@@ -32,7 +32,7 @@ LIGHT = [
     "deploykit",
     "deploykit.core.values",
     "deploykit.core.errors",
-    *modules("evaluate", "cli", "report"),
+    *list_modules("evaluate", "cli", "report"),
     "deploykit.export.architectures",
 ]
 
@@ -51,35 +51,35 @@ def test_light_modules_load_nothing_heavy(module: str) -> None:
     assert set(HEAVY).isdisjoint(done.stdout.split())
 
 
-def constraints() -> list[str]:
+def read_constraints() -> list[str]:
     return (REPOSITORY / "constraints.txt").read_text().splitlines()
 
 
-def requirements() -> list[Requirement]:
+def read_requirements() -> list[Requirement]:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     lines = project["project"]["dependencies"] + [line for name in PINNED for line in extras[name]]
     return [Requirement(line) for line in [*lines, *project["build-system"]["requires"]]]
 
 
-@pytest.mark.parametrize("line", constraints())
+@pytest.mark.parametrize("line", read_constraints())
 def test_a_constraint_is_a_name_a_version_and_at_most_a_marker(line: str) -> None:
     assert re.fullmatch(r'[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*(; python_version (<|>=) "3\.\d+")?', line)
 
 
-def needs() -> list[tuple[str, Requirement]]:
-    """Every dependency, beside each Python that needs it."""
+def requirements_by_python() -> list[tuple[str, Requirement]]:
+    """Every dependency, with each Python that needs it."""
     return [
         (python, requirement)
         for python in ("3.10", "3.11", "3.13")
-        for requirement in requirements()
+        for requirement in read_requirements()
         if requirement.marker is None or requirement.marker.evaluate({"python_version": python})
     ]
 
 
-@pytest.mark.parametrize(("python", "requirement"), needs(), ids=str)
+@pytest.mark.parametrize(("python", "requirement"), requirements_by_python(), ids=str)
 def test_every_dependency_is_pinned_once_to_a_version_that_it_accepts(python: str, requirement: Requirement) -> None:
-    pins = [Requirement(line) for line in constraints()]
+    pins = [Requirement(line) for line in read_constraints()]
     [pin] = [
         pin
         for pin in pins
@@ -91,5 +91,5 @@ def test_every_dependency_is_pinned_once_to_a_version_that_it_accepts(python: st
 
 
 def test_constraints_are_sorted() -> None:
-    names = [canonicalize_name(Requirement(line).name) for line in constraints()]
+    names = [canonicalize_name(Requirement(line).name) for line in read_constraints()]
     assert names == sorted(names)

@@ -1,4 +1,4 @@
-"""What a user who installs the wheel has: every file of the C++ library that git tracks, and nothing that was built."""
+"""The wheel holds every file of the C++ library that git tracks, and no build results."""
 
 import shutil
 import subprocess
@@ -13,26 +13,26 @@ LIBRARY = "deploykit/cpp"
 
 @pytest.fixture
 def tracked():
-    """Paths below the library that git has, or would take."""
+    """Paths of the library that git tracks or would add."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("this is no checkout of git")
+        pytest.skip("this is not a git checkout")
     words = ("git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard", LIBRARY)
     listed = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
     return {path for path in listed if (ROOT / path).exists()}
 
 
-def packed():
+def list_wheel_files():
     return {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
 
 
 def test_the_wheel_has_the_cpp_library_as_git_has_it(tracked):
-    assert {path for path in packed() if path.startswith(f"{LIBRARY}/")} == tracked
+    assert {path for path in list_wheel_files() if path.startswith(f"{LIBRARY}/")} == tracked
     for needed in ("CMakeLists.txt", "include/deploykit/deploykit.hpp", "src/engine.cpp", "bench/main.cpp"):
         assert f"{LIBRARY}/{needed}" in tracked
     assert any(path.startswith(f"{LIBRARY}/examples/") for path in tracked)
 
 
-def test_what_is_built_inside_the_library_is_not_packed(tmp_path):
+def test_build_results_inside_the_library_are_not_packed(tmp_path):
     copy = tmp_path / "checkout"
     ignore = shutil.ignore_patterns("build", "__pycache__")
     shutil.copytree(ROOT / "deploykit", copy / "deploykit", ignore=ignore)
@@ -46,9 +46,9 @@ def test_what_is_built_inside_the_library_is_not_packed(tmp_path):
     assert not [path for path in files if "build/" in path]
 
 
-def test_the_wheel_has_everything_that_a_report_is_made_of():
+def test_the_wheel_has_the_templates_of_a_report():
     folder = ROOT / "deploykit" / "report"
     parts = [*(folder / "html").rglob("*.j2"), *(folder / "html").glob("*.css"), *(folder / "html").glob("*.js")]
     assert len(parts) > 10
     wanted = {path.relative_to(ROOT).as_posix() for path in (*parts, folder / "schema.json")}
-    assert wanted <= packed()
+    assert wanted <= list_wheel_files()

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from deploykit.core import calibration
 from deploykit.core.calibration.preprocess import crop_image, preprocess_image
-from deploykit.core.values import ChannelOrder, Preprocessing
+from deploykit.core.values import ChannelOrder, Preprocessing, Sample
 
 IMAGES: Final = Path(__file__).resolve().parent / "cpp" / "images"
 CASES: Final[list[dict[str, Any]]] = json.loads((IMAGES / "cases.json").read_text())
@@ -65,7 +65,9 @@ def photographs(count: int) -> list[Pixels]:
     photos, random = calibration.open_set("photos"), np.random.default_rng(0)
     found: list[Pixels] = []
     for index in np.linspace(0, len(photos) - 1, count).astype(int):
-        image = photos[index].image
+        sample = photos[index]
+        assert isinstance(sample, Sample)
+        image = sample.image
         height, width = (int(random.integers(side // 2, side)) // 2 * 2 - 1 for side in image.shape[:2])
         top, left = (int(random.integers(0, side)) for side in (image.shape[0] - height, image.shape[1] - width))
         found.append(np.ascontiguousarray(image[top : top + height, left : left + width]))

@@ -431,7 +431,9 @@ def test_the_library_has_the_version_of_the_package(library: Library) -> None:
 def test_ctypes_opens_and_runs_a_bundle(library: Library, fp32_bundle: Path, pictures: Path) -> None:
     manifest = manifests.read_manifest(fp32_bundle)
     images = [pixels(path) for path in sorted(pictures.iterdir())]
-    batch = np.stack([preprocess_image(image, manifest.model.preprocessing) for image in images])
+    preprocessing = manifest.model.preprocessing
+    assert preprocessing is not None
+    batch = np.stack([preprocess_image(image, preprocessing) for image in images])
 
     bundle = library.made("bundle_open", bytes(fp32_bundle))
     engine = library.made("engine_load", bundle, None)
@@ -524,14 +526,14 @@ def tensors(quick_latency: None, tmp_path_factory: pytest.TempPathFactory) -> Te
         *(("scores of x", TensorProto.FLOAT, ["N", 5]), ("tokens/found:0", TensorProto.FLOAT, ["N", 4, 3])),
         *(("../best", TensorProto.FLOAT, ["N"]), ("where", TensorProto.INT64, ["N"])),
     )
-    ends = ([helper.make_tensor_value_info(*one) for one in side] for side in (given, made))
-    graph = helper.make_graph(nodes, "two", *ends, constants)
+    inputs, outputs = ([helper.make_tensor_value_info(*one) for one in side] for side in (given, made))
+    graph = helper.make_graph(nodes, "two", inputs, outputs, constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "two.onnx")
-    rows = {
+    rows: dict[str, Any] = {
         "data/x:0": random.standard_normal((8, 6)).astype(np.float32),
         "token ids": random.integers(0, 50, (8, 4)),
     }
-    np.savez(folder / "rows.npz", **rows)  # type: ignore[arg-type]
+    np.savez(folder / "rows.npz", **rows)
     words = ("--fp32", "--target", "onnxruntime", "--data", folder / "rows.npz", "-o", folder / "bundle")
     assert run(["export", str(folder / "two.onnx"), *map(str, words)]) == 0
     return Tensors(folder / "bundle", rows)

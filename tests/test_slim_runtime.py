@@ -5,6 +5,7 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hatchling.builders.wheel import WheelBuilder
@@ -40,7 +41,7 @@ print("loaded:", *sorted(set(heavy) & {name.partition(".")[0] for name in sys.mo
 """
 
 
-def run(*words: object, **options: object) -> "subprocess.CompletedProcess[str]":
+def run(*words: object, **options: Any) -> "subprocess.CompletedProcess[str]":
     """Run a process outside the checkout, which sees only installed packages."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     called = list(map(str, words))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,6 @@ def _find_shape_mismatch(
     return f"{spec.name} has a batch of {shape[0]}, and the {owner} accepts {accepted}"
 
 
-def format_shape(shape: tuple[int | str, ...]) -> str:
+def format_shape(shape: Sequence[int | str]) -> str:
     """Format a shape as `batch×3×32×32`."""
     return "×".join(map(str, shape)) or "a scalar"

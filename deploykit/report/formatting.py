@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from deploykit.core.input_check import format_shape
 from deploykit.core.values import BudgetMetric, DataRecord, Preprocessing, TensorSpec
 
 ABSENT: Final = "–"
@@ -54,9 +55,14 @@ def format_samples(data: DataRecord) -> str:
     return f"{data.count} {'sample' if data.count == 1 else 'samples'} of {data.name} ({data.split}{kind})"
 
 
-def format_shape(spec: TensorSpec) -> str:
+def format_batch_shape(shape: Sequence[int | str]) -> str:
+    """`N×3×224×224`: the batch axis is N."""
+    return format_shape(["N" if size == "batch" else size for size in shape])
+
+
+def format_tensor_shape(spec: TensorSpec) -> str:
     """`N×3×224×224`."""
-    return "×".join("N" if extent == "batch" else str(extent) for extent in spec.shape)
+    return format_batch_shape(spec.shape)
 
 
 def format_budget(measure: BudgetMetric, value: float) -> str:
@@ -112,7 +118,7 @@ FILTERS: Final[dict[str, Callable[..., str]]] = {
     "power": format_power,
     "precision": format_precision,
     "samples": format_samples,
-    "shape": format_shape,
+    "shape": format_tensor_shape,
     "budget": format_budget,
     "preprocessing": format_preprocessing,
     "size": format_bytes,

@@ -25,7 +25,7 @@ from deploykit.core.values import (
     TensorSpec,
     WeightsRecord,
 )
-from deploykit.report.formatting import fill_bundle_path, format_bytes, format_path
+from deploykit.report.formatting import fill_bundle_path, format_batch_shape, format_bytes, format_path
 
 UNWRAPPED: Final = 1_000_000
 """Columns of a pipe or a file: more than any line needs."""
@@ -190,13 +190,9 @@ def render_summary(
     text = Text(model.name, style="bold")
     text.append(f"  {model.paper}\nweights: {weights.source}{'' if weights.trained else ' (untrained)'}", style="none")
     for spec in (*inputs, *outputs):
-        text.append(f"\n{spec.name}: {spec.dtype} {_format_shape(spec.shape)} {spec.layout}", style="none")
+        text.append(f"\n{spec.name}: {spec.dtype} {format_batch_shape(spec.shape)} {spec.layout}", style="none")
     text.append(f"\nbatch: {batch.minimum} to {batch.maximum}", style="none")
     return text
-
-
-def _format_shape(shape: Sequence[int | str]) -> str:
-    return "×".join("N" if size == "batch" else str(size) for size in shape)
 
 
 def nodes_table(rows: Sequence[LayerRow]) -> Table:
@@ -207,7 +203,7 @@ def nodes_table(rows: Sequence[LayerRow]) -> Table:
             row.name,
             row.op_type,
             row.dtype,
-            _format_shape(row.shape),
+            format_batch_shape(row.shape) if row.shape else "",
             format_bytes(row.weight_bytes) if row.weight_bytes else "",
         )
     return table

@@ -1,4 +1,5 @@
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from torch import nn
 
 from deploykit.export.architectures.fractalnet import FRACTALNET20, Fractal, FractalNet, drop_inputs, join_mean
 
-SMALL = {"widths": (4, 6), "total_columns": 3, "num_classes": 5}
+SMALL: dict[str, Any] = {"widths": (4, 6), "total_columns": 3, "num_classes": 5}
 Z = torch.randn(1, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
@@ -101,7 +102,7 @@ def run(network: FractalNet, *blocks) -> torch.Tensor:
     return network.classifier(x.mean((2, 3)))
 
 
-def same_weights(seasoned, **selection: int) -> tuple[FractalNet, FractalNet]:
+def same_weights(seasoned, **selection: Any) -> tuple[FractalNet, FractalNet]:
     """The whole network, and one that runs only a selection of its columns."""
     torch.manual_seed(0)
     whole = seasoned(FractalNet(**SMALL))
@@ -152,9 +153,9 @@ def test_all_columns_are_the_whole_network(seasoned):
 # ── Drop-path ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def columns_that_ran(network: FractalNet, images: torch.Tensor) -> Counter:
+def columns_that_ran(network: FractalNet, images: torch.Tensor) -> Counter[int]:
     """Convolutions that one step ran, by column."""
-    ran = Counter()
+    ran: Counter[int] = Counter()
     handles = [
         module.conv.register_forward_hook(lambda *_, column=module.column: ran.update([column]))
         for module in network.modules()

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ BOTTLENECKS = {"depths": (1, 1, 1, 1), "num_classes": 5}
 
 def strides(network: nn.Module) -> list[tuple[int, int]]:
     """Of the 1×1 and the 3×3, in the first block of each stage."""
-    stages = (network.layer1, network.layer2, network.layer3, network.layer4)
+    stages: tuple[Any, ...] = (network.layer1, network.layer2, network.layer3, network.layer4)
     return [(stage[0].conv1.stride[0], stage[0].conv2.stride[0]) for stage in stages]
 
 

@@ -50,7 +50,9 @@ def operators(model: ir.Model) -> list[str]:
 
 
 def weight(model: ir.Model, name: str) -> np.ndarray:
-    return model.graph.initializers[name].const_value.numpy()
+    constant = model.graph.initializers[name].const_value
+    assert constant is not None
+    return constant.numpy()
 
 
 def rewritten(apply: Callable[[ir.Model], Rewrite], model: ir.Model, **inputs: np.ndarray) -> Rewrite:

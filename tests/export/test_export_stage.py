@@ -14,7 +14,15 @@ from deploykit.core.calibration.preprocess import preprocess_batch as preprocess
 from deploykit.core.errors import InputError
 from deploykit.core.files import find_damage
 from deploykit.core.onnx_metadata import MODULE_KEY
-from deploykit.core.values import BatchRange, ExportOptions, ModelSpec, Preprocessing, TensorSpec, WeightsRecord
+from deploykit.core.values import (
+    BatchRange,
+    ChannelOrder,
+    ExportOptions,
+    ModelSpec,
+    Preprocessing,
+    TensorSpec,
+    WeightsRecord,
+)
 from deploykit.export import export as stage
 from deploykit.export import rewrite
 from deploykit.export.layer_rows import read_layer_rows
@@ -89,6 +97,8 @@ def network(kind: type[nn.Module] = Columns) -> nn.Module:
         made = kind().eval()
         for part in made.modules():
             if isinstance(part, nn.BatchNorm2d):
+                assert part.running_mean is not None
+                assert part.running_var is not None
                 part.weight.data.uniform_(0.5, 1.5)
                 part.bias.data.normal_(0, 0.5)
                 part.running_mean.normal_(0, 0.5)
@@ -96,7 +106,7 @@ def network(kind: type[nn.Module] = Columns) -> nn.Module:
     return made
 
 
-def spec(channels: str = "rgb", **changes) -> ModelSpec:
+def spec(channels: ChannelOrder = "rgb", **changes) -> ModelSpec:
     return ModelSpec("toy", "Toy", "nowhere", {}, Preprocessing(SIZE, SIZE, SIZE, channels=channels), **changes)
 
 

@@ -28,6 +28,7 @@ def seasoned(module: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(1)
     for part in module.eval().modules():
         if isinstance(part, nn.BatchNorm2d) and part.running_mean is not None:
+            assert part.running_var is not None
             part.weight.data.normal_(0, 1, generator=generator)
             part.bias.data.normal_(0, 1, generator=generator)
             part.running_mean.normal_(0, 1, generator=generator)

@@ -82,13 +82,18 @@ def fp32_names(result: CastResult) -> list[str]:
     return [node.node for node in result.record.fp32_nodes]
 
 
-def dtypes(model: ir.Model) -> dict[str, str]:
+def dtypes(model: ir.Model) -> dict[str | None, str]:
     """Of every tensor that a node makes."""
-    return {output.name: output.dtype.name for node in model.graph for output in node.outputs}
+    return {output.name: str(output.dtype) for node in model.graph for output in node.outputs}
+
+
+def constant(value: ir.Value) -> ir.TensorProtocol:
+    assert value.const_value is not None
+    return value.const_value
 
 
 def initializer_dtypes(model: ir.Model) -> dict[str, str]:
-    return {name: value.const_value.dtype.name for name, value in model.graph.initializers.items()}
+    return {name: constant(value).dtype.name for name, value in model.graph.initializers.items()}
 
 
 # ── Everything in FP16 ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -349,7 +354,7 @@ def rounded(weights: np.ndarray) -> tuple[PrecisionGraphRecord, np.ndarray]:
             folder / "model.onnx", Ranges(dict.fromkeys("xay", Range(-1, 1)), DATA), folder / "half"
         )
         (held,) = ir.load(folder / "half" / "model.onnx").graph.initializers.values()
-        return record, held.const_value.numpy()
+        return record, constant(held).numpy()
 
 
 NORMAL = st.floats(2**-14, FLOAT16.largest, width=32).flatmap(lambda value: st.sampled_from([value, -value]))

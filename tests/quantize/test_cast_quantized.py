@@ -74,16 +74,17 @@ class Result:
         onnx.checker.check_model(self.file, full_check=True)
         self.graph = ir.load(self.file).graph
         self.fp32_nodes = [node.node for node in self.record.fp32_nodes]
-        self.casts = [(n.inputs[0].name, n.outputs[0].name) for n in self.graph if n.op_type == "Cast"]
+        casts = [node for node in self.graph if node.op_type == "Cast"]
+        self.casts = [tuple(value and value.name for value in (*node.inputs, *node.outputs)) for node in casts]
 
     def node(self, name: str) -> ir.Node:
         return next(node for node in self.graph if node.name == name)
 
     def reads(self, name: str) -> list[str | None]:
-        return [value and value.dtype and value.dtype.name for value in self.node(name).inputs]
+        return [value.dtype.name if value and value.dtype else None for value in self.node(name).inputs]
 
     def gives(self, name: str) -> str:
-        return self.node(name).outputs[0].dtype.name
+        return str(self.node(name).outputs[0].dtype)
 
     @property
     def error(self) -> float:

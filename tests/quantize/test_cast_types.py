@@ -58,17 +58,18 @@ class Result:
         proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}]>\n{text}')
         proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
         onnx.save(onnx.shape_inference.infer_shapes(proto, data_prop=True), self.source)
-        ranges = Ranges({**dict.fromkeys("xabcdey", Range(-9, 9)), **ranges}, DATA)
-        self.record = write_cast_graph(self.source, ranges, self.file.parent, **options)
+        tensors = Ranges({**dict.fromkeys("xabcdey", Range(-9, 9)), **ranges}, DATA)
+        self.record = write_cast_graph(self.source, tensors, self.file.parent, **options)
         onnx.checker.check_model(self.file, full_check=True)
         self.graph = ir.load(self.file).graph
         self.fp32_nodes = [node.node for node in self.record.fp32_nodes]
-        self.casts = [(n.inputs[0].name, n.outputs[0].name) for n in self.graph if n.op_type == "Cast"]
-        self.ends = [value.dtype.name for value in (*self.graph.inputs, *self.graph.outputs)]
+        casts = [node for node in self.graph if node.op_type == "Cast"]
+        self.casts = [tuple(value and value.name for value in (*node.inputs, *node.outputs)) for node in casts]
+        self.ends = [str(value.dtype) for value in (*self.graph.inputs, *self.graph.outputs)]
 
-    def types(self) -> dict[str, str]:
+    def types(self) -> dict[str | None, str]:
         """Of what each named node gives."""
-        return {node.name: node.outputs[0].dtype.name for node in self.graph if node.op_type != "Cast"}
+        return {node.name: str(node.outputs[0].dtype) for node in self.graph if node.op_type != "Cast"}
 
 
 @pytest.fixture

@@ -359,7 +359,15 @@ def test_the_checkouts_modules_win_over_the_callers_folder(checkout: Checkout, t
 
 
 COVERAGE = "run: -m coverage report --format=total"
-STATIC = ["ruff format --check", "ruff check", "mypy", "lint_imports", "update_generated --check"]
+STATIC = [
+    "ruff format --check",
+    "ruff check",
+    "-m mypy",
+    "-m mypy --explicit-package-bases",
+    "-m mypy --config-file tests/mypy.ini",
+    "lint_imports",
+    "update_generated --check",
+]
 
 
 @pytest.mark.parametrize(
@@ -433,7 +441,8 @@ def test_one_call_shows_everything_to_repair(checkout: Checkout) -> None:
     (checkout.state / "failing").write_text("mypy lint_imports")
     done = checkout.run_script(script="scripts/check")
     assert done.returncode == 1
-    assert done.stderr.endswith("failed: types\nfailed: import contracts\n")
+    failed = ("types", "types of the scripts", "types of the tests", "import contracts")
+    assert done.stderr.endswith("".join(f"failed: {title}\n" for title in failed))
     assert not any("-m pytest" in line for line in checkout.take_log())
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deploykit.backends.tensorrt.dialect import Dialect, or_none, to_dims
 from deploykit.core.errors import BackendError, UsageError
+from deploykit.core.input_check import format_shape
 from deploykit.core.values import BatchRange, BuildOptions, Precision
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Config:
         profile = self._builder.create_optimization_profile()
         for name, (minimum, optimum, maximum) in shapes.items():
             profile.set_shape(name, to_dims(minimum), to_dims(optimum), to_dims(maximum))
-            self._settings.append(f"{name} {' … '.join(map(_format_shape, (minimum, optimum, maximum)))}")
+            self._settings.append(f"{name} {' … '.join(map(format_shape, (minimum, optimum, maximum)))}")
         self.handle.add_optimization_profile(profile)
         self._share_profile()
 
@@ -220,7 +221,3 @@ class Config:
             raise self._dialect.unsupported(meaning, remedy)
         self.handle.set_flag(flag)
         self._settings.append(name)
-
-
-def _format_shape(shape: Shape) -> str:
-    return "×".join(map(str, shape))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from deploykit.backends.tensorrt.dialect import Dialect, or_none, to_shape
 from deploykit.core.errors import BackendError
+from deploykit.core.input_check import format_shape
 from deploykit.core.values import BatchRange, DType
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class Runtime:
         """Set the shape of an input. BackendError where it is outside the optimization profile."""
         logged = self.dialect.log.count
         if not context.handle.set_input_shape(name, shape):
-            what = f"rejects the shape {'×'.join(map(str, shape))} for {name}"
+            what = f"rejects the shape {format_shape(shape)} for {name}"
             reasons = self.dialect.log.errors_since(logged)
             raise self._create_error(what, reasons, "Use a batch within the engine's range.")
 

@@ -10,6 +10,7 @@ import msgspec
 
 from deploykit.core.error_text import first_line
 from deploykit.core.errors import InputError, UsageError
+from deploykit.core.input_check import format_shape
 from deploykit.core.values import ImageOverrides, InputSpec, Preprocessing
 
 
@@ -97,7 +98,7 @@ def is_image_input(inputs: Sequence[InputSpec]) -> bool:
 
 def _describe_input(spec: InputSpec) -> str:
     """Describe an input in an error message: `tokens (N×16 int64)`."""
-    return f"{spec.name} ({'×'.join(map(str, ('N', *spec.shape)))} {spec.dtype})"
+    return f"{spec.name} ({format_shape(('N', *spec.shape))} {spec.dtype})"
 
 
 def _image_layout(spec: InputSpec) -> tuple[str, int, int] | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from deploykit.core.errors import InputError, UsageError
+from deploykit.core.input_check import format_shape
 from deploykit.core.values import (
     Arrays,
     Backend,
@@ -85,7 +86,8 @@ class OnnxNetwork:
         if requested is None:
             if 0 in shape:
                 raise InputError(
-                    f"{self.request.model} leaves sizes of its input {declared.name!r} open: N×{_format_shape(shape)}.",
+                    f"{self.request.model} leaves sizes of its input {declared.name!r} open: "
+                    f"{_format_input_shape(shape)}.",
                     "Engines have fixed sizes: give --input-size for images, or "
                     f"--input {declared.name}=SHAPE:{declared.dtype}.",
                 )
@@ -94,8 +96,9 @@ class OnnxNetwork:
         fits = len(requested.shape) == len(shape) and all(size in (0, wanted) for size, wanted in pairs)
         if not fits or requested.dtype != declared.dtype:
             raise UsageError(
-                f"The input {declared.name!r} of {self.request.model} is N×{_format_shape(shape)} {declared.dtype}, "
-                f"not N×{_format_shape(requested.shape)} {requested.dtype}.",
+                f"The input {declared.name!r} of {self.request.model} is {_format_input_shape(shape)} "
+                f"{declared.dtype}, "
+                f"not {_format_input_shape(requested.shape)} {requested.dtype}.",
                 "Give the sizes that it has, or leave --input and --input-size out.",
             )
         return requested
@@ -165,7 +168,7 @@ class OnnxNetwork:
         for name, array in outputs.items():
             if array.ndim == 0 or len(array) != rows:
                 raise InputError(
-                    f"The output {name!r} of {self.request.model} has shape {_format_shape(array.shape)} for {rows} "
+                    f"The output {name!r} of {self.request.model} has shape {format_shape(array.shape)} for {rows} "
                     "samples.",
                     "Each output needs one row per sample: export without postprocessing such as box selection.",
                 )
@@ -197,5 +200,5 @@ class _FixedBatchRunner:
         return {spec.name: np.concatenate([chunk[spec.name] for chunk in chunks]) for spec in self.outputs}
 
 
-def _format_shape(shape: tuple[int, ...]) -> str:
-    return "×".join(str(size or "?") for size in shape) or "1"
+def _format_input_shape(shape: tuple[int, ...]) -> str:
+    return format_shape(("N", *(size or "?" for size in shape)))

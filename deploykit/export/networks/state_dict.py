@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from typing import Final
 
 import torch
-from torch import Tensor
 
 from deploykit.core.errors import InputError
+from deploykit.core.input_check import format_shape
 from deploykit.core.values import Architecture, Argument
 from deploykit.export.networks.checkpoint import State
 
@@ -64,7 +64,7 @@ def require_matching(expected: State, state: State, origin: str) -> None:
     for name in [name for name in expected if name in state]:
         wanted, actual = expected[name], state[name]
         if actual.shape != wanted.shape:
-            shapes.append(f"{name} ({format_shape(actual)}, not {format_shape(wanted)})")
+            shapes.append(f"{name} ({format_shape(actual.shape)}, not {format_shape(wanted.shape)})")
         if actual.is_floating_point() != wanted.is_floating_point():
             types.append(f"{name} ({actual.dtype})")
     mismatches = [
@@ -100,8 +100,3 @@ def _list_names(kind: str, names: list[str]) -> list[str]:
 def is_inside(name: str, modules: Iterable[str]) -> bool:
     """Whether the parameter `name` belongs to one of the modules, given by dotted path."""
     return any(name.startswith(f"{module}.") for module in modules)
-
-
-def format_shape(tensor: Tensor) -> str:
-    """`64×3×7×7`; `scalar` for a tensor without axes."""
-    return "×".join(map(str, tensor.shape)) or "scalar"

@@ -125,7 +125,7 @@ class TorchNetwork:
 
     def release_memory(self) -> None:
         """Drop the module and what was derived from it; it is built again on the next use."""
-        for name in ("served", "model", "preprocessing", "loaded"):
+        for name in ("export_module", "model", "preprocessing", "loaded_network"):
             self.__dict__.pop(name, None)
 
     def write_graph(self, folder: Path) -> ExportedGraph:

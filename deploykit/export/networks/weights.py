@@ -118,7 +118,8 @@ def _state_digest(module: nn.Module, training_only: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         if isinstance(tensor, Tensor) and not is_inside(name, training_only):  # extra state may be of any type
-            digest.update(f"{name} {tensor.dtype} {state_dict.format_shape(tensor)}\n".encode())
+            shape = "×".join(map(str, tensor.shape)) or "scalar"  # part of recorded digests: must not change
+            digest.update(f"{name} {tensor.dtype} {shape}\n".encode())
             digest.update(tensor.contiguous().reshape(-1).numpy().data)
     return digest.hexdigest()
 

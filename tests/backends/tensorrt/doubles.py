@@ -30,6 +30,10 @@ class Refusal(NamedTuple):
 class Double:
     """One version's module. A test may set what stands here before it asks for anything."""
 
+    Builder: Any  # of the names that `surfaces` lists, those that tests use by themselves
+    BuilderFlag: Any
+    DataType: Any
+
     def __init__(self, version: str) -> None:
         self.__version__ = VERSIONS.get(version, "1.7.1.116")
         self.calls: list[str] = []
@@ -162,7 +166,9 @@ class Builder:
 
 class INetworkDefinition:
     def __init__(self: Any) -> None:
-        self._inputs, self._outputs, self._layers = [], [], []
+        self._inputs: list[ITensor] = []
+        self._outputs: list[ITensor] = []
+        self._layers: list[ILayer] = []
 
     num_inputs = property(lambda self: len(self._inputs))
     num_outputs = property(lambda self: len(self._outputs))
@@ -192,7 +198,8 @@ class ILayer:
 
 class OnnxParser:
     def __init__(self: Any, network: Any, logger: Any) -> None:
-        self._network, self._logger, self._errors = network, logger, []
+        self._network, self._logger = network, logger
+        self._errors: list[Any] = []
 
     def parse_from_file(self: Any, path: str) -> bool:
         graph = onnx.load(path).graph

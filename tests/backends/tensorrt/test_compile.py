@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from doubles import VERSIONS, Double
@@ -90,7 +91,7 @@ def test_no_axis_but_the_batch_may_be_free(rtx: Dialect, written: Written, tmp_p
     ],
 )
 def test_tensorrt_rtx_refuses_what_it_lacks(
-    rtx: Dialect, written: Written, tmp_path: Path, asked: dict[str, object], told: str
+    rtx: Dialect, written: Written, tmp_path: Path, asked: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(BackendError) as raised:
         compile_plan(rtx, written(FP32), tmp_path / "plan", BuildOptions(**{"batch": BATCH, **asked}), None, None)

@@ -4,6 +4,7 @@ on its path; that NVIDIA's own crashes without a driver was observed by hand and
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -24,7 +25,7 @@ def engine(
     version: str = "10.3.0.26",
     capabilities: tuple[int, ...] = (87,),
     open_ended: bool = False,
-    **options: bool,
+    **options: Any,
 ) -> Engine:
     """An engine of this machine, but for what is said."""
     file = FileRecord("engines/tensorrt/engine.plan", "0" * 64, 1)

@@ -8,7 +8,7 @@ import pytest
 from doubles import VERSIONS, Double, Refusal
 
 from deploykit.backends.tensorrt.builder import Builder
-from deploykit.backends.tensorrt.dialect import Dialect
+from deploykit.backends.tensorrt.dialect import Dialect, to_shape
 from deploykit.backends.tensorrt.library import import_library
 from deploykit.backends.tensorrt.network import parse_network
 from deploykit.core.errors import InputError
@@ -41,7 +41,7 @@ def unchecked(tmp_path: Path) -> Callable[..., Path]:
 
 def test_a_good_file_becomes_a_network(rtx: Builder, unchecked: Callable[..., Path]) -> None:
     parsed = parse_network(rtx, unchecked(GOOD)).network
-    assert (parsed.get_input(0).name, tuple(parsed.get_input(0).shape)) == ("x", (-1, 4, 8, 8))
+    assert (parsed.get_input(0).name, to_shape(parsed.get_input(0).shape)) == ("x", (-1, 4, 8, 8))
     assert parsed.num_layers == 1
 
 

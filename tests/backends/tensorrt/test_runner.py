@@ -282,7 +282,7 @@ def test_what_was_compiled_at_run_time_is_kept_and_given_back(
     given = []
     context = Runtime.create_context
 
-    def made(running: Runtime, engine: object, jit_cache: bytes | None = None) -> object:
+    def made(running: Runtime, engine: Any, jit_cache: bytes | None = None) -> object:
         given.append(jit_cache)
         return context(running, engine)
 
@@ -303,7 +303,7 @@ def test_layers_are_timed_in_a_context_of_their_own_and_the_warm_up_does_not_cou
     monkeypatch.setattr(Runtime, "inspect_layers", lambda _self, _engine, context: f"{context.handle.shape}")
     enqueue = Runtime.enqueue
 
-    def enqueued(running: Runtime, context: object, stream: int) -> None:
+    def enqueued(running: Runtime, context: Any, stream: int) -> None:
         enqueue(running, context, stream)
         for report in reports:
             report("conv", 0.25)
@@ -547,7 +547,7 @@ def images(count: int, seed: int = 0) -> np.ndarray[Any, Any]:
     return np.random.default_rng(seed).standard_normal((count, 3, 9, 9)).astype(np.float32)
 
 
-TOLERANCE = {"rtol": 2e-3, "atol": 2e-3}
+TOLERANCE: dict[str, Any] = {"rtol": 2e-3, "atol": 2e-3}
 """TF32 keeps ten bits of the factors, and 27 products of order 1 are summed."""
 
 

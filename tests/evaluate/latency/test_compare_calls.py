@@ -170,5 +170,6 @@ def test_a_slower_machine_does_not_change_the_ratio() -> None:
 
 def test_two_of_a_kind_differ_by_no_more_than_the_interval() -> None:
     chance = np.random.default_rng(3)
-    found = FakeClock().compare(*(cycle(10 * chance.lognormal(0, 0.1, 977)) for _ in range(2)), rounds=40)
+    first, second = (cycle(10 * chance.lognormal(0, 0.1, 977)) for _ in range(2))
+    found = FakeClock().compare(first, second, rounds=40)
     assert found.ratio.low < 1 < found.ratio.high

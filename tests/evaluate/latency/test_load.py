@@ -125,7 +125,8 @@ def test_the_time_at_most_ends_it_before_there_are_enough_calls() -> None:
 def test_each_latency_is_that_of_a_queue_with_so_many_servers(threads: int, rate: float) -> None:
     """Whether there is hardly a queue, a long one, or one that grows without end."""
     chance = np.random.default_rng(3)
-    load, calls = Load(threads, rate), []
+    load = Load(threads, rate)
+    calls: list[tuple[int, int]] = []
     settings = Settings(window_s=0, agreement=1e9, seconds_at_least=5, seconds_at_most=1e3)
     found = load_of((float(chance.gamma(4, 2.5)) for _ in count()), load, settings, calls).measured
     due = draw_arrivals(load, settings)

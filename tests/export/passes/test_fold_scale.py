@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from deploykit.export.passes import clean, fold_scale
 
 X = random(2, 4, 6, 6, seed=9)
 CONVS = {"u": random(4, 4, 3, 3), "v": random(4, 4, 3, 3, seed=1), "w": random(4, 4, 3, 3, seed=2)}
-HALF, THREE = np.float32(0.5), np.float32(3)
+HALF, THREE = np.array(0.5, np.float32), np.array(3, np.float32)
 
 
 def scaled(body: str, product: str = "[product] y = Mul (z, k)") -> str:
@@ -22,7 +24,9 @@ def scaled(body: str, product: str = "[product] y = Mul (z, k)") -> str:
 
 def apply(text: str, k: np.ndarray = HALF, **weights: np.ndarray):
     """The pass on a graph that must compute the same afterwards; the reasons if it did nothing."""
-    read = {name: array for name, array in {**CONVS, **weights}.items() if name in text.replace(",", " ")}
+    read: dict[str, Any] = {
+        name: array for name, array in {**CONVS, **weights}.items() if name in text.replace(",", " ")
+    }
     model = parse(text, k=k, **read)
     rewrite = rewritten(fold_scale.apply, model, x=X)
     return model, rewrite

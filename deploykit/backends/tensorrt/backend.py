@@ -82,8 +82,8 @@ class TensorRt:
         """
         import onnx_ir as ir
 
-        if (obstacle := self.cannot_build_reason()) is not None:
-            raise BackendError(f"{self.name} cannot build engines here: {obstacle}.", "See deploykit doctor.")
+        if (reason := self.cannot_build_reason()) is not None:
+            raise BackendError(f"{self.name} cannot build engines here: {reason}.", "See deploykit doctor.")
         gpu = query_driver().gpu
         plan = compile_plan(self._dialect, graph, folder / PLAN_FILE, self._options, gpu, progress)
         inputs, outputs = read_interface(ir.load(graph).graph)

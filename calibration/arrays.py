@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from deploykit.core.calibration.lazy_dataset import LazyDataset
 from deploykit.core.errors import InputError
-from deploykit.core.input_check import format_shape
+from deploykit.core.shapes import format_shape
 from deploykit.core.values import Sample
 
 SUFFIXES: Final = frozenset({".npy", ".npz"})

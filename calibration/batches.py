@@ -12,7 +12,7 @@ import numpy as np
 from deploykit.core import calibration
 from deploykit.core.calibration import preprocess
 from deploykit.core.errors import InputError, UsageError
-from deploykit.core.input_check import format_shape
+from deploykit.core.shapes import format_shape
 from deploykit.core.values import (
     Arrays,
     Batch,

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deploykit.core.errors import InputError
-from deploykit.core.input_check import format_shape
+from deploykit.core.shapes import format_shape
 from deploykit.core.values import Preprocessing
 
 MAX_RESIZED_PIXELS: Final = 2**26

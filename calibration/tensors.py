@@ -18,7 +18,7 @@ import numpy as np
 
 from deploykit.core.calibration.lazy_dataset import LazyDataset
 from deploykit.core.errors import InputError
-from deploykit.core.input_check import format_shape
+from deploykit.core.shapes import format_shape
 from deploykit.core.values import TensorSample, TensorSpec
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 # Sourced by scripts/check and scripts/test: the checks and the tests, run by the interpreter that use_environment set.
 
 # All checks run even after one fails, so that one call shows everything to repair.
+# shellcheck disable=SC2154 # $checkout is set by scripts/environment.sh
 static_checks() {
     local failed=()
     check "format" -m ruff format --check --quiet .

@@ -22,7 +22,8 @@ from deploykit.bundle.manifest import Manifest
 from deploykit.bundle.open import first_runnable
 from deploykit.bundle.verify import check_files, read_golden
 from deploykit.core.errors import BackendError, InputError, UsageError
-from deploykit.core.input_check import find_input_mismatch, format_shape
+from deploykit.core.input_check import find_input_mismatch
+from deploykit.core.shapes import format_shape
 from deploykit.core.values import (
     CLASSIFIER_HEADS,
     Arrays,

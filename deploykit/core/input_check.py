@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from deploykit.core.shapes import format_shape
 from deploykit.core.values import BatchRange, TensorSpec
 
 
@@ -61,8 +62,3 @@ def _find_shape_mismatch(
         return None
     accepted = f"{batch.minimum} to {batch.maximum}" if batch.minimum < batch.maximum else f"{batch.minimum}"
     return f"{spec.name} has a batch of {shape[0]}, and the {owner} accepts {accepted}"
-
-
-def format_shape(shape: Sequence[int | str]) -> str:
-    """Format a shape as `batch×3×32×32`."""
-    return "×".join(map(str, shape)) or "a scalar"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from deploykit.core.input_check import format_shape
+from deploykit.core.shapes import format_shape
 from deploykit.core.values import BudgetMetric, DataRecord, Preprocessing, TensorSpec
 
 ABSENT: Final = "–"

@@ -39,7 +39,7 @@ def test_one_row_above_a_bound_fails_it(broken, place):
     assert verdicts == ["FAIL" if index == place else "pass" for index in range(3)]
 
 
-def test_a_p50_above_a_bound_within_the_noise_is_decided_by_own_time():
+def test_a_p50_above_a_bound_but_within_the_noise_is_decided_by_own_time():
     slower = row(over_bare=(0.99, 1.01, 1.04))
     slower.p50_ms["cpp"] = 10.4
     verdicts = [verdict for _, verdict in cpp_overhead.check_bounds([row(), slower])]
@@ -96,7 +96,7 @@ def test_a_program_that_ends_is_named_with_its_exit_code(program):
         program("exit 3")
 
 
-def test_a_change_of_any_source_of_either_side_builds_the_programs_again():
+def test_a_change_in_any_source_file_rebuilds_the_programs():
     folders = {path.name for path in cpp_overhead.PROGRAMS.sources}
     assert {"cpp_overhead_programs", "src", "include", "bench", "cmake", "CMakeLists.txt"} <= folders
     assert all(path.exists() for path in cpp_overhead.PROGRAMS.sources)

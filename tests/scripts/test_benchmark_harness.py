@@ -32,7 +32,7 @@ def row(factor, noise=0.005):
         (1.03, 0.5, harness.UNKNOWN),
     ],
 )
-def test_a_difference_above_two_percent_is_found_unless_the_noise_hides_it(factor, noise, verdict):
+def test_a_difference_above_two_percent_is_reported_unless_it_is_within_the_noise(factor, noise, verdict):
     assert row(factor, noise).verdict == verdict
 
 
@@ -51,7 +51,7 @@ def test_the_page_has_every_figure_and_every_verdict():
     assert "- resnet18, p50 of both within 2%: FAIL" in text
 
 
-def test_both_loops_make_as_many_calls_after_as_many_warm_up_calls(monkeypatch):
+def test_both_loops_make_equally_many_warm_up_and_measured_calls(monkeypatch):
     calls = {"harness": 0, "by hand": 0}
 
     class Session:

@@ -1,4 +1,4 @@
-"""scripts/benchmarks/latency: what it keeps, and the tables that it writes."""
+"""scripts/benchmarks/latency: saved rows, and the tables that it writes."""
 
 from argparse import Namespace
 
@@ -30,7 +30,7 @@ def row(**slower):
     )
 
 
-def test_a_kept_row_is_read_as_it_was_written(tmp_path):
+def test_a_saved_row_round_trips(tmp_path):
     common.save_row(tmp_path, row())
     assert common.load_rows(tmp_path, ["resnet18", "vgg16"], latency.CatalogRow) == [row()]
     assert msgspec.json.decode(msgspec.json.encode(row()), type=latency.CatalogRow) == row()
@@ -69,7 +69,7 @@ def test_the_export_page_has_spreads_and_the_ratio_of_medians():
     )
 
 
-def test_a_latency_is_of_what_the_command_line_would_export():
+def test_a_latency_is_measured_on_what_the_command_line_would_export():
     floating = latency.request_int8("googlenet", "fp32", "onnxruntime", 64)
     quantized = latency.request_int8("googlenet", "int8", "openvino", 64)
     assert floating.calibration is None

@@ -1,4 +1,4 @@
-"""scripts/benchmarks/parity: what it keeps, and the page that it writes."""
+"""scripts/benchmarks/parity: saved rows, and the page that it writes."""
 
 import msgspec
 import pytest
@@ -30,7 +30,7 @@ def render(rows):
 
 
 @pytest.mark.parametrize("network", parity.NETWORKS)
-def test_every_network_of_the_table_is_known(network):
+def test_every_network_of_the_table_exists(network):
     sources.require_known_model(network)
 
 
@@ -39,9 +39,9 @@ def test_each_library_has_ten(library):
     assert sum(network.startswith(f"{library}:") for network in parity.NETWORKS) == 10
 
 
-def test_a_kept_row_is_read_as_it_was_written():
-    kept = row({"fp16": FP16, "int8": INT8})
-    assert msgspec.json.decode(msgspec.json.encode(kept), type=parity.Row) == kept
+def test_a_saved_row_round_trips():
+    saved_row = row({"fp16": FP16, "int8": INT8})
+    assert msgspec.json.decode(msgspec.json.encode(saved_row), type=parity.Row) == saved_row
 
 
 def test_a_line_has_both_precisions_and_the_share_of_int8():
@@ -60,5 +60,5 @@ def test_failed_and_refused_networks_are_not_counted_as_within_tolerance():
     assert "1 of 3 are within tolerance" in render(rows)
 
 
-def test_the_page_says_that_random_weights_say_nothing_about_accuracy():
+def test_the_page_states_that_random_weights_do_not_show_accuracy():
     assert "about arithmetic, not about accuracy" in render([row({"fp16": FP16})])

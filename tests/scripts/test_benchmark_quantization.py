@@ -1,4 +1,4 @@
-"""scripts/benchmarks/quantization: what it compares, and the table that it writes."""
+"""scripts/benchmarks/quantization: its comparisons, and the table that it writes."""
 
 import subprocess
 

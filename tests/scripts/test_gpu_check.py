@@ -56,10 +56,10 @@ def load():
 Step = steps.Step
 
 
-# ── Planning ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Planning ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_every_variant_is_checked_before_any_network_and_the_cpu_comes_last():
+def test_every_variant_is_checked_before_any_network_and_the_cpu_is_last():
     planned = gpu_check.plan_steps(gpu_check.ALL, ["resnet50", "vgg16"])
     assert planned[0] == Step("machine")
     assert [step.name for step in planned[1:9]] == list(gpu_check.ALL)
@@ -92,11 +92,11 @@ def test_a_network_is_only_measured_in_variants_that_work():
     assert not gpu_check.is_needed(Step("tensorrt-rtx", "vgg16"), rows)
 
 
-def test_graphs_are_not_made_where_no_variant_needs_them():
+def test_graphs_are_not_exported_if_no_variant_needs_them():
     assert not gpu_check.is_needed(Step("graphs", "vgg16"), [make_working("tensorrt-rtx-current")])
 
 
-# ── Time ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Time ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Clock:
@@ -112,7 +112,7 @@ def clock():
     return Clock()
 
 
-def test_a_step_gets_half_of_what_is_left_and_a_minute_at_least(clock):
+def test_a_step_gets_half_of_the_remaining_time_and_at_least_a_minute(clock):
     budget = steps.Budget(485, clock)
     assert (budget.left, budget.share()) == (480, 240)
     clock.now += 390
@@ -142,11 +142,11 @@ def test_a_variant_that_does_not_work_is_not_listed_as_skipped(clock, tmp_path):
     assert gpu_check.take_step(Step("tensorrt", "vgg16"), [], budget, tmp_path, tmp_path) == []
 
 
-# ── Steps that end badly ────────────────────────────────────────────────────────────────────────────────────────────
+# ── Failing steps ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
-def spawned(tmp_path, monkeypatch):
+def run_program_as_step(tmp_path, monkeypatch):
     """Rows of a step whose process runs this program in place of gpu_check."""
 
     def run(program, step, seconds=20.0):
@@ -171,20 +171,20 @@ with journal.activity("deserializing"):
 """
 
 
-def test_a_check_that_dies_by_a_signal_is_a_variant_that_fails(spawned):
-    rows = spawned(DYING.format(signal="SIGSEGV"), Step("tensorrt-rtx"))
+def test_a_check_killed_by_a_signal_fails_its_variant(run_program_as_step):
+    rows = run_program_as_step(DYING.format(signal="SIGSEGV"), Step("tensorrt-rtx"))
     assert [row["kind"] for row in rows] == ["engine", "variant"]
     assert (rows[1]["state"], rows[1]["why"]) == ("fails", "died by SIGSEGV while deserializing")
 
 
-def test_rows_of_a_network_written_before_a_crash_are_kept(spawned):
-    rows = spawned(DYING.format(signal="SIGABRT"), Step("tensorrt", "vgg16"))
+def test_rows_written_before_a_crash_are_preserved(run_program_as_step):
+    rows = run_program_as_step(DYING.format(signal="SIGABRT"), Step("tensorrt", "vgg16"))
     assert (rows[0]["kind"], rows[0]["network"], rows[0]["mib"]) == ("engine", "vgg16", 2.0)
     crash = {"step": "tensorrt", "network": "vgg16", "doing": "deserializing", "why": "died by SIGABRT"}
     assert rows[1] == {"kind": "failure", **crash}
 
 
-def test_a_step_that_hangs_is_killed_with_its_children(spawned, tmp_path):
+def test_a_step_that_hangs_is_killed_with_its_children(run_program_as_step, tmp_path):
     program = f"""
 import subprocess, time
 child = subprocess.Popen(["sleep", "60"])
@@ -192,10 +192,10 @@ open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
 time.sleep(60)
 """
     start = time.monotonic()
-    [row] = spawned(program, Step("torch-compile"), seconds=1.5)
+    [row] = run_program_as_step(program, Step("torch-compile"), seconds=1.5)
     assert time.monotonic() - start < 20
     assert (row["state"], row["why"]) == ("fails", "not finished after 2 s, and killed")
-    for _ in range(100):  # killed; whoever reaps orphans may need a moment
+    for _ in range(100):  # killed; reaping of orphans may need a moment
         stat = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
         if not stat.exists() or stat.read_text().rsplit(")")[1].split()[0] == "Z":
             break
@@ -204,8 +204,8 @@ time.sleep(60)
         pytest.fail("what it started still runs")
 
 
-def test_a_step_that_raises_is_reported_with_the_last_line(spawned):
-    [row] = spawned("raise RuntimeError('first\\nlast')", Step("graphs", "vgg16"))
+def test_a_step_that_raises_is_reported_with_the_last_line(run_program_as_step):
+    [row] = run_program_as_step("raise RuntimeError('first\\nlast')", Step("graphs", "vgg16"))
     assert (row["kind"], row["doing"], row["why"]) == ("failure", None, "last")
 
 
@@ -225,7 +225,7 @@ def test_a_failure_within_a_step_is_a_row_that_names_the_innermost_activity(tmp_
     assert row["why"] == "ValueError: for node conv1"
 
 
-# ── Capability checks ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── Capability checks ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def check(tmp_path, variant):
@@ -265,7 +265,7 @@ def test_onnxruntime_runs_on_the_cpu(tmp_path):
     assert (row["state"], row["why"]) == ("works", None)
 
 
-# ── Measuring ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Measuring ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Doubled:
@@ -287,7 +287,7 @@ class Doubled:
         return self.run(arrays), Timings
 
 
-def test_both_latencies_are_measured_apart(tmp_path, monkeypatch):
+def test_both_latencies_are_measured_separately(tmp_path, monkeypatch):
     monkeypatch.setattr(variants, "WARM_UP_S", 0.01)
     monkeypatch.setattr(variants, "MEASURE_S", 0.05)
     np.save(tmp_path / "inputs.npy", np.ones((3, 3, 4, 4), np.float32))
@@ -304,7 +304,7 @@ def test_both_latencies_are_measured_apart(tmp_path, monkeypatch):
     assert (second["batch"], second["caveats"], second["ratio"]["to"]) == (8, ["a caveat"], "fp32")
 
 
-def test_missing_sensors_are_none(monkeypatch):
+def test_missing_sensors_read_as_none(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setenv("PATH", "/nowhere")
     assert machine.read_sensors() is None
@@ -322,11 +322,11 @@ def test_sensors_are_read_from_nvidia_smi_where_its_package_is_missing(monkeypat
     assert sensors["clocks_event_reasons.active"] == "0x0000000000000004"
 
 
-# ── The report ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The report ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def make_report():
-    """A document as of a GPU machine, with invented figures."""
+    """A document of a GPU machine, with invented figures."""
     gpu = {"name": "NVIDIA Test", "compute_capability": 90, "driver": "580.1", "memory_bytes": 2**37}
     at = {"step": "tensorrt", "network": "resnet50"}
     warm, hot = {"clocks.sm": 1980.0, "source": "x"}, {"clocks.sm": 1755.0, "source": "x"}
@@ -380,7 +380,7 @@ def test_the_page_has_every_figure_of_the_document():
     assert "| resnet50 | tensorrt | 1 | 1980.0 → 1755.0 | x → x |" in text
 
 
-def test_the_page_says_whether_tensorrt_rtx_runs_here():
+def test_the_page_states_whether_tensorrt_rtx_runs_on_this_machine():
     text = table.render_report(make_report())
     assert "- tensorrt-rtx: engine validity / run result: SUBOPTIMAL (4) / fails: died by SIGSEGV" in text
 
@@ -497,7 +497,7 @@ class Convolution:
 
 
 @pytest.fixture
-def on_stand_in(tmp_path, monkeypatch):
+def run_on_simulated_gpu(tmp_path, monkeypatch):
     """The rows of the TensorRT-RTX check with a pretended GPU whose memory is the host's."""
 
     def run(factor):
@@ -522,15 +522,15 @@ def on_stand_in(tmp_path, monkeypatch):
     return run
 
 
-def test_an_engine_with_the_right_result_is_a_variant_that_works(on_stand_in):
-    validity, variant = on_stand_in(1.0)
+def test_an_engine_with_the_right_result_is_a_variant_that_works(run_on_simulated_gpu):
+    validity, variant = run_on_simulated_gpu(1.0)
     assert (validity["kind"], validity["validity"], validity["diagnostics"]) == ("validity", "VALID", "0")
     assert (variant["state"], variant["details"]["plan_bytes"]) == ("works", 4)
     assert variant["details"]["error"] < 1e-5
 
 
-def test_an_engine_with_a_wrong_result_is_a_variant_that_fails(on_stand_in):
-    _, variant = on_stand_in(1.1)
+def test_an_engine_with_a_wrong_result_fails_its_variant(run_on_simulated_gpu):
+    _, variant = run_on_simulated_gpu(1.1)
     assert (variant["state"], variant["why"]) == ("fails", "ran, and its result is wrong by 1.0e-01 of full scale")
 
 
@@ -577,7 +577,7 @@ def test_without_pycuda_a_plan_runs_with_pytorchs_memory(runner):
         np.testing.assert_allclose(answer["y"], expected, atol=1e-5)
         assert min(timings) >= 0
         outputs.setdefault(batch, answer["y"])
-    np.testing.assert_array_equal(outputs[1], answer["y"])  # the buffers were used again meanwhile
+    np.testing.assert_array_equal(outputs[1], answer["y"])  # the buffers were reused since then
     assert runner.inspect_engine() == "layers"
 
 
@@ -586,7 +586,7 @@ def test_a_batch_that_the_plan_rejects_raises(runner):
         runner.run({"x": np.zeros((9, 3, 16, 16), np.float32)})
 
 
-def test_a_plan_is_not_deserialized_where_there_is_no_driver(monkeypatch, tmp_path):
+def test_without_a_driver_a_plan_is_not_deserialized(monkeypatch, tmp_path):
     monkeypatch.setattr(variants.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(variants, "find_gpu", lambda: (None, "no NVIDIA driver is installed"))
     monkeypatch.setattr(variants, "PlanRunner", lambda *_: pytest.fail("deserialized"))
@@ -594,7 +594,7 @@ def test_a_plan_is_not_deserialized_where_there_is_no_driver(monkeypatch, tmp_pa
         variants._load_engine("tensorrt-rtx", None, None, tmp_path)
 
 
-# ── Stages ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Stages ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
@@ -640,7 +640,7 @@ def test_a_folder_without_part_1_is_refused(tmp_path):
 
 
 def test_every_step_of_a_stage_ends_with_a_row(packed, tmp_path, monkeypatch, clock):
-    """Also those whose variant does not work here, whose graphs are there, or that have no time left."""
+    """Also those whose variant does not work here, whose graphs exist, or that have no time left."""
     begun = []
 
     def run_step(step, _seconds, _work, _output, _variables):
@@ -686,7 +686,7 @@ def make_fat_binary(**code):
     return struct.pack("<IHHQ", gpu_code.FATBIN_MAGIC, 1, 16, len(body)) + body
 
 
-def test_machine_code_for_other_gpus_is_blanked_where_there_is_some_for_this_one(tmp_path, monkeypatch):
+def test_machine_code_for_other_gpus_is_blanked_if_there_is_code_for_this_one(tmp_path, monkeypatch):
     library, pruned = tmp_path / "library.so", tmp_path / "pruned.so"
     other = make_fat_binary(sm80=b"B" * 32)
     library.write_bytes(make_fat_binary(sm80=b"A" * 32, sm90=b"H" * 32) + bytes(8) + other)
@@ -697,7 +697,7 @@ def test_machine_code_for_other_gpus_is_blanked_where_there_is_some_for_this_one
         gpu_code.blank_other_gpus(library, pruned, 120)
 
 
-def test_the_runner_checks_say_where_there_is_no_gpu(tmp_path, monkeypatch):
+def test_the_runner_checks_report_a_missing_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(runner_checks, "find_gpu", lambda: (None, "no NVIDIA driver is installed"))
     runner_checks.check_runner(journal.Journal(tmp_path / "answer.json", "runner-torch-first", None, 60), "torch-first")
     [row] = json.loads((tmp_path / "answer.json").read_text())["rows"]

@@ -18,7 +18,7 @@ outliers = load_program("make_outlier_layer")
 
 
 class Chain(nn.Module):
-    """Everything between a layer and what writes its input that lets a positive factor pass."""
+    """All operators between a layer and the producer of its input that commute with a positive factor."""
 
     def __init__(self, normalized=True):
         super().__init__()
@@ -55,18 +55,18 @@ def layer_input(network, images):
 
 @torch.no_grad()
 def int8_error(network, images):
-    """Noise over signal of the second layer alone in INT8, its input clipped nowhere."""
+    """Noise-to-signal ratio with only the second layer in INT8, its input unclipped."""
     values, weight = layer_input(network, images), network.second.weight.numpy()
     step = float(values.abs().max()) / STEPS
     scales = weight_scales(weight, 0, half_scales=False)
     rounded = torch.from_numpy(quantize_weight(weight, scales, 0) * scales.reshape(-1, 1, 1, 1))
     exact = nn.functional.conv2d(values, network.second.weight)
-    given = nn.functional.conv2d((values / step).round() * step, rounded)
-    return float((given - exact).square().sum() / exact.square().sum())
+    actual = nn.functional.conv2d((values / step).round() * step, rounded)
+    return float((actual - exact).square().sum() / exact.square().sum())
 
 
 @pytest.mark.parametrize("normalized", [True, False])
-def test_outlier_channels_leave_the_function_as_it_was(images, normalized):
+def test_outlier_channels_preserve_the_function(images, normalized):
     network = chain(normalized)
     before = outliers.compute_logits(network, images)
     outliers.add_outliers(network, "second", 1000, 2, images)
@@ -97,8 +97,8 @@ def test_a_layer_whose_input_has_other_readers_is_refused(path):
 
 def test_a_second_convolution_of_a_block_is_written_by_its_batchnorm():
     network = find_architecture("resnet18").build(num_classes=10, depths=(1, 1, 1, 1), block="basic")
-    found = outliers.find_writer_and_layer(network, "layer2.0.conv2")
-    assert found == (network.layer2[0].bn1, network.layer2[0].conv2)
+    pair = outliers.find_writer_and_layer(network, "layer2.0.conv2")
+    assert pair == (network.layer2[0].bn1, network.layer2[0].conv2)
 
 
 @pytest.mark.parametrize(("factor", "channels"), [(1, 2), (1000, 0), (1000, 16)])
@@ -108,7 +108,7 @@ def test_options_without_effect_are_refused(images, factor, channels):
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
+def run_program(tmp_path, monkeypatch, capsys):
     """Runs make_outlier_layer in the test's folder, on a small network whose checkpoint is `sound.pth`."""
     network = find_architecture("nin_cifar10").build(num_classes=10)
     torch.save(network.state_dict(), tmp_path / "sound.pth")
@@ -121,8 +121,8 @@ def call(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_the_command_writes_a_checkpoint_of_the_same_network(call):
-    code, out, err = call("--layer", "features.2", "-o", "outliers.pth")
+def test_the_command_writes_a_checkpoint_of_the_same_network(run_program):
+    code, out, err = run_program("--layer", "features.2", "-o", "outliers.pth")
     assert (code, err) == (0, "")
     assert out.startswith("outliers.pth: 8 channels into features.2 are 1000 times as large as the 184 others")
     sound, changed_weights = torch.load("sound.pth"), torch.load("outliers.pth")
@@ -130,14 +130,14 @@ def test_the_command_writes_a_checkpoint_of_the_same_network(call):
     assert changed == ["features.0.weight", "features.2.weight"]  # the biases are zero
 
 
-def test_values_stay_within_fp16(call):
-    code, _, err = call("--layer", "features.2", "--factor", "1e12", "-o", "never.pth")
+def test_values_stay_within_fp16(run_program):
+    code, _, err = run_program("--layer", "features.2", "--factor", "1e12", "-o", "never.pth")
     assert code == 2
     assert "beyond FP16's 65504" in err
     assert not Path("never.pth").exists()
 
 
-def test_a_script_finds_the_environment_where_the_python_that_runs_it_has_no_packages():
+def test_a_script_finds_the_environment_if_its_python_has_no_packages():
     bare = [sys.executable, "-S", SCRIPTS / "make_outlier_layer", "--help"]
     answer = subprocess.run(
         bare, env={**os.environ, "DEPLOYKIT_PYTHON": sys.executable}, capture_output=True, text=True

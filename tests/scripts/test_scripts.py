@@ -1,4 +1,4 @@
-"""What the shell scripts do, with an interpreter that only logs its arguments."""
+"""The shell scripts, with an interpreter that only logs its arguments."""
 
 import os
 import shutil
@@ -77,7 +77,7 @@ class Checkout:
         )
 
     def take_log(self) -> list[str]:
-        """What the interpreter was called with since the last time."""
+        """Arguments of the interpreter since the previous call."""
         log = self.state / "log"
         lines = log.read_text().splitlines() if log.exists() else []
         log.unlink(missing_ok=True)
@@ -95,7 +95,7 @@ class Checkout:
         return self.root / ".venv/bin/python"
 
     def pip_line(self, extras: str) -> str:
-        """What the log says of an installation."""
+        """The log lines of an installation."""
         return (
             "pip: install --disable-pip-version-check --no-input --quiet --quiet "
             f"--constraint {self.root}/constraints.txt --editable {self.root}[{extras}]"
@@ -111,7 +111,7 @@ def checkout(tmp_path: Path) -> Checkout:
     shutil.copytree(REPOSITORY / ".ci", root / ".ci")
     for name in ("pyproject.toml", "constraints.txt"):
         shutil.copy(REPOSITORY / name, root)
-    (programs / "chromedriver").touch(mode=0o755)  # else scripts/test would install it
+    (programs / "chromedriver").touch(mode=0o755)  # otherwise scripts/test would install it
     # Every name that the scripts look for, so that they never meet a real interpreter.
     for name in ("python3", "python3.10", "python3.11", "python3.12", "python3.13"):
         interpreter = programs / name
@@ -150,7 +150,7 @@ def wait_for_pip(checkout: Checkout) -> None:
         time.sleep(0.02)
 
 
-def test_ctrl_c_ends_the_installation_with_130_and_the_next_call_goes_on(checkout: Checkout) -> None:
+def test_ctrl_c_ends_the_installation_with_130_and_the_next_call_resumes(checkout: Checkout) -> None:
     checkout.set_mark("endless-pip")
     with subprocess.Popen(
         [checkout.root / "scripts/deploykit", "list"],
@@ -172,7 +172,7 @@ def test_ctrl_c_ends_the_installation_with_130_and_the_next_call_goes_on(checkou
     assert checkout.take_log() == [checkout.pip_line("cpu,datasets,export,openvino,rtx"), f"start: {checkout.python}"]
 
 
-def test_the_second_use_starts_nothing_but_the_tool(checkout: Checkout) -> None:
+def test_the_second_use_starts_only_the_tool(checkout: Checkout) -> None:
     checkout.run_script()
     checkout.take_log()
     done = checkout.run_script("list")
@@ -202,7 +202,7 @@ def test_an_unfinished_install_is_resumed(checkout: Checkout, mark: str) -> None
     assert checkout.take_log() == [checkout.pip_line("cpu,datasets,export,openvino,rtx"), f"start: {checkout.python}"]
 
 
-def test_a_failed_install_says_so_without_a_traceback(checkout: Checkout) -> None:
+def test_a_failed_install_is_reported_without_a_traceback(checkout: Checkout) -> None:
     checkout.set_mark("fail-pip")
     done = checkout.run_script()
     assert done.returncode == 4
@@ -210,7 +210,7 @@ def test_a_failed_install_says_so_without_a_traceback(checkout: Checkout) -> Non
     assert done.stderr.endswith("deploykit: pip failed; its error is above. The next call tries again.\n")
 
 
-def test_an_update_that_fails_is_tried_again(checkout: Checkout) -> None:
+def test_a_failed_update_is_retried(checkout: Checkout) -> None:
     checkout.run_script()
     checkout.set_mark("kill-pip")
     checkout.run_script(script="scripts/check")  # wants the extra `dev` too
@@ -230,7 +230,7 @@ def test_an_environment_left_without_pip_is_created_again(checkout: Checkout) ->
     assert checkout.take_log()[0] == f"venv: {checkout.root}/.venv"
 
 
-def test_an_environment_whose_interpreter_has_gone_is_created_again(checkout: Checkout) -> None:
+def test_an_environment_with_a_missing_interpreter_is_created_again(checkout: Checkout) -> None:
     checkout.run_script()
     checkout.python.unlink()
     checkout.python.symlink_to("/nowhere/python3")
@@ -242,7 +242,7 @@ def test_an_environment_whose_interpreter_has_gone_is_created_again(checkout: Ch
     ]
 
 
-def test_a_copy_of_a_checkout_makes_an_environment_of_its_own(checkout: Checkout, tmp_path: Path) -> None:
+def test_a_copy_of_a_checkout_creates_a_separate_environment(checkout: Checkout, tmp_path: Path) -> None:
     checkout.run_script()
     copy = Checkout(tmp_path / "copy", checkout.state, checkout.programs)
     shutil.copytree(checkout.root, copy.root, symlinks=True)
@@ -255,7 +255,7 @@ def test_a_copy_of_a_checkout_makes_an_environment_of_its_own(checkout: Checkout
     ]
 
 
-def test_an_environment_made_by_hand_is_adopted_if_it_has_pip(checkout: Checkout) -> None:
+def test_a_manually_created_environment_is_adopted_if_it_has_pip(checkout: Checkout) -> None:
     venv = checkout.root / ".venv"
     subprocess.run(["python3", "-m", "venv", venv], env=checkout.environment, check=True)
     checkout.take_log()
@@ -263,7 +263,7 @@ def test_an_environment_made_by_hand_is_adopted_if_it_has_pip(checkout: Checkout
     assert checkout.take_log() == [checkout.pip_line("cpu,datasets,export,openvino,rtx"), f"start: {checkout.python}"]
 
 
-def test_an_environment_made_by_hand_without_pip_is_not_touched(checkout: Checkout) -> None:
+def test_a_manually_created_environment_without_pip_is_not_changed(checkout: Checkout) -> None:
     venv = checkout.root / ".venv"
     subprocess.run(["python3", "-m", "venv", venv], env=checkout.environment, check=True)
     checkout.set_mark("no-pip")
@@ -274,7 +274,7 @@ def test_an_environment_made_by_hand_without_pip_is_not_touched(checkout: Checko
     assert checkout.take_log() == []
 
 
-def test_extras_add_up(checkout: Checkout) -> None:
+def test_extras_accumulate(checkout: Checkout) -> None:
     checkout.run_script()
     checkout.take_log()
     checkout.run_script(script="scripts/check")
@@ -283,14 +283,14 @@ def test_extras_add_up(checkout: Checkout) -> None:
     assert checkout.take_log() == [f"start: {checkout.python}"]
 
 
-def test_it_runs_where_the_caller_is(checkout: Checkout, tmp_path: Path) -> None:
+def test_the_tool_runs_in_the_callers_folder(checkout: Checkout, tmp_path: Path) -> None:
     elsewhere = tmp_path / "else where"
     elsewhere.mkdir()
     done = checkout.run_script("run", "a picture.jpg", "", cwd=elsewhere)
     assert done.stdout == f"tool in {elsewhere} of {checkout.root}: run a picture.jpg \n"
 
 
-def test_it_runs_through_a_chain_of_symbolic_links(checkout: Checkout, tmp_path: Path) -> None:
+def test_the_tool_runs_through_a_chain_of_symbolic_links(checkout: Checkout, tmp_path: Path) -> None:
     (tmp_path / "first").symlink_to(checkout.root / "scripts/deploykit")
     (tmp_path / "second").symlink_to("first")
     done = subprocess.run(
@@ -315,7 +315,7 @@ def test_two_first_uses_at_once_install_once(checkout: Checkout) -> None:
     assert sum("waiting" in message for message in messages) == 1
 
 
-def test_an_environment_that_is_named_is_used_as_it_is(checkout: Checkout) -> None:
+def test_an_explicitly_named_environment_is_used_unchanged(checkout: Checkout) -> None:
     checkout.variables["DEPLOYKIT_PYTHON"] = "python3.12"
     done = checkout.run_script("list")
     assert done.returncode == 0
@@ -330,7 +330,7 @@ def test_an_interpreter_that_does_not_exist_is_refused(checkout: Checkout) -> No
     assert done.stderr == "deploykit: DEPLOYKIT_PYTHON names no program: /nowhere/python\n"
 
 
-def test_an_active_environment_is_left_alone(checkout: Checkout, tmp_path: Path) -> None:
+def test_an_active_environment_is_unchanged(checkout: Checkout, tmp_path: Path) -> None:
     checkout.variables |= {"VIRTUAL_ENV": str(tmp_path / "active"), "CONDA_PREFIX": str(tmp_path / "conda")}
     checkout.run_script()
     assert select_starts(checkout.take_log()) == [f"start: {checkout.python}"]
@@ -346,7 +346,7 @@ def test_a_python_that_cannot_be_used_is_named_with_the_reason(checkout: Checkou
     assert checkout.take_log() == []
 
 
-def test_the_checkouts_modules_win_over_the_callers_folder(checkout: Checkout, tmp_path: Path) -> None:
+def test_modules_of_the_checkout_take_precedence_over_the_callers_folder(checkout: Checkout, tmp_path: Path) -> None:
     for folder, answer in [(checkout.root, "ours"), (tmp_path / "elsewhere", "theirs")]:
         cli = folder / "deploykit/cli"
         cli.mkdir(parents=True)
@@ -397,12 +397,12 @@ def pytest_line(checkout: Checkout) -> str:
 
 
 @pytest.mark.parametrize(("words", "option"), [((), ""), (("--durations",), "--durations=25 ")])
-def test_the_whole_suite_has_a_floor_of_coverage(checkout: Checkout, words: tuple[str, ...], option: str) -> None:
+def test_the_full_suite_has_a_minimum_coverage(checkout: Checkout, words: tuple[str, ...], option: str) -> None:
     assert checkout.run_script(*words, script="scripts/test").returncode == 0
     assert f"{option}--cov --cov-report= --cov-fail-under " in pytest_line(checkout)
 
 
-def test_a_selection_of_tests_has_no_floor(checkout: Checkout) -> None:
+def test_a_selection_of_tests_has_no_minimum_coverage(checkout: Checkout) -> None:
     checkout.run_script("--durations", "tests/core", script="scripts/test")
     assert pytest_line(checkout).endswith("--durations=25 --cov --cov-report= tests/core")
 
@@ -418,7 +418,7 @@ def test_before_python_3_12_coverage_is_measured_on_request_only(checkout: Check
     assert "--cov --cov-report= --cov-fail-under " in pytest_line(checkout)
 
 
-def test_the_lowest_versions_have_an_environment_of_their_own(checkout: Checkout) -> None:
+def test_the_lowest_versions_have_a_separate_environment(checkout: Checkout) -> None:
     done = checkout.run_script("--lowest", "-k", "parity", script="scripts/test")
     assert done.returncode == 0
     lowest = f"{checkout.root}/.venv-lowest"
@@ -451,7 +451,7 @@ def test_failing_tests_fail_the_script(checkout: Checkout) -> None:
     assert checkout.run_script(script="scripts/test").returncode == 1
 
 
-def test_continuous_integration_does_what_a_developer_does(checkout: Checkout) -> None:
+def test_continuous_integration_runs_the_same_scripts_as_a_developer(checkout: Checkout) -> None:
     checkout.run_script(script="scripts/test")
     checkout.take_log()
     checkout.run_script(script="scripts/test")
@@ -465,4 +465,4 @@ def test_continuous_integration_stops_at_a_failed_check(checkout: Checkout) -> N
     (checkout.state / "failing").write_text("pytest\n")
     result = checkout.run_script(script=".ci/run")
     assert result.returncode == 1
-    assert not [line for line in checkout.take_log() if "scripts/cpp" in line]
+    assert not [line for line in checkout.take_log() if "scripts/cpp/main.py" in line]

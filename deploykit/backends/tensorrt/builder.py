@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deploykit.backends.tensorrt.dialect import Dialect, or_none, to_dims
 from deploykit.core.errors import BackendError, UsageError
-from deploykit.core.input_check import format_shape
+from deploykit.core.shapes import format_shape
 from deploykit.core.values import BatchRange, BuildOptions, Precision
 
 if TYPE_CHECKING:

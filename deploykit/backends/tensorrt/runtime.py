@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from deploykit.backends.tensorrt.dialect import Dialect, or_none, to_shape
 from deploykit.core.errors import BackendError
-from deploykit.core.input_check import format_shape
+from deploykit.core.shapes import format_shape
 from deploykit.core.values import BatchRange, DType
 
 if TYPE_CHECKING:

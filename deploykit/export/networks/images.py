@@ -10,7 +10,7 @@ import msgspec
 
 from deploykit.core.error_text import first_line
 from deploykit.core.errors import InputError, UsageError
-from deploykit.core.input_check import format_shape
+from deploykit.core.shapes import format_shape
 from deploykit.core.values import ImageOverrides, InputSpec, Preprocessing
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from deploykit.core.errors import InputError, UsageError
-from deploykit.core.input_check import format_shape
+from deploykit.core.shapes import format_shape
 from deploykit.core.values import (
     Arrays,
     Backend,

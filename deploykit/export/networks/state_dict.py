@@ -12,7 +12,7 @@ from typing import Final
 import torch
 
 from deploykit.core.errors import InputError
-from deploykit.core.input_check import format_shape
+from deploykit.core.shapes import format_shape
 from deploykit.core.values import Architecture, Argument
 from deploykit.export.networks.checkpoint import State
 

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a cache of their own, small real bundles, and the command line as a function."""
+"""Fixtures of all tests: a separate cache, small real bundles, and the command line as a function."""
 
 from __future__ import annotations
 
@@ -78,27 +78,27 @@ def quick_latency() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def small(quick_latency: None) -> tuple[str, ...]:  # noqa: ARG001 - only its patch is needed
+def small_export(quick_latency: None) -> tuple[str, ...]:  # noqa: ARG001 - only its patch is needed
     """Arguments of the cheapest complete export: a network of a million parameters, four samples."""
     return ("export", "nin_cifar10", "--data", "synthetic", "--samples", "4", "--batch", "1:2:4")
 
 
 @pytest.fixture(scope="session")
-def fp32_bundle(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fp32_bundle(small_export: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real bundle. Never change it: use `bundle`, a copy."""
-    return _exported(small, "fp32", tmp_path_factory)
+    return _exported(small_export, "fp32", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def fp16_bundle(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fp16_bundle(small_export: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same network at FP16. Never change it."""
-    return _exported(small, "fp16", tmp_path_factory)
+    return _exported(small_export, "fp16", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def int8_bundle(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same network at INT8, with OpenVINO where that is installed. Never change it."""
-    calibrated = (*small, "--calibration", "synthetic", "--calibration-size", "100")
+def int8_bundle(small_export: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network at INT8, with OpenVINO if it is installed. Never change it."""
+    calibrated = (*small_export, "--calibration", "synthetic", "--calibration-size", "100")
     return _exported(calibrated, "int8", tmp_path_factory)
 
 
@@ -117,7 +117,7 @@ def bundle(fp32_bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def forgetful_cache(
+def cache_without(
     fp32_bundle: Path,  # noqa: ARG001 - making it fills the cache
     fp16_bundle: Path,  # noqa: ARG001
     cache_folder: Path,
@@ -136,7 +136,7 @@ def forgetful_cache(
 
 
 @pytest.fixture
-def traced_before(fp32_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def replay_exporter(fp32_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Replace the exporter, which takes seconds, by one that returns the graph of the small bundle."""
 
     def replay(fallback: str | None = None) -> None:
@@ -184,7 +184,7 @@ def cli(capfd: pytest.CaptureFixture[str]) -> CommandLine:
 
 @pytest.fixture
 def program() -> Callable[..., list[str]]:
-    """The arguments that start deploykit from this checkout as a process of its own, in any folder."""
+    """The arguments that start deploykit from this checkout in a new process, in any folder."""
 
     def words(*arguments: object) -> list[str]:
         start = f"import sys; sys.path[0] = {str(ROOT)!r}; from deploykit.cli import main; main()"
@@ -195,7 +195,7 @@ def program() -> Callable[..., list[str]]:
 
 @pytest.fixture
 def process(program: Callable[..., list[str]]) -> CommandLine:
-    """Run a command line as a process of its own."""
+    """Run a command line in a new process."""
 
     def call(*arguments: object, **environment: str) -> Result:
         words, everything = program(*arguments), {**os.environ, **environment}

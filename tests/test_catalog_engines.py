@@ -48,7 +48,7 @@ class Quiet:
 
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch, tmp_path):
-    """Results are half a gigabyte per network, so they are kept for one test only."""
+    """Results are half a gigabyte per network, so they are cached for one test only."""
     monkeypatch.setenv("DEPLOYKIT_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(precision, "RANGE_SAMPLES", FEW.count)
 

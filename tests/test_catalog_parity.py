@@ -48,7 +48,7 @@ def request(model, precision="fp32", **said):
 
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch, tmp_path):
-    """Results are half a gigabyte per network, so they are kept for one test only."""
+    """Results are half a gigabyte per network, so they are cached for one test only."""
     monkeypatch.setenv("DEPLOYKIT_CACHE_DIR", str(tmp_path))
 
 
@@ -79,10 +79,10 @@ def test_a_network_of_every_kind_agrees_with_eager_at_every_precision_and_comput
         ("resnet18", ("projection=every_stage",)),
     ],
 )
-def test_the_graph_holds_exactly_the_parameters_that_eval_mode_reads(model, arguments):
-    asked = request(model, arguments=arguments)
-    network = TorchNetwork(asked)
-    graph = stages.export_graph(asked, network, create_backend("onnxruntime"), Quiet())
+def test_the_graph_contains_exactly_the_parameters_used_in_eval_mode(model, arguments):
+    export_request = request(model, arguments=arguments)
+    network = TorchNetwork(export_request)
+    graph = stages.export_graph(export_request, network, create_backend("onnxruntime"), Quiet())
     folded = fold_batchnorm(network.export_module)
     unused = unread_columns(network)
     assert graph.exported.initializer_bytes == eval_state_bytes(folded, (*network.architecture.training_only, *unused))
@@ -91,15 +91,15 @@ def test_the_graph_holds_exactly_the_parameters_that_eval_mode_reads(model, argu
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["googlenet", "fractalnet20"])
 def test_auxiliary_heads_and_drop_path_are_absent_from_the_graph(model):
-    asked = request(model)
-    graph = stages.export_graph(asked, TorchNetwork(asked), create_backend("onnxruntime"), Quiet())
+    export_request = request(model)
+    graph = stages.export_graph(export_request, TorchNetwork(export_request), create_backend("onnxruntime"), Quiet())
     nodes = list(ir.load(graph.folder / graph.exported.files[0].path).graph)
     assert not [node.name for node in nodes if node.name.startswith("aux")]
     assert {node.op_type for node in nodes} <= OPERATORS
 
 
 def unread_columns(network):
-    """Paths of convolutions in columns that do not run: FractalNet holds all columns, a sub-network uses its own."""
+    """Paths of convolutions in columns that do not run: FractalNet has all columns, a sub-network uses one."""
     module = network.loaded_network.module
     blocks = [(path, block) for path, block in module.named_modules() if hasattr(block, "halves")]
     return [f"{path}.conv" for path, block in blocks if block.column not in module.active]

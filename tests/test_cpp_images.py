@@ -1,9 +1,9 @@
 """Preprocessing in C++ against calibration/preprocess.py: no value may differ in a single bit.
 
-tests/cpp/images/ has the cases that both sides are tested on: tests/cpp/test_image.cpp reads the same files. Run this
-file as a program to write them anew after cases.json was changed.
+tests/cpp/images/ has the cases for both sides: tests/cpp/test_image.cpp reads the same files. Run this file as a
+program to rewrite them after a change of cases.json.
 
-What needs the C++ build finds it by DEPLOYKIT_CPP_BUILD, a build folder of tests/cpp; scripts/test_cpp sets it.
+Tests find the C++ build by DEPLOYKIT_CPP_BUILD, a build folder of tests/cpp; scripts/test_cpp sets it.
 """
 
 from __future__ import annotations
@@ -61,17 +61,17 @@ def a_case(spec: Preprocessing, **fields: Any) -> dict[str, Any]:
 
 
 def photographs(count: int) -> list[Pixels]:
-    """Odd rectangles out of real photographs, spread over the whole set."""
+    """Crops of real photographs with odd sizes, spread over the whole set."""
     photos, random = calibration.open_set("photos"), np.random.default_rng(0)
-    found: list[Pixels] = []
+    collected: list[Pixels] = []
     for index in np.linspace(0, len(photos) - 1, count).astype(int):
         sample = photos[index]
         assert isinstance(sample, Sample)
         image = sample.image
         height, width = (int(random.integers(side // 2, side)) // 2 * 2 - 1 for side in image.shape[:2])
         top, left = (int(random.integers(0, side)) for side in (image.shape[0] - height, image.shape[1] - width))
-        found.append(np.ascontiguousarray(image[top : top + height, left : left + width]))
-    return found
+        collected.append(np.ascontiguousarray(image[top : top + height, left : left + width]))
+    return collected
 
 
 @pytest.fixture
@@ -94,15 +94,15 @@ def in_cpp(tmp_path: Path) -> InCpp:
     return run
 
 
-def same(made: NDArray[Any], expected: NDArray[Any]) -> None:
+def assert_bit_identical(made: NDArray[Any], expected: NDArray[Any]) -> None:
     """Bits, not values: -0 is not 0 here."""
     assert (made.dtype, made.shape) == (expected.dtype, expected.shape)
     assert made.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
-def test_python_makes_the_golden_outputs_of_the_golden_inputs(case: dict[str, Any]) -> None:
-    same(in_python(case, [np.load(golden_input(case))]), np.load(golden_output(case)))
+def test_python_reproduces_the_golden_outputs(case: dict[str, Any]) -> None:
+    assert_bit_identical(in_python(case, [np.load(golden_input(case))]), np.load(golden_output(case)))
 
 
 def test_every_golden_file_belongs_to_a_case() -> None:
@@ -116,9 +116,9 @@ def test_cpp_equals_python_on_twenty_photographs_of_odd_sizes(in_cpp: InCpp) -> 
     assert all(side % 2 == 1 for image in images for side in image.shape[:2])
     assert len({image.shape for image in images}) == 20
     case = a_case(IMAGENET)
-    made, expected = in_cpp(case, images), in_python(case, images)
-    assert np.abs(made - expected).max() == 0
-    same(made, expected)
+    cpp_pixels, expected = in_cpp(case, images), in_python(case, images)
+    assert np.abs(cpp_pixels - expected).max() == 0
+    assert_bit_identical(cpp_pixels, expected)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -130,14 +130,14 @@ def test_cpp_equals_python_at_any_size(seed: int, in_cpp: InCpp) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_cpp_equals_python_on_images_more_than_twice_as_high_as_wide(seed: int, in_cpp: InCpp) -> None:
-    """Of these, Pillow 13 resizes the columns first where it is asked for both at once; older versions, the rows."""
+    """For these sizes, Pillow 13 resizes the columns first if both change; older versions, the rows."""
     random = np.random.default_rng(seed)
     sizes = [(2 * width + int(random.integers(1, 200)), width) for width in random.integers(20, 100, 4).tolist()]
     compare_at(sizes, random, in_cpp)
 
 
 def compare_at(sizes: Sequence[tuple[int, int]], random: np.random.Generator, in_cpp: InCpp) -> None:
-    """Noise of these sizes, preprocessed, typed and laid out as chance will have it."""
+    """Noise of these sizes, with random preprocessing, type and layout."""
     resize = int(random.integers(1, 80))
     spec = Preprocessing(
         resize=resize,
@@ -156,7 +156,7 @@ def compare_at(sizes: Sequence[tuple[int, int]], random: np.random.Generator, in
         padding=int(random.integers(0, 9)),
     )
     images = [random.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in sizes]
-    same(in_cpp(case, images), in_python(case, images))
+    assert_bit_identical(in_cpp(case, images), in_python(case, images))
 
 
 @pytest.mark.parametrize(
@@ -164,28 +164,28 @@ def compare_at(sizes: Sequence[tuple[int, int]], random: np.random.Generator, in
 )
 def test_cpp_equals_python_at_the_sizes_that_are_special(height: int, width: int, in_cpp: InCpp) -> None:
     case, images = a_case(IMAGENET), [noise(height, width)]
-    same(in_cpp(case, images), in_python(case, images))
+    assert_bit_identical(in_cpp(case, images), in_python(case, images))
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16"])
 @pytest.mark.parametrize("channels", ["rgb", "bgr"])
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
-def test_cpp_equals_python_where_a_network_takes_the_channels_last(
+def test_cpp_equals_python_for_channels_last_networks(
     kind: str, channels: ChannelOrder, order: str, in_cpp: InCpp
 ) -> None:
     spec = msgspec.structs.replace(IMAGENET, channels=channels, layout="NHWC")
     case, images = a_case(spec, type=kind, order=order), [noise(61, 47), noise(300, 500)]
-    made = in_cpp(case, images)
-    assert made.shape == (2, 224, 224, 3)
-    same(made, in_python(case, images))
+    cpp_pixels = in_cpp(case, images)
+    assert cpp_pixels.shape == (2, 224, 224, 3)
+    assert_bit_identical(cpp_pixels, in_python(case, images))
 
 
 @pytest.mark.slow
-def test_cpp_equals_python_where_a_side_is_no_float32(in_cpp: InCpp) -> None:
-    """Pillow takes sizes as float32, which the odd number above 2^24 is not."""
+def test_cpp_equals_python_for_sizes_not_exact_in_float32(in_cpp: InCpp) -> None:
+    """Pillow converts sizes to float32, which cannot represent an odd number above 2^24."""
     case = a_case(Preprocessing(resize=1, height=1, width=1))
     images = [noise(2, 2**24 + 1)]
-    same(in_cpp(case, images), in_python(case, images))
+    assert_bit_identical(in_cpp(case, images), in_python(case, images))
 
 
 def write_golden_files() -> None:

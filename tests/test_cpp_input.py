@@ -1,4 +1,4 @@
-"""What Python and C++ make of one manifest and one folder: the same values, or a refusal by both.
+"""Python and C++ read one manifest and one folder: the same values, or a refusal by both.
 
 Every test needs a build of tests/cpp, found by DEPLOYKIT_CPP_BUILD; scripts/test_cpp makes one and sets it.
 """
@@ -57,7 +57,7 @@ def program(name: str) -> Path:
 
 
 class Reader:
-    """One process that reads manifests for as long as the tests run."""
+    """One process that reads manifests during all tests."""
 
     def __init__(self) -> None:
         pipe = subprocess.PIPE
@@ -98,7 +98,7 @@ def python_refuses(content: bytes) -> bool:
     return False
 
 
-def encoded(content: Any) -> bytes:
+def encode_json(content: Any) -> bytes:
     return json.dumps(content).encode()
 
 
@@ -106,11 +106,11 @@ def as_json(value: Any) -> Any:
     return json.loads(msgspec.json.encode(value))
 
 
-# ── What Python writes ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── Manifests of Python ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def in_words_of_cpp(manifest: Manifest) -> dict[str, Any]:
-    """What print_manifest must print of it."""
+    """The expected output of print_manifest."""
     model, tolerance = manifest.model, as_json(manifest.parity.tolerance)
     image = as_json(model.preprocessing) or {}
     return {
@@ -189,8 +189,8 @@ BATCH = st.lists(st.integers(1, 2**16), min_size=3, max_size=3).map(lambda sizes
 
 
 @st.composite
-def built(draw: st.DrawFn, files: Mapping[str, FileRecord]) -> Engine:
-    """An engine whose file is one of `files`."""
+def engines(draw: st.DrawFn, files: Mapping[str, FileRecord]) -> Engine:
+    """An engine with one of `files` as its file."""
     file = files[draw(st.sampled_from(sorted(files)))]
     options = BuildOptions(
         version_compatible=draw(st.booleans()),
@@ -215,7 +215,7 @@ def built(draw: st.DrawFn, files: Mapping[str, FileRecord]) -> Engine:
 
 @st.composite
 def manifest_values(draw: st.DrawFn) -> Manifest:
-    """A manifest of which everything that C++ reads was chosen anew."""
+    """A manifest with random values in every field that C++ reads."""
     replace = msgspec.structs.replace
     plain = msgspec.convert(RICH, Manifest)
     files = draw(FILES)
@@ -241,8 +241,8 @@ def manifest_values(draw: st.DrawFn) -> Manifest:
         batch=batch,
         graph=replace(plain.graph, file=draw(path)),
         labels=draw(st.none() | path),
-        engine=draw(built(files)),
-        extra_engines=tuple(SecondaryEngine(one, "not here") for one in draw(st.lists(built(files), max_size=2))),
+        engine=draw(engines(files)),
+        extra_engines=tuple(SecondaryEngine(one, "not here") for one in draw(st.lists(engines(files), max_size=2))),
         golden=Golden(draw(named), draw(named), draw(st.integers(batch.minimum, batch.maximum))),
         parity=replace(plain.parity, tolerance=draw(TOLERANCE)),
         files=files,
@@ -251,7 +251,7 @@ def manifest_values(draw: st.DrawFn) -> Manifest:
 
 @given(manifest=manifest_values())
 @settings(max_examples=200)
-def test_what_python_writes_cpp_reads_with_the_same_values(in_cpp: Reader, manifest: Manifest) -> None:
+def test_cpp_reads_the_values_that_python_writes(in_cpp: Reader, manifest: Manifest) -> None:
     content = manifests.encode_manifest(manifest)
     assert manifests.decode_manifest(content, Path("bundle")) == manifest
     assert in_cpp(content) == {"manifest": in_words_of_cpp(manifest)}
@@ -271,7 +271,7 @@ def test_a_real_bundle_opens_with_the_same_values(precision: str, request: pytes
     assert opened.answer == {"manifest": in_words_of_cpp(manifests.read_manifest(folder)), "labels": []}
 
 
-# ── What the schema says ────────────────────────────────────────────────────────────────────────────────────────────
+# ── The schema ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 TENSOR: Final = {"name", "dtype", "shape", "layout"}
 FILE: Final = {"path", "sha256", "bytes"}
@@ -300,7 +300,7 @@ READ: Final[dict[str, set[str]]] = {
 
 
 class Field(NamedTuple):
-    """A value that C++ reads: where it stands in RICH, what it may be, and whether it may be left out."""
+    """A value that C++ reads: its place in RICH, its type, and whether it is optional."""
 
     place: Place
     schema: dict[str, Any]
@@ -308,7 +308,7 @@ class Field(NamedTuple):
 
 
 def fields(place: Place, schema: dict[str, Any], value: Any) -> Iterator[Field]:
-    """Of `value` and below it, as far as C++ reads on."""
+    """Fields of `value` and below it that C++ reads."""
     for choice in schema.get("anyOf", [schema]):
         title = choice.get("$ref", "").rpartition("/")[2]
         definition = SCHEMA["$defs"][title] if title else choice
@@ -335,23 +335,23 @@ def dotted(place: Place) -> str:
     return ".".join(map(str, place))
 
 
-def changed(place: Place, change: Callable[[Any, str | int], object]) -> bytes:
-    """RICH with `change` done to what holds the value at `place`."""
+def change_at(place: Place, change: Callable[[Any, str | int], object]) -> bytes:
+    """RICH with `change` applied to the container of the value at `place`."""
     content = copy.deepcopy(RICH)
     holder = functools.reduce(lambda part, name: part[name], place[:-1], content)
     change(holder, place[-1])
-    return encoded(content)
+    return encode_json(content)
 
 
-def replaced(place: Place, value: Any) -> bytes:
-    return changed(place, lambda holder, name: holder.__setitem__(name, value))
+def replace_at(place: Place, value: Any) -> bytes:
+    return change_at(place, lambda holder, name: holder.__setitem__(name, value))
 
 
-def removed(place: Place) -> bytes:
-    return changed(place, lambda holder, name: holder.__delitem__(name))
+def remove_at(place: Place) -> bytes:
+    return change_at(place, lambda holder, name: holder.__delitem__(name))
 
 
-def test_the_schema_is_walked_to_its_leaves() -> None:
+def test_every_leaf_of_the_schema_is_tested() -> None:
     assert {
         ("schema_version",),
         ("inputs", 0, "shape", 3),
@@ -366,8 +366,8 @@ def test_the_schema_is_walked_to_its_leaves() -> None:
 
 
 @pytest.mark.parametrize("place", [place for place in FIELDS if FIELDS[place].required], ids=dotted)
-def test_a_required_field_that_is_missing_is_refused_by_both(in_cpp: Reader, place: Place) -> None:
-    content = removed(place)
+def test_a_missing_required_field_is_refused_by_both(in_cpp: Reader, place: Place) -> None:
+    content = remove_at(place)
     assert python_refuses(content)
     assert in_cpp.refuses(content)
 
@@ -379,7 +379,7 @@ def test_a_value_that_breaks_the_schema_is_refused_by_both(in_cpp: Reader, place
     wrong = [value for value in pool if not allowed.is_valid(value)]
     assert wrong
     for value in wrong:
-        content = replaced(place, value)
+        content = replace_at(place, value)
         assert python_refuses(content), value
         assert in_cpp.refuses(content), value
 
@@ -405,8 +405,8 @@ def test_cpp_refuses_every_value_that_python_refuses(
 ) -> None:
     if isinstance(value, dict):
         original = functools.reduce(lambda part, name: part[name], place, RICH)
-        assume(not isinstance(original, dict))  # C++ passes over a field that it does not know
-    content = data.draw(st.sampled_from([replaced(place, value), removed(place)]))
+        assume(not isinstance(original, dict))  # C++ ignores unknown fields
+    content = data.draw(st.sampled_from([replace_at(place, value), remove_at(place)]))
     if python_refuses(content):
         assert in_cpp.refuses(content)
 
@@ -426,29 +426,29 @@ def test_cpp_refuses_json_that_python_refuses(in_cpp: Reader, data: st.DataObjec
 
 @pytest.mark.parametrize("version", [0, 1, 2, 3, 4, 6, 10**9])
 def test_both_name_a_version_that_they_do_not_read(in_cpp: Reader, version: int) -> None:
-    content = encoded({"schema_version": version, "unlike": "anything"})
+    content = encode_json({"schema_version": version, "unlike": "anything"})
     with pytest.raises(InputError, match=f"has schema version {version}, and this deploykit reads version 5"):
         manifests.decode_manifest(content, Path("bundle"))
-    said = in_cpp(content)["error"]
-    assert said["code"] == "bad_input"
-    assert f"it has schema version {version}, and this library reads version 5" in said["what"]
+    message = in_cpp(content)["error"]
+    assert message["code"] == "bad_input"
+    assert f"it has schema version {version}, and this library reads version 5" in message["what"]
 
 
-# ── Folders ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Folders ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Opened(NamedTuple):
-    """What print_manifest said of a folder."""
+class OpenedBundle(NamedTuple):
+    """Result of print_manifest for a folder."""
 
     code: int
     answer: dict[str, Any]
 
 
-def cpp_opens(folder: Path) -> Opened:
+def cpp_opens(folder: Path) -> OpenedBundle:
     words = [program("print_manifest"), folder]
     done = subprocess.run(words, capture_output=True, timeout=60, check=False)
     assert not done.stderr, done.stderr
-    return Opened(done.returncode, json.loads(done.stdout))
+    return OpenedBundle(done.returncode, json.loads(done.stdout))
 
 
 def truncate(path: Path) -> None:
@@ -495,7 +495,7 @@ DAMAGES: Final[tuple[tuple[Callable[[Path], object], str], ...]] = (
 
 
 def refused_by_both(folder: Path, kind: type[DeploykitError]) -> str:
-    """What C++ says of a folder that Python refuses as a `kind` of error, and C++ with the same exit code."""
+    """The C++ message for a folder that both Python and C++ refuse, with the exit code of `kind`."""
     with pytest.raises(kind):
         check_files(folder, manifests.read_manifest(folder))
     opened = cpp_opens(folder)
@@ -511,13 +511,13 @@ def test_a_damaged_file_is_named_and_both_end_with_the_same_exit_code(
     golden, *_ = manifests.read_manifest(bundle).golden.inputs.values()
     path = golden if name == "golden" else name
     damage(bundle / path)
-    said = refused_by_both(bundle, CheckFailed)
-    assert path in said
-    assert words in said
+    message = refused_by_both(bundle, CheckFailed)
+    assert path in message
+    assert words in message
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "golden"])
-def test_a_link_out_of_the_bundle_is_refused_by_both(bundle: Path, tmp_path: Path, name: str) -> None:
+def test_a_symlink_out_of_the_bundle_is_refused_by_both(bundle: Path, tmp_path: Path, name: str) -> None:
     outside = (bundle / name).rename(tmp_path / "outside")
     (bundle / name).symlink_to(outside, target_is_directory=outside.is_dir())
     assert "is a link" in refused_by_both(bundle, CheckFailed)
@@ -534,7 +534,7 @@ def test_a_folder_without_a_manifest_is_refused_by_both(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["../outside.onnx", "golden/../../outside.onnx", "{parent}/outside.onnx"])
-def test_a_path_that_leaves_the_bundle_is_refused_by_both_though_the_file_is_there(bundle: Path, path: str) -> None:
+def test_a_path_outside_the_bundle_is_refused_by_both_even_if_the_file_exists(bundle: Path, path: str) -> None:
     path = path.format(parent=bundle.parent)
     outside = (bundle / "model.onnx").rename(bundle.parent / "outside.onnx")
     record = {"path": path, "sha256": hash_file(outside), "bytes": outside.stat().st_size}
@@ -542,7 +542,7 @@ def test_a_path_that_leaves_the_bundle_is_refused_by_both_though_the_file_is_the
     content["graph"]["file"] = path
     content["engine"]["file"] = content["files"][path] = record
     del content["files"]["model.onnx"]
-    (bundle / "manifest.json").write_bytes(encoded(content))
+    (bundle / "manifest.json").write_bytes(encode_json(content))
     assert f"the path '{path}' leaves the bundle" in refused_by_both(bundle, InputError)
 
 

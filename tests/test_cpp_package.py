@@ -1,6 +1,6 @@
-"""The C++ library as a consumer meets it: found by CMake in three ways, in the README's program, in the examples, in C.
+"""The C++ library as a consumer uses it: found by CMake in three ways, in the README's program, in the examples, in C.
 
-What is built here needs a compiler, CMake, Ninja, and ONNX Runtime where DEPLOYKIT_CPP_DEPENDENCIES says:
+The builds need a compiler, CMake, Ninja, and ONNX Runtime where DEPLOYKIT_CPP_DEPENDENCIES says:
 scripts/test_cpp lays that out and sets it.
 """
 
@@ -41,27 +41,27 @@ pytestmark = pytest.mark.skipif(
 
 
 def environment() -> dict[str, str]:
-    """Where CMake finds ONNX Runtime, as a user would say it once for all projects."""
+    """Where CMake finds ONNX Runtime, as a user would configure it once for all projects."""
     runtime = f"{DEPENDENCIES}/onnxruntime/{platform.machine()}"
     return {**os.environ, "ONNXRuntime_ROOT": runtime, "CMAKE_GENERATOR": "Ninja"}
 
 
-def said(*words: str | Path, folder: Path | None = None, given: bytes = b"") -> tuple[int, str, str]:
+def run_command(*words: str | Path, folder: Path | None = None, given: bytes = b"") -> tuple[int, str, str]:
     """Exit code, standard output and standard error."""
     done = subprocess.run(words, cwd=folder, env=environment(), input=given, capture_output=True, check=False)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
-def done(*words: str | Path, folder: Path | None = None) -> str:
-    code, out, err = said(*words, folder=folder)
+def run_checked(*words: str | Path, folder: Path | None = None) -> str:
+    code, out, err = run_command(*words, folder=folder)
     assert code == 0, f"{words} ended with {code}\n{out}\n{err}"
     return out
 
 
-def built(source: Path, folder: Path, *settings: str) -> Path:
+def build_project(source: Path, folder: Path, *settings: str) -> Path:
     """The project, configured and built in the folder. Neither may warn."""
-    assert "warning" not in done("cmake", "-S", source, "-B", folder, *settings).lower()
-    assert "warning" not in done("cmake", "--build", folder).lower()
+    assert "warning" not in run_checked("cmake", "-S", source, "-B", folder, *settings).lower()
+    assert "warning" not in run_checked("cmake", "--build", folder).lower()
     return folder
 
 
@@ -73,7 +73,7 @@ def block(language: str) -> str:
 
 
 def write_consumer(folder: Path, how: str) -> Path:
-    """The README's program, with other words in the place of find_package."""
+    """The README's program, with find_package replaced."""
     folder.mkdir()
     (folder / "main.cpp").write_text(block("cpp"), encoding="utf-8")
     listed = block("cmake")
@@ -84,21 +84,24 @@ def write_consumer(folder: Path, how: str) -> Path:
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the library is installed as a shared one; the folder `build` beside it has the programs."""
+    """The install folder of the shared library; the folder `build` next to it has the programs."""
     folder = tmp_path_factory.mktemp("shared")
     settings = ("-DBUILD_SHARED_LIBS=ON", "-DDEPLOYKIT_BENCH=ON", f"-DCMAKE_INSTALL_PREFIX={folder}/installed")
-    built(LIBRARY, folder / "build", *settings, *QUICK)
-    done("cmake", "--install", folder / "build")
+    build_project(LIBRARY, folder / "build", *settings, *QUICK)
+    run_checked("cmake", "--install", folder / "build")
     return folder / "installed"
 
 
 @pytest.fixture(scope="session")
 def examples(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The programs, each its own project that finds the installed library."""
+    """The programs, each a separate project that finds the installed library."""
     folder = tmp_path_factory.mktemp("examples")
-    found = f"-DCMAKE_PREFIX_PATH={shared}"
+    prefix = f"-DCMAKE_PREFIX_PATH={shared}"
     strict = "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Wpedantic -Wshadow -Wconversion"
-    return {name: built(LIBRARY / "examples" / name, folder / name, found, strict, *QUICK) / name for name in EXAMPLES}
+    return {
+        name: build_project(LIBRARY / "examples" / name, folder / name, prefix, strict, *QUICK) / name
+        for name in EXAMPLES
+    }
 
 
 @pytest.fixture(scope="session")
@@ -152,17 +155,17 @@ def test_a_subdirectory_and_an_installed_static_library_work(fp32_bundle: Path, 
     inside = write_consumer(tmp_path / "inside", f"add_subdirectory({LIBRARY} deploykit)")
     shutil.copytree(fp32_bundle, inside / "build/densenet121-fp16")
     prefix = tmp_path / "installed"
-    built(inside, inside / "out", "-DDEPLOYKIT_INSTALL=ON", f"-DCMAKE_INSTALL_PREFIX={prefix}", *QUICK)
-    label = done(inside / "out/app", folder=inside)
-    done("cmake", "--install", inside / "out")
+    build_project(inside, inside / "out", "-DDEPLOYKIT_INSTALL=ON", f"-DCMAKE_INSTALL_PREFIX={prefix}", *QUICK)
+    label = run_checked(inside / "out/app", folder=inside)
+    run_checked("cmake", "--install", inside / "out")
     outside = write_consumer(tmp_path / "outside", "find_package(deploykit 0.1 REQUIRED)")
     (outside / "build").symlink_to(inside / "build")
     # The library's own headers do not name JSON's: an installed library is used without them.
     without_json = outside / "without.cmake"
     without_json.write_text("set(CMAKE_DISABLE_FIND_PACKAGE_nlohmann_json ON)\n")
     settings = (f"-DCMAKE_PREFIX_PATH={prefix}", f"-DCMAKE_PROJECT_INCLUDE={without_json}", *QUICK)
-    built(outside, outside / "out", *settings)
-    assert done(outside / "out/app", folder=outside) == label
+    build_project(outside, outside / "out", *settings)
+    assert run_checked(outside / "out/app", folder=outside) == label
 
 
 @pytest.mark.parametrize(
@@ -170,10 +173,10 @@ def test_a_subdirectory_and_an_installed_static_library_work(fp32_bundle: Path, 
 )
 @pytest.mark.parametrize("way", ["sources", "installed"])
 def test_a_version_is_found_by_its_series(version: str, found: bool, way: str, shared: Path, tmp_path: Path) -> None:
-    asked = f"find_package(deploykit {version} QUIET)\nmessage(STATUS found=${{deploykit_FOUND}})"
-    (tmp_path / "CMakeLists.txt").write_text(f"cmake_minimum_required(VERSION 3.16)\nproject(v CXX)\n{asked}\n")
+    script = f"find_package(deploykit {version} QUIET)\nmessage(STATUS found=${{deploykit_FOUND}})"
+    (tmp_path / "CMakeLists.txt").write_text(f"cmake_minimum_required(VERSION 3.16)\nproject(v CXX)\n{script}\n")
     folder = LIBRARY / "cmake" if way == "sources" else shared / "lib/cmake/deploykit"
-    out = done("cmake", "-S", tmp_path, "-B", tmp_path / "out", f"-Ddeploykit_DIR={folder}")
+    out = run_checked("cmake", "-S", tmp_path, "-B", tmp_path / "out", f"-Ddeploykit_DIR={folder}")
     assert f"found={int(found)}" in out
 
 
@@ -189,7 +192,7 @@ def test_a_missing_dependency_is_reported_with_its_install_command(
     missing: list[str], remedy: str, tmp_path: Path
 ) -> None:
     settings = [f"-DCMAKE_DISABLE_FIND_PACKAGE_{name}=ON" for name in missing]
-    code, _, err = said("cmake", "-S", LIBRARY, "-B", tmp_path, *settings)
+    code, _, err = run_command("cmake", "-S", LIBRARY, "-B", tmp_path, *settings)
     assert code != 0
     assert remedy in " ".join(err.split())
 
@@ -201,7 +204,7 @@ def test_classify_names_the_classes_that_python_names(
     examples: dict[str, Path], fp32_bundle: Path, pictures: Path
 ) -> None:
     images = sorted(pictures.iterdir())
-    out = done(examples["classify"], fp32_bundle, *images)
+    out = run_checked(examples["classify"], fp32_bundle, *images)
     expected = in_python(fp32_bundle, *images)
     lines = iter(out.splitlines())
     for prediction in expected:
@@ -213,7 +216,7 @@ def test_classify_names_the_classes_that_python_names(
     assert not list(lines)
 
 
-def test_camera_loop_answers_a_folder_and_a_raw_stream_alike(
+def test_camera_loop_gives_equal_results_for_a_folder_and_a_raw_stream(
     examples: dict[str, Path], fp32_bundle: Path, pictures: Path, tmp_path: Path
 ) -> None:
     images = sorted(pictures.iterdir())
@@ -225,7 +228,7 @@ def test_camera_loop_answers_a_folder_and_a_raw_stream_alike(
         (("--raw", "90x60", tmp_path / "frames.rgb"), b""),
         (("--raw", "90x60"), stream),
     ):
-        code, out, err = said(loop, fp32_bundle, *words, given=given)
+        code, out, err = run_command(loop, fp32_bundle, *words, given=given)
         assert (code, err) == (0, "")
         frames, summary = out.split("frames: 3\n")
         labels = [line.split(" %  ")[1] for line in frames.splitlines()]
@@ -252,10 +255,10 @@ def test_camera_loop_ends_with_its_summary_when_interrupted(
         assert running.stdout.read().startswith(b"frames: 1\n")
 
 
-def test_serve_threads_says_what_more_threads_bring(
+def test_serve_threads_reports_the_gain_of_more_threads(
     examples: dict[str, Path], fp32_bundle: Path, pictures: Path
 ) -> None:
-    out = done(examples["serve_threads"], fp32_bundle, pictures / "0.png", "--threads", "3", "--seconds", "1")
+    out = run_checked(examples["serve_threads"], fp32_bundle, pictures / "0.png", "--threads", "3", "--seconds", "1")
     runtime, header, *rows = out.splitlines()
     assert runtime.startswith("ONNX Runtime ")
     assert header.split()[:2] == ["threads", "images/s"]
@@ -267,10 +270,10 @@ def test_serve_threads_says_what_more_threads_bring(
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_prints_its_usage(name: str, examples: dict[str, Path]) -> None:
-    asked, unasked = said(examples[name], "--help"), said(examples[name])
-    assert asked[1].startswith(f"usage: {name} BUNDLE ")
-    assert asked == (0, asked[1], "")
-    assert unasked == (2, "", asked[1])
+    usage, unasked = run_command(examples[name], "--help"), run_command(examples[name])
+    assert usage[1].startswith(f"usage: {name} BUNDLE ")
+    assert usage == (0, usage[1], "")
+    assert unasked == (2, "", usage[1])
 
 
 @pytest.mark.parametrize(
@@ -314,7 +317,7 @@ def test_invalid_arguments_are_refused_in_one_sentence(
     places["damaged"].write_bytes(image.read_bytes()[:200])
     places["text"].write_text("no image\n")
     name, *arguments = words.format(bundle=fp32_bundle, image=image, pictures=pictures, **places).split()
-    answer = said(examples[name], *arguments)
+    answer = run_command(examples[name], *arguments)
     assert (answer[0], answer[1]) == (code, "")
     assert problem in answer[2]
     assert problem == "usage: " or answer[2].count("\n") == 1
@@ -325,13 +328,13 @@ def test_invalid_arguments_are_refused_in_one_sentence(
 
 def test_c99_opens_and_runs_a_bundle(shared: Path, fp32_bundle: Path, pictures: Path, tmp_path: Path) -> None:
     strict = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Werror")
-    done(
+    run_checked(
         *("gcc", *strict, ROOT / "tests/cpp/c_api_c99.c", "-o", tmp_path / "c99", f"-I{shared}/include"),
         *(f"-L{shared}/lib", "-ldeploykit", f"-Wl,-rpath,{shared}/lib"),
     )
     image = pictures / "0.png"
     height, width, _ = pixels(image).shape
-    code, out, err = said(tmp_path / "c99", fp32_bundle, str(height), str(width), given=pixels(image).tobytes())
+    code, out, err = run_command(tmp_path / "c99", fp32_bundle, str(height), str(width), given=pixels(image).tobytes())
     assert (code, err) == (0, "")
     first, second, *best = out.splitlines()
     assert first.split() == ["input", "input", "0", "NCHW", "-1", "3", "32", "32"]
@@ -381,8 +384,8 @@ class ClassScore(ctypes.Structure):
     _fields_ = [("index", ctypes.c_size_t), ("label", ctypes.c_char_p), ("probability", ctypes.c_float)]
 
 
-class Refused(Exception):
-    """What a function of the C interface said."""
+class CallRefused(Exception):
+    """The message of a function of the C interface."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -390,7 +393,7 @@ class Refused(Exception):
 
 
 class Library:
-    """deploykit.h by ctypes: a code that is not 0 is raised with its message."""
+    """deploykit.h by ctypes: a nonzero code is raised with its message."""
 
     def __init__(self, path: Path) -> None:
         self.functions = ctypes.CDLL(str(path))
@@ -410,7 +413,7 @@ class Library:
             parts = (self.function(f"error_{part}")(error).decode() for part in ("where", "problem", "remedy"))
             assert message == "{}: {} {}".format(*parts)
             self.function("error_free")(error)
-            raise Refused(code, message)
+            raise CallRefused(code, message)
 
     def made(self, name: str, *arguments: Any) -> ctypes.c_void_p:
         handle = ctypes.c_void_p()
@@ -476,37 +479,37 @@ def test_ctypes_reads_refusals(library: Library, bundle: Path) -> None:
     scalar = ctypes.c_float()
     wrong = Tensor(ctypes.addressof(scalar), 0, 1, (1,))
     outputs, count = ctypes.POINTER(Tensor)(), ctypes.c_size_t()
-    with pytest.raises(Refused, match="input") as refused:
+    with pytest.raises(CallRefused, match="input") as refused:
         library.call(
             "context_run", context, ctypes.byref(wrong), ctypes.c_size_t(1), ctypes.byref(outputs), ctypes.byref(count)
         )
     assert refused.value.code == 2
     (bundle / "model.onnx").write_bytes(b"something else")
-    with pytest.raises(Refused, match=r"model\.onnx") as refused:
+    with pytest.raises(CallRefused, match=r"model\.onnx") as refused:
         library.made("bundle_open", bytes(bundle))
     assert refused.value.code == 1
     for name, handle in (("context", context), ("engine", engine), ("bundle", opened)):
         library.function(f"{name}_free")(handle)
 
 
-# Tensors in the place of images
+# Tensors instead of images
 
 
 class Tensors(NamedTuple):
-    """A bundle that takes no images, and rows for it."""
+    """A bundle without image inputs, and rows for it."""
 
     bundle: Path
     rows: dict[str, NDArray[Any]]
 
     @property
     def answers(self) -> dict[str, NDArray[Any]]:
-        """What Python makes of the rows."""
+        """The Python outputs for the rows."""
         return runtime.load(self.bundle).run(self.rows)
 
 
 @pytest.fixture(scope="session")
 def tensors(quick_latency: None, tmp_path_factory: pytest.TempPathFactory) -> Tensors:  # noqa: ARG001 - it is the patch
-    """Two inputs and four outputs, of two types and three ranks, under names that no file may have. Never change it."""
+    """Two inputs and four outputs, of two types and three ranks, with names invalid as file names. Never change it."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -521,12 +524,12 @@ def tensors(quick_latency: None, tmp_path_factory: pytest.TempPathFactory) -> Te
         helper.make_node("ReduceMax", ["scores of x"], ["../best"], axes=[1], keepdims=0),
         helper.make_node("ArgMax", ["scores of x"], ["where"], axis=1, keepdims=0),
     )
-    given = (("data/x:0", TensorProto.FLOAT, ["N", 6]), ("token ids", TensorProto.INT64, ["N", 4]))
-    made = (
+    input_specs = (("data/x:0", TensorProto.FLOAT, ["N", 6]), ("token ids", TensorProto.INT64, ["N", 4]))
+    output_specs = (
         *(("scores of x", TensorProto.FLOAT, ["N", 5]), ("tokens/found:0", TensorProto.FLOAT, ["N", 4, 3])),
         *(("../best", TensorProto.FLOAT, ["N"]), ("where", TensorProto.INT64, ["N"])),
     )
-    inputs, outputs = ([helper.make_tensor_value_info(*one) for one in side] for side in (given, made))
+    inputs, outputs = ([helper.make_tensor_value_info(*one) for one in side] for side in (input_specs, output_specs))
     graph = helper.make_graph(nodes, "two", inputs, outputs, constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "two.onnx")
     rows: dict[str, Any] = {
@@ -545,14 +548,14 @@ def test_ctypes_runs_several_inputs_and_reads_all_outputs(library: Library, tens
     library.call("self_test", bundle, engine)
     context = library.made("context_create", engine)
     kinds = {"float32": 0, "int64": 5}
-    given = (Tensor * 2)(
+    inputs = (Tensor * 2)(
         *(
             Tensor(array.ctypes.data, kinds[array.dtype.name], array.ndim, array.shape)
             for array in tensors.rows.values()
         )
     )
     outputs, count = ctypes.POINTER(Tensor)(), ctypes.c_size_t()
-    library.call("context_run", context, given, ctypes.c_size_t(2), ctypes.byref(outputs), ctypes.byref(count))
+    library.call("context_run", context, inputs, ctypes.c_size_t(2), ctypes.byref(outputs), ctypes.byref(count))
     specs = ctypes.POINTER(TensorSpec)()
     library.call("engine_outputs", engine, ctypes.byref(specs), ctypes.byref(count))
     assert count.value == 4
@@ -567,22 +570,22 @@ def test_ctypes_runs_several_inputs_and_reads_all_outputs(library: Library, tens
         library.function(f"{kind}_free")(handle)
 
 
-def test_a_bundle_of_tensors_says_that_it_takes_no_images(library: Library, tensors: Tensors) -> None:
+def test_a_bundle_of_tensors_refuses_images(library: Library, tensors: Tensors) -> None:
     bundle, takes_images = library.made("bundle_open", bytes(tensors.bundle)), ctypes.c_int(1)
     library.call("bundle_takes_images", bundle, ctypes.byref(takes_images))
     assert takes_images.value == 0
-    with pytest.raises(Refused, match="this bundle takes no images") as refused:
+    with pytest.raises(CallRefused, match="this bundle takes no images") as refused:
         library.made("preprocessor_create", bundle)
     assert refused.value.code == 2
     library.function("bundle_free")(bundle)
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_an_example_refuses_a_bundle_that_takes_no_images(
+def test_an_example_refuses_a_bundle_without_image_inputs(
     example: str, examples: dict[str, Path], tensors: Tensors, pictures: Path
 ) -> None:
     shown = pictures if example == "camera_loop" else pictures / "0.png"
-    code, out, err = said(examples[example], tensors.bundle, shown)
+    code, out, err = run_command(examples[example], tensors.bundle, shown)
     assert code == 2
     assert " %  " not in out
     assert "this bundle takes no images" in err
@@ -595,12 +598,14 @@ def test_an_example_that_prints_classes_refuses_outputs_without_classes(
     manifest = json.loads((bundle / "manifest.json").read_bytes())
     manifest["model"]["head"] = "tensors"
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    code, out, err = said(examples[example], bundle, pictures if example == "camera_loop" else pictures / "0.png")
+    code, out, err = run_command(
+        examples[example], bundle, pictures if example == "camera_loop" else pictures / "0.png"
+    )
     assert (code, out) == (2, "")
     assert "it outputs tensors that are not declared as class scores" in err
 
 
-def saved(folder: Path, rows: dict[str, NDArray[Any]]) -> list[Path]:
+def save_inputs(folder: Path, rows: dict[str, NDArray[Any]]) -> list[Path]:
     """A file for each input, in their order."""
     paths = [folder / f"in{index}.npy" for index in range(len(rows))]
     for path, array in zip(paths, rows.values(), strict=True):
@@ -612,31 +617,35 @@ def test_deploykit_answer_reads_a_file_per_input_and_writes_one_per_output(
     shared: Path, tensors: Tensors, tmp_path: Path
 ) -> None:
     answer, outputs = shared.parent / "build/deploykit-answer", [tmp_path / f"out{index}.npy" for index in range(4)]
-    said_of_itself = json.loads(done(answer, tensors.bundle, "3", *saved(tmp_path, tensors.rows), *outputs))
+    said_of_itself = json.loads(
+        run_checked(answer, tensors.bundle, "3", *save_inputs(tmp_path, tensors.rows), *outputs)
+    )
     assert said_of_itself["file"] == "model.onnx"
     for path, expected in zip(outputs, tensors.answers.values(), strict=True):
-        made = np.load(path)
-        assert made.dtype == expected.dtype
-        np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-6)
+        output = np.load(path)
+        assert output.dtype == expected.dtype
+        np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_deploykit_answer_reports_the_number_of_files(shared: Path, tensors: Tensors, tmp_path: Path) -> None:
     answer = shared.parent / "build/deploykit-answer"
-    code, _, err = said(answer, tensors.bundle, "3", *saved(tmp_path, tensors.rows), tmp_path / "out.npy")
+    code, _, err = run_command(answer, tensors.bundle, "3", *save_inputs(tmp_path, tensors.rows), tmp_path / "out.npy")
     assert code == 2
     assert "it has 2 inputs and 4 outputs, and 3 files were given" in err
 
 
 def test_deploykit_answer_refuses_inputs_of_different_lengths(shared: Path, tensors: Tensors, tmp_path: Path) -> None:
     answer, outputs = shared.parent / "build/deploykit-answer", [tmp_path / f"out{index}.npy" for index in range(4)]
-    given = saved(tmp_path, {**tensors.rows, "token ids": tensors.rows["token ids"][:5]})
-    code, _, err = said(answer, tensors.bundle, "3", *given, *outputs)
+    files = save_inputs(tmp_path, {**tensors.rows, "token ids": tensors.rows["token ids"][:5]})
+    code, _, err = run_command(answer, tensors.bundle, "3", *files, *outputs)
     assert code == 3
     assert "it has 5 rows" in err
 
 
 def test_deploykit_bench_measures_a_bundle_of_tensors(shared: Path, tensors: Tensors) -> None:
     quick = ("--seconds", "0.01", "--seconds-at-most", "0.1", "--iterations", "3")
-    said_of_it = json.loads(done(shared.parent / "build/deploykit-bench", tensors.bundle, "--batch", "3", *quick))
+    said_of_it = json.loads(
+        run_checked(shared.parent / "build/deploykit-bench", tensors.bundle, "--batch", "3", *quick)
+    )
     assert said_of_it["latency"]["batch"] == 3
     assert said_of_it["latency"]["p50_ms"] > 0

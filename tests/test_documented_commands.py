@@ -30,7 +30,7 @@ ACTIVATE: Final = "source .venv/bin/activate"
 
 
 class Block(NamedTuple):
-    """Commands of a document, and why they are not run, if they are not."""
+    """Commands of a document, and the reason if they are not run."""
 
     document: str
     number: int
@@ -39,8 +39,8 @@ class Block(NamedTuple):
 
 
 def command_blocks(document: str) -> list[Block]:
-    found = BLOCK.finditer((ROOT / document).read_text(encoding="utf-8"))
-    commands = [match for match in found if match["language"] == "sh"]
+    blocks = BLOCK.finditer((ROOT / document).read_text(encoding="utf-8"))
+    commands = [match for match in blocks if match["language"] == "sh"]
     return [Block(document, number, match["text"], match["reason"]) for number, match in enumerate(commands, 1)]
 
 
@@ -84,26 +84,26 @@ def test_commands_and_options_in_documents_exist(document: str) -> None:
 
 
 @pytest.mark.parametrize("document", RUN)
-def test_blocks_that_are_not_run_say_why(document: str) -> None:
+def test_blocks_that_are_not_run_state_the_reason(document: str) -> None:
     blocks = command_blocks(document)
     reasons = [block.reason for block in blocks if block.reason is not None]
     assert len(reasons) == {"README.md": 1, "docs/quickstart.md": 1}[document], reasons
     assert len(blocks) - len(reasons) >= 3
 
 
-def test_every_comment_that_excludes_a_block_stands_before_a_block() -> None:
+def test_every_exclusion_comment_precedes_a_block() -> None:
     for document in RUN:
         comments = (ROOT / document).read_text(encoding="utf-8").count("<!-- not run")
         assert comments == sum(block.reason is not None for block in command_blocks(document))
 
 
 def to_anchor(heading: str) -> str:
-    """The fragment that a rendered heading is reached by."""
+    """The URL fragment of a rendered heading."""
     return re.sub(r"[^\w -]", "", heading.lstrip("# ").lower()).replace(" ", "-")
 
 
 @pytest.mark.parametrize("document", [path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *DOCS)])
-def test_links_between_documents_lead_to_a_file_and_a_heading(document: str) -> None:
+def test_links_between_documents_resolve_to_a_file_and_a_heading(document: str) -> None:
     place = ROOT / document
     for link in re.findall(r"\]\(([^)\s]+)\)", place.read_text(encoding="utf-8")):
         name, _, anchor = link.partition("#")
@@ -123,7 +123,7 @@ def test_the_readme_fits_on_few_screens() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("document", RUN)
 def test_documented_commands_work_as_printed(document: str, tmp_path: Path) -> None:
-    """In an empty folder but for two links, which stand for the checkout that the set-up starts in."""
+    """In an empty folder except for two links, which replace the checkout that the set-up starts in."""
     if not (Path(sys.prefix) / "bin/activate").is_file():
         pytest.skip("the tests do not run in a virtual environment")
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")

@@ -1,4 +1,4 @@
-"""Function names: verb and object, and not the same one everywhere."""
+"""Function names: verb and object, without frequent repetition."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROTOCOLS: Final = {
 
 
 def function_names() -> Iterator[str]:
-    """Of every function and method of the package, but for those that Python's own protocols name."""
+    """Names of all functions and methods of the package, except those of Python's protocols."""
     for folder in ("deploykit", "architectures", "calibration"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""Light modules import nothing heavy, and constraints.txt pins every dependency."""
+"""Light modules import no heavy package, and constraints.txt pins every dependency."""
 
 import os
 import re
@@ -38,7 +38,7 @@ LIGHT = [
 
 
 @pytest.mark.parametrize("module", LIGHT)
-def test_light_modules_load_nothing_heavy(module: str) -> None:
+def test_light_modules_import_no_heavy_package(module: str) -> None:
     program = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -78,7 +78,7 @@ def requirements_by_python() -> list[tuple[str, Requirement]]:
 
 
 @pytest.mark.parametrize(("python", "requirement"), requirements_by_python(), ids=str)
-def test_every_dependency_is_pinned_once_to_a_version_that_it_accepts(python: str, requirement: Requirement) -> None:
+def test_every_dependency_is_pinned_once_to_an_allowed_version(python: str, requirement: Requirement) -> None:
     pins = [Requirement(line) for line in read_constraints()]
     [pin] = [
         pin

@@ -1,4 +1,4 @@
-"""An installed deploykit takes one name of the user's, and the user's own modules never shadow ours."""
+"""An installed deploykit occupies one top-level name, and user modules never shadow ours."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture
 def users_folder(tmp_path):
-    """A folder with modules of the user's own that are called like two of our folders, and raise when imported."""
+    """A folder with user modules that have the names of two of our folders, and raise when imported."""
     for name in ("architectures", "calibration"):
         (tmp_path / f"{name}.py").write_text(f"raise RuntimeError({name!r})\n")
     return tmp_path
@@ -48,7 +48,7 @@ def test_the_wheel_installs_one_top_level_name(wheel):
 
 
 @pytest.mark.parametrize("place", ["wheel", "checkout"])
-def test_a_request_is_made_where_the_users_modules_have_our_folders_names(place, wheel, users_folder):
+def test_a_request_works_if_user_modules_have_the_names_of_our_folders(place, wheel, users_folder):
     installed = wheel if place == "wheel" else ROOT
     program = "import deploykit; print(deploykit.__file__); print(deploykit.export_request('resnet18').model)"
     done = run_python(program, users_folder, installed)

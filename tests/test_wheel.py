@@ -1,4 +1,4 @@
-"""The wheel holds every file of the C++ library that git tracks, and no build results."""
+"""The wheel contains every file of the C++ library that git tracks, and no build results."""
 
 import shutil
 import subprocess
@@ -25,7 +25,7 @@ def list_wheel_files():
     return {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
 
 
-def test_the_wheel_has_the_cpp_library_as_git_has_it(tracked):
+def test_the_wheel_contains_the_cpp_library_as_in_git(tracked):
     assert {path for path in list_wheel_files() if path.startswith(f"{LIBRARY}/")} == tracked
     for needed in ("CMakeLists.txt", "include/deploykit/deploykit.hpp", "src/engine.cpp", "bench/main.cpp"):
         assert f"{LIBRARY}/{needed}" in tracked

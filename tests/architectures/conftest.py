@@ -10,12 +10,12 @@ from deploykit.core.values import Architecture
 from deploykit.export.architectures import CATALOG
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # the workers share the cores already; threads on top of them only wait for each other
+    torch.set_num_threads(1)  # test workers already use all cores; additional threads would only compete
 
 
 @pytest.fixture(scope="session")
 def architecture() -> Callable[[str], Architecture]:
-    """A member of the catalog by its name."""
+    """A network of the catalog by name."""
 
     def resolve(name: str) -> Architecture:
         module, attribute = CATALOG[name].split(":")
@@ -25,8 +25,8 @@ def architecture() -> Callable[[str], Architecture]:
 
 
 @pytest.fixture(scope="session")
-def seasoned() -> Callable[[nn.Module], nn.Module]:
-    """A network in float64 and eval mode, every BatchNorm unlike the identity: what training would leave."""
+def randomize_batchnorm() -> Callable[[nn.Module], nn.Module]:
+    """A network in float64 and eval mode, with no BatchNorm the identity, as after training."""
 
     def season(network: nn.Module, seed: int = 0) -> nn.Module:
         generator = torch.Generator().manual_seed(seed)

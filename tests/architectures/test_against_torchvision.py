@@ -28,7 +28,7 @@ def pair(request, architecture):
 DRAWS = torch.randn(1_000_003, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-def trained(network: nn.Module) -> dict[str, torch.Tensor]:
+def random_trained_state(network: nn.Module) -> dict[str, torch.Tensor]:
     """A float64 state dict as training might leave it, no BatchNorm the identity."""
     return {name: value(name, tensor) for name, tensor in network.state_dict().items()}
 
@@ -36,7 +36,7 @@ def trained(network: nn.Module) -> dict[str, torch.Tensor]:
 def value(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if name.endswith("num_batches_tracked"):
         return torch.tensor(1)
-    # Cut from one pool, in turn from another place: drawing 10^8 numbers takes longer than the networks themselves.
+    # Slices of one pool at varying offsets: drawing 10^8 numbers takes longer than running the networks.
     pool = DRAWS.roll(sum(name.encode()))
     drawn = pool.repeat(-(-tensor.numel() // len(pool)))[: tensor.numel()].view(tensor.shape)
     if tensor.dim() > 1:
@@ -66,7 +66,7 @@ def test_has_the_same_state_dict(pair):
 def test_computes_the_same_logits(pair, request):
     ours, oracle = pair
     size = 32 if request.node.get_closest_marker("slow") else 64
-    state = trained(oracle)
+    state = random_trained_state(oracle)
     oracle.load_state_dict(state, strict=True, assign=True)
     ours.load_state_dict(oracle.state_dict(), strict=True, assign=True)
     image = torch.randn(1, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -81,7 +81,7 @@ def test_pretrained_names_weights_that_torchvision_releases(name, architecture):
 
 
 @pytest.mark.parametrize("name", [name for name in ORACLES if name != "googlenet"])
-def test_pretrained_preprocessing_is_what_torchvision_measured_with(name, architecture):
+def test_pretrained_preprocessing_is_that_of_torchvision(name, architecture):
     pretrained = architecture(name).pretrained
     transforms = torchvision.models.get_weight(pretrained.enum).transforms()
     ours = pretrained.preprocessing

@@ -7,42 +7,42 @@ SMALL = {"growth_rate": 6, "blocks": (3, 4), "num_classes": 5}
 
 
 @pytest.fixture
-def network(seasoned):
+def network(randomize_batchnorm):
     torch.manual_seed(0)
-    return seasoned(DenseNet(**SMALL))
+    return randomize_batchnorm(DenseNet(**SMALL))
 
 
 def test_each_layer_sees_the_input_and_every_earlier_output_of_its_block(network):
     block = network.features.denseblock2
-    seen, given = [], []
+    recorded, received = [], []
     for layer in block.values():
-        layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        layer.register_forward_hook(lambda _, __, output: given.append(output))
+        layer.register_forward_pre_hook(lambda _, inputs: recorded.append(inputs[0]))
+        layer.register_forward_hook(lambda _, __, output: received.append(output))
     entry = torch.randn(1, 15, 4, 4, dtype=torch.float64)
     block(entry)
-    assert len(seen) == 4
-    for number, inputs in enumerate(seen):
-        assert torch.equal(inputs, torch.cat([entry, *given[:number]], 1))
+    assert len(recorded) == 4
+    for number, inputs in enumerate(recorded):
+        assert torch.equal(inputs, torch.cat([entry, *received[:number]], 1))
 
 
-def test_a_block_gives_its_input_and_every_output(network):
+def test_a_block_concatenates_its_input_and_every_output(network):
     entry = torch.randn(1, 15, 4, 4, dtype=torch.float64)
-    given = []
+    received = []
     for layer in network.features.denseblock2.values():
-        layer.register_forward_hook(lambda _, __, output: given.append(output))
-    assert torch.equal(network.features.denseblock2(entry), torch.cat([entry, *given], 1))
+        layer.register_forward_hook(lambda _, __, output: received.append(output))
+    assert torch.equal(network.features.denseblock2(entry), torch.cat([entry, *received], 1))
 
 
 def test_every_layer_adds_as_many_channels_as_the_growth_rate(network):
     assert [layer.conv2.out_channels for layer in network.features.denseblock1.values()] == [6, 6, 6]
 
 
-def test_the_first_convolution_gives_twice_the_growth_rate(network):
+def test_the_first_convolution_outputs_twice_the_growth_rate(network):
     assert network.features.conv0.out_channels == 12
 
 
 @pytest.mark.parametrize(("compression", "kept"), [(0.5, 15), (1.0, 30), (0.34, 10)])
-def test_a_transition_keeps_its_share_of_channels_rounded_down(compression, kept):
+def test_a_transition_outputs_its_share_of_channels_rounded_down(compression, kept):
     network = DenseNet(**SMALL, compression=compression)  # 2·6 + 3·6 = 30 channels reach the transition
     assert network.features.transition1.conv.out_channels == kept
 

@@ -11,35 +11,35 @@ SMALL: dict[str, Any] = {"widths": (4, 6), "total_columns": 3, "num_classes": 5}
 Z = torch.randn(1, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-def joined(fractal: Fractal, columns: int) -> torch.Tensor:
+def join_columns(fractal: Fractal, columns: int) -> torch.Tensor:
     return join_mean(fractal(Z, tuple(range(1, columns + 1)), join_mean))
 
 
-# ── The expansion rule ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── The expansion rule ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_f1_is_one_convolution(seasoned):
-    f1 = seasoned(Fractal(3, 4, 1))
-    torch.testing.assert_close(joined(f1, 1), f1.conv(Z))
+def test_f1_is_one_convolution(randomize_batchnorm):
+    f1 = randomize_batchnorm(Fractal(3, 4, 1))
+    torch.testing.assert_close(join_columns(f1, 1), f1.conv(Z))
 
 
-def test_f2_is_two_convolutions_joined_with_one(seasoned):
-    f2 = seasoned(Fractal(3, 4, 2))
+def test_f2_is_two_convolutions_joined_with_one(randomize_batchnorm):
+    f2 = randomize_batchnorm(Fractal(3, 4, 2))
     deep_1, deep_2 = (half.conv for half in f2.halves)
-    torch.testing.assert_close(joined(f2, 2), (deep_2(deep_1(Z)) + f2.conv(Z)) / 2)
+    torch.testing.assert_close(join_columns(f2, 2), (deep_2(deep_1(Z)) + f2.conv(Z)) / 2)
 
 
-def test_f3_is_f2_twice_joined_with_one_convolution_in_a_single_join(seasoned):
-    f3 = seasoned(Fractal(3, 4, 3))
+def test_f3_is_f2_twice_joined_with_one_convolution_in_a_single_join(randomize_batchnorm):
+    f3 = randomize_batchnorm(Fractal(3, 4, 3))
     first, second = f3.halves
     (a1, a2), (b1, b2) = ([half.conv for half in f2.halves] for f2 in (first, second))
     middle = (a2(a1(Z)) + first.conv(Z)) / 2
-    torch.testing.assert_close(joined(f3, 3), (b2(b1(middle)) + second.conv(middle) + f3.conv(Z)) / 3)
+    torch.testing.assert_close(join_columns(f3, 3), (b2(b1(middle)) + second.conv(middle) + f3.conv(Z)) / 3)
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 4, 5])
 def test_columns_meet_as_often_as_their_depths_divide(columns):
-    """After t of 2^(C-1) convolutions, those columns end whose length divides t: one more than twos in t."""
+    """After t of 2^(C-1) convolutions, the columns whose length divides t end: the exponent of 2 in t, plus one."""
     sizes = []
 
     def join(inputs):
@@ -51,7 +51,7 @@ def test_columns_meet_as_often_as_their_depths_divide(columns):
     assert sizes == [(t & -t).bit_length() for t in range(1, 2 ** (columns - 1) + 1)]
 
 
-# ── Parameters ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Parameters ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def convolution_weights(network: nn.Module) -> int:
@@ -65,7 +65,7 @@ def test_weights_of_a_block_follow_the_closed_form(columns):
     assert convolution_weights(Fractal(entry, width, columns)) == expected
 
 
-def test_three_columns_hold_seven_convolutions_three_of_which_read_the_input():
+def test_three_columns_have_seven_convolutions_three_of_which_read_the_input():
     assert convolution_weights(Fractal(5, 8, 3)) == 9 * (3 * 5 * 8 + 4 * 8**2)
 
 
@@ -75,14 +75,14 @@ def fractalnet20():
         return FractalNet(**FRACTALNET20.arguments)
 
 
-def test_fractalnet20_is_smaller_than_the_paper_says_by_4_9_million(fractalnet20):
+def test_fractalnet20_has_4_9_million_fewer_parameters_than_in_the_paper(fractalnet20):
     parameters = sum(parameter.numel() for parameter in fractalnet20.parameters())
     assert parameters == 33_724_618
     assert 38.6e6 - parameters == pytest.approx(4.9e6, abs=0.05e6)
 
 
-def test_projections_to_the_width_of_a_block_would_make_up_the_papers_count(fractalnet20):
-    """The reading that the module's docstring offers: all seven convolutions c×c, and 1×1 where the width changes."""
+def test_projections_to_the_width_of_a_block_would_account_for_the_papers_count(fractalnet20):
+    """The interpretation in the module's docstring: all seven convolutions c×c, and 1×1 where the width changes."""
     widths = FRACTALNET20.arguments["widths"]
     entries = (3, *widths)
     convolutions = sum(9 * 7 * width**2 for width in widths)
@@ -91,7 +91,7 @@ def test_projections_to_the_width_of_a_block_would_make_up_the_papers_count(frac
     assert convolutions + projections + others == pytest.approx(38.6e6, abs=0.05e6)
 
 
-# ── Sub-networks ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Sub-networks ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def run(network: FractalNet, *blocks) -> torch.Tensor:
@@ -103,7 +103,7 @@ def run(network: FractalNet, *blocks) -> torch.Tensor:
 
 
 def same_weights(seasoned, **selection: Any) -> tuple[FractalNet, FractalNet]:
-    """The whole network, and one that runs only a selection of its columns."""
+    """The full network, and one that runs only some of its columns."""
     torch.manual_seed(0)
     whole = seasoned(FractalNet(**SMALL))
     part = FractalNet(**SMALL, **selection).double().eval()
@@ -111,26 +111,26 @@ def same_weights(seasoned, **selection: Any) -> tuple[FractalNet, FractalNet]:
     return whole, part
 
 
-def test_column_1_is_one_convolution_per_block(seasoned):
-    whole, part = same_weights(seasoned, column=1)
+def test_column_1_is_one_convolution_per_block(randomize_batchnorm):
+    whole, part = same_weights(randomize_batchnorm, column=1)
     torch.testing.assert_close(part(Z), run(whole, *(block.conv for block in whole.blocks)))
 
 
-def test_column_2_is_two_convolutions_per_block(seasoned):
-    whole, part = same_weights(seasoned, column=2)
+def test_column_2_is_two_convolutions_per_block(randomize_batchnorm):
+    whole, part = same_weights(randomize_batchnorm, column=2)
     torch.testing.assert_close(
         part(Z), run(whole, *(nn.Sequential(*(half.conv for half in block.halves)) for block in whole.blocks))
     )
 
 
-def test_column_3_is_four_convolutions_per_block(seasoned):
-    whole, part = same_weights(seasoned, column=3)
+def test_column_3_is_four_convolutions_per_block(randomize_batchnorm):
+    whole, part = same_weights(randomize_batchnorm, column=3)
     deepest = [[quarter.conv for half in block.halves for quarter in half.halves] for block in whole.blocks]
     torch.testing.assert_close(part(Z), run(whole, *(nn.Sequential(*chain) for chain in deepest)))
 
 
-def test_the_first_two_columns_are_f2_in_every_block(seasoned):
-    whole, part = same_weights(seasoned, columns=2)
+def test_the_first_two_columns_are_f2_in_every_block(randomize_batchnorm):
+    whole, part = same_weights(randomize_batchnorm, columns=2)
 
     def f2(block):
         first, second = (half.conv for half in block.halves)
@@ -139,22 +139,22 @@ def test_the_first_two_columns_are_f2_in_every_block(seasoned):
     torch.testing.assert_close(part(Z), run(whole, *map(f2, whole.blocks)))
 
 
-def test_the_first_column_alone_is_the_single_column(seasoned):
-    _, first = same_weights(seasoned, columns=1)
-    _, single = same_weights(seasoned, column=1)
+def test_the_first_column_equals_the_single_column_network(randomize_batchnorm):
+    _, first = same_weights(randomize_batchnorm, columns=1)
+    _, single = same_weights(randomize_batchnorm, column=1)
     torch.testing.assert_close(first(Z), single(Z))
 
 
-def test_all_columns_are_the_whole_network(seasoned):
-    whole, part = same_weights(seasoned, columns=3)
+def test_all_columns_equal_the_full_network(randomize_batchnorm):
+    whole, part = same_weights(randomize_batchnorm, columns=3)
     torch.testing.assert_close(part(Z), whole(Z))
 
 
-# ── Drop-path ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Drop-path ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def columns_that_ran(network: FractalNet, images: torch.Tensor) -> Counter[int]:
-    """Convolutions that one step ran, by column."""
+    """Convolutions executed in one training step, by column."""
     ran: Counter[int] = Counter()
     handles = [
         module.conv.register_forward_hook(lambda *_, column=module.column: ran.update([column]))
@@ -180,9 +180,9 @@ def test_local_drop_path_keeps_at_least_one_input(drop_path):
 def test_local_drop_path_drops_each_input_at_its_rate():
     torch.manual_seed(0)
     inputs = [torch.tensor(float(i)) for i in range(3)]
-    kept = Counter(int(x) for _ in range(10_000) for x in drop_inputs(inputs, 0.3))
-    expected = 0.7 + 0.3**3 / 3  # kept by its own draw, or as the survivor of a full drop
-    assert {i: kept[i] / 10_000 for i in range(3)} == pytest.approx(dict.fromkeys(range(3), expected), abs=0.02)
+    survivors = Counter(int(x) for _ in range(10_000) for x in drop_inputs(inputs, 0.3))
+    expected = 0.7 + 0.3**3 / 3  # survives by its own draw, or as the survivor of a full drop
+    assert {i: survivors[i] / 10_000 for i in range(3)} == pytest.approx(dict.fromkeys(range(3), expected), abs=0.02)
 
 
 def test_the_survivor_of_a_full_drop_is_one_of_the_inputs_and_any():
@@ -215,13 +215,13 @@ def test_half_of_the_steps_are_global():
     assert sum(len(network.sample_paths()[0]) == 1 for _ in range(3000)) / 3000 == pytest.approx(0.5, abs=0.04)
 
 
-def test_eval_drops_nothing():
+def test_eval_mode_drops_no_path():
     network = FractalNet(**SMALL).eval()
     assert columns_that_ran(network, IMAGES) == {1: 2, 2: 4, 3: 8}
     assert torch.equal(network(IMAGES), network(IMAGES))
 
 
-def test_gradients_reach_every_parameter_where_nothing_is_dropped():
+def test_without_dropping_gradients_reach_every_parameter():
     torch.manual_seed(0)
     network = FractalNet(**SMALL, drop_path=0, global_share=0, dropout_step=0).train()
     network(torch.randn(4, 3, 16, 16)).square().sum().backward()
@@ -243,7 +243,7 @@ def test_dropout_grows_by_a_tenth_per_block():
     assert [dropout.p for dropout in network.dropouts] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
 
 
-# ── Whole networks ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Whole networks ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(("name", "layers"), [("fractalnet20", 21), ("fractalnet40", 41), ("fractalnet34", 34)])
@@ -262,11 +262,11 @@ def test_the_deepest_column_has_the_layers_of_its_name(name, layers, architectur
 
 
 @pytest.mark.parametrize(("name", "size", "maps"), [("fractalnet20", 32, 1), ("fractalnet34", 224, 7)])
-def test_pooling_leaves_the_papers_last_map(name, size, maps, architecture):
+def test_pooling_gives_the_last_map_size_of_the_paper(name, size, maps, architecture):
     member = architecture(name)
-    seen = []
+    recorded = []
     with torch.device("meta"):
         network = member.build(**member.arguments).eval()
-        network.avgpool.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[2:]))
+        network.avgpool.register_forward_pre_hook(lambda _, inputs: recorded.append(inputs[0].shape[2:]))
         network(torch.empty(1, 3, size, size))
-    assert seen == [(maps, maps)]
+    assert recorded == [(maps, maps)]

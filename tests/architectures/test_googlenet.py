@@ -39,12 +39,12 @@ def test_an_inception_module_has_the_widths_of_table_1(row, network):
 
 
 @pytest.mark.parametrize("row", PAPER)
-def test_an_inception_module_gives_the_channels_of_table_1(row):
+def test_an_inception_module_outputs_the_channels_of_table_1(row):
     assert TABLE[row].out_channels == PAPER[row][6]
 
 
 @pytest.mark.parametrize(("branch3_kernel", "pool_kernel"), [(5, 3), (3, 2)])
-def test_the_third_branch_and_the_last_pooling_go_together(branch3_kernel, pool_kernel):
+def test_one_option_sets_the_third_branch_and_the_last_pooling(branch3_kernel, pool_kernel):
     with torch.device("meta"):
         network = GoogLeNet(branch3_kernel=branch3_kernel)
     assert network.inception3a.branch3[1].conv.kernel_size == (branch3_kernel, branch3_kernel)
@@ -59,7 +59,7 @@ def test_a_checkpoint_reveals_the_third_branch(branch3_kernel):
     assert state[rule.parameter].shape[rule.axis] == branch3_kernel
 
 
-def test_training_gives_the_logits_and_both_auxiliary_ones(network):
+def test_training_mode_outputs_the_main_and_both_auxiliary_logits(network):
     assert [logits.shape for logits in network.train()(IMAGES)] == [(2, 7)] * 3
 
 
@@ -80,7 +80,7 @@ def test_training_computes_what_torchvision_computes():
     ],
     ids=["logits", "aux2", "aux1"],
 )
-def test_gradient_of_a_training_output_reaches_what_lies_before_it(network, output, reached, unreached):
+def test_gradient_of_a_training_output_reaches_all_earlier_layers(network, output, reached, unreached):
     network.zero_grad()
     network.train()(IMAGES)[output].square().sum().backward()
     assert {path: has_gradient(network, path) for path in reached} == dict.fromkeys(reached, True)

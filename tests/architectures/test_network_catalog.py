@@ -1,4 +1,4 @@
-"""What holds for every network of the catalog, and for what is generated from it."""
+"""Properties of every network of the catalog and of the generated files."""
 
 import inspect
 import os
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS = msgspec.json.decode((ROOT / "architectures" / "catalog.json").read_bytes(), type=list[CatalogRow])
 SIMPLE = {int, float, bool, str, tuple[int, ...]}
 
-# One small member of each family: what makes tracing hard does not depend on size.
+# One small member of each family: the difficulties of tracing do not depend on size.
 SMALL = {
     "nin": (NiN, {}, 32),
     "googlenet": (GoogLeNet, {"num_classes": 5}, 32),
@@ -54,7 +54,7 @@ def small(request):
     return build(**arguments).eval(), torch.randn(3, 3, size, size)
 
 
-# ── The catalog ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The catalog ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("name", CATALOG)
@@ -85,7 +85,7 @@ def one_generated_file(update_generated, monkeypatch, tmp_path):
     return run
 
 
-def test_checking_names_a_stale_file_and_leaves_it(one_generated_file, tmp_path, capsys):
+def test_checking_names_a_stale_file_without_writing_it(one_generated_file, tmp_path, capsys):
     (tmp_path / "rows.json").write_text("[1]")
     assert one_generated_file("--check") == 1
     assert "rows.json is stale" in capsys.readouterr().out
@@ -115,7 +115,7 @@ def test_inferred_arguments_are_read_from_weights_that_exist(name, architecture)
 
 
 @pytest.mark.parametrize("name", CATALOG)
-def test_the_classifier_gives_the_classes(name, architecture):
+def test_the_classifier_outputs_the_classes(name, architecture):
     member = architecture(name)
     with torch.device("meta"):
         weight = member.build(**{**member.arguments, "num_classes": 3}).get_submodule(member.classifier).weight
@@ -136,7 +136,7 @@ def test_a_users_modules_of_the_same_names_do_not_shadow_ours(tmp_path):
     assert ran.stdout == "resnet18\n", ran.stderr
 
 
-# ── Weights to start from ───────────────────────────────────────────────────────────────────────────────────────────
+# ── Weights to start from ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_seed_determines_the_weights(small):
@@ -164,7 +164,7 @@ def test_an_untrained_network_stays_within_fp16_in_eval_mode(name, architecture)
     assert min(largest) > 10 * torch.finfo(torch.float16).smallest_normal
 
 
-# ── Tracing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Tracing ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("name", CATALOG)
@@ -174,25 +174,25 @@ def test_fx_traces_the_network_in_eval_mode(name, architecture):
         torch.fx.symbolic_trace(member.build(**member.arguments).eval())
 
 
-def test_fx_keeps_the_function(small):
+def test_fx_preserves_the_function(small):
     network, images = small
     torch.testing.assert_close(torch.fx.symbolic_trace(network)(images), network(images))
 
 
-def test_torchscript_keeps_the_function_at_another_batch_size(small):
+def test_torchscript_preserves_the_function_at_another_batch_size(small):
     network, images = small
     with torch.no_grad():
-        traced = torch.jit.trace(network, images[:2], check_trace=False)  # the next line checks it, and better
+        traced = torch.jit.trace(network, images[:2], check_trace=False)  # the next line checks that more strictly
         torch.testing.assert_close(traced(images), network(images))
 
 
-def test_torch_export_keeps_the_function_at_another_batch_size(small):
+def test_torch_export_preserves_the_function_at_another_batch_size(small):
     network, images = small
     exported = torch.export.export(network, (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.testing.assert_close(exported.module()(images), network(images))
 
 
-# ── Refusals ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Refusals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_scores_are_rectified_as_in_equation_2(cifar):
     assert cifar(torch.randn(4, 3, 32, 32)).min() >= 0
 
 
-def test_scores_may_be_negative_where_rectification_is_left_out():
+def test_logits_may_be_negative_without_the_last_relu():
     assert NiN("cifar10", rectified_scores=False).eval()(torch.randn(4, 3, 32, 32)).min() < 0
 
 

@@ -9,10 +9,9 @@ import pytest
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Callable[[str], Path]:
-    """Writes a text's graph as `model.onnx`; what it declares behind the outputs with a `weight` in its name gets
-    values: codes if it is int8, else numbers around zero.
-    """
+def write_graph(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes a text's graph as `model.onnx`. Values declared after the outputs with `weight` in their name become
+    initializers: codes if int8, else numbers around zero."""
 
     def write(text: str) -> Path:
         model = onnx.parser.parse_model(text)

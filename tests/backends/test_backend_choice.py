@@ -10,7 +10,7 @@ OFFERED = choice.find_optional_engines
 
 
 class Machine:
-    """What is installed, and which of it this machine can run."""
+    """The installed backends, and those that this machine can run."""
 
     def __init__(self, *runs, unusable=()):
         self.runs = runs
@@ -38,11 +38,11 @@ class Unusable:
 
 
 @pytest.fixture
-def machine(monkeypatch):
+def simulate_machine(monkeypatch):
     def set_up(*runs, unusable=()):
-        made = Machine(*runs, unusable=unusable)
-        monkeypatch.setattr(choice, "is_installed", made.installed)
-        monkeypatch.setattr(choice, "create_backend", made.backend)
+        created = Machine(*runs, unusable=unusable)
+        monkeypatch.setattr(choice, "is_installed", created.installed)
+        monkeypatch.setattr(choice, "create_backend", created.backend)
         monkeypatch.setattr(choice, "find_optional_engines", OFFERED)
 
     return set_up
@@ -51,39 +51,39 @@ def machine(monkeypatch):
 CPU = ("onnxruntime", "openvino")
 
 
-def test_auto_is_tensorrt_where_it_runs(machine):
-    machine(*CPU, "tensorrt", "tensorrt-rtx")
+def test_auto_selects_tensorrt_where_it_runs(simulate_machine):
+    simulate_machine(*CPU, "tensorrt", "tensorrt-rtx")
     assert choice.select_targets(["auto"], "int8") == ("tensorrt", (), ())
 
 
-def test_auto_is_tensorrt_rtx_where_that_alone_runs(machine):
-    machine(*CPU, "tensorrt-rtx", unusable=["tensorrt"])
+def test_auto_selects_tensorrt_rtx_where_only_that_runs(simulate_machine):
+    simulate_machine(*CPU, "tensorrt-rtx", unusable=["tensorrt"])
     assert choice.select_targets(["auto"], "fp16") == ("tensorrt-rtx", (), ())
 
 
 @pytest.mark.parametrize(("precision", "judged"), [("fp32", "onnxruntime"), ("int8", "openvino")])
-def test_auto_without_a_gpu_is_the_cpu_with_an_extra_portable_engine(machine, precision, judged):
-    machine(*CPU, unusable=["tensorrt-rtx"])
+def test_auto_without_a_gpu_is_the_cpu_with_an_extra_portable_engine(simulate_machine, precision, judged):
+    simulate_machine(*CPU, unusable=["tensorrt-rtx"])
     assert choice.select_targets(["auto"], precision) == (judged, (), ("tensorrt-rtx",))
 
 
-def test_auto_has_no_extra_engine_without_a_library_for_it(machine):
-    machine(*CPU)
+def test_auto_has_no_extra_engine_without_a_library_for_it(simulate_machine):
+    simulate_machine(*CPU)
     assert choice.select_targets(["auto"], "fp32") == ("onnxruntime", (), ())
 
 
-def test_an_engine_that_cannot_run_here_is_an_extra_one_and_the_cpu_is_primary(machine):
-    machine(*CPU, unusable=["tensorrt-rtx"])
+def test_an_engine_that_cannot_run_here_is_an_extra_one_and_the_cpu_is_primary(simulate_machine):
+    simulate_machine(*CPU, unusable=["tensorrt-rtx"])
     assert choice.select_targets(["tensorrt-rtx"], "int8") == ("openvino", ("tensorrt-rtx",), ())
 
 
-def test_the_first_runnable_target_is_primary_and_all_others_are_extra(machine):
-    machine(*CPU, unusable=["tensorrt", "tensorrt-rtx"])
-    asked = ["tensorrt", "openvino", "onnxruntime", "openvino"]
-    assert choice.select_targets(asked, "fp32") == ("openvino", ("tensorrt", "onnxruntime"), ())
+def test_the_first_runnable_target_is_primary_and_all_others_are_extra(simulate_machine):
+    simulate_machine(*CPU, unusable=["tensorrt", "tensorrt-rtx"])
+    targets = ["tensorrt", "openvino", "onnxruntime", "openvino"]
+    assert choice.select_targets(targets, "fp32") == ("openvino", ("tensorrt", "onnxruntime"), ())
 
 
-def test_auto_with_another_name_is_rejected(machine):
-    machine(*CPU)
+def test_auto_with_another_name_is_rejected(simulate_machine):
+    simulate_machine(*CPU)
     with pytest.raises(UsageError, match="--target auto selects the backend itself"):
         choice.select_targets(["auto", "openvino"], "fp32")

@@ -13,8 +13,8 @@ GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "adding-a-backend.md").r
 
 
 @pytest.fixture
-def printed(monkeypatch):
-    """The guide's module and its line in the table, as a reader would put them in place."""
+def guide_backend(monkeypatch):
+    """The guide's module and its entry in the table, installed as the guide says."""
     code, line = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
     module = ModuleType("deploykit.backends.onnx_reference")
     exec(compile(code, "docs/adding-a-backend.md", "exec"), module.__dict__)
@@ -26,8 +26,8 @@ def printed(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("printed")
-def test_the_printed_backend_makes_a_bundle_that_passes_parity(cli, tmp_path):
+@pytest.mark.usefixtures("guide_backend")
+def test_the_backend_of_the_guide_exports_a_bundle_that_passes_parity(cli, tmp_path):
     folder = tmp_path / "bundle"
     words = ("nin_cifar10", "--data", "synthetic", "--samples", 1, "--batch", "1:1:2", "--target", "onnx-reference")
     result = cli("export", *words, "-o", folder)

@@ -73,18 +73,18 @@ def graph(tmp_path):
 
 
 @pytest.fixture
-def opened(graph):
+def open_runner(graph):
     return lambda text: open_graph(graph(text))
 
 
 X = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
 
 
-# ── Interface ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Interface ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_runner_knows_names_types_shapes_and_layouts(opened):
-    runner = opened(PIXELS)
+def test_a_runner_has_names_types_shapes_and_layouts(open_runner):
+    runner = open_runner(PIXELS)
     assert runner.inputs == (
         TensorSpec("pixels", "uint8", ("batch", 4, 5, 3), "NHWC"),
         TensorSpec("x", "float32", ("batch", 2), "NC"),
@@ -95,7 +95,7 @@ def test_a_runner_knows_names_types_shapes_and_layouts(opened):
     )
 
 
-def test_a_bundles_interface_is_what_its_manifest_says(fp16_bundle):
+def test_the_interface_of_a_bundle_is_that_of_its_manifest(fp16_bundle):
     from deploykit.bundle.manifest import read_manifest
 
     runner = open_graph(fp16_bundle / "model.onnx")
@@ -103,13 +103,13 @@ def test_a_bundles_interface_is_what_its_manifest_says(fp16_bundle):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
-def test_it_computes_at_any_batch(opened, batch):
-    assert np.array_equal(opened(FLOAT32).run({"x": X[:batch]})["y"], 2 * X[:batch])
+def test_inference_works_at_any_batch_size(open_runner, batch):
+    assert np.array_equal(open_runner(FLOAT32).run({"x": X[:batch]})["y"], 2 * X[:batch])
 
 
-def test_outputs_come_by_name_with_the_types_they_were_declared_with(opened):
+def test_outputs_are_returned_by_name_with_their_declared_types(open_runner):
     pixels = np.zeros((1, 4, 5, 3), np.uint8)
-    outputs = opened(PIXELS).run({"x": X[:1], "pixels": pixels})
+    outputs = open_runner(PIXELS).run({"x": X[:1], "pixels": pixels})
     assert {name: array.dtype for name, array in outputs.items()} == {"same": np.uint8, "half": np.float16}
 
 
@@ -123,7 +123,7 @@ def test_an_engine_is_the_graph_with_its_digest(graph, tmp_path):
     assert np.array_equal(OnnxRuntime().load(engine, tmp_path).run({"x": X})["y"], 2 * X)
 
 
-def test_the_version_is_the_packages_whichever_is_installed(monkeypatch):
+def test_the_version_is_that_of_the_installed_package(monkeypatch):
     def version(package):
         if package == "onnxruntime-gpu":
             return "9.9"
@@ -134,7 +134,7 @@ def test_the_version_is_the_packages_whichever_is_installed(monkeypatch):
     assert OnnxRuntime().version == "9.9"
 
 
-def test_without_either_package_there_is_no_version(monkeypatch):
+def test_without_either_package_the_version_is_none(monkeypatch):
     def version(package):
         raise metadata.PackageNotFoundError(package)
 
@@ -144,12 +144,12 @@ def test_without_either_package_there_is_no_version(monkeypatch):
 
 
 @pytest.mark.parametrize("opset", [OnnxRuntime.opsets[0], 17, 20, 23])
-def test_it_takes_the_opsets_that_it_says(graph, opset):
+def test_the_supported_opsets_load(graph, opset):
     assert opset in OnnxRuntime.opsets
     open_graph(graph(FLOAT32.replace('"" : 20', f'"" : {opset}').replace("ir_version: 9", "ir_version: 8")))
 
 
-# ── Refusals ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Refusals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -167,13 +167,13 @@ def test_it_takes_the_opsets_that_it_says(graph, opset):
     ],
     ids=["doubles", "halves", "a column less", "no batch", "another name", "none", "one more", "a word", "nothing"],
 )
-def test_inputs_that_do_not_fit_are_refused_in_one_sentence(opened, arrays):
+def test_mismatched_inputs_are_refused_in_one_sentence(open_runner, arrays):
     with pytest.raises(InputError, match=r"^ONNX Runtime rejects these inputs: [^\n]+[^.]\. Compare their names"):
-        opened(FLOAT32).run(arrays)
+        open_runner(FLOAT32).run(arrays)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"\x08\x0a"], ids=["empty", "junk", "a version and no graph"])
-def test_a_file_that_is_no_graph_is_refused(tmp_path, content):
+def test_a_file_that_is_not_a_graph_is_refused(tmp_path, content):
     (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(InputError, match=r"ONNX Runtime cannot load model\.onnx: [^\n]+\. The file may be damaged"):
         open_graph(tmp_path / "model.onnx")
@@ -186,12 +186,12 @@ def test_a_truncated_graph_is_rejected(graph):
         open_graph(path)
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"cannot load nowhere\.onnx"):
         open_graph(tmp_path / "nowhere.onnx")
 
 
-def test_an_operator_that_it_does_not_have_is_refused(graph):
+def test_an_unsupported_operator_is_refused(graph):
     text = FLOAT32.replace('["" : 20]', '["" : 20, "com.example" : 1]').replace("Add (x, x)", "com.example.Magic (x)")
     model = onnx.parser.parse_model(text)
     path = graph(FLOAT32)
@@ -200,30 +200,30 @@ def test_an_operator_that_it_does_not_have_is_refused(graph):
         open_graph(path)
 
 
-def test_inputs_of_a_type_that_is_not_served_are_refused(opened):
+def test_inputs_of_a_type_that_is_not_served_are_refused(open_runner):
     with pytest.raises(InputError, match="The graph's tensor x has the unsupported type float64"):
-        opened(DOUBLES)
+        open_runner(DOUBLES)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt()])
-def test_what_is_not_about_the_inputs_is_not_blamed_on_them(opened, monkeypatch, error):
+def test_a_failure_unrelated_to_the_inputs_is_not_an_input_error(open_runner, monkeypatch, error):
     class Session:
         def run(self, *_):
             raise error
 
-    runner = opened(FLOAT32)
+    runner = open_runner(FLOAT32)
     monkeypatch.setattr(runner, "_session", Session())
     with pytest.raises(type(error)):
         runner.run({"x": X})
 
 
-def test_nothing_is_written_to_the_terminal(opened, capfd):
+def test_nothing_is_written_to_the_terminal(open_runner, capfd):
     with pytest.raises(InputError):
-        opened(FLOAT32).run({"x": X[:, :1]})
+        open_runner(FLOAT32).run({"x": X[:, :1]})
     assert tuple(capfd.readouterr()) == ("", "")
 
 
-def test_threads_may_share_a_runner(fp32_bundle):
+def test_a_runner_is_thread_safe(fp32_bundle):
     runner = open_graph(fp32_bundle / "model.onnx")
     inputs = [np.random.default_rng(seed).random((1, 3, 32, 32), np.float32) for seed in range(8)]
     alone = [runner.run({"input": array})["logits"] for array in inputs]
@@ -232,7 +232,7 @@ def test_threads_may_share_a_runner(fp32_bundle):
     assert all(np.array_equal(one, other) for one, other in zip(alone * 4, together, strict=True))
 
 
-# ── FP16 on a CPU ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── FP16 on a CPU ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_an_engine_of_an_fp16_graph_has_the_fp16_caveat(graph, tmp_path, text, s
     assert OnnxRuntime().compile(graph(text), tmp_path).caveats == statements
 
 
-def test_a_bundle_at_fp16_repeats_it_and_one_at_fp32_does_not(fp16_bundle, fp32_bundle):
+def test_an_fp16_bundle_contains_the_caveat_and_an_fp32_bundle_does_not(fp16_bundle, fp32_bundle):
     from deploykit.bundle.manifest import read_manifest
 
     assert FP16_CAVEAT in read_manifest(fp16_bundle).parity.caveats
@@ -255,19 +255,19 @@ on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere ON
 
 
 @on_x86
-def test_it_is_true_that_activations_are_not_rounded(opened):
+def test_caveat_activations_are_not_rounded(open_runner):
     between = np.array([[1 + 2**-12, 1 / 3]], np.float32)  # no float16 is either of these
-    assert np.array_equal(opened(FLOAT16_INSIDE).run({"x": between})["y"], between)
+    assert np.array_equal(open_runner(FLOAT16_INSIDE).run({"x": between})["y"], between)
 
 
 @on_x86
-def test_it_is_true_that_activations_do_not_overflow(opened):
+def test_caveat_activations_do_not_overflow(open_runner):
     large = np.array([[300, 60_000]], np.float32)  # 90,000 is infinite in float16
-    assert np.isfinite(opened(BEYOND_FLOAT16).run({"x": large})["y"]).all()
+    assert np.isfinite(open_runner(BEYOND_FLOAT16).run({"x": large})["y"]).all()
 
 
 @on_x86
-def test_it_is_true_that_all_arithmetic_is_in_float32(fp16_bundle, tmp_path):
+def test_caveat_all_arithmetic_is_in_float32(fp16_bundle, tmp_path):
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -281,6 +281,6 @@ def test_it_is_true_that_all_arithmetic_is_in_float32(fp16_bundle, tmp_path):
 
 
 @on_x86
-def test_it_is_true_that_weights_are_rounded(fp16_bundle):
+def test_caveat_weights_are_rounded(fp16_bundle):
     weights = [tensor for tensor in onnx.load(fp16_bundle / "model.onnx").graph.initializer if len(tensor.dims) == 4]
     assert {tensor.data_type for tensor in weights} == {onnx.TensorProto.FLOAT16}

@@ -1,4 +1,4 @@
-"""ONNX Runtime's form of a Q/DQ graph: the same integers, however it was rewritten."""
+"""ONNX Runtime's form of a Q/DQ graph: the same integers after its rewrites."""
 
 import errno
 
@@ -48,13 +48,12 @@ network (float[batch, 8, 6, 6] x) => (float[batch, 5] logits)
 
 
 @pytest.fixture
-def network(written):
-    """A Q/DQ network whose scales are powers of two and whose biases are multiples of their product, so that each of
-    its sums is exact in float32 in any order. Its codes reach both ends of their range.
-    """
+def network(write_graph):
+    """A Q/DQ network with power-of-two scales and biases that are multiples of their product: every sum is exact in
+    float32 in any order. Its codes reach both ends of their range."""
 
     def write(text=NETWORK, exact=True):
-        path = written(text)
+        path = write_graph(text)
         model = onnx.load(path)
         for tensor in model.graph.initializer:
             if exact and "bias" in tensor.name:
@@ -71,22 +70,22 @@ def x():
     return lambda batch: (4 * np.random.default_rng(batch).standard_normal((batch, 8, 6, 6))).astype(np.float32)
 
 
-def built(graph, folder):
+def build_engine(graph, folder):
     engine = OnnxRuntime().compile(graph, folder)
     return engine, OnnxRuntime().load(engine, folder)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
-def test_its_answers_are_the_q_dq_graphs_to_the_last_bit_where_sums_are_exact(network, tmp_path, x, batch):
+def test_outputs_are_bit_identical_to_the_qdq_graph_where_sums_are_exact(network, tmp_path, x, batch):
     graph = network()
-    _, runner = built(graph, tmp_path)
+    _, runner = build_engine(graph, tmp_path)
     expected = open_graph(graph).run({"x": x(batch)})["logits"]
     assert len(np.unique(expected)) > batch
     assert np.array_equal(runner.run({"x": x(batch)})["logits"], expected)
 
 
 def test_all_but_a_large_kernel_with_a_float_output_computes_in_int8(network, tmp_path):
-    engine, _ = built(network(), tmp_path)
+    engine, _ = build_engine(network(), tmp_path)
     assert OnnxRuntime().read_executed_precision(engine, tmp_path).arithmetic == {
         "first": "int8",
         "second": "int8",
@@ -96,34 +95,34 @@ def test_all_but_a_large_kernel_with_a_float_output_computes_in_int8(network, tm
     }
 
 
-def test_the_interface_is_the_graphs(network, tmp_path):
+def test_the_interface_is_that_of_the_graph(network, tmp_path):
     graph = network()
-    engine, runner = built(graph, tmp_path)
+    engine, runner = build_engine(graph, tmp_path)
     plain = open_graph(graph)
     assert (engine.inputs, engine.outputs) == (plain.inputs, plain.outputs) == (runner.inputs, runner.outputs)
 
 
-def test_the_engine_is_a_file_of_its_own_in_the_folder_asked_for(network, tmp_path):
+def test_the_engine_is_a_separate_file_in_the_requested_folder(network, tmp_path):
     graph, folder = network(), tmp_path / "elsewhere"
     folder.mkdir()
-    engine, _ = built(graph, folder)
+    engine, _ = build_engine(graph, folder)
     assert engine.file.path == "onnxruntime.onnx"
     assert [path.name for path in folder.iterdir()] == ["onnxruntime.onnx"]
 
 
-def test_the_graph_stays_as_it_was(network, tmp_path):
+def test_the_graph_is_unchanged(network, tmp_path):
     graph = network()
     before = graph.read_bytes()
-    built(graph, tmp_path)
+    build_engine(graph, tmp_path)
     assert graph.read_bytes() == before
 
 
-def test_building_twice_gives_the_same_bytes(network, tmp_path):
+def test_builds_are_deterministic(network, tmp_path):
     graph = network()
-    assert built(graph, tmp_path)[0] == built(graph, tmp_path)[0]
+    assert build_engine(graph, tmp_path)[0] == build_engine(graph, tmp_path)[0]
 
 
-def test_a_full_disk_is_explained_and_leaves_nothing(network, tmp_path, monkeypatch):
+def test_a_full_disk_is_explained_and_leaves_no_files(network, tmp_path, monkeypatch):
     def full(_, path):
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -150,9 +149,9 @@ chain (float[batch, 8, 6, 6] x) => (float[batch, 4, 6, 6] y)
 """
 
 
-def test_where_sums_are_not_exact_a_code_moves_by_one_at_most_and_seldom(written, tmp_path, x):
-    graph = written(CHAIN)
-    _, runner = built(graph, tmp_path)
+def test_where_sums_are_not_exact_few_codes_differ_and_by_at_most_one(write_graph, tmp_path, x):
+    graph = write_graph(CHAIN)
+    _, runner = build_engine(graph, tmp_path)
     expected = open_graph(graph).run({"x": x(8)})["y"]
     steps = np.abs(runner.run({"x": x(8)})["y"] - expected) / np.float32(0.03)
     assert (expected > 0).any()
@@ -161,11 +160,11 @@ def test_where_sums_are_not_exact_a_code_moves_by_one_at_most_and_seldom(written
     assert (steps > 0.5).mean() < 0.01
 
 
-# ── What is left alone ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── Unchanged nodes ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_relu_moves_after_the_quantization(written):
-    model = ir.load(written(CHAIN))
+def test_a_relu_moves_after_the_quantization(write_graph):
+    model = ir.load(write_graph(CHAIN))
     subject.adapt_graph(model)
     kinds = [node.op_type for node in model.graph if node.op_type != "DequantizeLinear"]
     assert kinds == ["QuantizeLinear", "Conv", "QuantizeLinear", "Max"]
@@ -180,19 +179,19 @@ def test_a_relu_moves_after_the_quantization(written):
     ],
     ids=["its output is the network's", "its input is the network's output", "it is no Relu"],
 )
-def test_a_relu_whose_values_others_need_stays(written, old, new):
-    model = ir.load(written(CHAIN.replace(old, new)))
+def test_a_relu_with_other_readers_is_preserved(write_graph, old, new):
+    model = ir.load(write_graph(CHAIN.replace(old, new)))
     subject.adapt_graph(model)
     assert "Max" not in [node.op_type for node in model.graph]
 
 
 @pytest.mark.parametrize("text", [CHAIN.replace("{0}", "{3}"), CHAIN.replace("int8", "uint8")], ids=["3", "uint8"])
-def test_pairs_of_another_zero_point_or_type_stay(written, text):
-    model = ir.load(written(text))
+def test_pairs_of_another_zero_point_or_type_are_preserved(write_graph, text):
+    model = ir.load(write_graph(text))
     assert subject.adapt_graph(model) == 0
 
 
-def test_a_strided_or_grouped_or_padded_1x1_convolution_is_no_matrix_product(network):
+def test_a_strided_or_grouped_or_padded_1x1_convolution_is_not_a_matrix_product(network):
     for attribute in ("strides = [2, 2]", "pads = [1, 1, 1, 1]", "group = 1, auto_pad = 'SAME_UPPER'"):
         text = NETWORK.replace("[second] c = Conv (", f"[second] c = Conv <{attribute}> (".replace("'", '"'))
         text = text.replace("d = Add (c, xd)", "d = Identity (c)")
@@ -202,7 +201,7 @@ def test_a_strided_or_grouped_or_padded_1x1_convolution_is_no_matrix_product(net
         assert kinds["second"] == "Conv", attribute
 
 
-def test_a_weight_that_stays_in_floating_point_is_dequantized_once_and_exactly(network):
+def test_a_floating_point_weight_is_dequantized_once_and_exactly(network):
     graph = network()
     codes = next(t for t in onnx.load(graph).graph.initializer if t.name == "last_weight")
     model = ir.load(graph)
@@ -211,11 +210,11 @@ def test_a_weight_that_stays_in_floating_point_is_dequantized_once_and_exactly(n
     assert np.array_equal(weight, onnx.numpy_helper.to_array(codes).astype(np.float32) * np.float32(0.0078125))
 
 
-def test_a_graph_without_pairs_is_its_own_engine(written, tmp_path):
-    graph = written(
+def test_a_graph_without_qdq_pairs_is_used_unchanged(write_graph, tmp_path):
+    graph = write_graph(
         """
         <ir_version: 9, opset_import: ["" : 20]>
         plain (float[batch, 2] x) => (float[batch, 2] y) { y = Add (x, x) }
         """
     )
-    assert built(graph, tmp_path)[0].file.path == "model.onnx"
+    assert build_engine(graph, tmp_path)[0].file.path == "model.onnx"

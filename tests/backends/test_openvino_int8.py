@@ -43,13 +43,13 @@ joined (float[batch, 4, 6, 6] x) => (float[batch, 8, 6, 6] y)
 """
 
 
-def adapted(written, text):
+def adapt(written, text):
     model = ir.load(written(text))
     return subject.adapt_graph(model), model
 
 
 def zero_points(model):
-    """Of every activation's pair, by the name of what is quantized."""
+    """The value for every activation's Q/DQ pair, by the name of the quantized tensor."""
     return {
         node.inputs[0].name: int(ir.convenience.get_const_tensor(node.inputs[2]).numpy())
         for node in model.graph
@@ -65,7 +65,7 @@ def scales(model):
     }
 
 
-# ── Which codes a tensor gets ───────────────────────────────────────────────────────────────────────────────────────
+# ── Which codes a tensor gets ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def scales(model):
         "r = Relu (a) u = Sigmoid (a) b = Add (r, u)",
     ],
 )
-def test_a_tensor_that_is_never_negative_gets_all_255_steps(written, activation):
-    pairs, model = adapted(written, PAIRS.replace("ACTIVATION", activation))
+def test_a_tensor_that_is_never_negative_gets_all_255_steps(write_graph, activation):
+    pairs, model = adapt(write_graph, PAIRS.replace("ACTIVATION", activation))
     assert pairs == 2
     assert zero_points(model) == {"x": 128, "b": 0}
     assert scales(model) == pytest.approx({"x": 0.125, "b": 0.125 * 127 / 255})
@@ -89,34 +89,35 @@ def test_a_tensor_that_is_never_negative_gets_all_255_steps(written, activation)
     "activation",
     ["b = Identity (a)", "b = LeakyRelu (a)", "b = Clip (a)", "b = HardSwish (a)", "r = Relu (a) b = Add (r, a)"],
 )
-def test_a_tensor_that_may_be_negative_keeps_its_numbers_shifted_by_128(written, activation):
-    _, model = adapted(written, PAIRS.replace("ACTIVATION", activation))
+def test_a_signed_tensor_has_its_codes_shifted_by_128(write_graph, activation):
+    _, model = adapt(write_graph, PAIRS.replace("ACTIVATION", activation))
     assert zero_points(model)["b"] == 128
     assert scales(model)["b"] == 0.125
 
 
 @pytest.mark.parametrize(("second", "zero_point"), [("Sigmoid", 0), ("Tanh", 128)])
-def test_pairs_that_a_concat_connects_keep_one_scale_and_one_zero_point(written, second, zero_point):
-    _, model = adapted(written, JOINED.replace("SECOND", second))
+def test_qdq_pairs_of_a_concat_share_scale_and_zero_point(write_graph, second, zero_point):
+    _, model = adapt(write_graph, JOINED.replace("SECOND", second))
     assert zero_points(model) == dict.fromkeys("abc", zero_point)
     assert len(set(scales(model).values())) == 1
 
 
-def test_weights_stay_int8(written):
-    _, model = adapted(written, PAIRS.replace("ACTIVATION", "b = Relu (a)"))
+def test_weights_stay_int8(write_graph):
+    _, model = adapt(write_graph, PAIRS.replace("ACTIVATION", "b = Relu (a)"))
     assert model.graph.initializers["weight"].dtype == ir.DataType.INT8
 
 
-def test_a_graph_whose_activations_are_unsigned_already_is_left_alone(written):
-    pairs, _ = adapted(
-        written, PAIRS.replace("ACTIVATION", "b = Relu (a)").replace("int8 z", "uint8 z").replace("int8[4", "uint8[4")
+def test_a_graph_with_unsigned_activations_is_unchanged(write_graph):
+    pairs, _ = adapt(
+        write_graph,
+        PAIRS.replace("ACTIVATION", "b = Relu (a)").replace("int8 z", "uint8 z").replace("int8[4", "uint8[4"),
     )
     assert pairs == 0
 
 
-def test_its_numbers_differ_from_the_graphs_by_half_a_step_at_most(written, tmp_path):
-    source = written(JOINED.replace("SECOND", "Sigmoid"))
-    _, model = adapted(written, JOINED.replace("SECOND", "Sigmoid"))
+def test_outputs_differ_from_the_graph_by_at_most_half_a_step(write_graph, tmp_path):
+    source = write_graph(JOINED.replace("SECOND", "Sigmoid"))
+    _, model = adapt(write_graph, JOINED.replace("SECOND", "Sigmoid"))
     ir.save(model, form := tmp_path / "form.onnx")
     x = np.random.default_rng(0).standard_normal((2, 4, 6, 6)).astype(np.float32)
     first, second = (open_unoptimized(path).run({"x": x})["y"] for path in (source, form))
@@ -126,7 +127,7 @@ def test_its_numbers_differ_from_the_graphs_by_half_a_step_at_most(written, tmp_
     assert np.abs(second - exact).max() <= finer / 2 + 1e-6
 
 
-# ── The case that made it necessary ─────────────────────────────────────────────────────────────────────────────────
+# ── The motivating case ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def branches(widths, channels_out, kernel):
@@ -180,7 +181,7 @@ def test_a_convolution_after_a_concat_is_computed_correctly_on_this_processor(tm
     assert set(backend.read_executed_precision(engine, tmp_path).arithmetic.values()) == {"int8"}
 
 
-def test_the_graph_stays_as_it_was(tmp_path):
+def test_the_graph_is_unchanged(tmp_path):
     graph = tmp_path / "model.onnx"
     onnx.save(branches((32, 32), 32, 1), graph)
     before = graph.read_bytes()

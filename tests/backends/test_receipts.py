@@ -36,7 +36,7 @@ network (float[batch, 16, 8, 8] x) => (float[batch, 5] y, float[batch, 16, 8, 8]
 LAYERS = {"plain", "depthwise", "grouped", "projection", "up", "writes_output", "matmul", "gemm"}
 
 
-def typed(name, number):
+def network_of_type(name, number):
     return NETWORK.replace("TYPE", name).replace("NUMBER", str(number))
 
 
@@ -68,35 +68,35 @@ output_quantized (float[batch, 16, 8, 8] x) => (float[batch, 16, 8, 8] y)
 
 
 @pytest.fixture
-def arithmetic(written, tmp_path):
+def arithmetic(write_graph, tmp_path):
     def read(name, text):
         library = create_backend(name)
-        return library.read_executed_precision(library.compile(written(text), tmp_path), tmp_path).arithmetic
+        return library.read_executed_precision(library.compile(write_graph(text), tmp_path), tmp_path).arithmetic
 
     return read
 
 
 @pytest.mark.parametrize("name", ON_CPU)
 def test_every_layer_of_a_float32_graph_is_found_and_is_float32(arithmetic, name):
-    assert arithmetic(name, typed("float", 1)) == dict.fromkeys(LAYERS, "fp32")
+    assert arithmetic(name, network_of_type("float", 1)) == dict.fromkeys(LAYERS, "fp32")
 
 
 @pytest.mark.parametrize("name", ON_CPU)
 def test_every_layer_of_a_float16_graph_is_found(arithmetic, name):
-    assert arithmetic(name, typed("float16", 10)).keys() == LAYERS
+    assert arithmetic(name, network_of_type("float16", 10)).keys() == LAYERS
 
 
 def test_openvino_computes_a_float16_graph_in_float32(arithmetic):
-    assert set(arithmetic("openvino", typed("float16", 10)).values()) == {"fp32"}
+    assert set(arithmetic("openvino", network_of_type("float16", 10)).values()) == {"fp32"}
 
 
 def test_openvino_finds_every_layer_of_a_bfloat16_graph(arithmetic):
-    told = arithmetic("openvino", typed("bfloat16", 16))
-    assert told.keys() == LAYERS
-    assert set(told.values()) <= {"bf16", "fp32"}
+    precisions = arithmetic("openvino", network_of_type("bfloat16", 16))
+    assert precisions.keys() == LAYERS
+    assert set(precisions.values()) <= {"bf16", "fp32"}
 
 
-def test_openvino_tells_a_quantized_layer_from_one_that_is_not(arithmetic):
+def test_openvino_distinguishes_quantized_layers_from_others(arithmetic):
     assert arithmetic("openvino", QUANTIZED) == {"quantized": "int8", "floating": "fp32"}
 
 
@@ -106,27 +106,27 @@ def test_a_layer_between_quantized_tensors_is_int8(arithmetic, name):
 
 
 @pytest.mark.parametrize("name", ON_CPU)
-def test_the_evidence_is_named(written, tmp_path, name):
+def test_the_evidence_is_named(write_graph, tmp_path, name):
     library = create_backend(name)
-    told = library.read_executed_precision(library.compile(written(QUANTIZED), tmp_path), tmp_path).evidence
-    assert told.endswith(("execution graph", "optimized graph"))
+    evidence = library.read_executed_precision(library.compile(write_graph(QUANTIZED), tmp_path), tmp_path).evidence
+    assert evidence.endswith(("execution graph", "optimized graph"))
 
 
 def test_onnxruntime_s_layer_without_a_kernel_has_no_arithmetic():
-    model = ir.from_proto(onnx.parser.parse_model(typed("float", 1)))
+    model = ir.from_proto(onnx.parser.parse_model(network_of_type("float", 1)))
     layer = next(node for node in model.graph if node.name == "plain")
     assert onnxruntime_receipt.read_arithmetic(ir.Graph([], [], nodes=[]), [layer]) == {}
 
 
 def test_onnxruntime_s_kernel_of_one_layer_is_not_given_to_another():
-    graph = ir.from_proto(onnx.parser.parse_model(typed("float", 1))).graph
+    graph = ir.from_proto(onnx.parser.parse_model(network_of_type("float", 1))).graph
     layer = next(node for node in graph if node.name == "plain")
     layer.inputs[1].type = ir.TensorType(ir.DataType.FLOAT)
     assert onnxruntime_receipt.read_arithmetic(graph, [layer]) == {"plain": "fp32"}
     assert onnxruntime_receipt.read_arithmetic(graph, [layer, layer]) == {}
 
 
-def test_onnxruntime_s_product_with_a_transposition_inside_is_found(arithmetic):
+def test_onnxruntime_products_with_a_fused_transpose_are_found(arithmetic):
     transposed = """
     <ir_version: 9, opset_import: ["" : 20]>
     transposed (float[batch, 16, 8] x) => (float[batch, 8, 4] y) <float[16, 4] weight> {
@@ -177,10 +177,10 @@ def test_openvino_s_layer_without_a_single_kernel_has_no_arithmetic(kernels):
 
 def test_openvino_s_unnamed_kernels_are_assigned_to_the_remaining_layers():
     named, spare = Kernel("Convolution", "f32", "a"), Kernel("FullyConnected", "i8", "made up")
-    told = openvino_receipt.read_arithmetic(
+    precisions = openvino_receipt.read_arithmetic(
         Execution(named, spare, spare), {"first": ["a"], "one": ["b"], "other": ["c"]}
     )
-    assert told == {"first": "fp32", "one": "int8", "other": "int8"}
+    assert precisions == {"first": "fp32", "one": "int8", "other": "int8"}
 
 
 def test_openvino_s_kernel_of_an_unknown_type_is_not_guessed_from_an_unnamed_one():

@@ -24,7 +24,7 @@ graph (float[batch, 2, 4, 4] x) => (float[batch, 2, 4, 4] y)
 
 @pytest.fixture
 def graph():
-    """The graph of a text; what the text gives no values is an initializer all the same."""
+    """The graph of a text; names without values in the text are initializers too."""
 
     def parsed(text):
         model = onnx.parser.parse_model(text)
@@ -39,14 +39,14 @@ def graph():
     return parsed
 
 
-def test_layers_multiply_something_computed_by_something_constant(graph):
+def test_layers_multiply_a_computed_tensor_by_a_constant(graph):
     assert [node.name for node in find_weighted_layers(graph(GRAPH))] == ["plain", "quantized", "product"]
 
 
 @pytest.mark.parametrize(
     ("name", "complaint"), [("", "a layer has no name"), ("plain", "2 layers are named plain")], ids=["none", "twice"]
 )
-def test_a_layer_without_a_name_of_its_own_is_refused(graph, name, complaint):
+def test_a_layer_without_a_unique_name_is_refused(graph, name, complaint):
     nodes = graph(GRAPH)
     next(node for node in nodes if node.name == "quantized").name = name
     with pytest.raises(InputError, match=f"In this graph {complaint}"):

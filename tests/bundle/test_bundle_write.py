@@ -1,4 +1,4 @@
-"""Writing: everything recorded, nothing half-written, nothing overwritten that was not asked for."""
+"""Writing bundles: complete records, atomic writes, and no overwriting without force."""
 
 import json
 
@@ -20,7 +20,7 @@ def manifest(fp32_bundle):
 
 @pytest.fixture
 def source(bundle):
-    """A folder as a stage leaves it: the graph and golden vectors."""
+    """The output folder of a stage: the graph and golden vectors."""
     (bundle / "manifest.json").unlink()
     return bundle
 
@@ -63,7 +63,7 @@ def test_an_existing_bundle_is_replaced_atomically(manifest, source, tmp_path):
     assert not (tmp_path / "new" / "labels.txt").exists()
 
 
-def test_a_failure_leaves_the_existing_bundle(manifest, source, tmp_path):
+def test_a_failure_preserves_the_existing_bundle(manifest, source, tmp_path):
     write_bundle(tmp_path / "new", manifest, source, source, ())
     before = (tmp_path / "new" / "manifest.json").read_bytes()
     (source / "golden" / "in.input.npy").unlink()
@@ -86,7 +86,7 @@ def test_golden_vectors_are_plain_contiguous_arrays(tmp_path):
     assert np.array_equal(loaded, transposed)
 
 
-# ── What may be replaced ────────────────────────────────────────────────────────────────────────────────────────────
+# ── Replacement ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -1,4 +1,4 @@
-"""Golden vectors: the self-test of every runtime, so they must be right for each of them."""
+"""Golden vectors: the self-test of every runtime, so they must be valid for all of them."""
 
 import msgspec
 import numpy as np
@@ -13,40 +13,40 @@ from deploykit.export.networks.torch_network import TorchNetwork
 
 
 @pytest.fixture(params=["fp32", "fp16"])
-def made(request):
+def exported_bundle(request):
     return request.getfixturevalue(f"{request.param}_bundle")
 
 
-def test_golden_vectors_have_two_rows_of_each_input_and_output(made):
-    inputs, outputs = read_golden(made, manifests.read_manifest(made))
+def test_golden_vectors_have_two_rows_of_each_input_and_output(exported_bundle):
+    inputs, outputs = read_golden(exported_bundle, manifests.read_manifest(exported_bundle))
     assert {name: (array.dtype, array.shape) for name, array in inputs.items()} == {"input": ("f4", (2, 3, 32, 32))}
     assert {name: (array.dtype, array.shape) for name, array in outputs.items()} == {"logits": ("f4", (2, 10))}
 
 
-def test_the_two_golden_rows_differ_so_that_swapped_rows_are_detected(made):
-    _, outputs = read_golden(made, manifests.read_manifest(made))
+def test_the_two_golden_rows_differ_so_that_swapped_rows_are_detected(exported_bundle):
+    _, outputs = read_golden(exported_bundle, manifests.read_manifest(exported_bundle))
     assert not np.allclose(*outputs["logits"], rtol=1e-3)
 
 
-def test_golden_vectors_load_without_pickle(made):
-    for path in (made / "golden").iterdir():
+def test_golden_vectors_load_without_pickle(exported_bundle):
+    for path in (exported_bundle / "golden").iterdir():
         assert path.read_bytes().startswith(b"\x93NUMPY")
         assert np.load(path, allow_pickle=False).flags.c_contiguous
 
 
-def test_golden_outputs_are_those_of_eager_pytorch(made):
-    manifest = manifests.read_manifest(made)
-    inputs, outputs = read_golden(made, manifest)
+def test_golden_outputs_are_those_of_eager_pytorch(exported_bundle):
+    manifest = manifests.read_manifest(exported_bundle)
+    inputs, outputs = read_golden(exported_bundle, manifest)
     eager = TorchNetwork(manifest.request).oracle(manifest.inputs, manifest.outputs)
     assert np.array_equal(eager.run(inputs)["logits"], outputs["logits"])
 
 
-def test_onnx_runtime_reproduces_golden_outputs_from_the_bundles_files(made):
-    session = onnxruntime.InferenceSession(made / "model.onnx", providers=["CPUExecutionProvider"])
+def test_onnx_runtime_reproduces_golden_outputs_from_the_bundles_files(exported_bundle):
+    session = onnxruntime.InferenceSession(exported_bundle / "model.onnx", providers=["CPUExecutionProvider"])
     [name] = [argument.name for argument in session.get_inputs()]
-    expected = np.load(made / "golden" / "out.logits.npy")
-    [answer] = session.run(["logits"], {name: np.load(made / "golden" / f"in.{name}.npy")})
-    bound = TOLERANCES[manifests.read_manifest(made).precision].max_relative
+    expected = np.load(exported_bundle / "golden" / "out.logits.npy")
+    [answer] = session.run(["logits"], {name: np.load(exported_bundle / "golden" / f"in.{name}.npy")})
+    bound = TOLERANCES[manifests.read_manifest(exported_bundle).precision].max_relative
     assert np.abs(answer - expected).max() <= bound * np.abs(expected).max()
 
 
@@ -79,10 +79,10 @@ def test_arrays_that_do_not_match_the_graph_are_refused(bundle, array):
         read_golden(bundle, manifests.read_manifest(bundle))
 
 
-def test_golden_vectors_of_a_static_batch_have_its_size(small, tmp_path):
+def test_golden_vectors_of_a_static_batch_have_its_size(small_export, tmp_path):
     from deploykit.cli import run
 
-    assert run([*small, "--batch", "3", "-o", str(tmp_path / "bundle")]) == 0
+    assert run([*small_export, "--batch", "3", "-o", str(tmp_path / "bundle")]) == 0
     manifest = manifests.read_manifest(tmp_path / "bundle")
     inputs, outputs = read_golden(tmp_path / "bundle", manifest)
     assert manifest.golden.count == len(inputs["input"]) == len(outputs["logits"]) == 3

@@ -1,4 +1,4 @@
-"""The manifest: what is written is read again, and nothing else is."""
+"""The manifest: it round-trips, and anything else is refused."""
 
 import datetime
 import json
@@ -47,18 +47,18 @@ def manifest(fp16_bundle):
 
 @pytest.fixture
 def content(manifest):
-    """As plain JSON, to be changed."""
+    """The manifest as plain JSON, for changes."""
     return json.loads(manifests.encode_manifest(manifest))
 
 
-def encoded(content):
+def encode_json(content):
     return json.dumps(content).encode()
 
 
 @given(changes=CHANGES, rewrites=st.lists(st.builds(Rewrite, TEXT, SIZE, st.lists(TEXT, max_size=2).map(tuple))))
 def test_a_manifest_round_trips(manifest, fp16_bundle, changes, rewrites):
-    kept = (Fp32Node("features.0/Conv", "Conv", "reached 1e5"),)
-    graph = msgspec.structs.replace(manifest.graph, rewrites=tuple(rewrites), fp32_nodes=kept)
+    fp32_nodes = (Fp32Node("features.0/Conv", "Conv", "reached 1e5"),)
+    graph = msgspec.structs.replace(manifest.graph, rewrites=tuple(rewrites), fp32_nodes=fp32_nodes)
     files = {**manifest.files, **changes.pop("files", {})}
     changed = msgspec.structs.replace(manifest, **changes, files=files, graph=graph)
     assert manifests.decode_manifest(manifests.encode_manifest(changed), fp16_bundle) == changed
@@ -82,27 +82,27 @@ def test_an_unknown_field_is_refused_at_any_level(content, tmp_path, place):
         part = part[name]
     part["colour"] = "blue"
     with pytest.raises(InputError, match="is damaged: Object contains unknown field `colour`"):
-        manifests.decode_manifest(encoded(content), tmp_path)
+        manifests.decode_manifest(encode_json(content), tmp_path)
 
 
 @pytest.mark.parametrize("version", [0, 1, 4, 6, -1, 10**9])
 def test_the_schema_version_is_checked_first(tmp_path, version):
     with pytest.raises(InputError, match=f"has schema version {version}, and this deploykit reads version 5"):
-        manifests.decode_manifest(encoded({"schema_version": version, "unlike": "anything"}), tmp_path)
+        manifests.decode_manifest(encode_json({"schema_version": version, "unlike": "anything"}), tmp_path)
 
 
-def test_a_name_that_leaves_the_bundle_is_refused_when_a_manifest_is_made(manifest):
+def test_a_name_outside_the_bundle_is_refused_on_creation_of_a_manifest(manifest):
     graph = msgspec.structs.replace(manifest.graph, file="../model.onnx")
     with pytest.raises(ValueError, match=r"'\.\./model\.onnx' leaves the bundle"):
         msgspec.structs.replace(manifest, graph=graph)
 
 
 def test_every_referenced_path_is_listed_in_files(manifest):
-    told = {"report.html", "records/latency.json", "records/stages.json"}
-    assert set(manifest.referenced_paths) == set(manifest.files) - told
+    generated = {"report.html", "records/latency.json", "records/stages.json"}
+    assert set(manifest.referenced_paths) == set(manifest.files) - generated
 
 
-# ── Paths ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Paths ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @given(path=st.text(st.characters(codec="utf-8") | st.sampled_from("./\\\0"), max_size=12))
@@ -113,7 +113,7 @@ def test_a_path_that_stays_inside_leads_to_a_file_below_the_folder(tmp_path_fact
         assert joined != folder
         assert joined.is_relative_to(folder)
         assert joined.resolve() == joined
-        assert joined.relative_to(folder).as_posix() == path  # one spelling per file
+        assert joined.relative_to(folder).as_posix() == path  # each file has a single spelling
 
 
 @given(parts=st.lists(st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_. -]*", fullmatch=True), min_size=1, max_size=4))
@@ -129,7 +129,7 @@ def test_other_paths_are_outside(path):
     assert not manifests.stays_inside(path)
 
 
-# ── What a real one says ────────────────────────────────────────────────────────────────────────────────────────────
+# ── A real manifest ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_provenance_records_code_libraries_machine_and_time(manifest):

@@ -1,4 +1,4 @@
-"""Records in a bundle: files like all others, one of each kind, put there whole or not at all."""
+"""Records in a bundle: ordinary files, one of each kind, written atomically."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ def bench(runtime="python", library="onnxruntime 1.31.1", file="model.onnx"):
     return Bench("nin_cifar10", "fp32", runtime, library, file, (MEASURED,), None, StartupTimes(1.0, 2.0, 3.0), 2**20)
 
 
-def put(folder, record):
+def add_record(folder, record):
     manifest = manifests.read_manifest(folder)
     return write.update_bundle(
         folder, manifest, {records.record_path(record): records.encode_record(record)}, lambda _: b"<p>new</p>"
@@ -44,7 +44,7 @@ def put(folder, record):
     ids=lambda each: type(each).__name__,
 )
 def test_records_round_trip(bundle, record):
-    put(bundle, record)
+    add_record(bundle, record)
     read = records.read_records(bundle, manifests.read_manifest(bundle))
     known = (read.measurement, read.stages, read.layers, read.samples, *read.benches)
     assert record in known
@@ -57,45 +57,45 @@ def test_a_bundle_without_records_has_none(bundle):
 
 
 def test_records_are_files_of_the_bundle_with_digests(bundle):
-    made = put(bundle, Stages((), DATA))
-    assert made == manifests.read_manifest(bundle)
-    assert made.files["records/stages.json"].sha256 == files.hash_file(bundle / "records/stages.json")
-    check_files(bundle, made)
+    manifest = add_record(bundle, Stages((), DATA))
+    assert manifest == manifests.read_manifest(bundle)
+    assert manifest.files["records/stages.json"].sha256 == files.hash_file(bundle / "records/stages.json")
+    check_files(bundle, manifest)
 
 
 def test_the_report_is_rendered_from_the_manifest_of_all_other_files(bundle):
-    seen = []
+    recorded = []
 
     def page(manifest):
-        seen.append(set(manifest.files))
+        recorded.append(set(manifest.files))
         return b"<p>new</p>"
 
     write.update_bundle(
         bundle, manifests.read_manifest(bundle), {"records/stages.json": records.encode_record(Stages((), DATA))}, page
     )
     assert (bundle / "report.html").read_bytes() == b"<p>new</p>"
-    assert "records/stages.json" in seen[0]
-    assert "report.html" not in seen[0]
+    assert "records/stages.json" in recorded[0]
+    assert "report.html" not in recorded[0]
 
 
-def test_everything_else_stays_as_it_was(bundle):
+def test_all_other_files_are_unchanged(bundle):
     before = {path: path.read_bytes() for path in bundle.rglob("*.np*") if path.is_file()}
     before[bundle / "model.onnx"] = (bundle / "model.onnx").read_bytes()
-    put(bundle, MEASURED)
+    add_record(bundle, MEASURED)
     assert {path: path.read_bytes() for path in before} == before
 
 
 def test_large_files_are_linked_not_copied(bundle):
     before = (bundle / "model.onnx").stat().st_ino
-    put(bundle, Stages((), DATA))
+    add_record(bundle, Stages((), DATA))
     assert (bundle / "model.onnx").stat().st_ino == before
     assert (bundle / "model.onnx").stat().st_nlink == 1
 
 
-def test_a_bundle_linked_elsewhere_is_not_written_through(bundle, tmp_path):
-    put(bundle, Stages((), DATA))
+def test_a_symlinked_bundle_is_not_written_through(bundle, tmp_path):
+    add_record(bundle, Stages((), DATA))
     shutil.copytree(bundle, tmp_path / "twin", copy_function=os.link)
-    put(bundle, Stages((), DATA, ("changed",)))
+    add_record(bundle, Stages((), DATA, ("changed",)))
     check_files(tmp_path / "twin", manifests.read_manifest(tmp_path / "twin"))
     assert records.read_records(tmp_path / "twin", manifests.read_manifest(tmp_path / "twin")).stages.caveats == ()
 
@@ -105,7 +105,7 @@ def test_a_file_system_without_links_gets_copies(bundle, monkeypatch):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refused)
-    check_files(bundle, put(bundle, MEASURED))
+    check_files(bundle, add_record(bundle, MEASURED))
 
 
 def test_an_interrupted_update_leaves_the_bundle_unchanged(bundle, snapshot):
@@ -131,7 +131,7 @@ def test_a_parent_folder_that_is_not_writable_is_reported(bundle, monkeypatch):
 
     monkeypatch.setattr(files.tempfile, "mkdtemp", refused)
     with pytest.raises(InputError, match="Free space on the bundle's disk"):
-        put(bundle, MEASURED)
+        add_record(bundle, MEASURED)
 
 
 @pytest.mark.parametrize(
@@ -150,18 +150,18 @@ def test_the_path_of_a_record_depends_on_its_kind(record, path):
 
 
 def test_a_benchmark_replaces_the_previous_one_of_the_same_engine(bundle):
-    put(bundle, bench())
-    put(bundle, bench(library="onnxruntime 2.0.0"))
-    put(bundle, bench("cpp"))
-    found = records.read_records(bundle, manifests.read_manifest(bundle)).benches
-    assert [(each.runtime, each.library) for each in found] == [
+    add_record(bundle, bench())
+    add_record(bundle, bench(library="onnxruntime 2.0.0"))
+    add_record(bundle, bench("cpp"))
+    benches = records.read_records(bundle, manifests.read_manifest(bundle)).benches
+    assert [(record.runtime, record.library) for record in benches] == [
         ("cpp", "onnxruntime 1.31.1"),
         ("python", "onnxruntime 2.0.0"),
     ]
 
 
 def test_a_changed_record_is_refused(bundle):
-    put(bundle, MEASURED)
+    add_record(bundle, MEASURED)
     path = bundle / "records/latency.json"
     path.write_bytes(path.read_bytes().replace(b"1000000", b"1000001"))
     with pytest.raises(CheckFailed, match=r"records/latency\.json differs from its recorded SHA-256"):
@@ -169,7 +169,7 @@ def test_a_changed_record_is_refused(bundle):
 
 
 def test_a_missing_record_is_refused(bundle):
-    put(bundle, MEASURED)
+    add_record(bundle, MEASURED)
     (bundle / "records/latency.json").unlink()
     with pytest.raises(CheckFailed, match=r"records/latency\.json is missing"):
         records.read_records(bundle, manifests.read_manifest(bundle))
@@ -184,7 +184,7 @@ def test_a_file_that_is_not_a_record_is_refused(bundle, content):
         records.read_records(bundle, manifest)
 
 
-def test_a_record_of_an_unknown_kind_is_kept(bundle):
+def test_a_record_of_an_unknown_kind_is_preserved(bundle):
     before = records.read_records(bundle, manifests.read_manifest(bundle))
     manifest = write.update_bundle(
         bundle, manifests.read_manifest(bundle), {"records/weather.json": b"{}"}, lambda _: b""

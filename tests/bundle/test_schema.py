@@ -1,4 +1,4 @@
-"""`schema.json` is what the C++ loader is tested against: it must say what Python reads, no more and no less."""
+"""`schema.json` is what the C++ loader is tested against: it must agree with what Python reads."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A choice that can be decoded: what is skipped, what is taken instead, and when there is too much damage."""
+"""Selection of decodable samples: skipping, replacement, and the limit of damage."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def shade(index):
 
 
 def shades(size, damaged=(), error=UndecodableImage):
-    """A set whose items in `damaged` cannot be decoded."""
+    """A set in which the items in `damaged` cannot be decoded."""
 
     def make(index):
         if index in damaged:
@@ -35,34 +35,34 @@ def shades(size, damaged=(), error=UndecodableImage):
 
 
 def test_a_choice_without_damage_is_the_subset():
-    taken = select_samples(shades(300), 100, seed=3)
+    selection = select_samples(shades(300), 100, seed=3)
     chosen = select_subset(shades(300), 100, seed=3)
-    assert list(taken.samples.items) == list(chosen.items)
-    assert taken.record == record_samples(chosen)
+    assert list(selection.samples.items) == list(chosen.items)
+    assert selection.record == record_samples(chosen)
 
 
-def test_the_record_says_with_which_seed():
+def test_the_record_contains_the_seed():
     assert select_samples(shades(300), 100, seed=3).record.seed == 3
 
 
 def test_the_digests_are_the_samples_in_order():
-    taken = select_samples(shades(300), 100)
-    assert [digest.name for digest in taken.digests] == [sample.name for sample in taken.samples]
+    selection = select_samples(shades(300), 100)
+    assert [digest.name for digest in selection.digests] == [sample.name for sample in selection.samples]
 
 
-def test_the_next_in_the_ranking_take_the_places_of_damaged_images_at_the_end():
+def test_damaged_images_are_replaced_at_the_end_by_the_next_in_the_ranking():
     first = select_indices(range(400), 200, seed=0)
     damaged = {first[0], first[7]}
     further = [index for index in select_indices(range(400), 202, seed=0) if index not in first]
-    taken = select_samples(shades(400, damaged), 200)
-    assert list(taken.samples.items) == [index for index in first if index not in damaged] + further
+    selection = select_samples(shades(400, damaged), 200)
+    assert list(selection.samples.items) == [index for index in first if index not in damaged] + further
 
 
 def test_a_replacement_may_be_damaged_too():
     first = select_indices(range(400), 200, seed=0)
     further = [index for index in select_indices(range(400), 201, seed=0) if index not in first]
-    taken = select_samples(shades(400, {first[0], *further}), 200)
-    assert (taken.record.count, taken.record.skipped) == (200, 2)
+    selection = select_samples(shades(400, {first[0], *further}), 200)
+    assert (selection.record.count, selection.record.skipped) == (200, 2)
 
 
 def test_skipped_images_are_counted():
@@ -70,22 +70,27 @@ def test_skipped_images_are_counted():
     assert select_samples(shades(400, first[:2]), 200).record.skipped == 2
 
 
-def test_images_outside_the_choice_are_not_looked_at():
+def test_images_outside_the_selection_are_not_read():
     outside = set(range(400)) - set(select_indices(range(400), 200, seed=0))
     assert select_samples(shades(400, outside), 200).record.skipped == 0
 
 
-def test_the_count_shrinks_to_whole_batches_where_the_set_ends():
-    taken = select_samples(shades(400, {5}), 400, multiple=4)
-    assert (taken.record.count, taken.record.skipped, len(taken.digests), len(taken.samples)) == (396, 1, 396, 396)
+def test_at_the_end_of_the_set_the_count_is_reduced_to_full_batches():
+    selection = select_samples(shades(400, {5}), 400, multiple=4)
+    assert (selection.record.count, selection.record.skipped, len(selection.digests), len(selection.samples)) == (
+        396,
+        1,
+        396,
+        396,
+    )
 
 
-def test_a_shrunk_record_is_of_the_samples_that_are_left():
-    taken = select_samples(shades(400, {5}), 400, multiple=4)
-    assert taken.record.sha256 == record_samples(taken.samples).sha256
+def test_a_reduced_record_covers_the_remaining_samples():
+    selection = select_samples(shades(400, {5}), 400, multiple=4)
+    assert selection.record.sha256 == record_samples(selection.samples).sha256
 
 
-def test_a_set_that_damage_leaves_without_a_whole_batch_is_refused():
+def test_a_set_with_too_few_undamaged_images_for_a_batch_is_refused():
     with pytest.raises(InputError, match="'shades' has 199 valid samples, and 200 are needed"):
         select_samples(shades(200, {5}), 200, multiple=200)
 
@@ -97,12 +102,12 @@ def test_one_in_a_hundred_is_skipped():
 def test_more_than_one_in_a_hundred_is_refused_with_the_first_and_their_number():
     with pytest.raises(InputError) as caught:
         select_samples(shades(300, {7, 50, 99, 200, 250}), 300)
-    said = str(caught.value)
-    assert "5 of the 300 samples requested from 'shades' are damaged, more than 1%" in said
-    assert "'7.png' cannot be decoded. '50.png' cannot be decoded. '99.png' cannot be decoded. And 2 more." in said
+    message = str(caught.value)
+    assert "5 of the 300 samples requested from 'shades' are damaged, more than 1%" in message
+    assert "'7.png' cannot be decoded. '50.png' cannot be decoded. '99.png' cannot be decoded. And 2 more." in message
 
 
-def test_of_few_samples_none_may_be_damaged():
+def test_a_small_set_tolerates_no_damaged_sample():
     with pytest.raises(InputError, match="1 of the 99 samples"):
         select_samples(shades(99, {5}), 99)
 
@@ -112,21 +117,21 @@ def test_any_other_error_is_raised_and_not_skipped():
         select_samples(shades(500, {5}, error=InputError), 500)
 
 
-def test_every_sample_is_made_once():
-    made = []
+def test_every_sample_is_decoded_once():
+    created = []
     source = shades(300)
-    select_samples(replace(source, load_sample=lambda index: made.append(index) or shade(index)), 300)
-    assert sorted(made) == list(range(300))
+    select_samples(replace(source, load_sample=lambda index: created.append(index) or shade(index)), 300)
+    assert sorted(created) == list(range(300))
 
 
-def test_progress_is_told_of_every_good_sample():
-    told = []
-    select_samples(shades(200, {5}), 200, advance=lambda: told.append(None))
-    assert len(told) == 199
+def test_progress_is_reported_for_every_undamaged_sample():
+    reported = []
+    select_samples(shades(200, {5}), 200, advance=lambda: reported.append(None))
+    assert len(reported) == 199
 
 
 @pytest.mark.parametrize("count", [0, 11])
-def test_a_count_that_the_set_does_not_hold_is_refused(count):
+def test_a_count_above_the_size_of_the_set_is_refused(count):
     with pytest.raises(InputError, match=f"{count} samples were requested"):
         select_samples(shades(10), count)
 
@@ -135,8 +140,8 @@ def test_damaged_files_in_a_folder_are_skipped(tmp_path):
     for index in range(120):
         Image.new("RGB", (2, 2), (index, 0, 0)).save(tmp_path / f"{index:03}.png")
     (tmp_path / "050.png").write_bytes((tmp_path / "050.png").read_bytes()[:40])
-    taken = select_samples(open_set(str(tmp_path)), 120)
-    assert (taken.record.count, taken.record.skipped) == (119, 1)
+    selection = select_samples(open_set(str(tmp_path)), 120)
+    assert (selection.record.count, selection.record.skipped) == (119, 1)
 
 
 def test_a_file_that_vanished_is_not_a_damaged_one(tmp_path):

@@ -104,14 +104,14 @@ def test_a_label_above_nine_is_refused_with_its_image(folder):
         samples[1]
 
 
-def test_a_file_of_cifar_100_is_told_by_its_size(tmp_path):
+def test_a_cifar_100_file_is_recognized_by_its_size(tmp_path):
     (tmp_path / "test.bin").write_bytes(bytes(3074 * 5))
     with pytest.raises(InputError, match="that of CIFAR-100, whose records have two labels and 3074 bytes, not 3073"):
         open_set(str(tmp_path / "test.bin"))
 
 
 @pytest.mark.parametrize("names", [("data_batch_1", "test_batch"), ("train.bin", "test.bin", "fine_label_names.txt")])
-def test_a_folder_of_pickles_or_of_cifar_100_is_refused_with_the_version_to_take(tmp_path, names):
+def test_a_folder_of_pickles_or_of_cifar_100_is_refused_with_the_version_to_use(tmp_path, names):
     for name in names:
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(InputError, match="Take the binary version of CIFAR-10"):

@@ -1,4 +1,4 @@
-"""What a path leads to, and which files a set stands on."""
+"""The kind of set at a path, and the files that a set reads."""
 
 import tarfile
 
@@ -11,8 +11,8 @@ from deploykit.core.errors import InputError
 
 
 @pytest.fixture
-def place(tmp_path):
-    """One of each kind that a path can lead to."""
+def data_folder(tmp_path):
+    """One data set of each kind that a path can select."""
     Image.new("RGB", (3, 2)).save(tmp_path / "a.png")
     (tmp_path / "folder").mkdir()
     Image.new("RGB", (3, 2)).save(tmp_path / "folder" / "b.png")
@@ -43,8 +43,8 @@ def place(tmp_path):
         ("s{0..1}.tar", 2),
     ],
 )
-def test_a_path_opens_what_it_leads_to(place, name, count):
-    assert len(open_set(str(place / name))) == count
+def test_a_path_opens_the_matching_kind_of_set(data_folder, name, count):
+    assert len(open_set(str(data_folder / name))) == count
 
 
 @pytest.mark.parametrize(
@@ -60,34 +60,34 @@ def test_a_path_opens_what_it_leads_to(place, name, count):
         ("s{0..1}.tar", ["s0.tar", "s1.tar"]),
     ],
 )
-def test_a_set_stands_on_these_files(place, name, depends):
-    assert list_files(str(place / name)) == tuple(place / path for path in depends)
+def test_a_set_lists_the_files_it_reads(data_folder, name, depends):
+    assert list_files(str(data_folder / name)) == tuple(data_folder / path for path in depends)
 
 
 @pytest.mark.parametrize("name", ["photos", "nowhere"])
-def test_a_named_set_and_what_is_not_there_stand_on_none(name):
+def test_a_named_set_and_a_missing_path_list_no_files(name):
     assert list_files(name) is None
 
 
 @pytest.mark.parametrize("name", ["folder", "x.npy", "x.bin", "x.lst", "s{0..1}.tar"])
-def test_most_paths_serve_every_purpose_with_all_they_have(place, name):
-    assert {split_for(str(place / name), purpose) for purpose in ("calibration", "evaluation")} == {"all"}
+def test_most_paths_have_one_split_with_all_samples(data_folder, name):
+    assert {split_for(str(data_folder / name), purpose) for purpose in ("calibration", "evaluation")} == {"all"}
 
 
 @pytest.mark.parametrize("name", ["folder", "x.npy", "x.bin", "x.lst", "s{0..1}.tar"])
-def test_most_paths_have_no_splits(place, name):
+def test_most_paths_have_no_splits(data_folder, name):
     with pytest.raises(InputError, match="no split 'train'"):
-        open_set(str(place / name), split="train")
+        open_set(str(data_folder / name), split="train")
 
 
 @pytest.mark.parametrize("name", ["a.png", "x", "x.pkl"])
-def test_another_file_is_refused_with_what_would_be_taken(place, name):
-    (place / name).touch()
+def test_another_file_is_refused_with_the_accepted_kinds(data_folder, name):
+    (data_folder / name).touch()
     with pytest.raises(InputError, match=r"nor a supported file\. Give a folder of images, a \.npy"):
-        open_set(str(place / name))
+        open_set(str(data_folder / name))
 
 
 @pytest.mark.parametrize("name", ["nowhere.npy", "nowhere.tar", "nowhere/", "a-{0..1}.png"])
-def test_what_is_not_there_is_neither_set_nor_file(tmp_path, name):
+def test_an_unknown_name_is_reported_as_neither_set_nor_file(tmp_path, name):
     with pytest.raises(InputError, match="neither a named set nor a folder or file"):
         open_set(str(tmp_path / name))

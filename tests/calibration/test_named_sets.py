@@ -1,4 +1,4 @@
-"""What the named sets promise: real, deterministic, and split without a shared pixel."""
+"""The named sets are real, deterministic, and split without shared pixels."""
 
 import sys
 from importlib import util
@@ -27,14 +27,14 @@ def test_the_manifest_names_its_set_and_its_terms(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_calibration_and_evaluation_make_up_all_and_share_nothing(name):
+def test_calibration_and_evaluation_partition_the_set(name):
     parts = [open_set(name, split_for(name, purpose)).items for purpose in ("calibration", "evaluation")]
     assert sorted([*parts[0], *parts[1]]) == sorted(open_set(name).items)
     assert not set(parts[0]) & set(parts[1])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_there_is_enough_to_calibrate_with(name):
+def test_the_calibration_split_is_large_enough(name):
     assert len(open_set(name, split_for(name, "calibration"))) >= 256
 
 
@@ -48,14 +48,14 @@ def test_samples_are_rgb_images(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_samples_have_names_of_their_own(name):
+def test_sample_names_are_unique(name):
     samples = open_set(name, split_for(name, "evaluation"))
-    found = [samples[index].name for index in range(0, len(samples), 7)]
-    assert len(set(found)) == len(found)
+    names = [samples[index].name for index in range(0, len(samples), 7)]
+    assert len(set(names)) == len(names)
 
 
 # These digests were recorded once. A change of the images, of their order or of the split is a change of every
-# accuracy that was ever reported on them, and has to be made knowingly.
+# accuracy reported on them, and must be deliberate.
 @pytest.mark.parametrize(
     ("name", "split", "count", "sha256"),
     [
@@ -80,21 +80,21 @@ def test_the_digits_are_scikit_learns():
         assert np.abs(digits[index].image - expected).max() <= 0.5
 
 
-def test_every_class_of_digits_is_held_out_alike():
+def test_digits_are_held_out_equally_per_class():
     shares = {split: np.bincount([digit.label for digit in open_set("digits", split)]) for split in ("all", "heldout")}
     assert np.array_equal(shares["heldout"], shares["all"] // 4)
 
 
-def test_photographs_lie_in_one_split_each():
-    seen = {
+def test_each_photograph_is_in_one_split():
+    tags = {
         split: {window.path for window in open_set("photos", split).items} for split in ("calibration", "evaluation")
     }
-    assert len(seen["calibration"]) >= 8
-    assert len(seen["evaluation"]) >= 7
-    assert not seen["calibration"] & seen["evaluation"]
+    assert len(tags["calibration"]) >= 8
+    assert len(tags["evaluation"]) >= 7
+    assert not tags["calibration"] & tags["evaluation"]
 
 
-def test_photographs_come_without_importing_scikit_image(monkeypatch):
+def test_photographs_are_read_without_importing_scikit_image(monkeypatch):
     monkeypatch.delitem(sys.modules, "skimage", raising=False)
     assert open_set("photos")[0].image.any()
     assert "skimage" not in sys.modules
@@ -137,7 +137,7 @@ def test_few_photographs_are_in_memory_at_once():
     assert crops._decode_photograph.cache_info().currsize <= 2
 
 
-def test_threads_that_need_the_same_photograph_decode_it_once(monkeypatch):
+def test_concurrent_threads_decode_a_photograph_once(monkeypatch):
     decoded = []
 
     def decode(path):
@@ -155,8 +155,8 @@ def test_threads_that_need_the_same_photograph_decode_it_once(monkeypatch):
 
 
 @pytest.fixture
-def copied(tmp_path, monkeypatch):
-    """A copy of the package's photographs that a test may spoil."""
+def photographs_copy(tmp_path, monkeypatch):
+    """A copy of the package's photographs that a test may damage."""
     manifest = read_manifest(SETS["photos"])
     original = Path(util.find_spec("skimage").submodule_search_locations[0])
     for file in manifest.files:
@@ -166,25 +166,25 @@ def copied(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_changed_photograph_is_refused(copied):
-    with (copied / "data" / "chelsea.png").open("ab") as file:
+def test_a_changed_photograph_is_refused(photographs_copy):
+    with (photographs_copy / "data" / "chelsea.png").open("ab") as file:
         file.write(b"!")
     with pytest.raises(InputError, match=r"(?s)chelsea\.png' has changed.*--force-reinstall"):
         open_set("photos")
 
 
-def test_a_photograph_of_the_other_split_is_not_looked_at(copied):
-    (copied / "data" / "chelsea.png").unlink()
+def test_photographs_of_the_other_split_are_not_read(photographs_copy):
+    (photographs_copy / "data" / "chelsea.png").unlink()
     assert len(open_set("photos", "calibration"))
 
 
-def test_a_missing_photograph_is_refused(copied):
-    (copied / "data" / "chelsea.png").unlink()
+def test_a_missing_photograph_is_refused(photographs_copy):
+    (photographs_copy / "data" / "chelsea.png").unlink()
     with pytest.raises(InputError, match=r"(?s)chelsea\.png' is missing"):
         open_set("photos")
 
 
-def test_synthetic_images_say_that_they_are():
+def test_synthetic_images_are_marked_as_such():
     assert not open_set("synthetic").real
     assert open_set("photos").real
     assert open_set("digits").real
@@ -206,17 +206,17 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch, module):
         open_set(name)
 
 
-def test_an_unknown_name_is_answered_with_the_near_ones():
+def test_an_unknown_name_suggests_the_nearest_ones():
     with pytest.raises(InputError, match=r"neither a named set nor a folder.*did you mean photos"):
         open_set("photo")
 
 
-def test_an_unknown_split_is_answered_with_those_there_are():
+def test_the_error_for_an_unknown_split_lists_the_valid_ones():
     with pytest.raises(InputError, match="split of digits 'test'; choose from all, heldout, train"):
         open_set("digits", "test")
 
 
-def test_a_name_wins_over_a_folder_and_a_path_says_folder(tmp_path, monkeypatch):
+def test_a_name_takes_precedence_over_a_folder_and_a_path_selects_the_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     assert len(open_set("photos")) > 256
@@ -224,7 +224,7 @@ def test_a_name_wins_over_a_folder_and_a_path_says_folder(tmp_path, monkeypatch)
         open_set("./photos")
 
 
-def test_a_folder_serves_every_purpose_with_all_it_has(tmp_path):
+def test_a_folder_has_all_its_images_in_every_split(tmp_path):
     assert split_for(str(tmp_path), "calibration") == "all"
 
 

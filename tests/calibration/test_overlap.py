@@ -1,4 +1,4 @@
-"""Two sets share an image: seen by its pixels, whatever it is called."""
+"""Overlap of two sets is detected by pixels, independent of names."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from deploykit.core.values import SampleRecord
 A, B, C = (SampleRecord(name, name * 64) for name in "abc")
 
 
-def renamed(sample, name):
+def rename_sample(sample, name):
     return SampleRecord(name, sample.sha256, sample.constant)
 
 
@@ -19,21 +19,21 @@ def test_sets_without_a_common_image_are_disjoint():
 
 
 def test_equal_pixels_are_found_under_other_names():
-    assert find_common_samples([A, B], [C, renamed(B, "copy of b")]) == (("b", "copy of b"),)
+    assert find_common_samples([A, B], [C, rename_sample(B, "copy of b")]) == (("b", "copy of b"),)
 
 
-def test_equal_names_are_no_evidence():
-    assert find_common_samples([A], [renamed(B, "a")]) == ()
+def test_equal_names_are_not_an_overlap():
+    assert find_common_samples([A], [rename_sample(B, "a")]) == ()
 
 
-def test_every_sample_of_the_second_is_named_once_with_the_first_that_it_equals():
-    again = [renamed(A, "x"), renamed(A, "y")]
-    assert find_common_samples([A, renamed(A, "a2")], again) == (("a", "x"), ("a", "y"))
+def test_every_overlapping_sample_is_listed_once_with_its_first_duplicate():
+    again = [rename_sample(A, "x"), rename_sample(A, "y")]
+    assert find_common_samples([A, rename_sample(A, "a2")], again) == (("a", "x"), ("a", "y"))
 
 
 def test_images_of_one_colour_may_coincide():
     black = SampleRecord("black", "0" * 64, constant=True)
-    assert find_common_samples([black], [renamed(black, "night")]) == ()
+    assert find_common_samples([black], [rename_sample(black, "night")]) == ()
 
 
 def test_the_same_folder_overlaps_with_itself_and_its_copies_with_it(tmp_path):

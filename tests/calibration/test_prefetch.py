@@ -1,4 +1,4 @@
-"""Threads ahead of the reader: order, bounds, and how work ends early."""
+"""Prefetching threads: order, bounds, and early termination."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,7 @@ import pytest
 from deploykit.core.calibration.prefetch import prefetch_limit, prefetch_results
 
 
-def test_results_come_in_the_items_order():
+def test_results_are_in_the_order_of_the_items():
     first_may_end = threading.Event()
 
     def slow_at_first(index):
@@ -22,23 +22,23 @@ def test_results_come_in_the_items_order():
     assert list(prefetch_results(slow_at_first, range(50))) == [index * 10 for index in range(50)]
 
 
-def test_several_samples_are_worked_on_at_once(monkeypatch):
+def test_several_samples_are_processed_concurrently(monkeypatch):
     monkeypatch.setattr("deploykit.core.calibration.prefetch.count_workers", lambda: 3)
     together = threading.Barrier(3, timeout=10)
     assert len(list(prefetch_results(lambda _: together.wait(), range(3)))) == 3
 
 
-def test_no_item_is_taken_before_the_first_result_is_asked_for():
+def test_no_item_is_read_before_the_first_result_is_requested():
     items = iter(range(5))
     prefetch_results(str, items)
     assert next(items) == 0
 
 
 def test_an_endless_source_is_read_a_few_items_ahead():
-    taken = count()
-    stream = prefetch_results(str, taken)
+    counter = count()
+    stream = prefetch_results(str, counter)
     assert list(islice(stream, 100)) == [str(index) for index in range(100)]
-    assert next(taken) <= 100 + prefetch_limit()
+    assert next(counter) <= 100 + prefetch_limit()
     stream.close()
 
 
@@ -56,13 +56,13 @@ def test_an_exception_is_raised_in_its_items_place():
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, GeneratorExit])
-def test_what_has_not_begun_is_dropped_when_the_reader_is_interrupted(interruption, monkeypatch):
+def test_pending_items_are_dropped_when_the_reader_is_interrupted(interruption, monkeypatch):
     begun, go_on = [], threading.Event()
 
     class Pool(ThreadPoolExecutor):
         def shutdown(self, wait=True, *, cancel_futures=False):
             super().shutdown(wait=False, cancel_futures=cancel_futures)
-            go_on.set()  # only now may the second item end, so that a third would show
+            go_on.set()  # the second item may end only now, so that a third would be visible
             super().shutdown(wait=wait)
 
     def work(index):
@@ -82,11 +82,11 @@ def test_what_has_not_begun_is_dropped_when_the_reader_is_interrupted(interrupti
     assert set(begun) <= {0, 1}
 
 
-def test_no_thread_is_left_behind():
+def test_no_thread_is_left_running():
     before = threading.active_count()
     list(prefetch_results(str, range(20)))
     assert threading.active_count() == before
 
 
-def test_nothing_gives_nothing():
+def test_an_empty_input_gives_no_results():
     assert list(prefetch_results(str, [])) == []

@@ -37,7 +37,7 @@ def oracle(spec):
 
 
 def rounding(height, width):
-    """By how much the oracle may differ: Pillow 13 begins with the columns of images over twice as high as wide."""
+    """Tolerance for the oracle: Pillow 13 resizes columns first for images over twice as high as wide."""
     return int(height > 2 * width)
 
 
@@ -79,14 +79,14 @@ def test_values_are_torchvisions(height, width):
     np.testing.assert_allclose(preprocess_image(image, IMAGENET), expected, rtol=0, atol=tolerance)
 
 
-def test_a_pixel_is_scaled_then_centred_then_divided_and_rounded_once():
+def test_a_pixel_is_scaled_centred_and_divided_with_one_rounding():
     spec = Preprocessing(resize=1, height=1, width=1, scale=0.1, mean=(1.0, 2.0, 3.0), std=(0.3, 0.7, 1.1))
     image = np.array([[[10, 200, 255]]], dtype=np.uint8)
     expected = np.float32([(10 * 0.1 - 1) / 0.3, (200 * 0.1 - 2) / 0.7, (255 * 0.1 - 3) / 1.1])
     assert np.array_equal(preprocess_image(image, spec).ravel(), expected)
 
 
-def test_bgr_turns_the_planes_around_and_lists_mean_and_std_in_that_order():
+def test_bgr_reverses_the_planes_and_orders_mean_and_std_accordingly():
     rgb = Preprocessing(resize=4, height=4, width=4, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
     bgr = msgspec.structs.replace(rgb, channels="bgr", mean=(0.3, 0.2, 0.1), std=(3.0, 2.0, 1.0))
     image = noise(5, 6)
@@ -105,7 +105,7 @@ def test_height_is_rows_and_width_is_columns():
     assert preprocess_image(noise(30, 40), spec).shape == (3, 7, 13)
 
 
-def test_images_of_different_sizes_make_one_batch():
+def test_images_of_different_sizes_form_one_batch():
     images = [noise(30, 40), noise(9, 5)]
     stacked = preprocess_batch(images, IMAGENET)
     assert stacked.shape == (2, 3, 224, 224)
@@ -118,7 +118,7 @@ def test_strides_do_not_matter(image):
     assert np.array_equal(preprocess_image(image, IMAGENET), preprocess_image(np.ascontiguousarray(image), IMAGENET))
 
 
-def test_the_image_is_left_as_it_was():
+def test_the_image_is_unchanged():
     image = noise(224, 224)
     before = image.copy()
     spec = Preprocessing(resize=224, height=224, width=224)
@@ -136,12 +136,12 @@ def test_the_image_is_left_as_it_was():
         (np.zeros((0, 4, 3), np.uint8), "0×4×3 uint8"),
     ],
 )
-def test_what_is_no_image_is_refused_with_its_shape_and_type(image, words):
+def test_a_non_image_array_is_refused_with_its_shape_and_type(image, words):
     with pytest.raises(InputError, match=words):
         preprocess_image(image, IMAGENET)
 
 
-def test_an_image_too_elongated_to_resize_is_refused_before_memory_is_taken():
+def test_an_image_too_elongated_to_resize_is_refused_before_allocation():
     with pytest.raises(InputError, match="2000000x1 pixels would be resized to 512000000x256"):
         crop_image(np.zeros((2_000_000, 1, 3), np.uint8), IMAGENET)
 

@@ -1,4 +1,4 @@
-"""WebDataset shards: what belongs together, what is read where it lies, and what is refused."""
+"""WebDataset shards: grouping of members, reading in place, and refusals."""
 
 import io
 import tarfile
@@ -18,7 +18,7 @@ def png(shade):
 
 
 def write(path, members, mode="w", **options):
-    """A tar file of these (name, bytes), in order."""
+    """A tar file with these members (name, bytes), in order."""
     with tarfile.open(path, mode, **options) as tar:
         for name, content in members:
             info = tarfile.TarInfo(name)
@@ -41,7 +41,7 @@ def test_members_of_one_key_are_one_sample(tmp_path):
     assert np.array_equal(samples[1].image, np.full((2, 3, 3), 2, np.uint8))
 
 
-def test_a_key_ends_at_the_first_dot_behind_the_folders(tmp_path):
+def test_a_key_ends_at_the_first_dot_after_the_folders(tmp_path):
     members = [("v1.0/a.png", png(1)), ("v1.0/a.seg.png", png(2)), ("v1.0/b.png", png(3))]
     assert names(open_set(write(tmp_path / "s.tar", members))) == ["s/v1.0/a.png", "s/v1.0/b.png"]
 
@@ -54,12 +54,12 @@ def test_without_classes_there_are_no_labels(tmp_path):
     assert open_set(write(tmp_path / "s.tar", [("a.png", png(1))]))[0].label is None
 
 
-def test_what_is_no_image_is_left_alone(tmp_path):
+def test_members_that_are_not_images_are_ignored(tmp_path):
     members = [("README", b"x"), ("._a.png", b"x"), ("meta.json", b"{}"), ("a.png", png(1))]
     assert names(open_set(write(tmp_path / "s.tar", members))) == ["s/a.png"]
 
 
-def test_links_and_folders_are_left_alone(tmp_path):
+def test_links_and_folders_are_ignored(tmp_path):
     path = tmp_path / "s.tar"
     write(path, [("a.png", png(1))])
     with tarfile.open(path, "a") as tar:
@@ -103,14 +103,14 @@ def test_a_pattern_that_counts_backwards_is_refused(tmp_path):
         open_set(str(tmp_path / "s-{3..1}.tar"))
 
 
-def test_a_folder_of_shards_is_all_of_them_by_name(tmp_path):
+def test_a_folder_of_shards_contains_all_of_them_sorted_by_name(tmp_path):
     for name in ("b", "a"):
         write(tmp_path / f"{name}.tar", [("x.png", png(1))])
     samples = open_set(str(tmp_path))
     assert (names(samples), samples.name) == (["a/x.png", "b/x.png"], tmp_path.name)
 
 
-def test_an_archive_beside_unpacked_images_is_left_alone(tmp_path):
+def test_an_archive_next_to_unpacked_images_is_ignored(tmp_path):
     write(tmp_path / "s.tar", [("a.png", png(1))])
     (tmp_path / "b.png").write_bytes(png(2))
     assert names(open_set(str(tmp_path))) == ["b.png"]
@@ -123,7 +123,7 @@ def test_a_compressed_shard_is_refused_with_the_reason(tmp_path, name, mode):
         open_set(path)
 
 
-def test_compression_behind_a_plain_suffix_is_refused(tmp_path):
+def test_compression_with_a_plain_suffix_is_refused(tmp_path):
     path = write(tmp_path / "s.tar", [("a.png", png(1))], "w:gz")
     with pytest.raises(InputError, match=r"s\.tar' cannot be read as a tar file"):
         open_set(path)
@@ -139,13 +139,13 @@ def test_two_images_of_one_sample_are_refused(tmp_path):
         open_set(write(tmp_path / "s.tar", [("a.png", png(1)), ("a.jpg", png(1))]))
 
 
-def test_a_member_that_is_there_twice_is_refused(tmp_path):
+def test_a_duplicate_member_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"two members 'a\.png'"):
         open_set(write(tmp_path / "s.tar", [("a.png", png(1)), ("b.png", png(1)), ("a.png", png(2))]))
 
 
 @pytest.mark.parametrize("content", [b"cat", b"", b"-1", b"1.5", b"9" * 40])
-def test_a_class_that_is_no_integer_is_refused(tmp_path, content):
+def test_a_non_integer_class_is_refused(tmp_path, content):
     with pytest.raises(InputError, match=r"a\.cls in .*, not a class"):
         open_set(write(tmp_path / "s.tar", [("a.png", png(1)), ("a.cls", content)]))
 
@@ -170,7 +170,7 @@ def test_a_shard_that_was_cut_short_is_refused(tmp_path, keep):
         open_set(str(path))
 
 
-def test_a_damaged_header_is_not_taken_for_the_end(tmp_path):
+def test_a_damaged_header_is_distinguished_from_the_end_of_the_archive(tmp_path):
     path = tmp_path / "s.tar"
     write(path, [("a.png", png(1)), ("b.png", png(2))])
     content = bytearray(path.read_bytes())

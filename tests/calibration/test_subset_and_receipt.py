@@ -1,4 +1,4 @@
-"""Choices that every machine makes alike, and receipts that change with the data and nothing else."""
+"""Draws that are equal on every machine, and receipts that depend on the data only."""
 
 from dataclasses import replace
 
@@ -36,11 +36,11 @@ def test_a_draw_is_the_same_everywhere():
     assert select_indices(range(100), 6, seed=0) == [15, 44, 46, 76, 87, 99]
 
 
-def test_another_seed_draws_others():
+def test_another_seed_draws_other_samples():
     assert select_indices(range(100), 6, seed=0) != select_indices(range(100), 6, seed=1)
 
 
-def test_a_larger_draw_holds_the_smaller_one():
+def test_a_larger_draw_contains_the_smaller_one():
     assert set(select_indices(range(100), 6, seed=0)) < set(select_indices(range(100), 12, seed=0))
 
 
@@ -57,24 +57,24 @@ def test_a_subset_of_a_subset_is_one_of_the_set():
 
 
 @pytest.mark.parametrize("count", [0, -1, 201])
-def test_a_count_that_the_set_does_not_hold_is_refused(count):
+def test_a_count_above_the_size_of_the_set_is_refused(count):
     with pytest.raises(InputError, match=f"{count} samples were requested, and 'shades' .* has 200"):
         select_subset(SHADES, count)
 
 
-def test_nothing_is_decoded_before_it_is_asked_for():
+def test_samples_are_decoded_on_access_only():
     def refuse(index):
         raise AssertionError(index)
 
     assert len(select_subset(replace(SHADES, load_sample=refuse), 100)) == 100
 
 
-def test_an_index_behind_the_end_is_one():
+def test_an_index_past_the_end_is_an_index_error():
     with pytest.raises(IndexError):
         SHADES[200]
 
 
-def test_a_receipt_says_what_was_used():
+def test_a_receipt_describes_the_used_samples():
     receipt = record_samples(select_subset(SHADES, 5))
     assert (receipt.name, receipt.split, receipt.count, receipt.real, receipt.labelled) == (
         "shades",
@@ -85,7 +85,7 @@ def test_a_receipt_says_what_was_used():
     )
 
 
-def test_the_samples_may_be_given_while_they_pass_by():
+def test_a_receipt_can_be_built_while_samples_stream():
     assert record_samples(SHADES, iter(SHADES)) == record_samples(SHADES)
 
 
@@ -93,7 +93,7 @@ def test_the_receipt_of_a_subset_differs_from_the_sets():
     assert record_samples(select_subset(SHADES, 199)).sha256 != record_samples(SHADES).sha256
 
 
-FIRST = shade(0)  # as SHADES[0], which might be a sample of another kind for all that mypy knows
+FIRST = shade(0)  # as SHADES[0], which mypy cannot know to be an image
 BASE = [SHADES[0], SHADES[1]]
 OTHERS = {
     "pixels": [Sample("a", np.full((2, 3, 3), 9, np.uint8), 0), SHADES[1]],
@@ -123,7 +123,7 @@ def test_photos_decode_the_same_twice():
 
 
 @pytest.mark.parametrize("seed", [0, 7])
-def test_a_receipt_says_with_which_seed_the_samples_were_drawn(seed):
+def test_a_receipt_records_the_seed_of_the_draw(seed):
     assert record_samples(select_subset(SHADES, 5, seed)).seed == seed
 
 
@@ -146,12 +146,12 @@ def test_network_inputs_have_a_digest_of_their_values():
     )
 
 
-def test_network_inputs_are_no_image_of_the_same_bytes():
+def test_network_inputs_and_an_image_with_equal_bytes_have_different_digests():
     as_bytes = PLANES.view(np.uint8).reshape(4, 20, 3)
     assert examine_sample(Sample("a", PLANES)).sha256 != examine_sample(Sample("a", as_bytes)).sha256
 
 
-def test_a_samples_digest_leaves_name_and_label_out():
+def test_a_sample_digest_excludes_name_and_label():
     assert (
         examine_sample(Sample("a", SHADES[0].image, 0)).sha256 == examine_sample(Sample("b", SHADES[0].image, 1)).sha256
     )
@@ -179,7 +179,7 @@ LAST_PIXEL_DIFFERS[-1, -1, 2] += 1
     ],
     ids=["black", "one colour", "last pixel differs", "even rows", "even planes", "planes"],
 )
-def test_an_image_of_one_colour_is_told(image, constant):
+def test_an_image_of_one_colour_is_reported(image, constant):
     assert examine_sample(Sample("a", image)).constant is constant
 
 

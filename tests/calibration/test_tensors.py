@@ -22,7 +22,7 @@ def arrays(count=6):
 
 
 @pytest.fixture
-def saved(tmp_path):
+def save_tensors(tmp_path):
     def save(**given):
         np.savez(tmp_path / "samples.npz", **given)
         return str(tmp_path / "samples.npz")
@@ -30,29 +30,29 @@ def saved(tmp_path):
     return save
 
 
-def test_each_row_of_a_file_is_a_sample(saved):
-    given = arrays()
-    found = calibration.open_tensors(saved(**given), BOTH, "all")
-    assert len(found) == 6
-    assert {name: array.tolist() for name, array in found[4].tensors.items()} == {
-        name: array[4].tolist() for name, array in given.items()
+def test_each_row_of_a_file_is_a_sample(save_tensors):
+    tensors = arrays()
+    data = calibration.open_tensors(save_tensors(**tensors), BOTH, "all")
+    assert len(data) == 6
+    assert {name: array.tolist() for name, array in data[4].tensors.items()} == {
+        name: array[4].tolist() for name, array in tensors.items()
     }
 
 
-def test_labels_may_lie_beside_them(saved):
-    found = calibration.open_tensors(saved(**arrays(3), labels=np.array([2, 0, 1])), BOTH, "all")
-    assert [sample.label for sample in found] == [2, 0, 1]
+def test_labels_may_be_in_the_same_archive(save_tensors):
+    data = calibration.open_tensors(save_tensors(**arrays(3), labels=np.array([2, 0, 1])), BOTH, "all")
+    assert [sample.label for sample in data] == [2, 0, 1]
 
 
-def test_an_input_called_labels_is_an_input(saved):
+def test_an_input_called_labels_is_an_input(save_tensors):
     spec = TensorSpec("labels", "int64", ("batch",), "ND")
-    found = calibration.open_tensors(saved(labels=np.array([2, 0])), (spec,), "all")
-    assert [(int(sample.tensors["labels"]), sample.label) for sample in found] == [(2, None), (0, None)]
+    data = calibration.open_tensors(save_tensors(labels=np.array([2, 0])), (spec,), "all")
+    assert [(int(sample.tensors["labels"]), sample.label) for sample in data] == [(2, None), (0, None)]
 
 
-def test_a_float16_input_is_given_float32(saved):
+def test_a_float16_input_is_given_float32(save_tensors):
     points = arrays()["points"]
-    assert len(calibration.open_tensors(saved(points=points), (HALF,), "all")) == 6
+    assert len(calibration.open_tensors(save_tensors(points=points), (HALF,), "all")) == 6
 
 
 @pytest.mark.parametrize(
@@ -70,30 +70,30 @@ def test_a_float16_input_is_given_float32(saved):
         ({"labels": np.zeros(5, np.int64)}, "labels are 5 int64"),
     ],
 )
-def test_what_the_network_does_not_take_is_refused(saved, change, said):
-    given = {name: array for name, array in (arrays() | change).items() if array is not None}
+def test_arrays_that_do_not_match_the_network_are_refused(save_tensors, change, said):
+    tensors = {name: array for name, array in (arrays() | change).items() if array is not None}
     with pytest.raises(InputError, match=said):
-        calibration.open_tensors(saved(**given), BOTH, "all")
+        calibration.open_tensors(save_tensors(**tensors), BOTH, "all")
 
 
-def test_a_file_that_is_no_archive_is_refused(tmp_path):
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path):
     (tmp_path / "broken.npz").write_bytes(b"no zip")
     with pytest.raises(InputError, match=r"broken\.npz cannot be read"):
         calibration.open_tensors(str(tmp_path / "broken.npz"), BOTH, "all")
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="there is no"):
         calibration.open_tensors(str(tmp_path / "gone.npz"), BOTH, "all")
 
 
-def test_images_are_no_tensors():
+def test_images_are_refused_as_tensors():
     with pytest.raises(InputError, match=r"takes tokens.*points") as caught:
         calibration.open_tensors("photos", BOTH, "all")
     assert ".npz" in caught.value.remedy
 
 
-def test_for_a_network_that_takes_images_the_remedy_names_the_options():
+def test_for_an_image_network_the_remedy_names_the_options():
     with pytest.raises(InputError) as caught:
         calibration.open_tensors("photos", (TensorSpec("x", "float32", ("batch", 3, 8, 8), "NCHW"),), "all")
     assert "--mean" in caught.value.remedy
@@ -105,15 +105,15 @@ def test_noise_is_the_same_each_time():
 
 
 def test_noise_is_standard_normal():
-    found = calibration.open_tensors("synthetic", (POINTS,), "calibration")
-    values = np.stack([found[index].tensors["points"] for index in range(256)])
+    data = calibration.open_tensors("synthetic", (POINTS,), "calibration")
+    values = np.stack([data[index].tensors["points"] for index in range(256)])
     assert abs(values.mean()) < 0.1
     assert abs(values.std() - 1) < 0.1
 
 
-def test_noise_for_judging_is_none_that_was_calibrated_on():
+def test_evaluation_noise_is_disjoint_from_calibration_noise():
     sets = [calibration.open_tensors("synthetic", (POINTS,), split) for split in ("calibration", "evaluation")]
-    receipts = [calibration.select_samples(each, 16).digests for each in sets]
+    receipts = [calibration.select_samples(samples, 16).digests for samples in sets]
     assert calibration.find_common_samples(*receipts) == ()
 
 
@@ -122,10 +122,10 @@ def test_noise_for_integers_is_refused():
         calibration.open_tensors("synthetic", BOTH, "all")
 
 
-def test_a_receipt_knows_equal_samples_whatever_their_names(saved, tmp_path):
-    given = arrays()
-    first = calibration.select_samples(calibration.open_tensors(saved(**given), BOTH, "all"), 6)
-    np.savez(tmp_path / "other.npz", **{name: array[2:4] for name, array in given.items()})
+def test_a_receipt_recognizes_equal_samples_with_different_names(save_tensors, tmp_path):
+    tensors = arrays()
+    first = calibration.select_samples(calibration.open_tensors(save_tensors(**tensors), BOTH, "all"), 6)
+    np.savez(tmp_path / "other.npz", **{name: array[2:4] for name, array in tensors.items()})
     second = calibration.select_samples(calibration.open_tensors(str(tmp_path / "other.npz"), BOTH, "all"), 2)
     assert calibration.find_common_samples(first.digests, second.digests) == (
         ("samples[2]", "other[0]"),
@@ -133,14 +133,17 @@ def test_a_receipt_knows_equal_samples_whatever_their_names(saved, tmp_path):
     )
 
 
-def test_a_sample_that_is_one_number_throughout_is_said_to_be_constant(saved):
-    given = arrays(2)
-    for array in given.values():
+def test_a_sample_of_one_repeated_value_is_reported_as_constant(save_tensors):
+    tensors = arrays(2)
+    for array in tensors.values():
         array[1] = 3
-    assert calibration.select_samples(calibration.open_tensors(saved(**given), BOTH, "all"), 2).record.constant == 1
+    assert (
+        calibration.select_samples(calibration.open_tensors(save_tensors(**tensors), BOTH, "all"), 2).record.constant
+        == 1
+    )
 
 
-def test_one_array_alone_under_the_name_of_an_archive_is_refused(tmp_path):
+def test_a_single_array_with_the_suffix_of_an_archive_is_refused(tmp_path):
     with (tmp_path / "one.npz").open("wb") as file:
         np.save(file, np.zeros(3))
     with pytest.raises(InputError, match=r"it is not an \.npz file, or it is truncated"):

@@ -1,4 +1,4 @@
-"""`deploykit bench` and `deploykit cmake-dir`: latency through Python and through the C++ library that is shipped."""
+"""`deploykit bench` and `deploykit cmake-dir`: latency through Python and through the shipped C++ library."""
 
 import functools
 import os
@@ -25,21 +25,21 @@ FIGURES = ("p50_ms", "p90_ms", "p95_ms", "p99_ms")
 
 
 FEW = ("--duration", 0.05, "--iterations", 3)
-"""What figures show is the concern of tests/bench."""
+"""Settings of a short measurement; tests/evaluate/latency tests the figures."""
 
 
 QUICK = functools.partial(Settings, window_s=0, agreement=1e9)
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick_warm_up(monkeypatch):
     """Warm-up settles at once, on a busy machine too."""
     monkeypatch.setattr("deploykit.evaluate.latency.measure.Settings", QUICK)
 
 
 @pytest.fixture
 def built(monkeypatch):
-    """A C++ library that was built before and answers this; a list of the calls it got."""
+    """A prebuilt C++ program with this output; a list of the calls it received."""
     calls = []
 
     def answer(program, folder, batch, settings):
@@ -85,16 +85,16 @@ def test_bench_as_json_is_one_versioned_document_with_every_duration(cli, fp32_b
     assert (content["knee"], measured["threads"], measured["rate_per_s"]) == (None, 1, None)
     assert min(content["start_up"].values()) > 0
     assert content["peak_memory_bytes"] > 1 << 20
-    assert [each["device"] for each in content["conditions"]].count("CPU") <= 1
+    assert [condition["device"] for condition in content["conditions"]].count("CPU") <= 1
 
 
 def test_several_batch_sizes_are_a_row_each_and_the_knee_is_one_of_them(cli, fp32_bundle):
     content = cli("bench", fp32_bundle, "--batch", "4,1,2", *FEW, "--json").content
-    assert [each["latency"]["batch"] for each in content["measurements"]] == [1, 2, 4]
+    assert [measurement["latency"]["batch"] for measurement in content["measurements"]] == [1, 2, 4]
     assert content["knee"] in (1, 2, 4)
 
 
-def test_the_fewest_iterations_are_made(cli, fp32_bundle):
+def test_the_minimum_of_iterations_is_run(cli, fp32_bundle):
     content = cli("bench", fp32_bundle, "--iterations", 70, "--duration", 0.001, "--json").content
     assert content["measurements"][0]["latency"]["iterations"] >= 70
 
@@ -104,7 +104,7 @@ def test_several_callers_share_the_engine(cli, fp32_bundle):
     assert content["measurements"][0]["threads"] == 3
 
 
-def test_a_rate_is_kept_and_told(cli, fp32_bundle):
+def test_an_arrival_rate_is_met_and_reported(cli, fp32_bundle):
     words = ("bench", fp32_bundle, "--rate", 40, "--threads", 2, "--duration", 0.3, "--iterations", 5)
     content = cli(*words, "--json").content
     assert (content["measurements"][0]["rate_per_s"], content["measurements"][0]["threads"]) == (40, 2)
@@ -112,7 +112,7 @@ def test_a_rate_is_kept_and_told(cli, fp32_bundle):
     assert "open loop: Poisson arrivals at 40 requests/s, served by 2 callers" in printed.text
 
 
-def test_an_fp16_bundle_is_measured_too_and_says_what_that_means(cli, fp16_bundle):
+def test_an_fp16_bundle_is_measured_with_its_caveat(cli, fp16_bundle):
     result = cli("bench", fp16_bundle, *FEW)
     assert result.code == 0, result.err
     assert "ONNX Runtime's CPU provider computes in FP32" in result.text
@@ -120,7 +120,7 @@ def test_an_fp16_bundle_is_measured_too_and_says_what_that_means(cli, fp16_bundl
 
 @pytest.mark.parametrize("runtime", ["python", "cpp"])
 @pytest.mark.parametrize("batch", ["5", "64", "1,5"])
-def test_a_batch_that_the_bundle_does_not_take_is_refused_with_those_it_takes(cli, fp32_bundle, built, runtime, batch):
+def test_an_unsupported_batch_size_is_refused_and_the_supported_ones_are_named(cli, fp32_bundle, built, runtime, batch):
     result = cli("bench", fp32_bundle, "--batch", batch, "--runtime", runtime)
     assert result.code == 2
     assert f"{fp32_bundle} accepts batches of 1 to 4, not of {batch.split(',')[-1]}." in result.text
@@ -152,7 +152,7 @@ def test_a_batch_that_the_bundle_does_not_take_is_refused_with_those_it_takes(cl
         (("--compare",), "--compare needs two bundles, not 1"),
     ],
 )
-def test_words_that_mean_nothing_or_do_not_fit_are_wrong_usage(cli, fp32_bundle, words, said):
+def test_invalid_or_conflicting_options_are_usage_errors(cli, fp32_bundle, words, said):
     result = cli("bench", fp32_bundle, *words)
     assert result.code == 2
     assert said in result.text
@@ -176,14 +176,14 @@ def test_words_that_mean_nothing_or_do_not_fit_are_wrong_usage(cli, fp32_bundle,
         (("--compare", "--fail-if", "faster:5%"), "write slower:NUMBER%"),
     ],
 )
-def test_words_that_do_not_fit_two_bundles_are_wrong_usage(cli, fp32_bundle, fp16_bundle, words, said):
+def test_options_invalid_for_two_bundles_are_usage_errors(cli, fp32_bundle, fp16_bundle, words, said):
     result = cli("bench", fp32_bundle, fp16_bundle, *words)
     assert result.code == 2
     assert said in result.text
 
 
 @pytest.mark.parametrize("words", [("--runtime", "cpp"), ("--compare",)])
-def test_what_is_no_bundle_is_bad_input_before_anything_is_built(cli, fp32_bundle, tmp_path, built, words):
+def test_a_path_that_is_not_a_bundle_is_bad_input_before_anything_is_built(cli, fp32_bundle, tmp_path, built, words):
     result = cli("bench", *((fp32_bundle,) if "--compare" in words else ()), tmp_path, *words)
     assert result.code == 3
     assert "is not a bundle" in result.text
@@ -197,17 +197,17 @@ def test_a_damaged_bundle_is_not_measured(cli, bundle):
     assert "model.onnx has 5 bytes" in result.text
 
 
-# ── Two bundles ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Two bundles ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
-def brief(monkeypatch):
-    """Turns of one call without a pause: what they are for is the concern of tests/bench."""
+def single_call_blocks(monkeypatch):
+    """Blocks of one call without a pause: tests/evaluate/latency covers their purpose."""
     monkeypatch.setattr(alternate, "PAUSE_S", 0)
     monkeypatch.setattr(alternate, "BLOCK_S", 0)
 
 
-@pytest.mark.usefixtures("brief")
+@pytest.mark.usefixtures("single_call_blocks")
 def test_two_bundles_are_compared_in_turn(cli, fp32_bundle, fp16_bundle):
     result = cli("bench", fp32_bundle, fp16_bundle, "--compare", "--rounds", 6)
     assert result.code == 0, result.err
@@ -217,7 +217,7 @@ def test_two_bundles_are_compared_in_turn(cli, fp32_bundle, fp16_bundle):
 
 @pytest.fixture
 def slower_second(monkeypatch):
-    """A comparison as it comes out where the second takes 6 % longer, give or take 0.5 %."""
+    """A comparison in which the second takes 6 % longer, ± 0.5 %."""
 
     def compared(first, _second, batch, rounds, clock, _settings):
         figures = measure_calls(first, batch, clock, Settings(0, 2, 1e9, 1, 3, 1e-6))
@@ -239,8 +239,8 @@ def test_a_second_that_is_slower_than_allowed_beyond_the_noise_exits_with_1(cli,
     assert (last.startswith("FAILED  the second takes 1.060") and "Try: repeat it" in last) == (code == 1)
 
 
-@pytest.mark.usefixtures("brief")
-def test_a_comparison_as_json_holds_both_sides_and_the_interval(cli, fp32_bundle, fp16_bundle):
+@pytest.mark.usefixtures("single_call_blocks")
+def test_a_json_comparison_contains_both_sides_and_the_interval(cli, fp32_bundle, fp16_bundle):
     words = ("bench", fp32_bundle, fp16_bundle, "--compare", "--rounds", 8, "--batch", 2, "--json")
     content = cli(*words, "--fail-if", "slower:900%").content
     assert (content["first"]["precision"], content["second"]["precision"]) == ("fp32", "fp16")
@@ -252,27 +252,27 @@ def test_a_comparison_as_json_holds_both_sides_and_the_interval(cli, fp32_bundle
         assert len(measured["durations_ns"]) == measured["latency"]["iterations"] >= 8
 
 
-# ── Kept, and beside LoadGen ────────────────────────────────────────────────────────────────────────────────────────
+# ── Saved, and with LoadGen ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_figures_that_are_kept_are_in_the_bundle_and_it_is_still_whole(cli, bundle):
+def test_saved_figures_are_in_the_bundle_and_it_still_verifies(cli, bundle):
     assert cli("bench", bundle, *FEW, "--save").code == 0
     records = reporting.collect_report([bundle]).bundles[0].records
-    assert [(each.runtime, len(each.measurements)) for each in records.benches] == [("python", 1)]
+    assert [(bench.runtime, len(bench.measurements)) for bench in records.benches] == [("python", 1)]
     assert cli("verify", bundle).code == 0
 
 
-def test_loadgen_says_its_own_beside_ours(cli, fp32_bundle):
+def test_loadgen_figures_are_reported_next_to_ours(cli, fp32_bundle):
     pytest.importorskip("mlperf_loadgen", reason="MLCommons' LoadGen is not installed")
     content = cli("bench", fp32_bundle, *FEW, "--loadgen", "SingleStream", "--json").content
     assert (content["loadgen"]["scenario"], content["loadgen"]["valid"]) == ("SingleStream", False)
     assert content["loadgen"]["queries"] >= 1
 
 
-# ── Through the C++ library ─────────────────────────────────────────────────────────────────────────────────────────
+# ── Through the C++ library ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_cpp_path_gives_bundle_batches_and_floors_to_the_program_and_prints_its_figures(cli, fp32_bundle, built):
+def test_the_cpp_path_passes_bundle_batches_and_floors_to_the_program_and_prints_its_figures(cli, fp32_bundle, built):
     result = cli("bench", fp32_bundle, "--runtime", "cpp", "--batch", "2,4", "--duration", 3, "--iterations", 9)
     assert result.code == 0, result.err
     program = Path("/built/deploykit-bench")
@@ -290,7 +290,7 @@ def test_the_cpp_path_gives_bundle_batches_and_floors_to_the_program_and_prints_
         assert part in result.text
 
 
-def test_a_machine_that_cannot_build_says_what_to_install(cli, fp32_bundle, monkeypatch):
+def test_a_machine_that_cannot_build_names_what_to_install(cli, fp32_bundle, monkeypatch):
     def build(*_):
         raise BackendError("CMake is not installed.", cpp_programs.INSTALL_TOOLS)
 
@@ -300,10 +300,10 @@ def test_a_machine_that_cannot_build_says_what_to_install(cli, fp32_bundle, monk
     assert "CMake is not installed. On Debian and Ubuntu: apt install cmake" in result.text
 
 
-# ── cmake-dir ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── cmake-dir ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_cmake_dir_prints_the_folder_that_find_package_wants_and_nothing_else(process):
+def test_cmake_dir_prints_only_the_folder_for_find_package(process):
     result = process("cmake-dir")
     assert (result.code, result.err) == (0, "")
     (line,) = result.out.splitlines()
@@ -311,7 +311,7 @@ def test_cmake_dir_prints_the_folder_that_find_package_wants_and_nothing_else(pr
     assert (Path(line) / "deploykitConfig.cmake").is_file()
 
 
-# ── The library itself ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── The C++ library ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture(scope="module")
@@ -333,7 +333,7 @@ def toolchain():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("toolchain")
-def test_the_shipped_library_is_built_once_and_measures(cli, fp32_bundle, fp16_bundle, bundle):
+def test_the_shipped_library_is_built_once_and_measures_latency(cli, fp32_bundle, fp16_bundle, bundle):
     content = cli("bench", fp32_bundle, "--runtime", "cpp", "--json").content
     (measured,) = content["measurements"]
     latency = measured["latency"]
@@ -346,7 +346,7 @@ def test_the_shipped_library_is_built_once_and_measures(cli, fp32_bundle, fp16_b
     assert 1 << 20 < content["peak_memory_bytes"] < 1 << 32
 
     swept = cli("bench", fp32_bundle, "--runtime", "cpp", "--batch", "1,4", "--duration", 0.1, "--json").content
-    assert [each["latency"]["batch"] for each in swept["measurements"]] == [1, 4]
+    assert [measurement["latency"]["batch"] for measurement in swept["measurements"]] == [1, 4]
 
     pair = cli("bench", fp32_bundle, fp16_bundle, "--runtime", "cpp", "--compare", "--rounds", 6, "--json").content
     assert (pair["rounds"], pair["second"]["precision"], pair["second"]["runtime"]) == (6, "fp16", "cpp")
@@ -359,7 +359,7 @@ def test_the_shipped_library_is_built_once_and_measures(cli, fp32_bundle, fp16_b
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("toolchain")
-def test_the_program_answers_requests_one_by_one(fp32_bundle):
+def test_the_program_serves_requests_one_by_one(fp32_bundle):
     program = cpp_programs.build_programs(cpp_programs.BENCH, TerminalProgress()) / "deploykit-bench"
     words = (program, fp32_bundle, "--serve", "--threads", "1")
     done = subprocess.run(words, input="run\nrun\nmemory\n", capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The verbs that read a bundle: run, inspect, verify, parity. What is damaged is named, and never used."""
+"""The verbs that read a bundle: run, inspect, verify, parity. Damage is named, and damaged files are never used."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def edit(bundle, change):
 
 
 def flip(path):
-    """One bit, in the middle."""
+    """Flip one bit in the middle."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -34,7 +34,7 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:1000])
 
 
-# ── run ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── run ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_run_prints_the_five_best_classes(cli, fp32_bundle, photograph):
@@ -49,13 +49,13 @@ def test_run_prints_the_five_best_classes(cli, fp32_bundle, photograph):
     assert "untrained" in untrained
 
 
-def test_run_gives_every_class_a_share_of_one(cli, fp32_bundle, photograph):
+def test_run_prints_class_probabilities_that_sum_to_one(cli, fp32_bundle, photograph):
     [prediction] = cli("run", fp32_bundle, photograph, "--top", 99, "--json").content
     assert sorted(prediction["classes"]) == list(range(10))
     assert sum(prediction["scores"]) == pytest.approx(1)
 
 
-def test_run_takes_several_images(cli, fp16_bundle, photograph, tmp_path):
+def test_run_accepts_several_images(cli, fp16_bundle, photograph, tmp_path):
     other = shutil.copy(photograph, tmp_path / "[other].png")
     first, second = cli("run", fp16_bundle, photograph, other, "--json").content
     assert (first["image"], second["image"]) == (str(photograph), str(other))
@@ -70,28 +70,28 @@ def test_run_never_breaks_a_path(cli, fp32_bundle, photograph, tmp_path):
     assert cli("run", fp32_bundle, other).out.splitlines()[0] == str(other)
 
 
-def test_run_names_classes_where_the_bundle_has_labels(cli, small, photograph, tmp_path):
-    assert cli(*small, "--data", "digits", "--num-classes", "10", "-o", tmp_path / "digits").code == 0
+def test_run_names_classes_where_the_bundle_has_labels(cli, small_export, photograph, tmp_path):
+    assert cli(*small_export, "--data", "digits", "--num-classes", "10", "-o", tmp_path / "digits").code == 0
     assert (tmp_path / "digits" / "labels.txt").read_text() == "".join(f"{digit}\n" for digit in range(10))
     [prediction] = cli("run", tmp_path / "digits", photograph, "--json").content
     assert prediction["labels"] == [str(index) for index in prediction["classes"]]
 
 
-def test_run_refuses_embeddings(cli, small, photograph, tmp_path):
-    assert cli(*small, "--head", "embedding", "-o", tmp_path / "bundle").code == 0
+def test_run_refuses_embeddings(cli, small_export, photograph, tmp_path):
+    assert cli(*small_export, "--head", "embedding", "-o", tmp_path / "bundle").code == 0
     result = cli("run", tmp_path / "bundle", photograph)
     assert result.code == 2
     assert "outputs embeddings, not class scores. Export it with --head logits." in result.text
 
 
-def test_run_refuses_what_is_no_image(cli, fp32_bundle, tmp_path):
+def test_run_refuses_a_file_that_is_not_an_image(cli, fp32_bundle, tmp_path):
     (tmp_path / "letter.png").write_text("Dear …")
     result = cli("run", fp32_bundle, tmp_path / "letter.png")
     assert result.code == 3
     assert "letter.png' cannot be decoded as an image" in result.text
 
 
-def test_run_names_an_image_that_is_not_there(cli, fp32_bundle):
+def test_run_names_a_missing_image(cli, fp32_bundle):
     result = cli("run", fp32_bundle, "nowhere.png")
     assert result.code == 3
     assert "there is no file 'nowhere.png'" in result.text
@@ -104,10 +104,10 @@ def test_run_refuses_a_damaged_bundle(cli, bundle, photograph):
     assert "model.onnx differs from its recorded SHA-256" in result.text
 
 
-# ── inspect ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── inspect ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_inspect_says_what_a_bundle_takes_gives_and_whether_it_passed(cli, fp32_bundle):
+def test_inspect_shows_inputs_outputs_and_verdict(cli, fp32_bundle):
     result = cli("inspect", fp32_bundle)
     assert result.code == 0
     for line in (
@@ -130,31 +130,31 @@ def test_inspect_refuses_a_damaged_bundle(cli, bundle):
     assert "model.onnx differs from its recorded SHA-256" in result.text
 
 
-def test_inspect_takes_any_onnx_file(cli, fp16_bundle):
+def test_inspect_accepts_any_onnx_file(cli, fp16_bundle):
     rows = cli("inspect", fp16_bundle / "model.onnx", "--json").content
     assert [row["name"] for row in rows] == [node.name for node in ir.load(fp16_bundle / "model.onnx").graph]
     assert "float16" in {row["dtype"] for row in rows}
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"\x08\x0a"], ids=["empty", "junk", "a version and no graph"])
-def test_inspect_refuses_what_is_no_graph(cli, tmp_path, content):
+def test_inspect_refuses_a_file_that_is_not_a_graph(cli, tmp_path, content):
     (tmp_path / "model.onnx").write_bytes(content)
     result = cli("inspect", tmp_path / "model.onnx")
     assert result.code == 3
     assert "model.onnx is not an ONNX graph" in result.text
 
 
-def test_inspect_names_what_is_not_there(cli):
+def test_inspect_names_a_missing_path(cli):
     result = cli("inspect", "nowhere")
     assert result.code == 3
     assert "nowhere does not exist. Give the folder of a bundle, or an .onnx file." in result.text
 
 
-# ── verify ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── verify ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_verify_passes_what_was_written(cli, precision, request):
+def test_verify_passes_an_undamaged_bundle(cli, precision, request):
     result = cli("verify", request.getfixturevalue(f"{precision}_bundle"))
     assert result.code == 0
     assert "6 files: checksums OK" in result.text
@@ -225,7 +225,7 @@ def link_to_nothing(bundle):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_verify_names_the_file_that_is_not_as_it_was_written(cli, bundle, damage, message):
+def test_verify_names_the_changed_file(cli, bundle, damage, message):
     damage(bundle)
     result = cli("verify", bundle)
     assert result.code == 1
@@ -310,7 +310,7 @@ def a_graph_without_a_digest(content):
     ids=lambda value: getattr(value, "__name__", ""),
 )
 @pytest.mark.parametrize("verb", ["verify", "inspect"])
-def test_a_manifest_that_says_something_else_is_refused(cli, bundle, change, message, verb):
+def test_an_invalid_manifest_is_refused_with_the_reason(cli, bundle, change, message, verb):
     edit(bundle, change)
     result = cli(verb, bundle)
     assert result.code == 3
@@ -349,7 +349,7 @@ def test_a_bit_that_flipped_in_the_manifest_never_is_an_internal_fault(cli, bund
     content = bytearray(path.read_bytes())
     content[offset] ^= 4
     path.write_bytes(content)
-    assert cli("verify", bundle).code in (0, 1, 2, 3)  # a flipped digit of a latency is nobody's to notice
+    assert cli("verify", bundle).code in (0, 1, 2, 3)  # a flipped digit of a latency cannot be detected
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_verify_refuses_golden_vectors_that_do_not_fit_the_graph(cli, bundle, ch
 
 
 @pytest.mark.parametrize("verb", ["verify", "inspect"])
-def test_a_folder_that_is_no_bundle_is_refused(cli, tmp_path, verb):
+def test_a_folder_without_a_bundle_is_refused(cli, tmp_path, verb):
     result = cli(verb, tmp_path)
     assert result.code == 3
     assert f"{tmp_path} is not a bundle: it has no manifest.json. Create one with deploykit export." in result.text
@@ -383,10 +383,10 @@ def test_a_bundle_for_a_backend_of_later_days_is_refused(cli, bundle):
     assert "unknown backend 'tensorrt-12'; did you mean tensorrt" in result.text
 
 
-# ── parity ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── parity ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_parity_of_a_bundle_is_judged_anew(cli, fp32_bundle):
+def test_parity_of_a_bundle_is_evaluated_again(cli, fp32_bundle):
     result = cli("parity", f"{fp32_bundle}/", "--samples", "8")
     assert result.code == 0
     assert "nin_cifar10-fp32 fp32 passed" in result.text
@@ -398,7 +398,7 @@ def test_parity_of_a_bundle_on_other_data(cli, fp32_bundle):
     assert (row["parity"]["data"]["name"], row["parity"]["passed"]) == ("digits", True)
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small_export")
 def test_parity_of_a_network_is_a_row_per_precision(cli):
     rows = cli("parity", "nin_cifar10", "--data", "synthetic", "--samples", "4", "--json").content
     assert {row["model"] for row in rows} == {"nin_cifar10"}
@@ -406,7 +406,7 @@ def test_parity_of_a_network_is_a_row_per_precision(cli):
     assert all(row["parity"]["passed"] for row in rows)
 
 
-def test_parity_says_each_row_as_soon_as_it_is_known(cli, fp32_bundle):
+def test_parity_prints_each_row_as_soon_as_it_is_complete(cli, fp32_bundle):
     assert f"{fp32_bundle.name} fp32: passed, SNR" in cli("parity", fp32_bundle, "--json").err
 
 
@@ -428,7 +428,7 @@ def test_parity_refuses_a_damaged_bundle(cli, bundle):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A file with what `--weights random --seed N` would give."""
+    """A checkpoint with the weights of `--weights random --seed N`."""
 
     def save(seed):
         loaded = load_network(NIN_CIFAR10, {}, WeightsSource("random", seed=seed))
@@ -439,11 +439,11 @@ def checkpoint(tmp_path):
     return save
 
 
-def test_parity_takes_the_weights_from_wherever_they_are_now(cli, fp32_bundle, checkpoint):
+def test_parity_accepts_weights_at_a_new_path(cli, fp32_bundle, checkpoint):
     assert cli("parity", fp32_bundle, "--weights", checkpoint(0)).code == 0
 
 
-def test_parity_refuses_a_bundle_whose_weights_are_others(cli, fp32_bundle, checkpoint):
+def test_parity_refuses_other_weights_than_those_of_the_bundle(cli, fp32_bundle, checkpoint):
     result = cli("parity", fp32_bundle, "--weights", checkpoint(1))
     assert result.code == 3
     assert f"{fp32_bundle} was exported from other weights (random, seed 0, " in result.text
@@ -457,7 +457,7 @@ def test_parity_of_an_unknown_network_names_the_nearest(cli):
     assert "unknown model 'resnt50'; did you mean resnet50" in result.text
 
 
-def test_parity_takes_a_word_with_a_slash_for_a_folder(cli):
+def test_parity_treats_an_argument_with_a_slash_as_a_folder(cli):
     result = cli("parity", "./resnet50")
     assert result.code == 3
     assert "resnet50 is not a bundle" in result.text

@@ -1,4 +1,4 @@
-"""Engines for machines that are not this one: built, packed, said to be unchecked; and what refuses to be built."""
+"""Engines for other machines: built, packed, reported as unchecked; and unsupported builds."""
 
 import json
 
@@ -22,8 +22,8 @@ def plans(bundle):
     return sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob(PLAN))
 
 
-def test_an_export_for_tensorrt_rtx_ends_with_an_engine_and_says_what_was_not_checked(cli, small, tmp_path):
-    result = cli(*small, "--target", "tensorrt-rtx", "-o", tmp_path / "bundle")
+def test_an_export_for_tensorrt_rtx_writes_an_engine_and_reports_what_was_not_checked(cli, small_export, tmp_path):
+    result = cli(*small_export, "--target", "tensorrt-rtx", "-o", tmp_path / "bundle")
     assert result.code == 0, result.err
     assert "PASSED fp32 against eager PyTorch" in result.text
     assert UNRUN in result.text
@@ -34,9 +34,9 @@ def test_an_export_for_tensorrt_rtx_ends_with_an_engine_and_says_what_was_not_ch
     assert cli("verify", tmp_path / "bundle").code == 0
 
 
-def test_the_manifest_says_how_an_engine_was_built_and_that_it_was_not_run(cli, small, tmp_path):
+def test_the_manifest_records_how_an_engine_was_built_and_that_it_was_not_run(cli, small_export, tmp_path):
     words = ("--target", "tensorrt-rtx", "--compute-capability", "120,86", "--json")
-    result = cli(*small, *words, "-o", tmp_path / "bundle")
+    result = cli(*small_export, *words, "-o", tmp_path / "bundle")
     assert result.code == 0, result.err
     (beside,) = result.content["extra_engines"]
     assert beside["not_run_reason"].startswith("no NVIDIA driver is installed")
@@ -49,22 +49,22 @@ def test_the_manifest_says_how_an_engine_was_built_and_that_it_was_not_run(cli, 
     assert result.content["engine"]["backend"] == "onnxruntime"
 
 
-def test_auto_packs_a_portable_engine_beside_what_it_judges(cli, small, tmp_path, monkeypatch):
+def test_auto_adds_a_portable_engine_to_the_evaluated_one(cli, small_export, tmp_path, monkeypatch):
     monkeypatch.setattr(choice, "find_optional_engines", lambda: ("tensorrt-rtx",))
-    result = cli(*small, "-o", tmp_path / "bundle")
+    result = cli(*small_export, "-o", tmp_path / "bundle")
     assert result.code == 0, result.err
     assert len(plans(tmp_path / "bundle")) == 1
 
 
-def test_pixels_go_into_an_engine_too(cli, small, tmp_path):
-    result = cli(*small, "--preprocess-in", "graph", "--target", "tensorrt-rtx", "-o", tmp_path / "bundle")
+def test_an_engine_can_include_preprocessing(cli, small_export, tmp_path):
+    result = cli(*small_export, "--preprocess-in", "graph", "--target", "tensorrt-rtx", "-o", tmp_path / "bundle")
     assert result.code == 0, result.err
     assert len(plans(tmp_path / "bundle")) == 1
 
 
-def test_compile_adds_an_engine_and_leaves_the_rest_as_it_was(cli, bundle):
-    told = (bundle / "manifest.json", bundle / "report.html")
-    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file() and path not in told}
+def test_compile_adds_an_engine_and_preserves_the_rest(cli, bundle):
+    others = (bundle / "manifest.json", bundle / "report.html")
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file() and path not in others}
     result = cli("compile", bundle, "--target", "tensorrt-rtx", "--compute-capability", "89")
     assert result.code == 0, result.err
     assert UNRUN in result.text
@@ -82,7 +82,7 @@ def test_compiling_for_the_same_gpus_replaces_the_engine_and_for_others_adds_one
 
 
 def judged_by_its_plan(bundle, beside):
-    """The bundle as if the machine that exported it had run the plan: its engine, and the graph's own beside it."""
+    """The bundle as if the exporting machine had run the plan: its engine, and the graph as an extra one."""
     path = bundle / "manifest.json"
     content = json.loads(path.read_text())
     (plan,) = content["extra_engines"]
@@ -91,7 +91,7 @@ def judged_by_its_plan(bundle, beside):
     path.write_text(json.dumps(content))
 
 
-def test_a_bundle_from_a_machine_with_a_gpu_is_run_by_another_engine_of_its_own(cli, bundle):
+def test_a_bundle_from_a_gpu_machine_runs_with_another_of_its_engines(cli, bundle):
     assert cli("compile", bundle, "--target", "tensorrt-rtx").code == 0
     judged_by_its_plan(bundle, beside=True)
     result = cli("verify", bundle)
@@ -107,7 +107,7 @@ def test_a_bundle_with_no_engine_for_this_machine_is_refused_with_the_reason(cli
     assert "engine.plan cannot run here: no NVIDIA driver is installed" in result.text
 
 
-def test_the_engine_that_a_bundle_was_judged_by_is_not_replaced(cli, bundle):
+def test_the_evaluated_engine_of_a_bundle_is_not_replaced(cli, bundle):
     assert cli("compile", bundle, "--target", "tensorrt-rtx").code == 0
     judged_by_its_plan(bundle, beside=True)
     before = (bundle / plans(bundle)[0]).read_bytes()
@@ -118,7 +118,7 @@ def test_the_engine_that_a_bundle_was_judged_by_is_not_replaced(cli, bundle):
     assert cli("verify", bundle).code == 0
 
 
-def test_a_truncated_plan_is_found_by_its_digest(cli, bundle):
+def test_a_truncated_plan_is_detected_by_its_digest(cli, bundle):
     assert cli("compile", bundle, "--target", "tensorrt-rtx").code == 0
     plan = bundle / plans(bundle)[0]
     plan.write_bytes(plan.read_bytes()[:1000])
@@ -136,7 +136,7 @@ def test_a_truncated_plan_is_found_by_its_digest(cli, bundle):
         (("--version-compatible",), 4, "version"),
     ],
 )
-def test_what_the_compiler_cannot_do_is_refused_and_the_bundle_stays(cli, bundle, words, code, said):
+def test_an_unsupported_build_is_refused_and_the_bundle_is_unchanged(cli, bundle, words, code, said):
     result = cli("compile", bundle, "--target", "tensorrt-rtx", *words)
     assert result.code == code
     assert said in result.text
@@ -144,30 +144,30 @@ def test_what_the_compiler_cannot_do_is_refused_and_the_bundle_stays(cli, bundle
     assert cli("verify", bundle).code == 0
 
 
-def test_what_the_compiler_cannot_do_is_refused_before_any_work(cli, small, tmp_path, monkeypatch):
+def test_an_unsupported_build_is_refused_before_any_work(cli, small_export, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "export", None)
     words = ("--target", "tensorrt-rtx", "--compute-capability", "87")
-    result = cli(*small, *words, "-o", tmp_path / "bundle")
+    result = cli(*small_export, *words, "-o", tmp_path / "bundle")
     assert result.code == 4
     assert "has no compute capability 87. Choose from 75" in result.text
 
 
-def test_a_compiler_that_is_not_installed_is_refused_before_any_work(cli, small, tmp_path):
+def test_a_compiler_that_is_not_installed_is_refused_before_any_work(cli, small_export, tmp_path):
     if is_installed("tensorrt"):
         pytest.skip("TensorRT is installed")
-    result = cli(*small, "--target", "tensorrt", "-o", tmp_path / "bundle")
+    result = cli(*small_export, "--target", "tensorrt", "-o", tmp_path / "bundle")
     assert result.code == 4
     assert "The backend tensorrt needs tensorrt, which is not installed" in result.text
     assert not (tmp_path / "bundle").exists()
 
 
-def test_build_options_without_a_compiler_are_refused(cli, small, tmp_path):
-    result = cli(*small, "--target", "onnxruntime", "--workspace", "64", "-o", tmp_path / "bundle")
+def test_build_options_without_a_compiler_are_refused(cli, small_export, tmp_path):
+    result = cli(*small_export, "--target", "onnxruntime", "--workspace", "64", "-o", tmp_path / "bundle")
     assert result.code == 2
     assert "These build options are TensorRT's" in result.text
 
 
-def test_a_bundle_that_was_judged_by_an_engine_does_not_take_it_twice(cli, bundle):
+def test_a_bundle_does_not_get_its_evaluated_engine_twice(cli, bundle):
     result = cli("compile", bundle, "--target", "onnxruntime")
     assert result.code == 3
     assert "is the bundle's primary engine already" in result.text
@@ -180,13 +180,13 @@ def test_a_damaged_bundle_is_not_compiled(cli, bundle):
     assert "is damaged: " in result.text
 
 
-def test_what_is_no_bundle_is_not_compiled(cli, tmp_path):
+def test_a_folder_that_is_not_a_bundle_is_not_compiled(cli, tmp_path):
     result = cli("compile", tmp_path, "--target", "tensorrt-rtx")
     assert result.code == 3
     assert "is not a bundle" in result.text
 
 
-def test_a_full_disk_leaves_the_bundle_as_it_was(cli, bundle, monkeypatch):
+def test_a_full_disk_leaves_the_bundle_unchanged(cli, bundle, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -198,7 +198,7 @@ def test_a_full_disk_leaves_the_bundle_as_it_was(cli, bundle, monkeypatch):
     assert cli("verify", bundle).code == 0
 
 
-def test_inspect_shows_how_engines_were_built_and_why_their_layers_are_not_seen(cli, bundle):
+def test_inspect_shows_how_engines_were_built_and_why_their_layers_are_unavailable(cli, bundle):
     assert cli("compile", bundle, "--target", "tensorrt-rtx").code == 0
     result = cli("inspect", bundle, "--engines", "--profile", "5")
     assert result.code == 0, result.err
@@ -206,7 +206,7 @@ def test_inspect_shows_how_engines_were_built_and_why_their_layers_are_not_seen(
     assert "cannot run here: no NVIDIA driver is installed" in result.text
 
 
-def test_inspect_says_where_a_bundle_has_no_engine_but_its_graph(cli, bundle):
+def test_inspect_reports_a_bundle_without_engines(cli, bundle):
     assert "The bundle has no compiled engine, only its graph." in cli("inspect", bundle, "--engines").text
 
 

@@ -1,4 +1,4 @@
-"""Whatever goes wrong: one paragraph, the right exit code, no traceback, and nothing half-written left behind."""
+"""Every failure: one paragraph, the right exit code, no traceback, and no partial files."""
 
 import contextlib
 import errno
@@ -16,14 +16,14 @@ from deploykit.cli.progress import TerminalProgress
 from deploykit.core.errors import InputError
 
 
-def partial(*folders):
+def list_partial_folders(*folders):
     """Folders that were being written."""
     return [path for folder in folders for path in folder.rglob("*.partial-*")]
 
 
 @pytest.fixture
 def failing(monkeypatch):
-    """`deploykit verify` that meets this error."""
+    """`deploykit verify` with this error."""
 
     def fail(error):
         def verify(_):
@@ -49,11 +49,11 @@ STEPS = [
 
 
 @pytest.mark.parametrize(("title", "forgotten"), STEPS, ids=[title for title, _ in STEPS])
-def test_an_interruption_leaves_nothing_whatever_the_step(
-    cli, small, forgetful_cache, traced_before, tmp_path, monkeypatch, title, forgotten
+def test_an_interruption_in_any_step_leaves_no_files(
+    cli, small_export, cache_without, replay_exporter, tmp_path, monkeypatch, title, forgotten
 ):
-    cache, entered = forgetful_cache(*forgotten), TerminalProgress.step
-    traced_before()
+    cache, entered = cache_without(*forgotten), TerminalProgress.step
+    replay_exporter()
 
     @contextlib.contextmanager
     def step(self, text, total=None):
@@ -63,37 +63,37 @@ def test_an_interruption_leaves_nothing_whatever_the_step(
             yield advance
 
     monkeypatch.setattr(TerminalProgress, "step", step)
-    result = cli(*small, "--fp16", "-o", tmp_path / "out" / "bundle")
+    result = cli(*small_export, "--fp16", "-o", tmp_path / "out" / "bundle")
     assert result.code == 130
     assert result.err.splitlines()[-1] == "Interrupted. Nothing was written."
     assert not (tmp_path / "out" / "bundle").exists()
-    assert partial(tmp_path, cache) == []
+    assert list_partial_folders(tmp_path, cache) == []
 
 
 def heed_interrupts() -> None:
-    """A shell starts what runs in its background with SIGINT ignored, and children inherit that: tests too."""
+    """A shell starts background jobs with SIGINT ignored, and children inherit that: tests too."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_an_interrupted_process_prints_no_traceback_and_leaves_nothing(program, small, forgetful_cache, tmp_path):
-    cache = forgetful_cache("latency")
-    words = program(*small, "-o", tmp_path / "out" / "bundle")
+def test_an_interrupted_process_prints_no_traceback_and_leaves_no_files(program, small_export, cache_without, tmp_path):
+    cache = cache_without("latency")
+    words = program(*small_export, "-o", tmp_path / "out" / "bundle")
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
     ) as started:
         deadline = time.monotonic() + 240
         while not list((cache / "latency").glob(".*")) and started.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
-        started.send_signal(signal.SIGINT)  # while it measures, which takes two seconds
+        started.send_signal(signal.SIGINT)  # during the measurement, which takes two seconds
         out, err = started.communicate(timeout=60)
     assert (started.returncode, out) == (130, "")
     assert err.splitlines()[-1] == "Interrupted. Nothing was written."
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
-    assert partial(cache) == []
+    assert list_partial_folders(cache) == []
 
 
-def test_an_interruption_that_a_library_took_for_an_error_of_its_own_is_one(cli, failing):
+def test_an_interruption_translated_by_a_library_is_still_an_interruption(cli, failing):
     error = ImportError("initialization failed")
     error.__cause__ = KeyboardInterrupt()
     failing(error)
@@ -104,30 +104,30 @@ def full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_full_disk_while_the_bundle_is_written(cli, small, bundle, tmp_path, monkeypatch, snapshot):
+def test_a_full_disk_while_the_bundle_is_written(cli, small_export, bundle, tmp_path, monkeypatch, snapshot):
     before = snapshot(bundle)
     monkeypatch.setattr("deploykit.bundle.write.shutil.copyfile", full)
-    result = cli(*small, "--samples", "8", "-o", bundle, "--force")
+    result = cli(*small_export, "--samples", "8", "-o", bundle, "--force")
     assert result.code == 3
     assert f"The disk that holds {bundle} is full. Free some space, or choose another folder with -o." in result.text
     assert snapshot(bundle) == before
-    assert partial(tmp_path) == []
+    assert list_partial_folders(tmp_path) == []
 
 
-def test_a_full_disk_while_the_cache_is_written(cli, small, forgetful_cache, tmp_path, monkeypatch):
-    cache = forgetful_cache("reference")
+def test_a_full_disk_while_the_cache_is_written(cli, small_export, cache_without, tmp_path, monkeypatch):
+    cache = cache_without("reference")
     monkeypatch.setattr(np, "save", full)
-    result = cli(*small, "-o", tmp_path / "bundle")
+    result = cli(*small_export, "-o", tmp_path / "bundle")
     assert result.code == 3
     assert "is full. Free some space (deploykit cache clear does), or point DEPLOYKIT_CACHE_DIR at" in result.text
     assert not (tmp_path / "bundle").exists()
-    assert partial(cache) == []
+    assert list_partial_folders(cache) == []
 
 
-def test_a_cache_that_cannot_be_written_is_named(cli, small, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_named(cli, small_export, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DEPLOYKIT_CACHE_DIR", str(tmp_path / "file"))
-    result = cli(*small, "-o", tmp_path / "bundle")
+    result = cli(*small_export, "-o", tmp_path / "bundle")
     assert result.code == 3
     assert f"{tmp_path / 'file'} cannot be written" in result.text
     assert "point DEPLOYKIT_CACHE_DIR at another folder" in result.text
@@ -136,7 +136,7 @@ def test_a_cache_that_cannot_be_written_is_named(cli, small, tmp_path, monkeypat
 @pytest.mark.parametrize(
     "error", [ZeroDivisionError("division by zero"), KeyError("logits"), EOFError("ran out"), AssertionError()]
 )
-def test_an_unexpected_exception_is_our_fault_and_asks_to_be_reported(cli, failing, error):
+def test_an_unexpected_exception_is_an_internal_error_with_a_request_to_report_it(cli, failing, error):
     failing(error)
     result = cli("verify", "bundle")
     assert result.code == 5
@@ -153,7 +153,7 @@ def test_debug_shows_the_traceback_and_the_message(cli, failing):
     assert "Error: deploykit failed: ZeroDivisionError: division by zero." in result.text
 
 
-def test_too_little_memory_is_the_machines_fault(cli, failing):
+def test_out_of_memory_is_an_environment_error(cli, failing):
     failing(MemoryError())
     result = cli("verify", "bundle")
     assert result.code == 3

@@ -1,4 +1,4 @@
-"""The command line before any work: help, versions, words it does not know, and who reads its output."""
+"""The command line before any work: help, versions, unknown words, and output pipes."""
 
 import json
 import subprocess
@@ -59,7 +59,7 @@ def test_an_unknown_command_suggests_the_nearest(cli):
 
 
 @pytest.mark.parametrize("words", [("--nope",), ("export", "resnet50", "--nope"), ("export",), ("run", "bundle")])
-def test_wrong_words_are_wrong_usage_and_say_where_help_is(cli, words):
+def test_invalid_arguments_are_usage_errors_that_point_to_the_help(cli, words):
     result = cli(*words)
     assert result.code == 2
     assert "--help' for help." in result.err
@@ -79,11 +79,11 @@ def test_list_as_json_is_the_catalog(cli):
 
 
 @pytest.mark.parametrize("words", [("list",), ("doctor",), ("--help",)])
-def test_no_colour_where_there_is_no_terminal(process, words):
+def test_without_a_terminal_there_is_no_colour(process, words):
     assert "\x1b" not in process(*words).out
 
 
-def test_a_terminal_of_another_encoding_gets_codes_for_what_it_lacks(process):
+def test_a_terminal_with_another_encoding_gets_escapes_for_missing_characters(process):
     result = process("list", PYTHONIOENCODING="ascii")
     assert result.code == 0
     assert r"224\xd7224" in result.out
@@ -106,9 +106,9 @@ LOADS = "import sys; from deploykit.cli import run; run({words!r}); print(*sorte
         (["run", "BUNDLE", "nowhere.png"], HEAVY - {"onnxruntime"}),
         (["export", "resnt50"], HEAVY),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",  # sets have no order that workers share
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",  # sets have no common order in all workers
 )
-def test_a_verb_loads_only_what_it_needs(program, fp32_bundle, words, absent):
+def test_a_command_imports_only_what_it_needs(program, fp32_bundle, words, absent):
     command = program()
     command[-1] = command[-1].replace(
         "from deploykit.cli import main; main()",
@@ -121,15 +121,15 @@ def test_a_verb_loads_only_what_it_needs(program, fp32_bundle, words, absent):
 
 
 @pytest.mark.parametrize("verb", ["list", "list --json", "doctor", "inspect BUNDLE"])
-def test_a_reader_that_goes_away_is_not_reported_as_an_error(program, fp32_bundle, verb):
+def test_a_closed_output_pipe_is_not_an_error(program, fp32_bundle, verb):
     words = [str(fp32_bundle) if word == "BUNDLE" else word for word in verb.split()]
     with subprocess.Popen(program(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
         started.stdout.close()
         assert started.stderr.read() == b""
-    assert started.returncode == 141  # 128 + SIGPIPE: neither good nor a check that failed
+    assert started.returncode == 141  # 128 + SIGPIPE: neither success nor a failed check
 
 
-def test_the_shell_is_told_how_to_complete(process):
+def test_shell_completion_is_printed(process):
     result = process(_DEPLOYKIT_COMPLETE="bash_source")
     assert result.code == 0
     assert "_DEPLOYKIT_COMPLETE=bash_complete" in result.out

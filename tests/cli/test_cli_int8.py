@@ -1,4 +1,4 @@
-"""`deploykit export --int8`: what it rests on, what it refuses, and what it proves."""
+"""`deploykit export --int8`: calibration data, refusals, and evidence."""
 
 import shutil
 
@@ -13,11 +13,11 @@ INT8 = ("--int8", "--calibration", "synthetic", "--calibration-size", "100")
 
 
 @pytest.fixture(scope="session")
-def int8_bundle(small, tmp_path_factory):
+def int8_bundle(small_export, tmp_path_factory):
     from deploykit.cli import run
 
     folder = tmp_path_factory.mktemp("bundles") / "nin_cifar10-int8"
-    assert run([*small, *INT8, "-o", str(folder)]) == 0
+    assert run([*small_export, *INT8, "-o", str(folder)]) == 0
     return folder
 
 
@@ -32,26 +32,29 @@ def images(tmp_path):
     return folder
 
 
-# ── A good export ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── A good export ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_it_says_what_the_ranges_rest_on(cli, small, int8_bundle):
-    result = cli(*small, *INT8, "-o", int8_bundle)
+def test_the_calibration_data_is_reported(cli, small_export, int8_bundle):
+    result = cli(*small_export, *INT8, "-o", int8_bundle)
     assert result.code == 0
     assert "calibrated on 100 samples of synthetic (calibration), observer mse" in result.text
     assert "calibration and evaluation sets are disjoint (4 evaluation samples compared)" in result.text
 
 
-def test_it_says_what_really_ran(cli, small, int8_bundle):
-    assert "executed precision: 100 % INT8 by MACs (OpenVINO " in cli(*small, *INT8, "-o", int8_bundle).text
+def test_the_executed_precision_is_reported(cli, small_export, int8_bundle):
+    assert "executed precision: 100 % INT8 by MACs (OpenVINO " in cli(*small_export, *INT8, "-o", int8_bundle).text
 
 
-def test_calibration_on_noise_is_stamped(cli, small, int8_bundle):
-    assert "INT8 ranges come from synthetic, which are not real images" in cli(*small, *INT8, "-o", int8_bundle).text
+def test_calibration_on_noise_is_stamped(cli, small_export, int8_bundle):
+    assert (
+        "INT8 ranges come from synthetic, which are not real images"
+        in cli(*small_export, *INT8, "-o", int8_bundle).text
+    )
 
 
-def test_the_manifest_holds_both_receipts(cli, small, int8_bundle):
-    manifest = cli(*small, *INT8, "-o", int8_bundle, "--json").content
+def test_the_manifest_contains_both_receipts(cli, small_export, int8_bundle):
+    manifest = cli(*small_export, *INT8, "-o", int8_bundle, "--json").content
     calibration, receipt = manifest["calibration"], manifest["receipt"]
     assert len(calibration["samples"]) == 100
     assert {sample["sha256"] for sample in calibration["samples"]}
@@ -68,22 +71,22 @@ def test_the_bundle_verifies_and_predicts(cli, int8_bundle, photograph):
     assert cli("parity", int8_bundle).code == 0
 
 
-def test_int8_and_fp16_go_together(cli, small, tmp_path):
-    result = cli(*small, *INT8, "--fp16", "-o", tmp_path / "both", "--json")
+def test_int8_and_fp16_can_be_combined(cli, small_export, tmp_path):
+    result = cli(*small_export, *INT8, "--fp16", "-o", tmp_path / "both", "--json")
     assert result.code == 0
     assert result.content["precision"] == "int8-fp16"
 
 
-def test_the_same_words_twice_give_the_same_bytes(cli, small, int8_bundle, tmp_path, monkeypatch):
+def test_equal_requests_give_equal_bytes(cli, small_export, int8_bundle, tmp_path, monkeypatch):
     monkeypatch.setenv("DEPLOYKIT_CACHE_DIR", str(tmp_path / "another cache"))
-    again = cli(*small, *INT8, "-o", tmp_path / "again", "--json").content
-    first = cli(*small, *INT8, "-o", int8_bundle, "--json").content
+    again = cli(*small_export, *INT8, "-o", tmp_path / "again", "--json").content
+    first = cli(*small_export, *INT8, "-o", int8_bundle, "--json").content
     assert (tmp_path / "again/model.onnx").read_bytes() == (int8_bundle / "model.onnx").read_bytes()
     assert again["calibration"]["thresholds"] == first["calibration"]["thresholds"]
 
 
-def test_an_engine_that_is_a_file_of_its_own_is_packed_and_loaded(cli, small, tmp_path, snapshot, photograph):
-    result = cli(*small, *INT8, "--target", "onnxruntime", "-o", tmp_path / "b", "--json")
+def test_an_engine_in_a_separate_file_is_packed_and_loaded(cli, small_export, tmp_path, snapshot, photograph):
+    result = cli(*small_export, *INT8, "--target", "onnxruntime", "-o", tmp_path / "b", "--json")
     assert result.content["engine"]["file"]["path"] == "engines/onnxruntime/onnxruntime.onnx"
     before = snapshot(tmp_path / "b")
     assert cli("verify", tmp_path / "b").code == 0
@@ -91,65 +94,65 @@ def test_an_engine_that_is_a_file_of_its_own_is_packed_and_loaded(cli, small, tm
     assert snapshot(tmp_path / "b") == before
 
 
-def test_an_engine_of_another_version_is_compiled_anew_and_elsewhere(cli, small, tmp_path, snapshot, monkeypatch):
+def test_an_engine_of_another_version_is_rebuilt_in_the_cache(cli, small_export, tmp_path, snapshot, monkeypatch):
     from deploykit.backends.onnxruntime import OnnxRuntime
 
-    cli(*small, *INT8, "--target", "onnxruntime", "-o", tmp_path / "b")
+    cli(*small_export, *INT8, "--target", "onnxruntime", "-o", tmp_path / "b")
     before = snapshot(tmp_path / "b")
     monkeypatch.setattr(OnnxRuntime, "version", "9.9")
     assert cli("verify", tmp_path / "b").code == 0
     assert snapshot(tmp_path / "b") == before
 
 
-# ── Budgets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Budgets ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_budget_that_holds_already_takes_nothing_out(cli, small, tmp_path):
-    budget = cli(*small, *INT8, "--min-snr", "1", "-o", tmp_path / "b", "--json").content["budget"]
+def test_a_budget_that_is_already_met_excludes_no_layer(cli, small_export, tmp_path):
+    budget = cli(*small_export, *INT8, "--min-snr", "1", "-o", tmp_path / "b", "--json").content["budget"]
     assert budget["met"]
     assert budget["steps"] == []
 
 
-def test_a_budget_takes_layers_out_until_it_holds(cli, small, int8_bundle, tmp_path):
-    before = cli(*small, *INT8, "-o", int8_bundle, "--json").content["parity"]["outputs"][0]["snr_db"]
-    result = cli(*small, *INT8, "--min-snr", before + 1, "-o", tmp_path / "b")
+def test_a_budget_excludes_layers_until_it_is_met(cli, small_export, int8_bundle, tmp_path):
+    before = cli(*small_export, *INT8, "-o", int8_bundle, "--json").content["parity"]["outputs"][0]["snr_db"]
+    result = cli(*small_export, *INT8, "--min-snr", before + 1, "-o", tmp_path / "b")
     assert result.code == 0
     assert "left INT8 (alone it adds" in result.text
     assert "the layers kept out of INT8 were selected on the samples that parity is evaluated on" in result.text
 
 
-def test_a_budget_that_cannot_hold_fails_the_export(cli, small, tmp_path):
-    result = cli(*small, *INT8, "--min-snr", "500", "-o", tmp_path / "b")
+def test_a_budget_that_cannot_be_met_fails_the_export(cli, small_export, tmp_path):
+    result = cli(*small_export, *INT8, "--min-snr", "500", "-o", tmp_path / "b")
     assert result.code == 1
     assert "the accuracy budget of 500 (SNR dB) is not met" in result.text
 
 
-def test_a_budget_in_points_needs_labels(cli, small, tmp_path):
-    result = cli(*small, *INT8, "--max-drop", "0.5", "-o", tmp_path / "b")
+def test_a_budget_in_points_needs_labels(cli, small_export, tmp_path):
+    result = cli(*small_export, *INT8, "--max-drop", "0.5", "-o", tmp_path / "b")
     assert result.code == 2
     assert "--max-drop needs labels" in result.text
 
 
-# ── What is asked for and not computed ──────────────────────────────────────────────────────────────────────────────
+# ── Requested but not executed ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_int8_that_is_not_computed_as_such_fails_the_export(cli, small, tmp_path, monkeypatch):
+def test_int8_that_is_not_computed_as_such_fails_the_export(cli, small_export, tmp_path, monkeypatch):
     from deploykit.backends.openvino import OpenVino
 
-    told = OpenVino.read_executed_precision
+    original = OpenVino.read_executed_precision
 
     def in_floats(self, engine, folder):
-        honest = told(self, engine, folder)
+        honest = original(self, engine, folder)
         return msgspec.structs.replace(honest, arithmetic=dict.fromkeys(honest.arithmetic, "fp32"))
 
     monkeypatch.setattr(OpenVino, "read_executed_precision", in_floats)
     monkeypatch.setenv("DEPLOYKIT_CACHE_DIR", str(tmp_path / "cache"))
-    result = cli(*small, *INT8, "-o", tmp_path / "b")
+    result = cli(*small_export, *INT8, "-o", tmp_path / "b")
     assert result.code == 1
     assert "9 of 9 layers are INT8 in the graph and FP32 in openvino" in result.text
 
 
-# ── Words that do not fit together ──────────────────────────────────────────────────────────────────────────────────
+# ── Conflicting options ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -166,17 +169,17 @@ def test_int8_that_is_not_computed_as_such_fails_the_export(cli, small, tmp_path
         ((*INT8, "--observer", "kl"), "Invalid value for '--observer'"),
     ],
 )
-def test_words_that_do_not_fit_are_refused(cli, small, tmp_path, words, message):
-    result = cli(*small, *words, "-o", tmp_path / "b")
+def test_conflicting_options_are_refused(cli, small_export, tmp_path, words, message):
+    result = cli(*small_export, *words, "-o", tmp_path / "b")
     assert result.code == 2
     assert message in result.text
     assert not (tmp_path / "b").exists()
 
 
-# ── Images that no range can be learnt from ─────────────────────────────────────────────────────────────────────────
+# ── Unusable calibration images ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def refused(cli, small, folder, tmp_path, *words):
+def refusal_message(cli, small, folder, tmp_path, *words):
     """The message with which a calibration folder is refused."""
     result = cli(*small, "--int8", "--calibration", folder, "-o", tmp_path / "b", *words)
     assert result.code == 3
@@ -184,54 +187,56 @@ def refused(cli, small, folder, tmp_path, *words):
     return result.text
 
 
-def test_a_folder_without_images_is_refused(cli, small, tmp_path):
+def test_a_folder_without_images_is_refused(cli, small_export, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "there is no image under" in refused(cli, small, tmp_path / "empty", tmp_path)
+    assert "there is no image under" in refusal_message(cli, small_export, tmp_path / "empty", tmp_path)
 
 
-def test_one_image_is_refused(cli, small, images, tmp_path):
+def test_one_image_is_refused(cli, small_export, images, tmp_path):
     for path in sorted(images.iterdir())[1:]:
         path.unlink()
-    assert "has one image: that is not enough to calibrate on" in refused(cli, small, images, tmp_path)
+    assert "has one image: that is not enough to calibrate on" in refusal_message(cli, small_export, images, tmp_path)
 
 
-def test_black_images_are_refused(cli, small, tmp_path):
+def test_black_images_are_refused(cli, small_export, tmp_path):
     folder = tmp_path / "black"
     folder.mkdir()
     for number in range(4):
         Image.new("RGB", (40, 40 + number)).save(folder / f"{number}.png")
-    assert "4 of a single colour: that is not enough to calibrate on" in refused(cli, small, folder, tmp_path)
+    assert "4 of a single colour: that is not enough to calibrate on" in refusal_message(
+        cli, small_export, folder, tmp_path
+    )
 
 
-def test_samples_that_are_no_numbers_are_refused(cli, small, tmp_path):
+def test_non_finite_samples_are_refused(cli, small_export, tmp_path):
     samples = np.zeros((4, 3, 32, 32), np.float32)
     samples[2, 0, 0, 0] = np.nan
     np.save(tmp_path / "nan.npy", samples)
-    assert "NaN" in refused(cli, small, tmp_path / "nan.npy", tmp_path)
+    assert "NaN" in refusal_message(cli, small_export, tmp_path / "nan.npy", tmp_path)
 
 
-def test_images_that_are_judged_on_are_not_calibrated_on(cli, small, images, tmp_path):
-    text = refused(cli, small, images, tmp_path, "--data", images)
+def test_calibration_on_evaluation_images_is_refused(cli, small_export, images, tmp_path):
+    text = refusal_message(cli, small_export, images, tmp_path, "--data", images)
     assert "4 of 4 evaluation samples are also calibration samples" in text
 
 
-def test_a_copy_under_another_name_is_found(cli, small, images, tmp_path):
+def test_a_copy_with_another_name_is_detected(cli, small_export, images, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     shutil.copyfile(images / "3.png", other / "unlike.png")
-    text = refused(cli, small, images, tmp_path, "--data", other)
+    text = refusal_message(cli, small_export, images, tmp_path, "--data", other)
     assert "(3.png is the same image as unlike.png)" in text
 
 
-def test_few_images_are_said_to_be_few(cli, small, images, tmp_path):
-    result = cli(*small, "--int8", "--calibration", images, "--data", "synthetic", "-o", tmp_path / "b")
+def test_a_small_calibration_set_is_a_caveat(cli, small_export, images, tmp_path):
+    result = cli(*small_export, "--int8", "--calibration", images, "--data", "synthetic", "-o", tmp_path / "b")
     assert result.code == 0
     assert "Calibrating on 8 samples, which is few: give at least 100." in result.text
     assert "INT8 ranges come from only 8 samples" in result.text
 
 
-def test_a_bundle_is_not_judged_on_what_it_was_calibrated_on_later_either(cli, small, images, tmp_path):
-    cli(*small, "--int8", "--calibration", images, "--data", "synthetic", "-o", tmp_path / "b")
+def test_a_later_evaluation_on_calibration_images_is_refused_too(cli, small_export, images, tmp_path):
+    cli(*small_export, "--int8", "--calibration", images, "--data", "synthetic", "-o", tmp_path / "b")
     result = cli("parity", tmp_path / "b", "--data", images)
     assert result.code == 3
     assert "evaluation samples are also calibration samples" in result.text

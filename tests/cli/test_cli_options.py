@@ -1,4 +1,4 @@
-"""What a user types becomes a value or is refused, before any work, with what was expected instead."""
+"""Arguments are parsed, or refused before any work with what was expected."""
 
 import click
 import pytest
@@ -32,7 +32,7 @@ def test_a_scale_is_a_positive_number():
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "x", ""])
-def test_no_other_scale_is_taken(text):
+def test_a_scale_that_is_not_a_positive_number_is_refused(text):
     with pytest.raises(click.BadParameter):
         Positive().convert(text, None, None)
 
@@ -81,7 +81,7 @@ SHAPE = "write MIN:OPT:MAX, such as 1:8:32, or one number"
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_wrong_value_is_wrong_usage_and_says_what_is_expected(cli, tmp_path, words, expected):
+def test_an_invalid_value_is_a_usage_error_that_names_the_valid_ones(cli, tmp_path, words, expected):
     result = cli("export", "nin_cifar10", "--data", "synthetic", "-o", tmp_path / "bundle", *words)
     assert result.code == 2
     assert expected in result.text
@@ -101,7 +101,7 @@ def test_a_wrong_value_is_wrong_usage_and_says_what_is_expected(cli, tmp_path, w
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_what_cannot_be_used_is_bad_input_and_says_why(cli, tmp_path, words, expected):
+def test_unusable_input_is_an_input_error_with_the_reason(cli, tmp_path, words, expected):
     result = cli("export", "--data", "synthetic", "-o", tmp_path / "bundle", *words)
     assert result.code == 3
     assert expected in result.text
@@ -115,6 +115,6 @@ def test_a_folder_without_images_is_bad_input(cli, tmp_path):
     assert "there is no image under" in result.text
 
 
-def test_a_message_keeps_the_names_in_it_as_they_are(cli, tmp_path, monkeypatch):
+def test_a_message_prints_names_verbatim(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli("verify", "my-bundle").err.startswith("Error: my-bundle is not a bundle")

@@ -1,4 +1,4 @@
-"""`deploykit parity BUNDLE --stages --layers --worst`: who is named, in which words, and what is refused."""
+"""`deploykit parity BUNDLE --stages --layers --worst`: the failing stage and layers, their messages, and refusals."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ def copy(int8_bundle, tmp_path):
 
 @pytest.fixture(autouse=True)
 def no_compiler(monkeypatch):
-    """Building the C++ library takes half a minute, and is the concern of tests/test_attribution.py."""
+    """Building the C++ library takes half a minute; tests/workflows/test_diagnose.py covers it."""
 
     def build(*_):
         raise BackendError("CMake is not installed.", cpp_programs.INSTALL_TOOLS)
@@ -40,7 +40,7 @@ def edit(bundle, change):
 
 
 def damage_ranges(bundle):
-    """Multiply the scales of two Q/DQ pairs, and let the manifest say that this is how it was written."""
+    """Multiply the scales of two Q/DQ pairs, and update the digests in the manifest."""
     model = ir.load(bundle / "model.onnx")
     for node in [node for node in model.graph if node.op_type == "QuantizeLinear"][2:4]:
         scale = node.inputs[1]
@@ -56,7 +56,7 @@ def damage_ranges(bundle):
     edit(bundle, enter)
 
 
-# ── Stages ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Stages ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_an_undamaged_bundle_passes_at_every_stage(cli, int8_bundle):
@@ -84,7 +84,7 @@ def test_damaged_int8_ranges_are_the_guilt_of_the_qdq_stage(cli, copy):
     assert result.text.count(" FAIL ") == 1
 
 
-def test_a_changed_mean_is_the_guilt_of_preprocessing(cli, copy):
+def test_a_changed_mean_is_attributed_to_preprocessing(cli, copy):
     edit(copy, lambda manifest: manifest["model"]["preprocessing"].update(mean=[0.6, 0.6, 0.6]))
     result = cli("parity", copy, "--stages")
     assert result.code == 1
@@ -99,7 +99,7 @@ def test_the_stage_of_fp16_is_the_cast(cli, fp16_bundle):
     assert "cast the graph cast to FP16, as written" in result.text
 
 
-def test_several_bundles_are_told_one_by_one_and_one_that_fails_fails_all(cli, fp32_bundle, copy):
+def test_several_bundles_are_reported_in_turn_and_one_failure_fails_the_command(cli, fp32_bundle, copy):
     edit(copy, lambda manifest: manifest["model"]["preprocessing"].update(mean=[0.6, 0.6, 0.6]))
     result = cli("parity", copy, fp32_bundle, "--stages")
     assert result.code == 1
@@ -108,7 +108,7 @@ def test_several_bundles_are_told_one_by_one_and_one_that_fails_fails_all(cli, f
     assert (result.text.count("FAILED"), result.text.count("PASSED")) == (2, 1)
 
 
-# ── Layers and samples ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── Layers and samples ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_layers_are_ranked_under_the_names_of_modules(cli, int8_bundle):
@@ -120,7 +120,7 @@ def test_layers_are_ranked_under_the_names_of_modules(cli, int8_bundle):
     assert "note: tensors are compared between openvino" in result.text
 
 
-def test_worst_shows_so_many_samples_and_what_became_of_each(cli, int8_bundle):
+def test_worst_shows_the_requested_number_of_samples_and_their_predictions(cli, int8_bundle):
     result = cli("parity", int8_bundle, "--worst", 2, "--data", "digits", "--samples", 4)
     assert result.code == 0
     assert "sample label PyTorch bundle KL nats" in result.text
@@ -128,16 +128,16 @@ def test_worst_shows_so_many_samples_and_what_became_of_each(cli, int8_bundle):
     assert sum("class" in line and "e-" in line for line in result.out.splitlines()) == 2
 
 
-# ── Documents ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Documents ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_json_holds_all_that_was_asked_for_and_nothing_else(cli, int8_bundle):
-    [found] = cli("parity", int8_bundle, "--stages", "--layers", "--worst", 1, "--json").content
-    assert set(found) == set(Diagnosis.__struct_fields__)
-    assert (found["bundle"], found["precision"]) == ("nin_cifar10-int8", "int8")
-    assert len(found["stages"]["stages"]) == 6
-    assert len(found["layers"]["layers"]) == 9
-    assert len(found["samples"]["worst"]) == 1
+def test_json_contains_exactly_what_was_requested(cli, int8_bundle):
+    [document] = cli("parity", int8_bundle, "--stages", "--layers", "--worst", 1, "--json").content
+    assert set(document) == set(Diagnosis.__struct_fields__)
+    assert (document["bundle"], document["precision"]) == ("nin_cifar10-int8", "int8")
+    assert len(document["stages"]["stages"]) == 6
+    assert len(document["layers"]["layers"]) == 9
+    assert len(document["samples"]["worst"]) == 1
     [alone] = cli("parity", int8_bundle, "--layers", "--json").content
     assert (alone["stages"], alone["samples"]) == (None, None)
 
@@ -145,20 +145,20 @@ def test_json_holds_all_that_was_asked_for_and_nothing_else(cli, int8_bundle):
 def test_save_puts_the_records_into_the_bundle(cli, copy):
     result = cli("parity", copy, "--stages", "--layers", "--worst", 1, "--save", "--json")
     assert result.code == 0
-    [found] = result.content
+    [document] = result.content
     for name in ("stages", "layers", "samples"):
-        assert json.loads((copy / "records" / f"{name}.json").read_text()) == found[name]
+        assert json.loads((copy / "records" / f"{name}.json").read_text()) == document[name]
     assert cli("verify", copy).code == 0
     assert cli("parity", copy, "--stages").code == 0
 
 
-def test_without_save_the_bundle_stays_as_it_is(cli, int8_bundle, snapshot):
+def test_without_save_the_bundle_is_unchanged(cli, int8_bundle, snapshot):
     before = snapshot(int8_bundle)
     cli("parity", int8_bundle, "--stages", "--layers", "--worst", 1)
     assert snapshot(int8_bundle) == before
 
 
-# ── What is refused ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Refusals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_without_save_the_bundle_stays_as_it_is(cli, int8_bundle, snapshot):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_what_looks_into_bundles_is_refused_for_anything_else(cli, words, message):
+def test_diagnosis_options_are_refused_without_a_bundle(cli, words, message):
     result = cli("parity", *words)
     assert result.code == 2
     assert message in result.text
@@ -184,14 +184,14 @@ def test_layers_of_an_fp32_bundle_are_refused(cli, fp32_bundle):
     assert "is FP32: its graph is the exported one, so no layer adds an error." in result.text
 
 
-def test_the_worst_of_an_embedding_are_refused(cli, small, tmp_path):
-    assert cli(*small, "--head", "embedding", "-o", tmp_path / "bundle").code == 0
+def test_the_worst_of_an_embedding_are_refused(cli, small_export, tmp_path):
+    assert cli(*small_export, "--head", "embedding", "-o", tmp_path / "bundle").code == 0
     result = cli("parity", tmp_path / "bundle", "--worst", 1)
     assert result.code == 2
     assert "outputs embeddings, which have no classes. Omit --worst." in result.text
 
 
-def test_a_damaged_bundle_is_not_looked_into(cli, copy):
+def test_a_damaged_bundle_is_not_diagnosed(cli, copy):
     (copy / "model.onnx").write_bytes(b"short")
     result = cli("parity", copy, "--stages")
     assert result.code == 1

@@ -1,4 +1,4 @@
-"""Progress: bars on a terminal, a line per step elsewhere, and notes always."""
+"""Progress: bars on a terminal, a line per step otherwise, and notes always."""
 
 import fcntl
 import os
@@ -33,7 +33,7 @@ def test_without_a_terminal_each_step_is_a_plain_line(capfd):
 
 
 @pytest.mark.usefixtures("terminal")
-def test_a_terminal_shows_each_step_and_how_far_it_is(capfd):
+def test_a_terminal_shows_each_step_and_its_progress(capfd):
     progress = TerminalProgress()
     with progress.step("outer"), progress.step("inner", 3) as advance:
         advance()
@@ -44,19 +44,19 @@ def test_a_terminal_shows_each_step_and_how_far_it_is(capfd):
 
 
 @pytest.mark.usefixtures("terminal")
-def test_a_title_that_looks_like_markup_is_shown_as_it_is(capfd):
+def test_a_title_with_markup_is_shown_verbatim(capfd):
     with TerminalProgress().step("comparing on [/photos]"):
         pass
     assert "comparing on [/photos]" in capfd.readouterr().err
 
 
-def test_a_note_is_always_said_and_never_on_stdout(capfd):
+def test_a_note_is_always_printed_and_never_on_stdout(capfd):
     TerminalProgress().note("The other exporter was used for [/x].")
     assert tuple(capfd.readouterr()) == ("", "The other exporter was used for [/x].\n")
 
 
 @pytest.mark.usefixtures("terminal")
-def test_a_step_that_fails_leaves_the_terminal_to_the_message(capfd):
+def test_a_failing_step_clears_its_progress_line(capfd):
     progress = TerminalProgress()
 
     def fail():
@@ -71,26 +71,26 @@ def test_a_step_that_fails_leaves_the_terminal_to_the_message(capfd):
     assert "another" in capfd.readouterr().err
 
 
-# ── How long it takes still ─────────────────────────────────────────────────────────────────────────────────────────
+# ── Remaining time ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def times(elapsed, completed, total, advanced_s=0.0):
-    """What stands behind a step that has run for so long, and did its last unit at that moment."""
+def remaining_time(elapsed, completed, total, advanced_s=0.0):
+    """The remaining time shown for a step after so many seconds, with its last unit done at that moment."""
     task = Task(TaskID(0), "", total, completed, lambda: elapsed, fields={"advanced_s": advanced_s})
     task.start_time = 0.0
     return TimeColumn().render(task).plain
 
 
-def test_the_time_left_is_what_the_units_took_so_far_for_each_that_remains():
-    assert times(elapsed=8.0, completed=4, total=10, advanced_s=8.0) == "0:08, 0:12 left"
+def test_the_remaining_time_is_the_mean_unit_time_times_the_remaining_units():
+    assert remaining_time(elapsed=8.0, completed=4, total=10, advanced_s=8.0) == "0:08, 0:12 left"
 
 
-def test_it_runs_down_while_a_unit_is_worked_on():
-    assert times(elapsed=9.0, completed=4, total=10, advanced_s=8.0) == "0:09, 0:11 left"
+def test_the_remaining_time_decreases_within_a_unit():
+    assert remaining_time(elapsed=9.0, completed=4, total=10, advanced_s=8.0) == "0:09, 0:11 left"
 
 
-def test_a_unit_that_takes_longer_than_the_others_leaves_nothing_and_not_less():
-    assert times(elapsed=30.0, completed=4, total=10, advanced_s=8.0) == "0:30, 0:00 left"
+def test_the_remaining_time_is_never_negative():
+    assert remaining_time(elapsed=30.0, completed=4, total=10, advanced_s=8.0) == "0:30, 0:00 left"
 
 
 @pytest.mark.parametrize(
@@ -98,15 +98,15 @@ def test_a_unit_that_takes_longer_than_the_others_leaves_nothing_and_not_less():
     [(1.9, 4, 10), (60, 0, 10), (60, 0, None), (60, 10, 10)],
     ids=["short", "before the first unit", "without units", "at the end"],
 )
-def test_where_nothing_can_be_known_nothing_is_told(elapsed, completed, total):
-    assert "left" not in times(elapsed, completed, total, advanced_s=elapsed)
+def test_without_data_no_remaining_time_is_shown(elapsed, completed, total):
+    assert "left" not in remaining_time(elapsed, completed, total, advanced_s=elapsed)
 
 
-def test_hours_are_told_where_there_are_some():
-    assert times(elapsed=3723.0, completed=1, total=3, advanced_s=3723.0) == "1:02:03, 2:04:06 left"
+def test_hours_are_shown_from_one_hour_on():
+    assert remaining_time(elapsed=3723.0, completed=1, total=3, advanced_s=3723.0) == "1:02:03, 2:04:06 left"
 
 
-# ── On a terminal that is one ───────────────────────────────────────────────────────────────────────────────────────
+# ── On a real terminal ────────────────────────────────────────────────────────────────────────────────────────────────
 
 WORK = """
 import time
@@ -123,7 +123,7 @@ bars.note("done")
 
 
 def frames(columns):
-    """Each line that was drawn on a terminal of that width."""
+    """Each line drawn on a terminal of that width."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
@@ -143,7 +143,7 @@ def frames(columns):
 def read(terminal):
     try:
         return os.read(terminal, 65536)
-    except OSError:  # Linux's word for a terminal that nobody holds any more
+    except OSError:  # Linux reports a terminal without a master this way
         return b""
 
 

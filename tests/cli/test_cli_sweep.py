@@ -1,4 +1,4 @@
-"""`deploykit sweep`: real exports in processes of their own, one table, one exit code."""
+"""`deploykit sweep`: real exports in separate processes, one table, one exit code."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ def file(tmp_path):
 
 def result(**changes):
     cell = Cell("resnet18-int8-openvino", ("resnet18", "--int8"))
-    made = CellResult(
+    cell_result = CellResult(
         cell,
         "key",
         "passed",
@@ -41,16 +41,23 @@ def result(**changes):
         ),
     )
     waiting = CellResult(Cell("resnet18-fp32-openvino", ("resnet18",)), "other", "waiting")
-    whole = {"folder": "/there", "report": None, "cells": (made, waiting), "reused": 0, "seconds": 42.0, **changes}
+    whole = {
+        "folder": "/there",
+        "report": None,
+        "cells": (cell_result, waiting),
+        "reused": 0,
+        "seconds": 42.0,
+        **changes,
+    }
     return SweepResult(**whole)
 
 
 @pytest.fixture
-def ends_as(monkeypatch):
+def set_sweep_result(monkeypatch):
     return lambda outcome: monkeypatch.setattr(run, "run_sweep", lambda *_: outcome)
 
 
-def test_a_sweep_makes_real_bundles_says_what_is_impossible_and_goes_on_where_it_stopped(
+def test_a_sweep_writes_bundles_reports_impossible_cells_and_resumes(
     cli,
     file,
     fp32_bundle,  # noqa: ARG001 - its graph is in the cache
@@ -65,16 +72,16 @@ def test_a_sweep_makes_real_bundles_says_what_is_impossible_and_goes_on_where_it
     assert (tmp_path / "out" / "report.html").is_file()
 
     again = cli("sweep", file, "-o", tmp_path / "out", "--json").content
-    states = {each["cell"]["name"]: each["state"] for each in again["cells"]}
+    states = {cell["cell"]["name"]: cell["state"] for cell in again["cells"]}
     assert states == {"nin_cifar10-fp32-onnxruntime": "passed", "nin_cifar10-bf16-onnxruntime": "refused"}
     assert again["reused"] == 1
     assert cli("verify", tmp_path / "out" / "nin_cifar10-fp32-onnxruntime").code == 0
 
 
-def test_a_dry_run_prints_command_lines_and_makes_nothing(cli, file, tmp_path):
-    said = cli("sweep", file, "-o", tmp_path / "out", "--dry-run")
-    assert said.code == 0
-    assert said.out.splitlines() == [
+def test_a_dry_run_prints_command_lines_and_writes_nothing(cli, file, tmp_path):
+    printed = cli("sweep", file, "-o", tmp_path / "out", "--dry-run")
+    assert printed.code == 0
+    assert printed.out.splitlines() == [
         f"cd {tmp_path}",
         "deploykit export nin_cifar10 --fp32 --data synthetic --samples 4 --batch 1:2:4 --target onnxruntime",
         "deploykit export nin_cifar10 --bf16 --data synthetic --samples 4 --batch 1:2:4 --target onnxruntime"
@@ -83,42 +90,42 @@ def test_a_dry_run_prints_command_lines_and_makes_nothing(cli, file, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dry_run_may_be_read_by_programs(cli, file):
+def test_a_dry_run_can_be_printed_as_json(cli, file):
     cells = json.loads(cli("sweep", file, "--dry-run", "--json").out)["content"]
     assert [cell["name"] for cell in cells] == ["nin_cifar10-fp32-onnxruntime", "nin_cifar10-bf16-onnxruntime"]
 
 
-def test_an_interrupted_sweep_says_how_to_go_on_and_exits_130(cli, file, ends_as):
-    ends_as(result(interrupted=True))
-    said = cli("sweep", file)
-    assert said.code == 130
-    assert "1 of 2 cells are finished and stay in /there; run the same command to continue." in said.text
+def test_an_interrupted_sweep_prints_how_to_resume_and_exits_with_130(cli, file, set_sweep_result):
+    set_sweep_result(result(interrupted=True))
+    printed = cli("sweep", file)
+    assert printed.code == 130
+    assert "1 of 2 cells are finished and stay in /there; run the same command to continue." in printed.text
 
 
-def test_attempts_that_were_lost_are_told_below_the_table(cli, file, ends_as):
-    ends_as(result())
+def test_lost_attempts_are_listed_below_the_table(cli, file, set_sweep_result):
+    set_sweep_result(result())
     assert (
         "note: resnet18-int8-openvino was lost on orin-1 (abc) after 12 s: its node or its worker died (NodeDiedError)."
         in cli("sweep", file).text
     )
 
 
-def test_the_result_is_good_only_where_every_cell_passed(cli, file, ends_as):
-    ends_as(result())
+def test_the_result_is_good_only_where_every_cell_passed(cli, file, set_sweep_result):
+    set_sweep_result(result())
     assert cli("sweep", file).code == 1
-    ends_as(result(cells=result().cells[:1]))
+    set_sweep_result(result(cells=result().cells[:1]))
     assert cli("sweep", file).code == 0
 
 
-def test_without_ray_a_cluster_is_refused_with_what_to_install(cli, file, monkeypatch):
+def test_without_ray_a_cluster_is_refused_with_the_install_command(cli, file, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    said = cli("sweep", file, "--ray", "auto")
-    assert said.code == 4
-    assert install_command("fleet") in said.text
+    printed = cli("sweep", file, "--ray", "auto")
+    assert printed.code == 4
+    assert install_command("fleet") in printed.text
 
 
-def test_what_is_wrong_in_the_file_is_bad_input(cli, file):
+def test_an_invalid_sweep_file_is_bad_input(cli, file):
     file.write_text(TEXT.replace("samples", "sample"))
-    said = cli("sweep", file)
-    assert said.code == 3
-    assert "mine.toml: [common]: unknown key 'sample'; did you mean samples" in said.text
+    printed = cli("sweep", file)
+    assert printed.code == 3
+    assert "mine.toml: [common]: unknown key 'sample'; did you mean samples" in printed.text

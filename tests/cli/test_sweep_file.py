@@ -1,4 +1,4 @@
-"""sweep.toml: which cells it gives, and what it may not hold."""
+"""sweep.toml: its cells, and invalid entries."""
 
 import pytest
 
@@ -9,7 +9,7 @@ MODEL = '[matrix]\nmodel = ["resnet18"]\n'
 
 
 @pytest.fixture
-def read(tmp_path):
+def read_sweep_text(tmp_path):
     def write_and_read(text):
         path = tmp_path / "sweep.toml"
         path.write_text(text, encoding="utf-8")
@@ -19,15 +19,15 @@ def read(tmp_path):
 
 
 @pytest.fixture
-def cells(read):
-    return lambda text: {cell.name: cell for cell in read(text).cells}
+def cells(read_sweep_text):
+    return lambda text: {cell.name: cell for cell in read_sweep_text(text).cells}
 
 
 @pytest.fixture
-def refusal(read, tmp_path):
+def refusal(read_sweep_text, tmp_path):
     def why(text):
         with pytest.raises(InputError) as refused:
-            read(text)
+            read_sweep_text(text)
         assert str(tmp_path / "sweep.toml") in refused.value.what
         return refused.value.what.partition("sweep.toml: ")[2]
 
@@ -38,24 +38,24 @@ def arguments(cell):
     return " ".join(cell.export_arguments)
 
 
-# ── Cells ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Cells ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_every_combination_is_a_cell_named_after_it(cells):
-    found = cells("""
+def test_every_combination_is_a_cell_with_its_name(cells):
+    expanded = cells("""
         [matrix]
         model = ["resnet18", "googlenet"]
         precision = ["fp32", "fp16"]
         target = ["onnxruntime", "openvino"]
         batch = ["1:8:32", 4]
     """)
-    assert len(found) == 16
-    assert arguments(found["googlenet-fp16-openvino-batch4"]) == "googlenet --fp16 --target openvino --batch 4"
-    assert "resnet18-fp32-onnxruntime-batch1-8-32" in found
+    assert len(expanded) == 16
+    assert arguments(expanded["googlenet-fp16-openvino-batch4"]) == "googlenet --fp16 --target openvino --batch 4"
+    assert "resnet18-fp32-onnxruntime-batch1-8-32" in expanded
 
 
 def test_common_settings_apply_to_every_cell(cells):
-    found = cells("""
+    expanded = cells("""
         [matrix]
         model = ["resnet18"]
         [common]
@@ -66,13 +66,13 @@ def test_common_settings_apply_to_every_cell(cells):
         strip-weights = false
         target = "tensorrt"
     """)
-    assert arguments(found["resnet18-fp32-tensorrt"]) == (
+    assert arguments(expanded["resnet18-fp32-tensorrt"]) == (
         "resnet18 --fp32 --samples 64 --mean 0.5,0.5,0.5 --model-arg num_classes=10 --refittable --target tensorrt"
     )
 
 
 def test_an_axis_may_have_other_values_for_one_network(cells):
-    found = cells("""
+    expanded = cells("""
         [matrix]
         model = ["resnet18", "vgg16"]
         weights = ["random", "imagenet"]
@@ -80,8 +80,8 @@ def test_an_axis_may_have_other_values_for_one_network(cells):
         weights = "mine/vgg16.pth"
         head = "embedding"
     """)
-    assert list(found) == ["resnet18-fp32-random", "resnet18-fp32-imagenet", "vgg16-fp32-mine-vgg16.pth"]
-    assert arguments(found["vgg16-fp32-mine-vgg16.pth"]) == "vgg16 --fp32 --head embedding --weights mine/vgg16.pth"
+    assert list(expanded) == ["resnet18-fp32-random", "resnet18-fp32-imagenet", "vgg16-fp32-mine-vgg16.pth"]
+    assert arguments(expanded["vgg16-fp32-mine-vgg16.pth"]) == "vgg16 --fp32 --head embedding --weights mine/vgg16.pth"
 
 
 def test_a_specific_table_overrides_a_general_one(cells):
@@ -107,8 +107,8 @@ def test_a_specific_table_overrides_a_general_one(cells):
     }
 
 
-def test_int8_options_are_left_out_of_other_cells(cells):
-    found = cells("""
+def test_int8_options_are_omitted_from_other_cells(cells):
+    expanded = cells("""
         [matrix]
         model = ["resnet18"]
         precision = ["fp32", "int8-fp16"]
@@ -117,7 +117,7 @@ def test_int8_options_are_left_out_of_other_cells(cells):
         calibration = "photos"
         io = "fp16"
     """)
-    assert {name: arguments(cell) for name, cell in found.items()} == {
+    assert {name: arguments(cell) for name, cell in expanded.items()} == {
         "resnet18-fp32": "resnet18 --fp32",
         "resnet18-int8-fp16-observermse": (
             "resnet18 --int8 --fp16 --calibration photos --io fp16 --observer mse"
@@ -128,20 +128,20 @@ def test_int8_options_are_left_out_of_other_cells(cells):
     }  # fmt: skip
 
 
-def test_build_options_are_left_out_of_cells_without_a_compiler(cells):
-    found = cells("""
+def test_build_options_are_omitted_from_cells_without_a_compiler(cells):
+    expanded = cells("""
         [matrix]
         model = ["resnet18"]
         target = ["openvino", "tensorrt-rtx"]
         [common]
         workspace = 512
     """)
-    assert arguments(found["resnet18-fp32-openvino"]) == "resnet18 --fp32 --target openvino"
-    assert arguments(found["resnet18-fp32-tensorrt-rtx"]) == "resnet18 --fp32 --workspace 512 --target tensorrt-rtx"
+    assert arguments(expanded["resnet18-fp32-openvino"]) == "resnet18 --fp32 --target openvino"
+    assert arguments(expanded["resnet18-fp32-tensorrt-rtx"]) == "resnet18 --fp32 --workspace 512 --target tensorrt-rtx"
 
 
-def test_a_target_of_ones_own_has_a_backend_and_what_a_node_must_have(cells):
-    found = cells("""
+def test_a_user_defined_target_has_a_backend_and_required_resources(cells):
+    expanded = cells("""
         [matrix]
         model = ["resnet18"]
         target = ["orin", "two", "tensorrt", "openvino"]
@@ -153,9 +153,9 @@ def test_a_target_of_ones_own_has_a_backend_and_what_a_node_must_have(cells):
         backend = ["tensorrt", "onnxruntime"]
         needs = { sm90 = 2 }
     """)
-    assert arguments(found["resnet18-fp32-orin"]) == "resnet18 --fp32 --workspace 2048 --target tensorrt"
-    assert arguments(found["resnet18-fp32-two"]) == "resnet18 --fp32 --target tensorrt --target onnxruntime"
-    assert {name: cell.needs for name, cell in found.items()} == {
+    assert arguments(expanded["resnet18-fp32-orin"]) == "resnet18 --fp32 --workspace 2048 --target tensorrt"
+    assert arguments(expanded["resnet18-fp32-two"]) == "resnet18 --fp32 --target tensorrt --target onnxruntime"
+    assert {name: cell.needs for name, cell in expanded.items()} == {
         "resnet18-fp32-orin": {"sm87": 1.0},
         "resnet18-fp32-two": {"sm90": 2.0},
         "resnet18-fp32-tensorrt": {"GPU": 1.0},
@@ -164,7 +164,7 @@ def test_a_target_of_ones_own_has_a_backend_and_what_a_node_must_have(cells):
 
 
 def test_a_combination_may_be_excluded(cells):
-    found = cells("""
+    expanded = cells("""
         [matrix]
         model = ["resnet18", "vgg16"]
         precision = ["fp32", "fp16"]
@@ -172,11 +172,11 @@ def test_a_combination_may_be_excluded(cells):
         model = "vgg16"
         precision = ["fp16", "bf16"]
     """)
-    assert list(found) == ["resnet18-fp32", "resnet18-fp16", "vgg16-fp32"]
+    assert list(expanded) == ["resnet18-fp32", "resnet18-fp16", "vgg16-fp32"]
 
 
 def test_a_combination_that_no_machine_can_export_is_refused_with_the_reason(cells):
-    found = cells("""
+    expanded = cells("""
         [matrix]
         model = ["resnet18"]
         precision = ["fp32", "bf16"]
@@ -184,13 +184,13 @@ def test_a_combination_that_no_machine_can_export_is_refused_with_the_reason(cel
         [common]
         opset = 22
     """)
-    refusals = {name: cell.refusal for name, cell in found.items() if cell.refusal is not None}
+    refusals = {name: cell.refusal for name, cell in expanded.items() if cell.refusal is not None}
     assert refusals == {"resnet18-bf16-onnxruntime": "onnxruntime has no BF16 convolutions on a CPU."}
 
 
-def test_bf16_at_an_opset_that_lacks_it_is_refused_with_the_line_that_helps(cells):
-    found = cells('[matrix]\nmodel = ["resnet18"]\nprecision = ["bf16"]\ntarget = ["openvino"]')
-    assert "[precision.bf16] opset = 22" in found["resnet18-bf16-openvino"].refusal
+def test_bf16_at_an_unsupported_opset_is_refused_with_the_line_to_change(cells):
+    expanded = cells('[matrix]\nmodel = ["resnet18"]\nprecision = ["bf16"]\ntarget = ["openvino"]')
+    assert "[precision.bf16] opset = 22" in expanded["resnet18-bf16-openvino"].refusal
 
 
 def test_names_of_files_and_packages_become_names_of_folders(cells):
@@ -208,14 +208,14 @@ def test_every_option_of_export_that_describes_a_bundle_is_a_key():
     assert not {"output", "force", "json", "fp16"} & {*sweep_file.export_options()}
 
 
-def test_how_a_cluster_is_used_is_read(read):
-    options = read(
+def test_how_a_cluster_is_used_is_read(read_sweep_text):
+    options = read_sweep_text(
         '[matrix]\nmodel = ["resnet18"]\n[fleet]\ncpus = 2\nattempts = 5\nwait-minutes = 1.5\nship = ["a"]'
     ).fleet
     assert (options.cpus, options.attempts, options.wait_minutes, options.ship) == (2, 5, 1.5, ("a",))
 
 
-# ── Refusals ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Refusals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -274,16 +274,16 @@ def test_how_a_cluster_is_used_is_read(read):
         ("matrix = 1", "matrix: write it as a table: [matrix]."),
     ],
 )
-def test_what_a_file_may_not_hold_is_refused_with_the_key_and_the_way_out(refusal, text, why):
+def test_invalid_entries_are_refused_with_the_key_and_the_remedy(refusal, text, why):
     assert refusal(text).startswith(why)
 
 
-def test_what_is_not_toml_is_refused(tmp_path):
+def test_a_file_that_is_not_toml_is_refused(tmp_path):
     (tmp_path / "sweep.toml").write_text("[matrix")
     with pytest.raises(InputError, match="is not TOML"):
         sweep_file.read_sweep(tmp_path / "sweep.toml")
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="There is no"):
         sweep_file.read_sweep(tmp_path / "sweep.toml")

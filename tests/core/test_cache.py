@@ -14,14 +14,14 @@ from deploykit.core.errors import InputError, UsageError
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """A cache of its own for every test."""
+    """A separate cache for every test."""
     monkeypatch.setenv(cache.FOLDER_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.delenv(cache.CAP_VARIABLE, raising=False)
     return tmp_path / "cache"
 
 
 class Build:
-    """Writes a file, and counts how often it is asked to."""
+    """Writes a file, and counts its calls."""
 
     def __init__(self, size: int = 3) -> None:
         self.size = size
@@ -33,11 +33,11 @@ class Build:
         (folder / "inner" / "file").write_bytes(b"x" * self.size)
 
 
-def never(_: Path) -> None:
+def fail_on_build(_: Path) -> None:
     pytest.fail("this was built before")
 
 
-# ── Found again ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Cache hits ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_built_entry_exists():
@@ -63,17 +63,17 @@ def test_a_different_key_is_a_different_entry(kind, key):
     assert build.calls == 2
 
 
-def test_entries_lie_in_the_folder_that_the_environment_names(folder):
+def test_entries_are_in_the_folder_of_the_environment_variable(folder):
     assert cache.fetch_or_build("graph", {}, Build()).is_relative_to(folder / "graph")
 
 
-def test_without_the_variable_they_lie_in_the_users_cache(monkeypatch):
+def test_without_the_variable_entries_are_in_the_users_cache(monkeypatch):
     monkeypatch.setenv(cache.FOLDER_VARIABLE, "")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert cache.cache_folder() == Path("/somewhere/deploykit")
 
 
-# ── Damaged ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Damaged ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,13 @@ def test_a_damaged_entry_is_built_again(spoil):
 def test_files_added_to_an_entry_are_ignored():
     entry = cache.fetch_or_build("graph", {}, Build())
     (entry / "note").touch()
-    assert cache.fetch_or_build("graph", {}, never) == entry
+    assert cache.fetch_or_build("graph", {}, fail_on_build) == entry
 
 
-# ── Failures ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Failures ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_build_that_fails_leaves_nothing(folder):
+def test_a_failed_build_leaves_no_files(folder):
     def fail(partial: Path) -> None:
         (partial / "file").touch()
         raise RuntimeError("half way")
@@ -137,7 +137,7 @@ def test_a_folder_that_cannot_be_created_is_explained(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv(cache.FOLDER_VARIABLE, str(tmp_path / "file" / "cache"))
     with pytest.raises(InputError, match="cannot be written") as caught:
-        cache.fetch_or_build("graph", {}, never)
+        cache.fetch_or_build("graph", {}, fail_on_build)
     assert cache.FOLDER_VARIABLE in caught.value.remedy
 
 
@@ -147,10 +147,10 @@ def test_a_lock_that_cannot_be_taken_is_explained(monkeypatch):
 
     monkeypatch.setattr(cache.filelock.FileLock, "acquire", refuse)
     with pytest.raises(InputError, match="cannot be written: Read-only file system"):
-        cache.fetch_or_build("graph", {}, never)
+        cache.fetch_or_build("graph", {}, fail_on_build)
 
 
-# ── Several processes ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── Several processes ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 PROGRAM = """
 import sys, time
@@ -194,7 +194,7 @@ for number in numbers:
 
 def test_an_entry_in_use_is_not_evicted_or_cleared_by_another_process(folder):
     for number in range(0, 40, 2):
-        aged(
+        set_age(
             cache.fetch_or_build(
                 "graph", {"key": number}, lambda path, number=number: (path / "file").write_text(str(number))
             ),
@@ -222,7 +222,7 @@ def test_a_build_may_fetch_another_entry():
     assert (entry / "copy").read_bytes() == b"xxx"
 
 
-# ── Eviction ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Eviction ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
@@ -231,78 +231,78 @@ def cap(monkeypatch):
     return lambda size: monkeypatch.setenv(cache.CAP_VARIABLE, repr(size / 2**30))
 
 
-def filled(key: str, size: int, hours: float, kind: str = "graph") -> Path:
-    """An entry that was last used so long ago."""
+def create_entry(key: str, size: int, hours: float, kind: str = "graph") -> Path:
+    """An entry last used that many hours ago."""
     entry = cache.fetch_or_build(kind, {"key": key}, Build(size))
-    aged(entry, hours)
+    set_age(entry, hours)
     return entry
 
 
-def aged(path: Path, hours: float) -> None:
+def set_age(path: Path, hours: float) -> None:
     then = time.time() - 3600 * hours
     os.utime(path, (then, then))
 
 
 def test_nothing_is_evicted_below_the_cap():
-    entries = [filled(key, 1000, hours=100) for key in "abc"]
+    entries = [create_entry(key, 1000, hours=100) for key in "abc"]
     assert all(entry.exists() for entry in entries)
 
 
 def test_the_least_recently_used_entries_are_evicted(cap):
-    middle, oldest, youngest = filled("b", 10_000, 3), filled("a", 10_000, 4), filled("c", 10_000, 2)
+    middle, oldest, youngest = create_entry("b", 10_000, 3), create_entry("a", 10_000, 4), create_entry("c", 10_000, 2)
     cap(35_000)
-    newest = filled("d", 10_000, 0)
+    newest = create_entry("d", 10_000, 0)
     assert [entry.exists() for entry in (oldest, middle, youngest, newest)] == [False, True, True, True]
 
 
 def test_fetching_counts_as_use(cap):
-    older, newer = filled("a", 10_000, 300), filled("b", 10_000, 200)
-    cache.fetch_or_build("graph", {"key": "a"}, never)
+    older, newer = create_entry("a", 10_000, 300), create_entry("b", 10_000, 200)
+    cache.fetch_or_build("graph", {"key": "a"}, fail_on_build)
     cap(25_000)
-    filled("c", 10_000, 0)
+    create_entry("c", 10_000, 0)
     assert [older.exists(), newer.exists()] == [True, False]
 
 
 def test_the_newest_entry_stays_even_above_the_cap(cap):
-    old = filled("a", 1000, 100)
+    old = create_entry("a", 1000, 100)
     cap(5000)
-    new = filled("b", 50_000, 0)
+    new = create_entry("b", 50_000, 0)
     assert [old.exists(), new.exists()] == [False, True]
 
 
 def test_entries_of_every_kind_count(cap):
-    old = filled("a", 10_000, 100)
+    old = create_entry("a", 10_000, 100)
     cap(15_000)
     cache.fetch_or_build("latency", {}, Build(10_000))
     assert not old.exists()
 
 
 def test_an_evicted_entry_is_built_again(cap):
-    old = filled("a", 10_000, 100)
+    old = create_entry("a", 10_000, 100)
     cap(15_000)
-    filled("b", 10_000, 0)
+    create_entry("b", 10_000, 0)
     build = Build()
     assert cache.fetch_or_build("graph", {"key": "a"}, build) == old
     assert build.calls == 1
 
 
 def test_recently_used_entries_stay_whatever_the_cap(cap):
-    recent, old = filled("a", 10_000, 0.2), filled("b", 10_000, 0.3)
+    recent, old = create_entry("a", 10_000, 0.2), create_entry("b", 10_000, 0.3)
     cap(100)
-    filled("c", 10_000, 0)
+    create_entry("c", 10_000, 0)
     assert [recent.exists(), old.exists()] == [True, False]
 
 
 def test_a_locked_entry_stays(cap):
-    held, free = filled("a", 10_000, 5), filled("b", 10_000, 5)
+    held, free = create_entry("a", 10_000, 5), create_entry("b", 10_000, 5)
     cap(100)
     with cache._lock_entry(held.name):
-        filled("c", 10_000, 0)
+        create_entry("c", 10_000, 0)
     assert [held.exists(), free.exists()] == [True, False]
 
 
 def test_an_entry_that_cannot_be_removed_is_not_an_error(cap, monkeypatch):
-    foreign = filled("a", 10_000, 5)
+    foreign = create_entry("a", 10_000, 5)
     cap(100)
     rename = Path.rename
 
@@ -312,17 +312,17 @@ def test_an_entry_that_cannot_be_removed_is_not_an_error(cap, monkeypatch):
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", refuse)
-    assert filled("b", 1000, 0).exists()
+    assert create_entry("b", 1000, 0).exists()
     assert foreign.exists()
 
 
-def test_a_folder_that_only_looks_like_an_entry_is_ignored(folder, cap):
+def test_a_foreign_folder_with_the_name_of_an_entry_is_ignored(folder, cap):
     pretender = folder / "graph" / ("0" * 64)
     pretender.mkdir(parents=True)
     (pretender / "thesis.tex").write_text("not ours")
-    aged(pretender, 1000)
+    set_age(pretender, 1000)
     cap(0)
-    filled("a", 1000, 0)
+    create_entry("a", 1000, 0)
     cache.clear_cache(unused_for=timedelta(0))
     assert (pretender / "thesis.tex").exists()
 
@@ -330,7 +330,7 @@ def test_a_folder_that_only_looks_like_an_entry_is_ignored(folder, cap):
 def test_partial_folders_of_killed_processes_are_removed_after_a_day(folder):
     digest = "a" * 64
     names = {
-        f".{digest}.partial-1-abc": 25,  # of another host, perhaps: its number means nothing here
+        f".{digest}.partial-1-abc": 25,  # possibly of another host: its process id is meaningless on this one
         f".{digest}.partial-2-old": 25,
         f".{digest}.partial-3-abc": 23,
         f".{digest[:-1]}.partial-4-abc": 25,
@@ -339,7 +339,7 @@ def test_partial_folders_of_killed_processes_are_removed_after_a_day(folder):
     for name, hours in names.items():
         (folder / "graph" / name).mkdir(parents=True)
         (folder / "graph" / name / "half").write_text("")
-        aged(folder / "graph" / name, hours)
+        set_age(folder / "graph" / name, hours)
     cache.fetch_or_build("verdict", {}, Build())
     assert {path.name for path in (folder / "graph").iterdir()} == set(list(names)[2:])
 
@@ -348,7 +348,7 @@ def test_partial_folders_of_killed_processes_are_removed_after_a_day(folder):
 def test_an_invalid_cap_is_refused_before_any_work(text, monkeypatch):
     monkeypatch.setenv(cache.CAP_VARIABLE, text)
     with pytest.raises(UsageError, match=f"DEPLOYKIT_CACHE_GIB='{text}' is not a number of GiB") as caught:
-        cache.fetch_or_build("graph", {}, never)
+        cache.fetch_or_build("graph", {}, fail_on_build)
     assert "such as 20" in caught.value.remedy
 
 
@@ -358,20 +358,20 @@ def test_a_numeric_cap_is_accepted(text, monkeypatch):
     assert cache.fetch_or_build("graph", {}, Build()).exists()
 
 
-# ── Looked at, and cleared ──────────────────────────────────────────────────────────────────────────────────────────
+# ── Listing and clearing ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_entries_are_listed_most_recently_used_first():
-    older, newer = filled("a", 1000, 30), filled("b", 2000, 20)
-    found = cache.list_entries()
-    assert [entry.folder for entry in found] == [newer, older]
-    assert [entry.kind for entry in found] == ["graph", "graph"]
-    assert found[0].bytes > found[1].bytes > 1000
-    assert abs(datetime.now(timezone.utc) - found[0].used - timedelta(hours=20)) < timedelta(minutes=5)
+    older, newer = create_entry("a", 1000, 30), create_entry("b", 2000, 20)
+    entries = cache.list_entries()
+    assert [entry.folder for entry in entries] == [newer, older]
+    assert [entry.kind for entry in entries] == ["graph", "graph"]
+    assert entries[0].bytes > entries[1].bytes > 1000
+    assert abs(datetime.now(timezone.utc) - entries[0].used - timedelta(hours=20)) < timedelta(minutes=5)
 
 
 def test_kinds_sum_their_entries():
-    filled("a", 1000, 30), filled("b", 2000, 20), filled("c", 500, 10, kind="answers")
+    create_entry("a", 1000, 30), create_entry("b", 2000, 20), create_entry("c", 500, 10, kind="answers")
     answers, graph = cache.summarize_kinds()
     assert (answers.kind, answers.entries, graph.kind, graph.entries) == ("answers", 1, "graph", 2)
     assert graph.bytes == sum(entry.bytes for entry in cache.list_entries("graph"))
@@ -384,15 +384,15 @@ def test_a_missing_cache_folder_is_empty(folder):
 
 
 def test_cache_info_counts_entries_and_other_files(folder, monkeypatch):
-    filled("a", 1000, 0)
+    create_entry("a", 1000, 0)
     (folder / "timing").mkdir()
     (folder / "timing" / "h200.cache").write_bytes(b"x" * 700)
     monkeypatch.setenv(cache.CAP_VARIABLE, "0.5")
-    found = cache.describe_cache()
-    assert (found.folder, found.entries, found.bytes) == (str(folder), 1, cache.list_entries()[0].bytes)
-    assert (found.other_bytes, found.cap_bytes) == (700, 2**29)
-    assert found.free_bytes > 0
-    assert found.variables == {cache.FOLDER_VARIABLE: str(folder), cache.CAP_VARIABLE: "0.5"}
+    info = cache.describe_cache()
+    assert (info.folder, info.entries, info.bytes) == (str(folder), 1, cache.list_entries()[0].bytes)
+    assert (info.other_bytes, info.cap_bytes) == (700, 2**29)
+    assert info.free_bytes > 0
+    assert info.variables == {cache.FOLDER_VARIABLE: str(folder), cache.CAP_VARIABLE: "0.5"}
 
 
 def test_an_infinite_cap_is_reported_as_none(monkeypatch):
@@ -401,7 +401,7 @@ def test_an_infinite_cap_is_reported_as_none(monkeypatch):
 
 
 def test_clear_removes_entries_that_were_not_used_recently():
-    old, recent = filled("a", 1000, 2), filled("b", 2000, 0.1)
+    old, recent = create_entry("a", 1000, 2), create_entry("b", 2000, 0.1)
     sizes = {entry.folder: entry.bytes for entry in cache.list_entries()}
     assert cache.clear_cache() == cache.ClearResult(1, sizes[old], 1, sizes[recent])
     assert [old.exists(), recent.exists()] == [False, True]
@@ -409,27 +409,27 @@ def test_clear_removes_entries_that_were_not_used_recently():
 
 @pytest.mark.parametrize(("hours", "left"), [(48, 2), (24, 1), (0, 0)])
 def test_clear_removes_entries_unused_for_the_given_time(hours, left):
-    filled("a", 1000, 30), filled("b", 1000, 2)
+    create_entry("a", 1000, 30), create_entry("b", 1000, 2)
     cache.clear_cache(unused_for=timedelta(hours=hours))
     assert len(cache.list_entries()) == left
 
 
 def test_clear_removes_only_the_given_kind():
-    graph, answers = filled("a", 1000, 2), filled("a", 1000, 2, kind="answers")
+    graph, answers = create_entry("a", 1000, 2), create_entry("a", 1000, 2, kind="answers")
     assert cache.clear_cache("graph").entries == 1
     assert [graph.exists(), answers.exists()] == [False, True]
-    assert cache.clear_cache("graph").entries == 0  # it is known still, and empty
+    assert cache.clear_cache("graph").entries == 0  # still listed, and empty
 
 
 def test_an_entry_being_built_is_not_cleared():
-    entry = filled("a", 1000, 2)
+    entry = create_entry("a", 1000, 2)
     with cache._lock_entry(entry.name):
         assert cache.clear_cache(unused_for=timedelta(0)).spared_entries == 1
     assert entry.exists()
 
 
 def test_an_unknown_kind_suggests_similar_kinds():
-    filled("a", 1000, 2)
+    create_entry("a", 1000, 2)
     with pytest.raises(UsageError, match="unknown kind of entry 'grph'; did you mean graph"):
         cache.clear_cache("grph")
 
@@ -439,8 +439,8 @@ def test_a_kind_cannot_name_a_folder_outside_the_cache(folder, kind):
     outside = folder.parent / "outside" / ("f" * 64)
     outside.mkdir(parents=True)
     (outside / cache.SEAL).write_text("[]")
-    aged(outside, 1000)
-    filled("a", 1000, 2)
+    set_age(outside, 1000)
+    create_entry("a", 1000, 2)
     with pytest.raises(UsageError):
         cache.clear_cache(kind)
     assert outside.exists()
@@ -448,7 +448,7 @@ def test_a_kind_cannot_name_a_folder_outside_the_cache(folder, kind):
 
 
 def test_a_folder_of_other_files_is_not_cleared(folder):
-    filled("a", 1000, 2)
+    create_entry("a", 1000, 2)
     (folder / "timing").mkdir()
     (folder / "timing" / "h200.cache").write_text("timings")
     with pytest.raises(UsageError, match="holds other files, but no cache entries"):
@@ -458,7 +458,7 @@ def test_a_folder_of_other_files_is_not_cleared(folder):
 
 
 def test_an_entry_that_is_a_link_is_not_removed(folder, tmp_path):
-    elsewhere = filled("a", 1000, 2).rename(tmp_path / "elsewhere")
+    elsewhere = create_entry("a", 1000, 2).rename(tmp_path / "elsewhere")
     link = folder / "graph" / ("1" * 64)
     link.symlink_to(elsewhere)
     assert cache.clear_cache().entries == 0

@@ -1,6 +1,6 @@
-"""Programs built by CMake: found again while nothing changed, never half-built, and every refusal in words.
+"""Programs built by CMake: cached while unchanged, never partially built, and every failure explained.
 
-A script stands for CMake: it finds what the test says it finds, and writes down what it was asked.
+A script replaces CMake: it finds what the test configures, and records its arguments.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ exit 0
 
 
 class Machine:
-    """What CMake finds and is asked, and a project to build."""
+    """The packages that CMake finds, the arguments it received, and a project to build."""
 
     def __init__(self, state):
         self.state = state
@@ -58,19 +58,19 @@ class Machine:
         (self.state / file).write_text(text)
 
     def builds(self):
-        asked = self.state / "asked"
-        lines = asked.read_text().splitlines() if asked.exists() else []
-        asked.unlink(missing_ok=True)
+        log = self.state / "asked"
+        lines = log.read_text().splitlines() if log.exists() else []
+        log.unlink(missing_ok=True)
         return sum(line.startswith("--build") for line in lines)
 
 
-class Notes:
-    """Progress that keeps what it is told."""
+class RecordedProgress:
+    """Progress that records its calls."""
 
     def __init__(self):
         self.steps, self.notes = [], []
 
-    def step(self, title, total=None):  # noqa: ARG002 - what Progress has
+    def step(self, title, total=None):  # noqa: ARG002 - the signature of Progress
         self.steps.append(title)
         return contextlib.nullcontext(lambda: None)
 
@@ -91,16 +91,16 @@ def machine(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}/usr/bin{os.pathsep}/bin")
     monkeypatch.setenv(cache.FOLDER_VARIABLE, str(tmp_path / "cache"))
-    made = Machine(state)
-    made.says("compiler", "12.2.0")
+    created = Machine(state)
+    created.says("compiler", "12.2.0")
     (tmp_path / "libonnxruntime.so.1").write_text("system")
-    made.finds(ONNXRuntime_LIBRARY=tmp_path / "libonnxruntime.so.1", ONNXRuntime_INCLUDE_DIR="/usr/include")
-    return made
+    created.finds(ONNXRuntime_LIBRARY=tmp_path / "libonnxruntime.so.1", ONNXRuntime_INCLUDE_DIR="/usr/include")
+    return created
 
 
 @pytest.fixture
 def wheel(tmp_path, monkeypatch):
-    """A Python package onnxruntime with a library of its own, under its full version only."""
+    """A Python package onnxruntime with a shared library, under its full version only."""
     package = tmp_path / "packages" / "onnxruntime"
     (package / "capi").mkdir(parents=True)
     (package / "__init__.py").write_text("raise AssertionError('imported')")
@@ -112,22 +112,22 @@ def wheel(tmp_path, monkeypatch):
 
 
 def test_a_program_is_built_once(machine):
-    first = cpp_programs.build_programs(machine.project, Notes())
+    first = cpp_programs.build_programs(machine.project, RecordedProgress())
     assert (first / "program").read_text() == "program\n"
     assert machine.builds() == 1
-    assert cpp_programs.build_programs(machine.project, Notes()) == first
+    assert cpp_programs.build_programs(machine.project, RecordedProgress()) == first
     assert machine.builds() == 0
 
 
 def test_progress_is_reported_only_for_a_build(machine):
-    notes = Notes()
+    notes = RecordedProgress()
     cpp_programs.build_programs(machine.project, notes)
     cpp_programs.build_programs(machine.project, notes)
     assert notes.steps == ["building program"]
 
 
 def test_cmake_receives_the_projects_options_and_targets(machine):
-    cpp_programs.build_programs(machine.project, Notes())
+    cpp_programs.build_programs(machine.project, RecordedProgress())
     configured, built = (machine.state / "asked").read_text().splitlines()
     assert configured.startswith(f"-S {machine.project.folder} -B ")
     assert "-DOPTION=ON" in configured.split()
@@ -158,29 +158,29 @@ def another_place(machine):
     "change", [another_source, a_source_of_another_name, another_compiler, another_library, another_place]
 )
 def test_a_changed_source_or_setting_rebuilds(machine, change):
-    first = cpp_programs.build_programs(machine.project, Notes())
+    first = cpp_programs.build_programs(machine.project, RecordedProgress())
     machine.builds()
     change(machine)
-    assert cpp_programs.build_programs(machine.project, Notes()) != first
+    assert cpp_programs.build_programs(machine.project, RecordedProgress()) != first
     assert machine.builds() == 1
 
 
 def test_a_damaged_program_is_built_again(machine):
-    first = cpp_programs.build_programs(machine.project, Notes())
+    first = cpp_programs.build_programs(machine.project, RecordedProgress())
     (first / "program").write_text("damaged")
-    assert (cpp_programs.build_programs(machine.project, Notes()) / "program").read_text() == "program\n"
+    assert (cpp_programs.build_programs(machine.project, RecordedProgress()) / "program").read_text() == "program\n"
 
 
 def test_with_headers_only_the_wheels_library_is_linked(machine, wheel):
     machine.finds(ONNXRuntime_LIBRARY="ONNXRuntime_LIBRARY-NOTFOUND", ONNXRuntime_INCLUDE_DIR="/usr/include")
     machine.says("refusal", "deploykit needs a runtime")
-    entry = cpp_programs.build_programs(machine.project, Notes())
+    entry = cpp_programs.build_programs(machine.project, RecordedProgress())
     assert (entry / "lib" / "libonnxruntime.so.1").resolve() == wheel
 
 
 @pytest.mark.usefixtures("wheel")
-def test_a_library_that_cmake_finds_comes_before_the_wheels(machine):
-    entry = cpp_programs.build_programs(machine.project, Notes())
+def test_a_library_found_by_cmake_takes_precedence_over_the_wheels(machine):
+    entry = cpp_programs.build_programs(machine.project, RecordedProgress())
     assert not (entry / "lib").exists()
     assert "ONNXRuntime_LIBRARY" not in (machine.state / "asked").read_text()
 
@@ -198,7 +198,7 @@ def test_a_missing_dependency_is_named_with_its_install_command(machine, name, w
     machine.finds(**{name: f"{name}-NOTFOUND"})
     machine.says("refusal", "CMake Error")
     with pytest.raises(BackendError) as raised:
-        cpp_programs.build_programs(machine.project, Notes())
+        cpp_programs.build_programs(machine.project, RecordedProgress())
     assert raised.value.what == f"The C++ programs need {what}, and CMake finds none on this machine."
     assert remedy in raised.value.remedy
 
@@ -208,25 +208,25 @@ def test_without_a_library_of_any_kind_the_wheel_is_named(machine, monkeypatch):
     machine.finds(ONNXRuntime_LIBRARY="ONNXRuntime_LIBRARY-NOTFOUND", ONNXRuntime_INCLUDE_DIR="/usr/include")
     machine.says("refusal", "CMake Error")
     with pytest.raises(BackendError, match=r"(?s)need ONNX Runtime's library.*The wheel has one too.*cpu"):
-        cpp_programs.build_programs(machine.project, Notes())
+        cpp_programs.build_programs(machine.project, RecordedProgress())
 
 
-def test_a_machine_without_a_compiler_says_so(machine):
+def test_a_missing_compiler_is_reported(machine):
     machine.finds()
     machine.says("refusal", "CMake Error at CMakeLists.txt:2 (project):\n  No CMAKE_CXX_COMPILER could be found.")
     with pytest.raises(BackendError, match=r"need a compiler, .* apt install cmake make g\+\+"):
-        cpp_programs.build_programs(machine.project, Notes())
+        cpp_programs.build_programs(machine.project, RecordedProgress())
 
 
-def test_a_machine_without_cmake_says_so(machine, monkeypatch, tmp_path):
+def test_a_missing_cmake_is_reported(machine, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BackendError, match=r"CMake is not installed.* apt install cmake"):
-        cpp_programs.build_programs(machine.project, Notes())
+        cpp_programs.build_programs(machine.project, RecordedProgress())
 
 
 def test_other_cmake_failures_show_its_output(machine):
     machine.says("refusal", "\n".join(f"line {number}" for number in range(100)))
-    notes = Notes()
+    notes = RecordedProgress()
     with pytest.raises(BackendError, match="see its output above"):
         cpp_programs.build_programs(machine.project, notes)
     assert notes.notes == ["\n".join(f"line {number}" for number in range(70, 100))]
@@ -234,13 +234,13 @@ def test_other_cmake_failures_show_its_output(machine):
 
 def test_a_compiler_failure_shows_its_output_and_caches_nothing(machine):
     machine.says("complaint", "main.cpp:1: error: expected ';'")
-    notes = Notes()
+    notes = RecordedProgress()
     with pytest.raises(BackendError, match="could not be built"):
         cpp_programs.build_programs(machine.project, notes)
     assert notes.notes == ["main.cpp:1: error: expected ';'"]
     assert list((cache.cache_folder() / "native").iterdir()) == []
     (machine.state / "complaint").unlink()
-    assert (cpp_programs.build_programs(machine.project, Notes()) / "program").exists()
+    assert (cpp_programs.build_programs(machine.project, RecordedProgress()) / "program").exists()
 
 
 def test_an_interrupted_build_leaves_no_files_and_no_processes(machine):

@@ -1,4 +1,4 @@
-"""Remedies for missing packages: a command that works as printed, whatever deploykit was installed from."""
+"""Remedies for missing packages: a command that works as printed, for every way of installing deploykit."""
 
 import json
 import re
@@ -94,7 +94,7 @@ def test_a_damaged_package_is_reinstalled_without_the_rest_of_the_extra():
     assert reinstall_command("tensorrt") == command
 
 
-def test_an_environment_without_pip_uses_uv_where_that_is_there(monkeypatch):
+def test_an_environment_without_pip_uses_uv_if_available(monkeypatch):
     monkeypatch.setattr(extras.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(extras.shutil, "which", lambda _: "/usr/bin/uv")
     assert install_command("cpu").startswith(f"uv pip install --python {PYTHON} ")
@@ -102,7 +102,7 @@ def test_an_environment_without_pip_uses_uv_where_that_is_there(monkeypatch):
     assert install_command("cpu").startswith(f"{PYTHON} -m pip install ")
 
 
-def test_the_command_stands_on_a_line_of_its_own():
+def test_the_command_is_on_a_separate_line():
     first, second = install_remedy("cpu").splitlines()
     assert (first, second) == ("Install it with:", f"  {install_command('cpu')}")
 
@@ -113,7 +113,7 @@ def test_another_machine_gets_a_wheel_that_is_built_here():
     assert lines[-1] == "  python3 -m pip install './deploykit-0.1.0-py3-none-any.whl[compile,cpu]'"
 
 
-def test_an_installed_wheel_builds_no_other(installed):
+def test_an_installed_wheel_is_not_rebuilt(installed):
     installed()
     assert "pip wheel" not in remote_install_remedy("cpu")
 
@@ -129,7 +129,7 @@ def test_the_command_line_prints_the_command_unwrapped(cli, monkeypatch):
 
 
 @pytest.mark.parametrize("folder", ["deploykit", "architectures", "calibration", "scripts", "docs"])
-def test_no_text_tells_to_fetch_the_bare_name_from_an_index(folder):
+def test_no_text_recommends_the_bare_name_from_an_index(folder):
     files = [path for path in (ROOT / folder).rglob("*") if path.suffix in ("", ".py", ".md", ".sh") and path.is_file()]
     bare = re.compile(rb"pip install (--\S+ )*'?deploykit\b")
     assert [str(path) for path in files if bare.search(path.read_bytes())] == []
@@ -137,7 +137,7 @@ def test_no_text_tells_to_fetch_the_bare_name_from_an_index(folder):
 
 @pytest.mark.slow
 def test_the_printed_command_is_accepted_by_pip():
-    """Only resolved: the packages are installed already, so that nothing is fetched but what the build needs."""
+    """Only resolved: the packages are installed already, so only build requirements are fetched."""
     command = f"{install_command('compile')} --dry-run --no-build-isolation --no-deps --quiet"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

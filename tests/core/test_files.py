@@ -22,7 +22,7 @@ def write(folder: Path, text: str = "new") -> None:
     (folder / "inner" / "file").write_text(text)
 
 
-def content(folder: Path) -> str:
+def read_content(folder: Path) -> str:
     return (folder / "inner" / "file").read_text()
 
 
@@ -32,40 +32,40 @@ def destination(tmp_path):
 
 
 @pytest.fixture
-def old(destination):
-    """A folder that stands at the destination already."""
+def existing_folder(destination):
+    """An existing folder at the destination."""
     write(destination, "old")
     (destination / "only in the old one").touch()
     return destination
 
 
-def only(folder: Path) -> list[str]:
+def list_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-# ── A folder appears whole ──────────────────────────────────────────────────────────────────────────────────────────
+# ── Atomic creation of folders ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_was_written_is_there_when_the_block_ends(destination):
+def test_written_files_exist_after_the_block(destination):
     with stage_folder(destination) as folder:
         write(folder)
         assert not destination.exists()
-    assert content(destination) == "new"
-    assert only(destination.parent) == ["there"]
+    assert read_content(destination) == "new"
+    assert list_names(destination.parent) == ["there"]
 
 
 def test_parent_folders_are_created(tmp_path):
     with stage_folder(tmp_path / "a" / "b" / "c") as folder:
         write(folder)
-    assert content(tmp_path / "a" / "b" / "c") == "new"
+    assert read_content(tmp_path / "a" / "b" / "c") == "new"
 
 
-def test_an_existing_folder_is_replaced_atomically(old):
-    with stage_folder(old) as folder:
+def test_an_existing_folder_is_replaced_atomically(existing_folder):
+    with stage_folder(existing_folder) as folder:
         write(folder)
-        assert content(old) == "old"
-    assert only(old) == ["inner"]
-    assert only(old.parent) == ["there"]
+        assert read_content(existing_folder) == "old"
+    assert list_names(existing_folder) == ["inner"]
+    assert list_names(existing_folder.parent) == ["there"]
 
 
 def test_the_folder_has_the_permissions_of_the_umask(destination):
@@ -78,137 +78,140 @@ def test_the_folder_has_the_permissions_of_the_umask(destination):
     assert stat.S_IMODE(destination.stat().st_mode) == 0o750
 
 
-def test_a_name_with_glob_characters_is_not_a_pattern(tmp_path, dead):
-    write(tmp_path / f".model[0]*.partial-{dead}-abc")
+def test_a_name_with_glob_characters_is_not_a_pattern(tmp_path, dead_process_id):
+    write(tmp_path / f".model[0]*.partial-{dead_process_id}-abc")
     with stage_folder(tmp_path / "model[0]*") as folder:
         write(folder)
-    assert only(tmp_path) == ["model[0]*"]
+    assert list_names(tmp_path) == ["model[0]*"]
 
 
-# ── Or not at all ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Failed creation of folders ────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Mishap(Exception):
+class WriteFailed(Exception):
     pass
 
 
-def fail(folder: Path) -> None:
+def write_and_fail(folder: Path) -> None:
     write(folder)
-    raise Mishap
+    raise WriteFailed
 
 
-def test_an_exception_leaves_nothing(destination):
-    with pytest.raises(Mishap), stage_folder(destination) as folder:
-        fail(folder)
-    assert only(destination.parent) == []
+def test_an_exception_leaves_no_files(destination):
+    with pytest.raises(WriteFailed), stage_folder(destination) as folder:
+        write_and_fail(folder)
+    assert list_names(destination.parent) == []
 
 
-def test_an_exception_keeps_the_old_folder(old):
-    with pytest.raises(Mishap), stage_folder(old) as folder:
-        fail(folder)
-    assert content(old) == "old"
-    assert only(old.parent) == ["there"]
+def test_an_exception_preserves_the_old_folder(existing_folder):
+    with pytest.raises(WriteFailed), stage_folder(existing_folder) as folder:
+        write_and_fail(folder)
+    assert read_content(existing_folder) == "old"
+    assert list_names(existing_folder.parent) == ["there"]
 
 
-def test_an_interruption_leaves_nothing(destination):
+def test_an_interruption_leaves_no_files(destination):
     with pytest.raises(KeyboardInterrupt), stage_folder(destination):
         raise KeyboardInterrupt
-    assert only(destination.parent) == []
+    assert list_names(destination.parent) == []
 
 
-def test_the_old_folder_comes_back_if_the_new_one_cannot_take_its_place(old, monkeypatch):
+def test_the_old_folder_is_restored_if_it_cannot_be_replaced(existing_folder, monkeypatch):
     rename = Path.rename
 
     def refuse(path: Path, target: Path) -> Path:
-        if target == old and not path.name.endswith("-old"):
+        if target == existing_folder and not path.name.endswith("-old"):
             raise OSError(errno.EACCES, "Permission denied")
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(InputError, match="there cannot be written: Permission denied"), stage_folder(old) as folder:
+    with (
+        pytest.raises(InputError, match="there cannot be written: Permission denied"),
+        stage_folder(existing_folder) as folder,
+    ):
         write(folder)
-    assert content(old) == "old"
-    assert only(old.parent) == ["there"]
+    assert read_content(existing_folder) == "old"
+    assert list_names(existing_folder.parent) == ["there"]
 
 
-# ── What killed processes leave behind ──────────────────────────────────────────────────────────────────────────────
+# ── Leftovers of killed processes ─────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture(scope="module")
-def dead() -> int:
-    """The number of a process that has ended."""
+def dead_process_id() -> int:
+    """The process id of an ended process."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     return ended.pid
 
 
-def test_a_partial_folder_of_a_dead_process_is_swept(destination, dead):
-    write(destination.with_name(f".there.partial-{dead}-abc"))
+def test_a_partial_folder_of_a_dead_process_is_swept(destination, dead_process_id):
+    write(destination.with_name(f".there.partial-{dead_process_id}-abc"))
     with stage_folder(destination) as folder:
         write(folder)
-    assert only(destination.parent) == ["there"]
+    assert list_names(destination.parent) == ["there"]
 
 
-def test_a_partial_folder_of_a_living_process_is_kept(destination):
+def test_a_partial_folder_of_a_running_process_is_preserved(destination):
     living = destination.with_name(f".there.partial-{os.getppid()}-abc")
     write(living, "theirs")
     with stage_folder(destination) as folder:
         write(folder)
-    assert content(living) == "theirs"
+    assert read_content(living) == "theirs"
 
 
-def test_a_partial_folder_of_another_destination_is_kept(destination, dead):
-    other = destination.with_name(f".elsewhere.partial-{dead}-abc")
+def test_a_partial_folder_of_another_destination_is_preserved(destination, dead_process_id):
+    other = destination.with_name(f".elsewhere.partial-{dead_process_id}-abc")
     write(other)
     with stage_folder(destination) as folder:
         write(folder)
     assert other.exists()
 
 
-def test_a_folder_moved_aside_by_a_dead_process_is_removed_once_replaced(old, dead):
-    aside = old.with_name(f".there.partial-{dead}-old")
+def test_a_folder_moved_aside_by_a_dead_process_is_removed_once_replaced(existing_folder, dead_process_id):
+    aside = existing_folder.with_name(f".there.partial-{dead_process_id}-old")
     write(aside, "older")
-    with pytest.raises(Mishap), stage_folder(old) as folder:
-        fail(folder)
-    assert only(old.parent) == ["there"]
-    assert content(old) == "old"
+    with pytest.raises(WriteFailed), stage_folder(existing_folder) as folder:
+        write_and_fail(folder)
+    assert list_names(existing_folder.parent) == ["there"]
+    assert read_content(existing_folder) == "old"
 
 
-def test_a_folder_moved_aside_by_a_dead_process_is_restored(destination, dead):
-    write(destination.with_name(f".there.partial-{dead}-old"), "old")
-    write(destination.with_name(f".there.partial-{dead}-abc"), "unfinished")
-    with pytest.raises(Mishap), stage_folder(destination) as folder:
-        fail(folder)
-    assert only(destination.parent) == ["there"]
-    assert content(destination) == "old"
+def test_a_folder_moved_aside_by_a_dead_process_is_restored(destination, dead_process_id):
+    write(destination.with_name(f".there.partial-{dead_process_id}-old"), "old")
+    write(destination.with_name(f".there.partial-{dead_process_id}-abc"), "unfinished")
+    with pytest.raises(WriteFailed), stage_folder(destination) as folder:
+        write_and_fail(folder)
+    assert list_names(destination.parent) == ["there"]
+    assert read_content(destination) == "old"
 
 
-def test_a_killed_process_leaves_the_old_folder_and_the_next_one_tidies_up(old):
+def test_a_killed_process_preserves_the_old_folder_and_the_next_one_cleans_up(existing_folder):
     program = f"""
 import os, signal
 from pathlib import Path
 from deploykit.core.files import stage_folder
-with stage_folder(Path({str(old)!r})) as folder:
+with stage_folder(Path({str(existing_folder)!r})) as folder:
     (folder / "half").touch()
     os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGKILL
-    assert content(old) == "old"
-    assert len(only(old.parent)) == 2
-    with stage_folder(old) as folder:
+    assert read_content(existing_folder) == "old"
+    assert len(list_names(existing_folder.parent)) == 2
+    with stage_folder(existing_folder) as folder:
         write(folder)
-    assert only(old.parent) == ["there"]
+    assert list_names(existing_folder.parent) == ["there"]
 
 
-# ── A file too ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Files ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("content", [b"new", bytearray(b"new"), memoryview(b"new")])
-def test_a_file_is_replaced_whole_by_anything_with_a_buffer(tmp_path, content):
+def test_a_file_is_replaced_by_any_buffer_object(tmp_path, content):
     (tmp_path / "file").write_bytes(b"something old and longer")
     replace_file(tmp_path / "file", content, "")
     assert (tmp_path / "file").read_bytes() == b"new"
-    assert only(tmp_path) == ["file"]
+    assert list_names(tmp_path) == ["file"]
 
 
 def test_a_reader_of_the_old_file_is_not_disturbed(tmp_path):
@@ -228,7 +231,7 @@ def test_the_file_has_the_permissions_of_the_umask(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypatch, number):
+def test_an_incomplete_write_preserves_the_old_file(tmp_path, monkeypatch, number):
     def refuse(_: int) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -239,10 +242,10 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypatch
     assert str(tmp_path / "file") in caught.value.what
     assert caught.value.remedy == "Buy a disk."
     assert (tmp_path / "file").read_bytes() == b"old"
-    assert only(tmp_path) == ["file"]
+    assert list_names(tmp_path) == ["file"]
 
 
-def test_an_interruption_while_writing_a_file_leaves_the_old_one(tmp_path, monkeypatch):
+def test_an_interrupted_write_preserves_the_old_file(tmp_path, monkeypatch):
     def interrupt(_: int) -> None:
         raise KeyboardInterrupt
 
@@ -251,35 +254,35 @@ def test_an_interruption_while_writing_a_file_leaves_the_old_one(tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         replace_file(tmp_path / "file", b"new", "")
     assert (tmp_path / "file").read_bytes() == b"old"
-    assert only(tmp_path) == ["file"]
+    assert list_names(tmp_path) == ["file"]
 
 
-def test_a_file_in_a_folder_that_is_not_there_is_explained(tmp_path):
+def test_a_file_in_a_missing_folder_is_explained(tmp_path):
     with pytest.raises(InputError, match="absent/file cannot be written: No such file or directory"):
         replace_file(tmp_path / "absent" / "file", b"new", "")
 
 
-# ── Disks and permissions ───────────────────────────────────────────────────────────────────────────────────────────
+# ── Disks and permissions ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_disk_that_fills_while_writing_is_explained(old, number):
-    with pytest.raises(InputError) as caught, stage_folder(old, "Buy a disk."):
+def test_a_disk_that_fills_while_writing_is_explained(existing_folder, number):
+    with pytest.raises(InputError) as caught, stage_folder(existing_folder, "Buy a disk."):
         raise OSError(number, os.strerror(number))
-    assert caught.value.what == f"The disk that holds {old} is full."
+    assert caught.value.what == f"The disk that holds {existing_folder} is full."
     assert caught.value.remedy == "Buy a disk."
-    assert content(old) == "old"
-    assert only(old.parent) == ["there"]
+    assert read_content(existing_folder) == "old"
+    assert list_names(existing_folder.parent) == ["there"]
 
 
-def test_a_disk_that_turns_out_full_at_the_end_is_explained(old, monkeypatch):
+def test_a_disk_that_turns_out_full_at_the_end_is_explained(existing_folder, monkeypatch):
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match="is full"), stage_folder(old) as folder:
+    with pytest.raises(InputError, match="is full"), stage_folder(existing_folder) as folder:
         write(folder)
-    assert content(old) == "old"
+    assert read_content(existing_folder) == "old"
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
@@ -312,7 +315,7 @@ def test_an_error_not_caused_by_the_disk_propagates(destination):
         (folder / "missing").read_text()
 
 
-# ── Digests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Digests ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @given(st.binary(max_size=4096))
@@ -335,33 +338,33 @@ def test_a_record_is_relative_to_its_folder(tmp_path):
 
 
 @pytest.fixture
-def kept(tmp_path):
+def recorded_file(tmp_path):
     """A folder, and the record of a file in it."""
     (tmp_path / "file").write_bytes(b"abc")
     return tmp_path, record_file(tmp_path, "file")
 
 
-def test_a_file_as_it_was_is_undamaged(kept):
-    assert find_damage(*kept) is None
+def test_an_unchanged_file_is_undamaged(recorded_file):
+    assert find_damage(*recorded_file) is None
 
 
-def test_a_missing_file_is_found(kept):
-    (kept[0] / "file").unlink()
-    assert find_damage(*kept) == "file is missing"
+def test_a_missing_file_is_detected(recorded_file):
+    (recorded_file[0] / "file").unlink()
+    assert find_damage(*recorded_file) == "file is missing"
 
 
-def test_a_folder_in_place_of_a_file_is_found(kept):
-    (kept[0] / "file").unlink()
-    (kept[0] / "file").mkdir()
-    assert find_damage(*kept) == "file is missing"
+def test_a_folder_in_place_of_a_file_is_detected(recorded_file):
+    (recorded_file[0] / "file").unlink()
+    (recorded_file[0] / "file").mkdir()
+    assert find_damage(*recorded_file) == "file is missing"
 
 
 @pytest.mark.parametrize("data", [b"", b"ab", b"abcd"])
-def test_a_resized_file_is_found(kept, data):
-    (kept[0] / "file").write_bytes(data)
-    assert find_damage(*kept) == f"file has {len(data)} bytes instead of 3"
+def test_a_resized_file_is_detected(recorded_file, data):
+    (recorded_file[0] / "file").write_bytes(data)
+    assert find_damage(*recorded_file) == f"file has {len(data)} bytes instead of 3"
 
 
-def test_a_flipped_bit_is_found(kept):
-    (kept[0] / "file").write_bytes(b"abb")
-    assert find_damage(*kept) == "file differs from its recorded SHA-256"
+def test_a_flipped_bit_is_detected(recorded_file):
+    (recorded_file[0] / "file").write_bytes(b"abb")
+    assert find_damage(*recorded_file) == "file differs from its recorded SHA-256"

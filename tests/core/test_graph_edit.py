@@ -61,7 +61,7 @@ def test_a_tensor_that_is_a_graph_output_has_no_single_use(graph):
     assert find_single_reader(by_name["y"]) is None
 
 
-def test_only_an_initializer_with_one_reader_can_be_changed_alone(graph):
+def test_only_an_initializer_with_one_reader_can_be_changed_in_place(graph):
     by_name = values(graph)
     assert is_single_use_initializer(by_name["w"])
     assert not is_single_use_initializer(by_name["scaled"])
@@ -77,14 +77,14 @@ def test_a_new_initializer_gets_a_free_name(graph):
 
 
 @pytest.mark.parametrize("array", [np.float32(2), np.array(3, np.uint8), np.arange(6.0).reshape(2, 3).T])
-def test_an_initializer_holds_the_array_in_its_own_type_and_shape(graph, array):
+def test_an_initializer_has_the_type_and_shape_of_the_array(graph, array):
     value = add_initializer(graph, "new", array)
     np.testing.assert_array_equal(read_constant(value), array, strict=True)
     assert tuple(value.shape) == array.shape
     assert value.dtype == ir.DataType.from_numpy(array.dtype)
 
 
-def test_an_initializer_that_is_there_is_changed_in_place_and_another_is_added(graph):
+def test_an_existing_initializer_is_replaced_and_a_new_one_is_added(graph):
     multiply = values(graph)["scaled"].producer()
     set_initializer(multiply, 1, np.ones(2, np.float32), "ignored")
     assert read_constant(graph.initializers["w"]).tolist() == [1, 1]
@@ -92,21 +92,21 @@ def test_an_initializer_that_is_there_is_changed_in_place_and_another_is_added(g
     assert multiply.inputs[2].name == "unused_1"
 
 
-def test_unused_initializers_go_unless_they_are_graph_outputs(graph):
+def test_unused_initializers_are_removed_unless_they_are_graph_outputs(graph):
     graph.outputs.append(add_initializer(graph, "output", np.zeros(2, np.float32)))
     drop_unused_initializers(graph)
     assert {*graph.initializers} == {"w", "output"}
 
 
-def test_float_constants_become_initializers_and_are_no_inputs(graph):
+def test_float_constants_become_initializers_that_are_not_inputs(graph):
     graph.inputs.append(graph.initializers["w"])
     lift_constants(graph)
     assert [value.name for value in graph.inputs] == ["x"]
-    assert [node.op_type for node in graph] == ["Constant", "Mul", "Add", "Relu"]  # integers stay
+    assert [node.op_type for node in graph] == ["Constant", "Mul", "Add", "Relu"]  # integers are preserved
     assert read_constant(graph.initializers["half"]).tolist() == [0.5, 0.5]
 
 
-def test_a_bypassed_node_leaves_the_graph_output_its_name(graph):
+def test_bypassing_a_node_preserves_the_graph_output_name(graph):
     by_name = values(graph)
     bypass_node(by_name["y"].producer(), by_name["shifted"])
     assert graph.outputs[0].name == "y"

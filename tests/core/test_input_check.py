@@ -52,6 +52,6 @@ def test_a_range_of_one_batch_is_one_number():
 
 
 def test_float32_is_accepted_for_float16_on_request_only():
-    given = arrays(fixed=np.zeros(1, np.float32))
-    assert find_input_mismatch(SPECS, given, "bundle", accept_float32=True) is None
+    tensors = arrays(fixed=np.zeros(1, np.float32))
+    assert find_input_mismatch(SPECS, tensors, "bundle", accept_float32=True) is None
     assert find_input_mismatch(SPECS, arrays(mask=np.zeros((2, 1), np.float16)), "bundle", accept_float32=True)

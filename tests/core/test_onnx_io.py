@@ -1,4 +1,4 @@
-"""ONNX graphs as files: what is written is what Protobuf would have written, and what onnx refuses is refused."""
+"""ONNX graphs as files: the bytes equal those of Protobuf, and files that onnx refuses are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def graph(text: str) -> ir.Model:
 
 
 def matrix_product(rows: int) -> ir.Model:
-    """y = x·w + b, with a weight of rows×4 that is not among the small constants."""
+    """y = x·w + b, with a weight of rows×4, too large for a small constant."""
     model = graph(
         "g (float[batch,ROWS] x) => (float[batch,4] y) { p = MatMul (x, w) y = Add (p, b) }".replace("ROWS", str(rows))
     )
@@ -31,14 +31,14 @@ def matrix_product(rows: int) -> ir.Model:
 
 
 @pytest.mark.parametrize("rows", [3, 31, 32, 33, 500, 4096], ids=lambda rows: f"{16 * rows} bytes of weights")
-def test_a_saved_file_holds_what_protobuf_would_have_saved(rows, tmp_path):
-    """Around 128 bytes and 16 KiB the length in front of a field takes one byte more."""
+def test_a_saved_file_equals_the_protobuf_serialization(rows, tmp_path):
+    """At 128 bytes and 16 KiB the length prefix of a field grows by one byte."""
     model = matrix_product(rows)
     onnx_io.save_model(model, tmp_path / "ours.onnx")
     ir.save(model, tmp_path / "theirs.onnx")
     ours, theirs = onnx.load(tmp_path / "ours.onnx"), onnx.load(tmp_path / "theirs.onnx")
-    assert {each.name: onnx.numpy_helper.to_array(each).tobytes() for each in ours.graph.initializer} == {
-        each.name: onnx.numpy_helper.to_array(each).tobytes() for each in theirs.graph.initializer
+    assert {tensor.name: onnx.numpy_helper.to_array(tensor).tobytes() for tensor in ours.graph.initializer} == {
+        weight.name: onnx.numpy_helper.to_array(weight).tobytes() for weight in theirs.graph.initializer
     }
     for part in ("node", "input", "output"):
         assert getattr(ours.graph, part) == getattr(theirs.graph, part)
@@ -54,7 +54,7 @@ def test_a_saved_file_runs(tmp_path):
     np.testing.assert_allclose(y, x @ w + b, rtol=1e-5)
 
 
-def test_saving_leaves_the_model_as_it_was(tmp_path):
+def test_saving_leaves_the_model_unchanged(tmp_path):
     model = matrix_product(100)
     onnx_io.save_model(model, tmp_path / "first.onnx")
     onnx_io.save_model(model, tmp_path / "second.onnx")
@@ -80,7 +80,7 @@ def test_a_broken_graph_is_refused(text):
         onnx_io.check_model(graph(text))
 
 
-def test_a_weight_whose_shape_does_not_fit_is_refused():
+def test_a_weight_with_a_mismatched_shape_is_refused():
     model = matrix_product(500)
     weight = model.graph.initializers["w"]
     weight.const_value = ir.tensor(np.zeros((400, 4), np.float32), name="w")

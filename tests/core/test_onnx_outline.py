@@ -1,4 +1,4 @@
-"""What a runtime reads of an ONNX file by itself, beside what the package onnx says of the same file."""
+"""Reading an ONNX file without the package onnx, compared with that package."""
 
 import onnx
 import pytest
@@ -8,7 +8,7 @@ from deploykit.core.onnx_outline import read_outline
 
 
 def graph(scale=TensorProto.FLOAT16, *, declared=False, outputs=("y",)):
-    """x → QuantizeLinear → y, its scale an initializer, or an input that is declared."""
+    """x → QuantizeLinear → y, its scale an initializer or a declared input."""
     tensor = helper.make_tensor("scale", scale, (), [0.5])
     value = helper.make_tensor_value_info
     return helper.make_graph(
@@ -27,14 +27,14 @@ def file(folder, made):
 
 @pytest.mark.parametrize("declared", [False, True])
 @pytest.mark.parametrize(("scale", "half"), [(TensorProto.FLOAT16, True), (TensorProto.FLOAT, False)])
-def test_scales_in_half_precision_are_seen(tmp_path, scale, half, declared):
+def test_half_precision_scales_are_detected(tmp_path, scale, half, declared):
     assert read_outline(file(tmp_path, graph(scale, declared=declared))) == (1, half)
 
 
 def test_half_precision_elsewhere_is_not_a_scale(tmp_path):
-    made = graph(TensorProto.FLOAT)
-    made.initializer.append(helper.make_tensor("other", TensorProto.FLOAT16, (2,), [1, 2]))
-    assert not read_outline(file(tmp_path, made)).half_scales
+    model = graph(TensorProto.FLOAT)
+    model.initializer.append(helper.make_tensor("other", TensorProto.FLOAT16, (2,), [1, 2]))
+    assert not read_outline(file(tmp_path, model)).half_scales
 
 
 def test_outputs_are_counted(tmp_path):
@@ -45,7 +45,7 @@ def test_outputs_are_counted(tmp_path):
 def test_real_graphs_are_read_as_onnx_reads_them(request, name):
     path = request.getfixturevalue(name) / "model.onnx"
     whole = onnx.load(path).graph
-    halves = {each.name for each in whole.initializer if each.data_type == TensorProto.FLOAT16}
+    halves = {tensor.name for tensor in whole.initializer if tensor.data_type == TensorProto.FLOAT16}
     scales = {node.input[1] for node in whole.node if node.op_type == "QuantizeLinear"}
     assert read_outline(path) == (len(whole.output), bool(halves & scales))
 

@@ -1,4 +1,4 @@
-"""Small graphs as ONNX's own text, and what they compute. `[conv] y = Conv (x, w)` is a node called conv."""
+"""Small graphs in ONNX's text format, and their outputs. `[conv] y = Conv (x, w)` is a node called conv."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ def parse(text: str, opset: int = 20, **weights: np.ndarray) -> ir.Model:
 
 
 def compute(model: ir.Model, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-    """Outputs by name. ONNX Runtime runs the graph as it is, without rewrites of its own."""
+    """Outputs by name. ONNX Runtime runs the graph without optimizations."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
@@ -56,7 +56,7 @@ def weight(model: ir.Model, name: str) -> np.ndarray:
 
 
 def rewritten(apply: Callable[[ir.Model], Rewrite], model: ir.Model, **inputs: np.ndarray) -> Rewrite:
-    """Apply a pass, and assert that names and shapes at the graph's ends, and the function in between, are kept."""
+    """Apply a pass, and assert that names and shapes of inputs and outputs, and the function, are unchanged."""
     interface, before = contract.graph_interface(model), compute(model, **inputs)
     rewrite = apply(model)
     contract.check_invariants(model, interface, rewrite.name)

@@ -35,7 +35,7 @@ SIZE = 16
 RANDOM = WeightsRecord("random, seed 0", False, "0" * 64)
 
 
-def unit(inputs: int, outputs: int) -> nn.Sequential:
+def conv_unit(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
@@ -44,9 +44,9 @@ class Columns(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = unit(3, 8)
+        self.stem = conv_unit(3, 8)
         self.pool = nn.MaxPool2d(2)
-        self.columns = nn.ModuleList(unit(8, 8) for _ in range(3))
+        self.columns = nn.ModuleList(conv_unit(8, 8) for _ in range(3))
         self.aux = nn.Linear(8, 5)
         self.dropout = nn.Dropout(0.9)
         self.fc = nn.Linear(8, 5)
@@ -60,7 +60,7 @@ class Columns(nn.Module):
 
 
 class Dense(nn.Module):
-    """What does not fold: a BatchNorm that reads a Concat. With adaptive pooling, flatten and a leaky activation."""
+    """A BatchNorm that reads a Concat, so it cannot be folded. Also adaptive pooling, flatten, leaky activation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,15 +75,15 @@ class Dense(nn.Module):
         return self.fc(torch.flatten(self.pool(x), 1))
 
 
-class Moody(Dense):
-    """Neither torch.fx nor torch.export can follow it."""
+class DataDependentBranch(Dense):
+    """A module that neither torch.fx nor torch.export can trace."""
 
     def forward(self, x):
         return super().forward(x if x.sum() > -1e9 else -x)
 
 
 class Viewed(Dense):
-    """Flattens by arithmetic on the batch, as older code does."""
+    """Flattens by shape arithmetic on the batch, like older code."""
 
     def forward(self, x):
         x = self.pool(self.norm(torch.cat([x, self.conv(x)], 1)))
@@ -91,11 +91,11 @@ class Viewed(Dense):
 
 
 def network(kind: type[nn.Module] = Columns) -> nn.Module:
-    """In eval mode, every BatchNorm unlike the identity; the same each time."""
+    """In eval mode, with no BatchNorm the identity; deterministic."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = kind().eval()
-        for part in made.modules():
+        module = kind().eval()
+        for part in module.modules():
             if isinstance(part, nn.BatchNorm2d):
                 assert part.running_mean is not None
                 assert part.running_var is not None
@@ -103,7 +103,7 @@ def network(kind: type[nn.Module] = Columns) -> nn.Module:
                 part.bias.data.normal_(0, 0.5)
                 part.running_mean.normal_(0, 0.5)
                 part.running_var.uniform_(0.5, 1.5)
-    return made
+    return module
 
 
 def spec(channels: ChannelOrder = "rgb", **changes) -> ModelSpec:
@@ -111,12 +111,12 @@ def spec(channels: ChannelOrder = "rgb", **changes) -> ModelSpec:
 
 
 def export(folder, module=None, model_spec=None, training_only=(), **options):
-    """The record of an export, and the module that it must agree with."""
+    """The record of an export, and the reference module."""
     model_spec = model_spec or spec()
     module = wrap_network(module or network(), model_spec, "fc")
-    asked = ExportOptions(**options)
-    inputs = stage.example_inputs(model_spec, asked.batch, ())
-    record = stage.export_module(module, model_spec, asked, RANDOM, training_only, inputs, folder)
+    requested = ExportOptions(**options)
+    inputs = stage.example_inputs(model_spec, requested.batch, ())
+    record = stage.export_module(module, model_spec, requested, RANDOM, training_only, inputs, folder)
     return record, module
 
 
@@ -132,9 +132,9 @@ def pixels(count: int) -> torch.Tensor:
 def assert_agrees(folder, module: nn.Module, inputs: torch.Tensor) -> None:
     with torch.no_grad():
         expected = module(inputs)
-    (found,) = open_graph(folder / rewrite.GRAPH_FILE).run({"input": inputs.numpy()}).values()
+    (actual,) = open_graph(folder / rewrite.GRAPH_FILE).run({"input": inputs.numpy()}).values()
     torch.testing.assert_close(
-        torch.from_numpy(found), expected, rtol=0, atol=FULL_SCALE * max(1, expected.abs().max().item())
+        torch.from_numpy(actual), expected, rtol=0, atol=FULL_SCALE * max(1, expected.abs().max().item())
     )
 
 
@@ -144,12 +144,12 @@ def operators(folder) -> list[str]:
 
 @pytest.fixture(scope="module", params=EXPORTERS)
 def columns(request, tmp_path_factory):
-    """One export of Columns per exporter, which many tests read: folder, record, module."""
+    """One export of Columns per exporter, shared by many tests: folder, record, module."""
     folder = tmp_path_factory.mktemp(request.param)
     return folder, *export(folder, training_only=("aux",), exporter=request.param)
 
 
-# ── It computes the same ────────────────────────────────────────────────────────────────────────────────────────────
+# ── Numerical agreement ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -159,7 +159,7 @@ def test_the_graph_agrees_with_eager_at_any_batch(columns, count):
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-def test_what_does_not_fold_agrees_too(exporter, tmp_path):
+def test_networks_without_folding_agree_too(exporter, tmp_path):
     _, module = export(tmp_path, network(Dense), exporter=exporter)
     assert_agrees(tmp_path, module, images(3))
     assert operators(tmp_path).count("BatchNormalization") == 1
@@ -199,7 +199,7 @@ def test_preprocessing_in_the_graph_is_the_hosts(exporter, channels, tmp_path):
         torch.testing.assert_close(module(pixels(2)), network(Dense)(by_host), rtol=0, atol=FULL_SCALE)
 
 
-@pytest.mark.parametrize("kind", [Moody, Viewed])
+@pytest.mark.parametrize("kind", [DataDependentBranch, Viewed])
 def test_a_batchnorm_in_code_that_torch_fx_cannot_follow_is_exported(kind, tmp_path):
     _, module = export(tmp_path, network(kind), exporter="torchscript")
     assert_agrees(tmp_path, module, images(5))
@@ -211,10 +211,10 @@ def test_arithmetic_on_the_batch_becomes_flatten(tmp_path):
     assert operators(tmp_path) == expected
 
 
-# ── It holds what eval mode needs, and nothing else ─────────────────────────────────────────────────────────────────
+# ── The graph contains only what eval mode needs ──────────────────────────────────────────────────────────────────────
 
 
-def test_only_eval_mode_is_left(columns):
+def test_only_inference_operators_remain(columns):
     folder, _, _ = columns
     expected = ["Conv", "Relu", "MaxPool", *["Conv", "Relu"] * 3, "Add", "Add", "GlobalAveragePool", "Flatten", "Gemm"]
     assert sorted(operators(folder)) == sorted(expected)
@@ -227,12 +227,12 @@ def test_initializers_are_the_folded_parameters_to_the_byte(columns):
     assert record.initializer_bytes == 4 * (convolutions + classifier)
 
 
-def test_an_auxiliary_head_leaves_no_trace(columns):
+def test_an_auxiliary_head_is_removed_completely(columns):
     folder, _, _ = columns
     assert b"aux" not in (folder / rewrite.GRAPH_FILE).read_bytes()
 
 
-def test_a_mean_of_three_columns_is_two_sums(columns):
+def test_a_mean_of_three_columns_becomes_two_sums(columns):
     folder, record, _ = columns
     assert operators(folder).count("Add") == 2
     assert not {"Mul", "Div"} & set(operators(folder))
@@ -247,7 +247,7 @@ def test_every_node_leads_back_to_its_module(columns):
     assert modules == ["stem.0", "pool", "columns.0.0", "columns.1.0", "columns.2.0", "fc"]
 
 
-def test_parameters_keep_their_names(columns):
+def test_parameters_retain_their_names(columns):
     folder, _, module = columns
     exported = set(ir.load(folder / rewrite.GRAPH_FILE).graph.initializers)
     biases = {"stem.0.bias", *(f"columns.{i}.0.bias" for i in range(3))}  # from BatchNorm
@@ -261,18 +261,18 @@ def test_every_tensor_has_a_type_and_a_shape(columns):
         assert row.shape[0] == "batch"
 
 
-def test_nothing_tells_where_it_was_made(columns):
+def test_the_graph_contains_no_exporter_metadata_and_no_local_paths(columns):
     folder, _, _ = columns
     model = onnx.load(folder / rewrite.GRAPH_FILE)
-    kept = {prop.key for node in model.graph.node for prop in node.metadata_props}
-    assert kept == {MODULE_KEY}
+    keys = {prop.key for node in model.graph.node for prop in node.metadata_props}
+    assert keys == {MODULE_KEY}
     assert not model.metadata_props
     assert not model.graph.metadata_props
     assert (model.producer_name, model.producer_version, model.doc_string) == ("deploykit", "", "")
     assert bytes(Path(__file__).parents[2]) not in (folder / rewrite.GRAPH_FILE).read_bytes()
 
 
-def test_the_module_is_left_as_it_was(columns):
+def test_the_module_is_unchanged(columns):
     _, _, module = columns
     left, fresh = module.network.state_dict(), network().state_dict()
     assert list(left) == list(fresh)
@@ -286,7 +286,7 @@ def test_another_export_has_the_same_bytes(columns, tmp_path):
     assert (tmp_path / rewrite.GRAPH_FILE).read_bytes() == (folder / rewrite.GRAPH_FILE).read_bytes()
 
 
-def test_the_record_says_what_was_made(columns):
+def test_the_record_describes_the_graph(columns):
     folder, record, _ = columns
     assert record.inputs == (TensorSpec("input", "float32", ("batch", 3, SIZE, SIZE), "NCHW"),)
     assert record.outputs == (TensorSpec("logits", "float32", ("batch", 5), "NC"),)
@@ -294,11 +294,11 @@ def test_the_record_says_what_was_made(columns):
     assert [find_damage(folder, file) for file in record.files] == [None]
 
 
-# ── Exporters and opsets ────────────────────────────────────────────────────────────────────────────────────────────
+# ── Exporters and opsets ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_auto_says_why_it_fell_back(tmp_path):
-    record, module = export(tmp_path, network(Moody), exporter="auto")
+def test_auto_reports_the_reason_of_its_fallback(tmp_path):
+    record, module = export(tmp_path, network(DataDependentBranch), exporter="auto")
     assert record.exporter == "torchscript"
     assert "data-dependent" in record.fallback_reason
     assert_agrees(tmp_path, module, images(2))
@@ -324,14 +324,14 @@ def test_a_converted_graph_still_leads_back_to_modules(opset, tmp_path):
 
 
 @pytest.mark.parametrize("opset", [0, 16, 24])
-def test_an_opset_out_of_reach_is_refused(opset, tmp_path):
+def test_an_unsupported_opset_is_refused(opset, tmp_path):
     with pytest.raises(InputError, match=f"Opset {opset} is not supported") as caught:
         export(tmp_path, opset=opset)
     assert "17 to 23" in caught.value.remedy
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unfit_image_size_is_reported_apart_from_untraceable_code(tmp_path):
+def test_an_unfit_image_size_is_distinguished_from_untraceable_code(tmp_path):
     with pytest.raises(InputError, match="toy cannot process images of 16x16: ") as caught:
         export(tmp_path, nn.Sequential(nn.Conv2d(3, 4, SIZE + 1), nn.Flatten()))
     assert "--input-size" in caught.value.remedy
@@ -343,7 +343,7 @@ def test_an_operator_without_a_form_at_that_opset_is_refused():
         convert_opset(ir.from_onnx_text(text), 17)
 
 
-# ── Files ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Files ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_weights_too_large_for_one_file_are_external_data(tmp_path, monkeypatch):
@@ -359,7 +359,7 @@ def test_the_limit_is_below_protobufs():
     assert rewrite.LARGEST_SINGLE_FILE < 2**31
 
 
-# ── Between passes ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Between passes ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_pass_that_breaks_the_graph_is_named(monkeypatch):

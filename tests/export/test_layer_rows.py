@@ -33,7 +33,7 @@ def test_there_is_a_row_per_node_in_the_order_of_computation(graph):
     )
 
 
-def test_what_a_graph_does_not_say_is_a_question_mark(tmp_path):
+def test_unknown_values_are_question_marks(tmp_path):
     text = '<ir_version: 8, opset_import: ["" : 20]> g (float[2] x) => (float[2] y) { a = Neg (x)  y = Relu (a) }'
     onnx.save(onnx.parser.parse_model(text), tmp_path / "foreign.onnx")
     neg, relu = read_layer_rows(tmp_path / "foreign.onnx")
@@ -46,7 +46,7 @@ def test_what_a_graph_does_not_say_is_a_question_mark(tmp_path):
     [b"", b"not a graph\n", b"\x89PNG\r\n\x1a\n" + bytes(64), bytes(range(256)) * 8, b"\x08\x08"],
     ids=["empty", "text", "image", "bytes", "version only"],
 )
-def test_a_file_that_is_no_graph_is_refused(content, tmp_path):
+def test_a_file_that_is_not_a_graph_is_refused(content, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"model\.onnx is not an ONNX graph: .+\. Give an \.onnx file\."):
@@ -61,7 +61,7 @@ def test_a_truncated_graph_is_refused(share, graph):
         read_layer_rows(graph)
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="No such file"):
         read_layer_rows(tmp_path / "missing.onnx")
 

@@ -23,8 +23,8 @@ def spec(**changes) -> ModelSpec:
     return ModelSpec("toy", "Toy", "nowhere", {}, Preprocessing(8, 8, 8), **changes)
 
 
-def seasoned(module: nn.Module) -> nn.Module:
-    """In eval mode, no BatchNorm the identity: what training would leave."""
+def randomize_batchnorm(module: nn.Module) -> nn.Module:
+    """In eval mode, with no BatchNorm the identity, as after training."""
     generator = torch.Generator().manual_seed(1)
     for part in module.eval().modules():
         if isinstance(part, nn.BatchNorm2d) and part.running_mean is not None:
@@ -37,7 +37,7 @@ def seasoned(module: nn.Module) -> nn.Module:
 
 
 class Pair(nn.Module):
-    """A convolution and the BatchNorm behind it."""
+    """A convolution and the BatchNorm after it."""
 
     def __init__(self, **options) -> None:
         super().__init__()
@@ -54,11 +54,11 @@ def assert_same_function(folded: nn.Module, module: nn.Module) -> None:
         torch.testing.assert_close(folded(X), expected, rtol=0, atol=FOLDED * expected.abs().max().item())
 
 
-def norms(module: nn.Module) -> int:
+def count_batchnorms(module: nn.Module) -> int:
     return sum(isinstance(part, nn.BatchNorm2d) for part in module.modules())
 
 
-# ── BatchNorm that folds ────────────────────────────────────────────────────────────────────────────────────────────
+# ── BatchNorm that folds ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -74,24 +74,24 @@ def norms(module: nn.Module) -> int:
     ids=str,
 )
 def test_a_batchnorm_directly_after_a_convolution_folds(options):
-    module = seasoned(Pair(**options))
+    module = randomize_batchnorm(Pair(**options))
     folded = fold_batchnorm(module)
-    assert norms(folded) == 0
+    assert count_batchnorms(folded) == 0
     assert_same_function(folded, module)
 
 
 def test_pairs_in_nested_modules_fold():
-    module = seasoned(nn.Sequential(Pair(), nn.Sequential(nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4))))
+    module = randomize_batchnorm(nn.Sequential(Pair(), nn.Sequential(nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4))))
     folded = fold_batchnorm(module)
-    assert norms(folded) == 0
+    assert count_batchnorms(folded) == 0
     assert_same_function(folded, module)
 
 
-def test_the_original_is_left_as_it_was():
-    module = seasoned(Pair())
+def test_the_original_module_is_unchanged():
+    module = randomize_batchnorm(Pair())
     before, expected = copy.deepcopy(module.state_dict()), module(X)
     fold_batchnorm(module)
-    assert norms(module) == 1
+    assert count_batchnorms(module) == 1
     for name, tensor in module.state_dict().items():
         assert torch.equal(tensor, before[name])
     assert torch.equal(module(X), expected)
@@ -102,13 +102,13 @@ def test_a_batchnorm_called_by_keyword_folds():
         def forward(self, x):
             return self.norm(input=self.conv(x))
 
-    module = seasoned(Keyword())
+    module = randomize_batchnorm(Keyword())
     folded = fold_batchnorm(module)
-    assert norms(folded) == 0
+    assert count_batchnorms(folded) == 0
     assert_same_function(folded, module)
 
 
-# ── BatchNorm that stays ────────────────────────────────────────────────────────────────────────────────────────────
+# ── BatchNorm that stays ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class TwoReaders(Pair):
@@ -197,42 +197,42 @@ class WithoutStatistics(Pair):
     ],
 )
 def test_a_batchnorm_stays_where_folding_would_change_the_function(network):
-    module = seasoned(network())
+    module = randomize_batchnorm(network())
     folded = fold_batchnorm(module)
-    assert norms(folded) == 1
+    assert count_batchnorms(folded) == 1
     assert_same_function(folded, module)
 
 
 def test_a_batchnorm_in_training_mode_stays():
-    module = seasoned(Pair())
+    module = randomize_batchnorm(Pair())
     module.norm.train()
-    assert norms(fold_batchnorm(module)) == 1
+    assert count_batchnorms(fold_batchnorm(module)) == 1
 
 
-def test_a_module_that_torch_fx_cannot_follow_comes_back_as_it_is():
+def test_a_module_that_torch_fx_cannot_trace_is_returned_unchanged():
     class Moody(Pair):
         def forward(self, x):
             return self.norm(self.conv(x if x.sum() > 0 else -x))
 
-    module = seasoned(Moody())
+    module = randomize_batchnorm(Moody())
     assert fold_batchnorm(module) is module
 
 
-def test_a_module_that_cannot_be_copied_comes_back_as_it_is():
+def test_a_module_that_cannot_be_copied_is_returned_unchanged():
     class Uncopyable(Pair):
         def __deepcopy__(self, memo):
             raise RuntimeError("holds an open file")
 
-    module = seasoned(Uncopyable())
+    module = randomize_batchnorm(Uncopyable())
     assert fold_batchnorm(module) is module
 
 
-def test_a_module_without_batchnorm_keeps_its_function():
+def test_a_module_without_batchnorm_computes_the_same():
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
     assert torch.equal(fold_batchnorm(module)(X), module(X))
 
 
-# ── Heads ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Heads ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Classifier(nn.Module):
@@ -245,7 +245,7 @@ class Classifier(nn.Module):
         return self.head(self.features(x).mean((2, 3)))
 
 
-def test_logits_are_what_the_network_gives():
+def test_logits_are_the_network_outputs():
     network = Classifier().eval()
     assert torch.equal(wrap_network(network, spec(), "head.1")(X), network(X))
 
@@ -256,17 +256,17 @@ def test_probabilities_are_its_softmax():
     assert torch.equal(answer, network(X).softmax(1))
 
 
-def test_the_embedding_is_what_the_classifier_reads():
+def test_the_embedding_is_the_input_of_the_classifier():
     network = Classifier().eval()
     expected = network.head[0](network.features(X).mean((2, 3)))
     assert torch.equal(wrap_network(network, spec(head="embedding"), "head.1")(X), expected)
 
 
-def test_what_is_served_is_in_eval_mode():
+def test_the_wrapped_module_is_in_eval_mode():
     assert not any(part.training for part in wrap_network(Classifier().train(), spec(), "head.1").modules())
 
 
-# ── Preprocessing inside the graph ──────────────────────────────────────────────────────────────────────────────────
+# ── Preprocessing inside the graph ────────────────────────────────────────────────────────────────────────────────────
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
 
@@ -286,18 +286,18 @@ NORMALIZED = 1e-5
 )
 def test_the_graph_normalizes_as_the_host_does(preprocessing):
     expected = np.stack([preprocess_image(image, preprocessing) for image in PIXELS])
-    found = Normalize(preprocessing)(torch.from_numpy(PIXELS)).numpy()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=NORMALIZED * max(1, np.abs(expected).max() / 10))
+    actual = Normalize(preprocessing)(torch.from_numpy(PIXELS)).numpy()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=NORMALIZED * max(1, np.abs(expected).max() / 10))
 
 
 @settings(max_examples=50, deadline=None)
 @given(mean=st.floats(0, 1), std=st.floats(0.1, 1))
-def test_whatever_the_mean_and_deviation(mean, std):
+def test_preprocessing_is_correct_for_any_mean_and_std(mean, std):
     preprocessing = Preprocessing(16, 16, 16, mean=(mean, 0.0, 1.0), std=(std, 0.1, 1.0))
     expected = np.stack([preprocess_image(image, preprocessing) for image in PIXELS])
-    found = Normalize(preprocessing)(torch.from_numpy(PIXELS)).numpy()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=NORMALIZED)
+    actual = Normalize(preprocessing)(torch.from_numpy(PIXELS)).numpy()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=NORMALIZED)
 
 
-def test_its_constants_are_no_part_of_the_state_dict():
+def test_preprocessing_constants_are_not_in_the_state_dict():
     assert not Normalize(Preprocessing(8, 8, 8)).state_dict()

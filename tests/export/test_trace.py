@@ -22,14 +22,14 @@ class Plain(nn.Module):
         return self.conv(x).relu().mean((2, 3))
 
 
-class Moody(Plain):
-    """Decides by what the pixels sum to: torch.export refuses that, TorchScript follows the branch it sees."""
+class DataDependentBranch(Plain):
+    """Branches on the sum of the pixels: torch.export refuses that, TorchScript records one branch."""
 
     def forward(self, x):
         return super().forward(x) if x.sum() > -1e9 else super().forward(-x)
 
 
-class Shy(Plain):
+class Untraceable(Plain):
     """Can be run, but not traced by either exporter."""
 
     def forward(self, x):
@@ -39,13 +39,13 @@ class Shy(Plain):
 
 
 class Unwritten(nn.Module):
-    """Computes what neither exporter has an ONNX form for."""
+    """Uses an operation without an ONNX form in either exporter."""
 
     def forward(self, x):
         return torch.linalg.eigvalsh(x.mean(1))
 
 
-class Wordless(Plain):
+class ErrorWithoutMessage(Plain):
     def forward(self, _):
         raise ValueError
 
@@ -55,8 +55,8 @@ def test_auto_is_the_default_exporter_where_that_can():
     assert (traced.exporter, traced.fallback_reason) == ("dynamo", None)
 
 
-def test_auto_falls_back_to_torchscript_and_says_why():
-    traced = trace_module(Moody().eval(), (X,), DYNAMIC, NAMES, "auto")
+def test_auto_falls_back_to_torchscript_and_reports_the_reason():
+    traced = trace_module(DataDependentBranch().eval(), (X,), DYNAMIC, NAMES, "auto")
     assert traced.exporter == "torchscript"
     assert traced.fallback_reason.startswith("The dynamo exporter cannot trace this network: ")
     assert "data-dependent" in traced.fallback_reason
@@ -64,29 +64,29 @@ def test_auto_falls_back_to_torchscript_and_says_why():
 
 def test_a_requested_exporter_is_not_replaced():
     with pytest.raises(InputError, match="The dynamo exporter cannot trace this network") as caught:
-        trace_module(Moody().eval(), (X,), DYNAMIC, NAMES, "dynamo")
+        trace_module(DataDependentBranch().eval(), (X,), DYNAMIC, NAMES, "dynamo")
     assert "--exporter torchscript" in caught.value.remedy
 
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 def test_a_network_that_cannot_be_traced_is_refused_in_one_line(exporter):
     with pytest.raises(InputError) as caught:
-        trace_module(Shy().eval(), (X,), DYNAMIC, NAMES, exporter)
+        trace_module(Untraceable().eval(), (X,), DYNAMIC, NAMES, exporter)
     assert caught.value.what == f"The {exporter} exporter cannot trace this network: not while you look."
 
 
 def test_where_both_exporters_fail_both_reasons_are_given():
     with pytest.raises(InputError) as caught:
-        trace_module(Shy().eval(), (X,), DYNAMIC, NAMES, "auto")
+        trace_module(Untraceable().eval(), (X,), DYNAMIC, NAMES, "auto")
     assert "The dynamo exporter cannot trace this network" in caught.value.what
     assert "The torchscript exporter cannot trace this network" in caught.value.what
     assert "--exporter" not in caught.value.remedy
 
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
-def test_an_error_without_words_is_named_by_its_type(exporter):
+def test_an_error_without_a_message_is_named_by_its_type(exporter):
     with pytest.raises(InputError, match="cannot trace this network: ValueError"):
-        trace_module(Wordless().eval(), (X,), DYNAMIC, NAMES, exporter)
+        trace_module(ErrorWithoutMessage().eval(), (X,), DYNAMIC, NAMES, exporter)
 
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
@@ -112,7 +112,7 @@ def test_an_operator_that_cannot_be_written_is_named(exporter, named):
     assert "\n" not in caught.value.what
 
 
-def test_nothing_is_printed_and_logging_is_left_as_it_was(capfd):
+def test_nothing_is_printed_and_logging_is_unchanged(capfd):
     disabled = logging.root.manager.disable
     trace_module(Plain().eval(), (X,), DYNAMIC, NAMES, "torchscript")
     with pytest.raises(InputError):

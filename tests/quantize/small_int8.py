@@ -1,4 +1,4 @@
-"""Small graphs to quantize: written as ONNX's own text, calibrated on an array, run as they stand."""
+"""Small graphs to quantize: in ONNX's text format, calibrated on an array, run without optimizations."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def convolutional(body: str, opset: int = 20, **weights: np.ndarray) -> ir.Model
 
 
 def compute(model: ir.Model | Path, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-    """Outputs by name. ONNX Runtime runs the graph as it is, without rewrites of its own."""
+    """Outputs by name. ONNX Runtime runs the graph without optimizations."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
@@ -51,7 +51,7 @@ def compute(model: ir.Model | Path, **inputs: np.ndarray) -> dict[str, np.ndarra
 
 
 def calibrated(source: Path, x: np.ndarray = X, half: bool = False, observer: Observer = "minmax") -> CalibrationResult:
-    """What the graph's tensors are on the samples `x`; with `half`, the range of every tensor."""
+    """Statistics of the graph's tensors on the samples `x`; with `half`, the range of every tensor."""
     placement, exposed = int8.plan_placement(source), source.with_name("exposed.onnx")
     tensors = {edge.tensor for edge in placement.edges}
     inputs = {edge.tensor for edge in placement.edges if edge.node in placement.layers}
@@ -66,7 +66,7 @@ def snr(reference: np.ndarray, given: np.ndarray) -> float:
 
 
 def require_rtx(path: Path, *shape: int) -> None:
-    """NVIDIA's compiler takes the graph at `path`, whose input x has that shape behind the batch. It needs no GPU."""
+    """NVIDIA's compiler builds the graph at `path`, whose input x has that shape after the batch. It needs no GPU."""
     trt = pytest.importorskip("tensorrt_rtx")
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)

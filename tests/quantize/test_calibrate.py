@@ -17,8 +17,8 @@ from deploykit.quantize.observers import Histogram, compute_threshold
 DATA = DataRecord("toys", "calibration", 4, True, False, "0" * 64)
 
 
-class Recorded:
-    """A runner that answers its input and the input's square."""
+class SquareRunner:
+    """A runner that returns its input and its square."""
 
     inputs = outputs = ()
 
@@ -26,21 +26,21 @@ class Recorded:
         return {"square": batch["x"] ** 2}
 
 
-# ── Ranges ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Ranges ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_range_is_the_smallest_and_the_largest_value():
-    ranges = observe_ranges(Recorded(), [{"x": np.array([[-3.0, 1.0], [2.0, 0.5]])}], DATA)
+    ranges = observe_ranges(SquareRunner(), [{"x": np.array([[-3.0, 1.0], [2.0, 0.5]])}], DATA)
     assert ranges.tensors == {"x": Range(-3, 2), "square": Range(0.25, 9)}
 
 
 def test_ranges_grow_from_batch_to_batch():
     batches = [{"x": np.array([0.5, 1.0])}, {"x": np.array([-3.0])}, {"x": np.array([2.0])}]
-    assert observe_ranges(Recorded(), batches, DATA).tensors == {"x": Range(-3, 2), "square": Range(0.25, 9)}
+    assert observe_ranges(SquareRunner(), batches, DATA).tensors == {"x": Range(-3, 2), "square": Range(0.25, 9)}
 
 
 def test_ranges_record_their_data():
-    assert observe_ranges(Recorded(), [{"x": np.ones(1)}], DATA).data == DATA
+    assert observe_ranges(SquareRunner(), [{"x": np.ones(1)}], DATA).data == DATA
 
 
 def test_batches_are_streamed_once():
@@ -54,14 +54,14 @@ def test_batches_are_streamed_once():
             yield {"x": np.ones(1)}
             alive -= 1
 
-    observe_ranges(Recorded(), batches(), DATA)
+    observe_ranges(SquareRunner(), batches(), DATA)
 
 
 @given(st.lists(arrays.arrays(np.float32, st.integers(1, 5), elements=st.floats(-1e6, 1e6, width=32)), min_size=1))
 def test_the_range_is_tight(batches):
-    seen = observe_ranges(Recorded(), [{"x": batch} for batch in batches], DATA).tensors["x"]
+    observed = observe_ranges(SquareRunner(), [{"x": batch} for batch in batches], DATA).tensors["x"]
     everything = np.concatenate(batches)
-    assert (seen.low, seen.high) == (everything.min(), everything.max())
+    assert (observed.low, observed.high) == (everything.min(), everything.max())
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -78,7 +78,7 @@ def test_nan_and_infinity_are_refused(bad, name):
         observe_ranges(Broken(), [batch], DATA)
 
 
-# ── Calibration ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Calibration ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 IMAGES = np.random.default_rng(3).standard_normal((16, 3, 4, 4)).astype(np.float32)
 SIXTEEN = DataRecord("toys", "calibration", 16, True, False, "0" * 64)
@@ -89,7 +89,7 @@ def batches(array=IMAGES, size=2):
 
 
 def calibrated(given=None, quantized=("x", "square"), inputs=(), observer="minmax", data=SIXTEEN):
-    return calibrate(Recorded(), batches() if given is None else given, data, quantized, inputs, observer)
+    return calibrate(SquareRunner(), batches() if given is None else given, data, quantized, inputs, observer)
 
 
 def test_quantized_tensors_get_thresholds_and_all_tensors_get_ranges():
@@ -102,9 +102,9 @@ def test_quantized_tensors_get_thresholds_and_all_tensors_get_ranges():
 def test_the_observer_computes_the_threshold(observer):
     histogram = Histogram()
     histogram.add(IMAGES)
-    seen = calibrated(observer=observer)
-    assert seen.observer == observer
-    assert seen.ranges.tensors["x"].threshold == compute_threshold(histogram, observer)
+    statistics = calibrated(observer=observer)
+    assert statistics.observer == observer
+    assert statistics.ranges.tensors["x"].threshold == compute_threshold(histogram, observer)
 
 
 def test_means_of_images_are_per_channel():
@@ -124,17 +124,17 @@ def test_only_the_tensors_that_layers_read_have_means():
 
 
 def test_convergence_is_recorded_at_an_eighth_a_quarter_and_a_half():
-    found = calibrated(batches(np.linspace(1, 16, 16, dtype=np.float32)[:, None])).convergence
-    assert [each.samples for each in found] == [2, 4, 8]
-    assert [each.tensor for each in found] == ["square"] * 3
-    assert [each.worst for each in found] == pytest.approx([1 - (samples / 16) ** 2 for samples in (2, 4, 8)])
-    assert [each.median for each in found] == pytest.approx(
+    convergence = calibrated(batches(np.linspace(1, 16, 16, dtype=np.float32)[:, None])).convergence
+    assert [step.samples for step in convergence] == [2, 4, 8]
+    assert [step.tensor for step in convergence] == ["square"] * 3
+    assert [step.worst for step in convergence] == pytest.approx([1 - (samples / 16) ** 2 for samples in (2, 4, 8)])
+    assert [step.median for step in convergence] == pytest.approx(
         [((1 - s / 16) + (1 - (s / 16) ** 2)) / 2 for s in (2, 4, 8)]
     )
 
 
 def test_a_batch_that_passes_several_checkpoints_is_recorded_once():
-    assert [each.samples for each in calibrated(batches(size=8)).convergence] == [8]
+    assert [step.samples for step in calibrated(batches(size=8)).convergence] == [8]
 
 
 def test_one_batch_has_no_convergence():
@@ -143,14 +143,14 @@ def test_one_batch_has_no_convergence():
 
 @pytest.mark.parametrize("observer", ["entropy", "minmax"])
 def test_the_order_of_batches_changes_nothing(observer):
-    seen, other = (calibrated(given, inputs=["x"], observer=observer) for given in (batches(), batches()[::-1]))
-    assert seen.ranges == other.ranges
-    assert other.means["x"] == pytest.approx(seen.means["x"], rel=1e-9)
+    forward, other = (calibrated(given, inputs=["x"], observer=observer) for given in (batches(), batches()[::-1]))
+    assert forward.ranges == other.ranges
+    assert other.means["x"] == pytest.approx(forward.means["x"], rel=1e-9)
 
 
 def test_the_size_of_batches_changes_nothing():
-    seen = [calibrated(batches(size=size), observer="entropy").ranges for size in (1, 3, 16)]
-    assert all(one == other for one, other in itertools.pairwise(seen))
+    ranges = [calibrated(batches(size=size), observer="entropy").ranges for size in (1, 3, 16)]
+    assert all(one == other for one, other in itertools.pairwise(ranges))
 
 
 def test_calibration_is_deterministic():
@@ -179,8 +179,8 @@ def test_a_single_dead_tensor_is_accepted():
         def run(self, batch):
             return {"alive": batch["x"] + 9, "dead": 0 * batch["x"]}
 
-    seen = calibrate(HalfDead(), batches(), SIXTEEN, ["x", "alive", "dead"], [], "entropy")
-    assert seen.ranges.tensors["dead"].threshold == 0
+    statistics = calibrate(HalfDead(), batches(), SIXTEEN, ["x", "alive", "dead"], [], "entropy")
+    assert statistics.ranges.tensors["dead"].threshold == 0
 
 
 def test_a_tensor_missing_from_the_runners_outputs_is_an_internal_error():
@@ -189,7 +189,7 @@ def test_a_tensor_missing_from_the_runners_outputs_is_an_internal_error():
     assert caught.value.remedy
 
 
-# ── A graph that shows every tensor ─────────────────────────────────────────────────────────────────────────────────
+# ── A graph that shows every tensor ───────────────────────────────────────────────────────────────────────────────────
 
 TEXT = """<ir_version: 8, opset_import: ["" : 20]>
 g (float[N,4] x) => (float[N,2] first, float[N,2] second) <int64[1] axis = {1}> {
@@ -204,14 +204,14 @@ g (float[N,4] x) => (float[N,2] first, float[N,2] second) <int64[1] axis = {1}> 
 
 @pytest.fixture
 def graphs(tmp_path):
-    """A graph's file, and that of the exposed one, elsewhere."""
+    """A graph's file, and that of the extended one in another folder."""
     onnx.save(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(TEXT)), tmp_path / "model.onnx")
     (tmp_path / "elsewhere").mkdir()
     add_graph_outputs(tmp_path / "model.onnx", tmp_path / "elsewhere" / "exposed.onnx")
     return tmp_path / "model.onnx", tmp_path / "elsewhere" / "exposed.onnx"
 
 
-def test_the_graphs_own_outputs_come_first(graphs):
+def test_the_graph_outputs_are_first(graphs):
     exposed = open_graph(graphs[1])
     assert [spec.name for spec in exposed.outputs][:2] == ["first", "second"]
 
@@ -221,14 +221,14 @@ def test_every_float_tensor_of_a_node_becomes_one_output(graphs):
     assert sorted(spec.name for spec in exposed.outputs) == ["a", "b", "c", "first", "second", "top"]
 
 
-def test_existing_outputs_keep_their_values(graphs):
+def test_existing_outputs_are_unchanged(graphs):
     x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
     plain, exposed = (open_graph(graph).run({"x": x}) for graph in graphs)
     for name, array in plain.items():
         np.testing.assert_array_equal(exposed[name], array)
 
 
-def test_observing_the_extended_graph_gives_every_tensors_range(graphs):
+def test_observing_the_extended_graph_returns_every_tensors_range(graphs):
     x = np.array([[-1, 2, -3, 4]], np.float32)
     tensors = observe_ranges(open_graph(graphs[1]), [{"x": x}], DATA).tensors
     assert tensors["x"] == Range(-3, 4)

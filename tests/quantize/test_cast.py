@@ -45,13 +45,13 @@ class CastResult(NamedTuple):
 def cast_graph(tmp_path):
     """Write a graph's text, observe it on the inputs, cast it, check the file, run both.
 
-    `ranges` replaces what was observed: another Range, or None for an unobserved tensor.
+    `ranges` replaces observed ranges: another Range, or None for an unobserved tensor.
     """
 
     def make(text: str, x: np.ndarray = X, ranges=None, **weights: np.ndarray) -> CastResult:
         source, half = tmp_path / "model.onnx", tmp_path / "half" / "model.onnx"
         write(source, text, weights)
-        observed_ranges = {**observed(source, x), **(ranges or {})}
+        observed_ranges = {**observe(source, x), **(ranges or {})}
         present = {name: value_range for name, value_range in observed_ranges.items() if value_range is not None}
         record = write_cast_graph(source, Ranges(present, DATA), half.parent)
         onnx.checker.check_model(half, full_check=True)
@@ -69,7 +69,7 @@ def write(path: Path, text: str, weights: dict[str, np.ndarray]) -> None:
     onnx.save(onnx.shape_inference.infer_shapes(proto, data_prop=True), path)
 
 
-def observed(source: Path, x: np.ndarray) -> dict[str, Range]:
+def observe(source: Path, x: np.ndarray) -> dict[str, Range]:
     add_graph_outputs(source, source.with_name("exposed.onnx"))
     return dict(observe_ranges(open_graph(source.with_name("exposed.onnx")), [{"x": x}], DATA).tensors)
 
@@ -83,7 +83,7 @@ def fp32_names(result: CastResult) -> list[str]:
 
 
 def dtypes(model: ir.Model) -> dict[str | None, str]:
-    """Of every tensor that a node makes."""
+    """The types of all node outputs."""
     return {output.name: str(output.dtype) for node in model.graph for output in node.outputs}
 
 
@@ -96,7 +96,7 @@ def initializer_dtypes(model: ir.Model) -> dict[str, str]:
     return {name: constant(value).dtype.name for name, value in model.graph.initializers.items()}
 
 
-# ── Everything in FP16 ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── Everything in FP16 ────────────────────────────────────────────────────────────────────────────────────────────────
 
 NET = """g (float[N,3,8,8] x) => (float[N,5] logits) {
     [conv1] a = Conv <pads = [1,1,1,1]> (x, w1, b1)
@@ -124,8 +124,8 @@ def net(cast_graph):
 def test_every_node_computes_in_fp16(net):
     assert net.record.fp32_nodes == ()
     names = ["conv1", "relu", "conv2", "add", "pool", "flat", "fc"]
-    made = {node.name: node.outputs[0].dtype.name for node in net.model.graph if node.op_type != "Cast"}
-    assert made == dict.fromkeys(names, "FLOAT16")
+    types = {node.name: node.outputs[0].dtype.name for node in net.model.graph if node.op_type != "Cast"}
+    assert types == dict.fromkeys(names, "FLOAT16")
 
 
 def test_every_weight_is_rounded_to_fp16(net):
@@ -138,7 +138,7 @@ def test_weights_are_rounded_to_nearest(net):
     np.testing.assert_array_equal(half, NET_WEIGHTS["w1"].astype(np.float16))
 
 
-def test_inputs_and_outputs_keep_names_types_and_shapes(net):
+def test_inputs_and_outputs_retain_names_types_and_shapes(net):
     ends = [*net.model.graph.inputs, *net.model.graph.outputs]
     assert [(end.name, end.dtype.name) for end in ends] == [("x", "FLOAT"), ("logits", "FLOAT")]
     assert [str(end.shape) for end in ends] == ["[N,3,8,8]", "[N,5]"]
@@ -149,7 +149,7 @@ def test_casts_are_only_at_the_inputs_and_outputs(net):
     assert operators(net.model)[0] == operators(net.model)[-1] == "Cast"
 
 
-def test_it_agrees_with_fp32(net):
+def test_the_fp16_graph_agrees_with_fp32(net):
     assert net.error["logits"] < HALF
 
 
@@ -168,14 +168,14 @@ def test_the_source_file_is_unchanged(net, tmp_path):
     assert set(initializer_dtypes(ir.load(tmp_path / "model.onnx")).values()) == {"FLOAT"}
 
 
-def test_the_same_graph_gives_the_same_bytes(cast_graph, tmp_path):
+def test_conversion_is_deterministic(cast_graph, tmp_path):
     cast_graph(NET, **NET_WEIGHTS)
     first = (tmp_path / "half" / "model.onnx").read_bytes()
     cast_graph(NET, **NET_WEIGHTS)
     assert (tmp_path / "half" / "model.onnx").read_bytes() == first
 
 
-# ── Borders ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Borders ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 CHAIN = """g (float[N,3,8,8] x) => (float[N,3,8,8] y) {
     [first] a = Relu (x)
@@ -185,7 +185,7 @@ CHAIN = """g (float[N,3,8,8] x) => (float[N,3,8,8] y) {
 }"""
 
 
-def test_a_node_whose_output_left_the_range_stays_fp32_with_its_reader(cast_graph):
+def test_a_node_with_an_output_beyond_the_range_stays_fp32_with_its_reader(cast_graph):
     result = cast_graph(CHAIN, ranges={"b": Range(-70000.0, 1.0)})
     reason = "b reached -7e+04, beyond ±65504"
     assert result.record.fp32_nodes == (Fp32Node("second", "Neg", reason), Fp32Node("third", "Sigmoid", reason))
@@ -271,7 +271,7 @@ def test_an_output_that_an_fp32_node_reads_is_cast_once(cast_graph):
     assert next(node for node in result.model.graph if node.name == "second").inputs[0].name == "y"
 
 
-def test_a_node_with_two_outputs_of_the_graph_keeps_both_names(cast_graph):
+def test_a_node_with_two_graph_outputs_retains_both_names(cast_graph):
     text = """g (float[N,4] x) => (float[N,2] y, float[N,2] z) {
         [split] y, z = Split <axis = 1, num_outputs = 2> (x)
     }"""
@@ -290,33 +290,33 @@ def test_nodes_need_no_names(cast_graph):
     assert [(node.node, node.op_type) for node in result.record.fp32_nodes] == [("", "Mul"), ("", "Div")]
 
 
-# ── Weights ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Weights ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 SCALED = "g (float[N,3,8,8] x) => (float[N,3,8,8] y) { [mul] a = Mul (x, w)  [neg] y = Neg (a) }"
 
 
-def weighed(cast_graph, *values: float):
+def cast_with_weights(cast_graph, *values: float):
     return cast_graph(
         SCALED, w=np.array(values, np.float32).reshape(3, 1, 1), ranges={"a": Range(-9, 9), "y": Range(-9, 9)}
     )
 
 
 def test_a_weight_beyond_the_range_keeps_its_node_fp32(cast_graph):
-    result = weighed(cast_graph, 1, 2, 1e5)
+    result = cast_with_weights(cast_graph, 1, 2, 1e5)
     assert result.record.fp32_nodes == (Fp32Node("mul", "Mul", "w holds 1e+05, beyond ±65504"),)
     assert initializer_dtypes(result.model) == {"w": "FLOAT"}
 
 
 @pytest.mark.parametrize("values", [(1e-9, 2e-9, 3e-9), (1e-7, 1e-7, 1e-7), (3.3e-6, 2.2e-6, 0.0)])
 def test_weights_too_small_for_fp16_keep_their_node_fp32(cast_graph, values):
-    result = weighed(cast_graph, *values)
+    result = cast_with_weights(cast_graph, *values)
     assert fp32_names(result) == ["mul"]
     assert result.record.fp32_nodes[0].reason.startswith("w is too small for float16: rounding it would change it by ")
 
 
 @pytest.mark.parametrize("values", [(0, 0, 0), (1, 1e-9, 0), (65504, -65504, 1), (6.2e-5, -6.2e-5, 1e-4)])
-def test_weights_that_fp16_holds_are_cast(cast_graph, values):
-    assert weighed(cast_graph, *values).record.fp32_nodes == ()
+def test_weights_representable_in_fp16_are_cast(cast_graph, values):
+    assert cast_with_weights(cast_graph, *values).record.fp32_nodes == ()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -343,7 +343,7 @@ def test_a_weight_that_two_fp16_nodes_read_is_rounded_once(cast_graph):
     assert list(initializer_dtypes(cast_graph(text, w=random(3, 1, 1)).model).values()) == ["FLOAT16"]
 
 
-def rounded(weights: np.ndarray) -> tuple[PrecisionGraphRecord, np.ndarray]:
+def cast_weights(weights: np.ndarray) -> tuple[PrecisionGraphRecord, np.ndarray]:
     """A product with these weights, cast; the record, and the weights in the file."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -363,7 +363,7 @@ NORMAL = st.floats(2**-14, FLOAT16.largest, width=32).flatmap(lambda value: st.s
 @settings(max_examples=60, deadline=None)
 @given(arrays.arrays(np.float32, st.integers(1, 8), elements=NORMAL))
 def test_normal_numbers_are_rounded_to_nearest(weights):
-    record, held = rounded(weights)
+    record, held = cast_weights(weights)
     assert record.fp32_nodes == ()
     assert held.dtype == np.float16
     assert (np.abs(held.astype(np.float64) - weights) <= 2.0**-11 * np.abs(weights.astype(np.float64))).all()
@@ -372,7 +372,7 @@ def test_normal_numbers_are_rounded_to_nearest(weights):
 @settings(max_examples=60, deadline=None)
 @given(arrays.arrays(np.float32, st.integers(1, 8), elements=st.floats(-1e5, 1e5, width=32)))
 def test_weights_are_cast_within_the_tolerance_or_stay_fp32(weights):
-    record, held = rounded(weights)
+    record, held = cast_weights(weights)
     if record.fp32_nodes:
         np.testing.assert_array_equal(held, weights)
         assert held.dtype == np.float32
@@ -381,7 +381,7 @@ def test_weights_are_cast_within_the_tolerance_or_stay_fp32(weights):
         assert np.linalg.norm(held - exact) <= FLOAT16.rounding_tolerance * np.linalg.norm(exact)
 
 
-# ── BatchNormalization that stayed ──────────────────────────────────────────────────────────────────────────────────
+# ── BatchNormalization that is not folded ─────────────────────────────────────────────────────────────────────────────
 
 NORM = """g (float[N,3,8,8] x) => (float[N,3,8,8] y) {
     [relu] a = Relu (x)
@@ -429,7 +429,7 @@ def test_a_batchnorm_scale_beyond_fp16_keeps_it_fp32(cast_graph):
     assert result.error["y"] < HALF
 
 
-# ── Operators ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Operators ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -582,13 +582,13 @@ def test_a_sequence_of_tensors_stays_fp32(tmp_path):
     ranges = Ranges(dict.fromkeys("xaby", Range(-9, 9)), DATA)
     record = write_cast_graph(tmp_path / "model.onnx", ranges, tmp_path / "half")
     assert [node.node for node in record.fp32_nodes] == ["at"]
-    assert list(observed(tmp_path / "model.onnx", random(2, 4))) == ["x", "y", "a", "b"]
+    assert list(observe(tmp_path / "model.onnx", random(2, 4))) == ["x", "y", "a", "b"]
     x = random(2, 4)
     exact, result = (open_graph(p / "model.onnx").run({"x": x})["y"] for p in (tmp_path, tmp_path / "half"))
     np.testing.assert_allclose(result, exact, rtol=HALF)
 
 
-# ── Constants ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Constants ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("bounds", ["0.0, 3.4e38", "-3.4e38, 0.5", "-3.4e38, 3.4e38"])
@@ -625,7 +625,7 @@ def test_a_large_bound_of_an_fp32_node_stays(cast_graph):
     assert next(node for node in result.model.graph if node.name == "clip").inputs[2].name == "top"
 
 
-def test_a_constant_node_is_rounded_where_fp16_reads_it_and_left_where_it_does_not_fit(cast_graph):
+def test_a_constant_node_is_rounded_for_fp16_readers_unless_it_is_beyond_the_range(cast_graph):
     text = """g (float[N,3,8,8] x) => (float[N,3,8,8] y) {
         k = Constant <value = float {2.5}> ()
         big = Constant <value_float = 100000.0> ()
@@ -657,7 +657,7 @@ def test_weights_that_are_listed_as_inputs_become_constants(tmp_path):
     assert [value.const_value.dtype.name for value in graph.initializers.values()] == ["FLOAT16"]
 
 
-# ── Graphs with types of their own ──────────────────────────────────────────────────────────────────────────────────
+# ── Graphs with mixed types ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("attribute", ["", "<dtype = 1>"])
@@ -718,7 +718,7 @@ def test_a_loop_carries_fp32(cast_graph):
     assert result.error["y"] < 2 * HALF
 
 
-# ── Files and refusals ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── Files and refusals ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_graph_without_castable_nodes_is_refused(tmp_path):
@@ -736,7 +736,7 @@ def test_external_weights_are_included(tmp_path):
     ir.save(ir.load(tmp_path / "plain.onnx"), tmp_path / "model.onnx", external_data="model.onnx.data")
     x = random(2, 64)
     record = write_cast_graph(
-        tmp_path / "model.onnx", Ranges(observed(tmp_path / "plain.onnx", x), DATA), tmp_path / "half"
+        tmp_path / "model.onnx", Ranges(observe(tmp_path / "plain.onnx", x), DATA), tmp_path / "half"
     )
     assert [file.path for file in record.files] == ["model.onnx"]
     exact, result = (

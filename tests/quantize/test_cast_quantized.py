@@ -69,7 +69,7 @@ class Result:
         used = {name: array for name, array in constants.items() if f"{name}," in text or f"{name})" in text}
         self.source, self.file = folder / "model.onnx", folder / "half" / "model.onnx"
         write(self.source, text, used, opset)
-        tensors = {**dict.fromkeys("xabcy", SEEN), **ranges}  # nothing that a DequantizeLinear gives
+        tensors = {**dict.fromkeys("xabcy", SEEN), **ranges}  # no output of a DequantizeLinear
         self.record = write_cast_graph(self.source, Ranges(tensors, DATA), self.file.parent, **options)
         onnx.checker.check_model(self.file, full_check=True)
         self.graph = ir.load(self.file).graph
@@ -88,7 +88,7 @@ class Result:
 
     @property
     def error(self) -> float:
-        """The largest difference from the FP32 graph, as a share of that one's full scale."""
+        """The largest difference from the FP32 graph, relative to its full scale."""
         exact, result = (open_graph(path).run({"x": X})["y"] for path in (self.source, self.file))
         return float(np.abs(exact - result).max() / np.abs(exact).max())
 
@@ -98,11 +98,11 @@ def quantized(tmp_path: Path) -> Callable[..., Result]:
     return lambda text=NET, opset=20, ranges=None, **options: Result(tmp_path, text, opset, ranges or {}, **options)
 
 
-# ── Everything in FP16 ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── Everything in FP16 ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("opset", [19, 20, 21, 22, 23, 24])
-def test_layers_compute_in_fp16_at_every_opset_that_has_it(quantized, opset):
+def test_layers_compute_in_fp16_at_every_opset_with_fp16_scales(quantized, opset):
     result = quantized(opset=opset)
     assert result.record.fp32_nodes == ()
     assert {result.gives(name) for name in ("conv1", "relu", "conv2", "add", "xd", "bd", "vd", "wd")} == {"FLOAT16"}
@@ -139,10 +139,10 @@ def test_codes_and_zero_points_are_unchanged(quantized, name):
 
 
 def test_the_cast_graph_agrees_with_the_fp32_graph(quantized):
-    assert quantized().error < 0.02  # a value at the middle between two codes may turn: one step of 4 / 127
+    assert quantized().error < 0.02  # a value midway between two codes may round either way: one step of 4 / 127
 
 
-def test_the_record_says_both_precisions(quantized):
+def test_the_record_contains_both_precisions(quantized):
     assert quantized().record.precision == "int8-fp16"
 
 
@@ -151,7 +151,7 @@ def test_bf16_is_refused(quantized):
         quantized(opset=22, dtype="bf16")
 
 
-# ── Borders ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Borders ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_float32_input_is_quantized_without_a_cast(quantized):
@@ -195,10 +195,10 @@ def test_a_dequantized_output_needs_no_cast(quantized):
     assert result.graph.outputs[1].producer().op_type == "DequantizeLinear"
 
 
-# ── Scales and bounds ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── Scales and bounds ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_scale_that_float16_cannot_hold_keeps_its_reader_fp32(quantized):
+def test_a_scale_beyond_float16_keeps_its_reader_fp32(quantized):
     result = quantized(constants={"ws": np.full(8, 1e-9, np.float32)})
     reason = "ws is too small for float16: rounding it would change it by 100.00% (largest 1e-09)"
     assert result.record.fp32_nodes == (Fp32Node("conv2", "Conv", reason),)
@@ -211,7 +211,7 @@ def test_one_channels_scale_beyond_float16_keeps_the_reader_fp32(quantized):
     assert quantized(constants={"ws": scales}).fp32_nodes == ["conv2"]
 
 
-def test_small_scales_that_float16_holds_exactly_are_cast(quantized):
+def test_small_scales_representable_in_float16_are_cast(quantized):
     assert quantized(constants={"ws": np.full(8, 3 * 2.0**-24, np.float32)}).fp32_nodes == []
 
 
@@ -236,7 +236,7 @@ def test_the_bound_of_constant_codes_uses_their_values(quantized):
     assert result.fp32_nodes == []
 
 
-# ── Nodes between pairs ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── Nodes between pairs ───────────────────────────────────────────────────────────────────────────────────────────────
 
 CARRY = """g (float[N,8,8,8] x) => (float[N,A,B,C] y) {
     [a] a = Relu (x)
@@ -254,7 +254,7 @@ CARRY = """g (float[N,8,8,8] x) => (float[N,A,B,C] y) {
 }"""
 
 
-def carrying(quantized, body: str) -> Result:
+def cast_passthrough(quantized, body: str) -> Result:
     text = CARRY.replace("BODY", body)
     if "bd" not in body:
         text = "\n".join(line for line in text.splitlines() if not {"b", "bq", "[bd]"} & set(line.split()))
@@ -262,23 +262,23 @@ def carrying(quantized, body: str) -> Result:
 
 
 @pytest.mark.parametrize("body", ["Concat <axis = 2> (ad, bd)", "MaxPool <kernel_shape = [2,2]> (ad)"])
-def test_a_passthrough_of_codes_stays_as_it_is(quantized, body):
-    result = carrying(quantized, body)
+def test_a_passthrough_of_codes_is_unchanged(quantized, body):
+    result = cast_passthrough(quantized, body)
     assert result.record.fp32_nodes == ()
     assert set(result.reads("carry")) == {"FLOAT"}
     assert result.casts == [("x", "x/half"), ("y/half", "y")]
 
 
 @pytest.mark.parametrize("body", ["Concat <axis = 2> (ad, bd)", "MaxPool <kernel_shape = [2,2]> (ad)"])
-def test_onnx_runtime_runs_it(quantized, body):
-    assert carrying(quantized, body).error < 0.02
+def test_onnx_runtime_runs_the_graph(quantized, body):
+    assert cast_passthrough(quantized, body).error < 0.02
 
 
-# ── Other runtimes ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Other runtimes ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("ranges", [{}, {"c": Range(-1e5, 1)}])
-def test_openvino_runs_it(quantized, ranges):
+def test_openvino_runs_the_graph(quantized, ranges):
     openvino = pytest.importorskip("openvino")
     result = quantized(ranges=ranges)
     model = openvino.Core().compile_model(str(result.file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -287,7 +287,7 @@ def test_openvino_runs_it(quantized, ranges):
 
 
 @pytest.mark.parametrize("ranges", [{}, {"c": Range(-1e5, 1)}])
-def test_tensorrt_builds_it(quantized, ranges):
+def test_tensorrt_builds_the_graph(quantized, ranges):
     tensorrt = pytest.importorskip("tensorrt_rtx")
     builder = tensorrt.Builder(tensorrt.Logger(tensorrt.Logger.ERROR))
     network, config = builder.create_network(0), builder.create_builder_config()

@@ -68,7 +68,7 @@ class Result:
         self.ends = [str(value.dtype) for value in (*self.graph.inputs, *self.graph.outputs)]
 
     def types(self) -> dict[str | None, str]:
-        """Of what each named node gives."""
+        """The output types of named nodes."""
         return {node.name: str(node.outputs[0].dtype) for node in self.graph if node.op_type != "Cast"}
 
 
@@ -77,7 +77,7 @@ def cast_graph(tmp_path: Path) -> Callable[..., Result]:
     return lambda text=NET, opset=22, ranges=None, **options: Result(tmp_path, text, opset, ranges or {}, **options)
 
 
-# ── BF16 ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── BF16 ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_every_node_computes_in_bf16(cast_graph):
@@ -86,7 +86,7 @@ def test_every_node_computes_in_bf16(cast_graph):
     assert result.types() == dict.fromkeys(["conv", "norm", "relu", "pool", "flat", "fc"], "BFLOAT16")
 
 
-def test_the_record_says_bf16(cast_graph):
+def test_the_record_contains_bf16(cast_graph):
     assert cast_graph(dtype="bf16").record.precision == "bf16"
 
 
@@ -119,12 +119,12 @@ def test_an_operator_that_supports_bf16_only_later_stays_fp32(cast_graph):
 
 
 @pytest.mark.parametrize(("extreme", "fp32_nodes"), [(1e38, []), (3.39e38, ["second", "last"])])
-def test_bf16_reaches_as_far_as_its_type(cast_graph, extreme, fp32_nodes):
+def test_the_range_of_bf16_is_that_of_its_type(cast_graph, extreme, fp32_nodes):
     assert cast_graph(CHAIN, ranges={"b": Range(0, extreme)}, dtype="bf16").fp32_nodes == fp32_nodes
 
 
 @pytest.mark.parametrize("value", [1e-12, 1e30])
-def test_constants_that_only_bf16_holds(cast_graph, value):
+def test_constants_beyond_fp16_are_cast_to_bf16(cast_graph, value):
     text = "g (float[N,3,8,8] x) => (float[N,3,8,8] y) { [mul] a = Mul (x, w)  [neg] y = Neg (a) }"
     weights = {"w": np.float32(value)}
     assert (
@@ -152,7 +152,7 @@ def test_tensorrt_builds_bf16(cast_graph):
     assert builder.build_serialized_network(network, config) is not None
 
 
-# ── Figures of the types ────────────────────────────────────────────────────────────────────────────────────────────
+# ── Figures of the types ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(("name", "largest", "rounding"), [("fp16", 65504, 2**-10), ("bf16", 3.3895314e38, 2**-7)])
@@ -161,7 +161,7 @@ def test_format_limits_match_the_type(name, largest, rounding):
     assert FORMATS[name].rounding_tolerance == rounding
 
 
-# ── Float16 inputs and outputs ──────────────────────────────────────────────────────────────────────────────────────
+# ── Float16 inputs and outputs ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_float16_inputs_and_outputs_need_no_cast(cast_graph):
@@ -179,7 +179,7 @@ def test_a_graph_with_float16_inputs_and_outputs_agrees_with_fp32(cast_graph):
     assert np.abs(half - exact).max() < HALF * np.abs(exact).max()
 
 
-def test_a_first_node_that_stays_fp32_gets_its_cast_behind_the_input(cast_graph):
+def test_a_first_node_that_stays_fp32_gets_a_cast_after_the_input(cast_graph):
     text = (
         "g (float[N,3,8,8] x) => (float[N,3,8,8] y) { [up] a = Mul (x, w)  [down] b = Div (a, w)  [neg] y = Neg (b) }"
     )
@@ -212,7 +212,7 @@ def test_bf16_with_float16_inputs_and_outputs(cast_graph):
     assert result.casts == [("x", "x/bfloat"), ("y/bfloat", "y")]
 
 
-# ── In memory ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── In memory ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_graph_in_memory_is_typed_in_place(cast_graph):

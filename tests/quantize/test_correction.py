@@ -12,11 +12,11 @@ POSITIVE = np.abs(X) + 1
 
 
 def mean_of(array):
-    """Of each channel."""
+    """Mean of each channel."""
     return tuple(array.mean(axis=tuple(i for i in range(array.ndim) if i != 1), dtype=np.float64).tolist())
 
 
-def rounded(model, x, corrected):
+def run_with_rounded_weights(model, x, corrected):
     """The model's output where weights are rounded to their codes, and activations hardly."""
     placement = place_qdq_pairs(model)
     if corrected:
@@ -36,22 +36,22 @@ LAYERS = {
     "Conv without bias": lambda: convolutional("[layer] y = Conv (x, w)", w=random(6, 4, 3, 3)),
     "grouped Conv": lambda: convolutional("[layer] y = Conv <group = 2> (x, w, b)", w=random(6, 2, 3, 3), b=random(6)),
     "depthwise Conv": lambda: convolutional("[layer] y = Conv <group = 4> (x, w)", w=random(4, 1, 3, 3)),
-    "Gemm": lambda: flat("[layer] y = Gemm (x, w, b)", w=random(4, 6), b=random(6)),
-    "Gemm transB": lambda: flat("[layer] y = Gemm <transB = 1> (x, w, b)", w=random(6, 4), b=random(6)),
-    "Gemm without bias": lambda: flat("[layer] y = Gemm <transB = 1> (x, w)", w=random(6, 4)),
+    "Gemm": lambda: matrix_graph("[layer] y = Gemm (x, w, b)", w=random(4, 6), b=random(6)),
+    "Gemm transB": lambda: matrix_graph("[layer] y = Gemm <transB = 1> (x, w, b)", w=random(6, 4), b=random(6)),
+    "Gemm without bias": lambda: matrix_graph("[layer] y = Gemm <transB = 1> (x, w)", w=random(6, 4)),
 }
 
 
-def flat(body, **weights):
+def matrix_graph(body, **weights):
     return parse(f"g (float[N,4] x) => (float[N,6] y) {{ {body} }}", **weights)
 
 
 @pytest.mark.parametrize("build", LAYERS.values(), ids=LAYERS)
 def test_the_mean_of_the_output_is_restored(build):
     x = POSITIVE if len(build().graph.inputs[0].shape) == 4 else POSITIVE[:, :, 0, 0].copy()
-    x = x.mean(axis=(2, 3), keepdims=True) + 0 * x if x.ndim == 4 else x  # the same mean wherever a kernel looks
+    x = x.mean(axis=(2, 3), keepdims=True) + 0 * x if x.ndim == 4 else x  # the same mean at every kernel position
     exact = np.array(mean_of(compute(build(), x=x)["y"]))
-    shifted, restored = (np.array(mean_of(rounded(build(), x, each))) for each in (False, True))
+    shifted, restored = (np.array(mean_of(run_with_rounded_weights(build(), x, half))) for half in (False, True))
     assert np.abs(shifted - exact).max() > 1e-3
     assert np.abs(restored - exact).max() < 2e-5
 
@@ -82,14 +82,17 @@ def test_only_layers_that_will_be_quantized_are_corrected():
     )
 
 
-def test_weights_that_round_exactly_shift_nothing():
+def test_weights_that_round_exactly_need_no_correction():
     weight = np.array([[127.0, -64.0], [0.0, 127.0]], np.float32)
     assert not correction.compute_mean_shift(weight, np.ones(2), 0, 1, half_scales=False).any()
 
 
 def test_the_shift_uses_the_scales_of_the_quantized_graph():
     weight = random(4, 4)
-    exact, half = (correction.compute_mean_shift(weight, np.ones(4), 0, 1, half_scales=each) for each in (False, True))
+    exact, half = (
+        correction.compute_mean_shift(weight, np.ones(4), 0, 1, half_scales=half_scales)
+        for half_scales in (False, True)
+    )
     assert not np.array_equal(exact, half)
 
 
@@ -106,15 +109,15 @@ def test_a_computed_bias_is_unchanged():
 
 
 def test_bias_correction_reduces_the_output_error(tmp_path):
-    """Weights with one large value per channel round coarsely, and what lies behind a ReLU has a mean."""
+    """Weights with one large value per channel round coarsely, and the output of a ReLU has a mean."""
     weights = {f"v{i}": random(4, 4, 3, 3, seed=i) / 10 for i in range(3)}
     for weight in weights.values():
         weight[:, 0, 0, 0] = 3
     body = "[a] a = Conv (x, v0) r = Relu (a) [b] b = Conv (r, v1) s = Relu (b) [c] y = Conv (s, v2)"
     source = tmp_path / "source.onnx"
     ir.save(convolutional(body, **weights), source)
-    seen, exact, found = calibrated(source, POSITIVE), compute(source, x=POSITIVE)["y"], []
+    statistics, exact, collected = calibrated(source, POSITIVE), compute(source, x=POSITIVE)["y"], []
     for correct in (False, True):
-        int8.write_quantized_graph(source, seen, Recipe(correct_bias=correct), tmp_path / str(correct))
-        found.append(snr(exact, compute(tmp_path / str(correct) / "model.onnx", x=POSITIVE)["y"]))
-    assert found[1] > found[0] + 1
+        int8.write_quantized_graph(source, statistics, Recipe(correct_bias=correct), tmp_path / str(correct))
+        collected.append(snr(exact, compute(tmp_path / str(correct) / "model.onnx", x=POSITIVE)["y"]))
+    assert collected[1] > collected[0] + 1

@@ -32,67 +32,67 @@ def fresh(tmp_path):
     return lambda: tmp_path / f"quantized-{next(numbers)}"
 
 
-def written(folder):
+def read_graph_bytes(folder):
     return (folder / "model.onnx").read_bytes()
 
 
 RECIPES = pytest.mark.parametrize("recipe", [Recipe(), Recipe(rest="fp16", correct_bias=True)], ids=["fp32", "fp16"])
 
 
-# ── The file ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The file ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @RECIPES
 def test_two_runs_write_the_same_bytes(source, fresh, recipe):
-    seen = calibrated(source, half=True)
+    statistics = calibrated(source, half=True)
     one, other = fresh(), fresh()
-    assert int8.write_quantized_graph(source, seen, recipe, one) == int8.write_quantized_graph(
-        source, seen, recipe, other
+    assert int8.write_quantized_graph(source, statistics, recipe, one) == int8.write_quantized_graph(
+        source, statistics, recipe, other
     )
-    assert written(one) == written(other)
+    assert read_graph_bytes(one) == read_graph_bytes(other)
 
 
 @RECIPES
 def test_the_order_of_ranges_changes_nothing(source, fresh, recipe):
-    seen = calibrated(source, half=True)
-    ranges = msgspec.structs.replace(seen.ranges, tensors=dict(reversed(seen.ranges.tensors.items())))
-    turned = msgspec.structs.replace(seen, ranges=ranges, means=dict(reversed(seen.means.items())))
+    statistics = calibrated(source, half=True)
+    ranges = msgspec.structs.replace(statistics.ranges, tensors=dict(reversed(statistics.ranges.tensors.items())))
+    turned = msgspec.structs.replace(statistics, ranges=ranges, means=dict(reversed(statistics.means.items())))
     one, other = fresh(), fresh()
-    int8.write_quantized_graph(source, seen, recipe, one)
+    int8.write_quantized_graph(source, statistics, recipe, one)
     int8.write_quantized_graph(source, turned, recipe, other)
-    assert written(one) == written(other)
+    assert read_graph_bytes(one) == read_graph_bytes(other)
 
 
-def test_weights_take_a_quarter_of_the_space(tmp_path, fresh):
+def test_int8_weights_need_a_quarter_of_the_space(tmp_path, fresh):
     ir.save(convolutional("[conv] y = Conv (x, w)", w=random(256, 4, 5, 5)), tmp_path / "large.onnx")
     folder = fresh()
-    made = int8.write_quantized_graph(tmp_path / "large.onnx", calibrated(tmp_path / "large.onnx"), Recipe(), folder)
-    assert made.files[0].bytes == pytest.approx((tmp_path / "large.onnx").stat().st_size / 4, rel=0.1)
+    record = int8.write_quantized_graph(tmp_path / "large.onnx", calibrated(tmp_path / "large.onnx"), Recipe(), folder)
+    assert record.files[0].bytes == pytest.approx((tmp_path / "large.onnx").stat().st_size / 4, rel=0.1)
 
 
 def test_external_weights_of_the_source_are_included(tmp_path, fresh):
     ir.save(model(), tmp_path / "source.onnx", external_data="weights.data", size_threshold_bytes=0)
-    seen, folder = calibrated(tmp_path / "source.onnx"), fresh()
-    int8.write_quantized_graph(tmp_path / "source.onnx", seen, Recipe(), folder)
+    statistics, folder = calibrated(tmp_path / "source.onnx"), fresh()
+    int8.write_quantized_graph(tmp_path / "source.onnx", statistics, Recipe(), folder)
     (tmp_path / "weights.data").unlink()
     assert [path.name for path in folder.iterdir()] == ["model.onnx"]
     onnx.checker.check_model(folder / "model.onnx", full_check=True)
 
 
-# ── What it says and computes ───────────────────────────────────────────────────────────────────────────────────────
+# ── Record and results ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_record_holds_the_placement_and_its_rules(source, fresh):
-    made = int8.write_quantized_graph(source, calibrated(source), Recipe(), fresh())
-    assert made.placement == int8.plan_placement(source)
-    assert made.recipe == Recipe()
-    assert (made.precision, made.fp32_nodes, made.cast_nodes) == ("int8", (), 0)
+def test_the_record_contains_the_placement_and_its_rules(source, fresh):
+    record = int8.write_quantized_graph(source, calibrated(source), Recipe(), fresh())
+    assert record.placement == int8.plan_placement(source)
+    assert record.recipe == Recipe()
+    assert (record.precision, record.fp32_nodes, record.cast_nodes) == ("int8", (), 0)
 
 
 def test_excluded_layers_stay_in_floating_point(source, fresh):
     folder = fresh()
-    made = int8.write_quantized_graph(source, calibrated(source), Recipe(excluded=("one",)), folder)
-    assert made.placement.layers == ("two", "last")
+    record = int8.write_quantized_graph(source, calibrated(source), Recipe(excluded=("one",)), folder)
+    assert record.placement.layers == ("two", "last")
     assert "w" in ir.load(folder / "model.onnx").graph.initializers
 
 
@@ -110,13 +110,13 @@ def test_the_graph_computes_nearly_the_same(source, fresh, recipe):
 
 def test_the_rest_is_cast_to_fp16(source, fresh):
     folder = fresh()
-    made = int8.write_quantized_graph(source, calibrated(source, half=True), Recipe(rest="fp16"), folder)
+    record = int8.write_quantized_graph(source, calibrated(source, half=True), Recipe(rest="fp16"), folder)
     graph = ir.load(folder / "model.onnx").graph
-    assert made.precision == "int8-fp16"
+    assert record.precision == "int8-fp16"
     bias = next(node for node in graph if node.name == "one").inputs[2]
     assert bias.dtype == ir.DataType.FLOAT16
     assert {value.dtype for value in (*graph.inputs, *graph.outputs)} == {ir.DataType.FLOAT}
-    assert made.cast_nodes == sum(1 for node in graph if node.op_type == "Cast")
+    assert record.cast_nodes == sum(1 for node in graph if node.op_type == "Cast")
 
 
 def test_inputs_and_outputs_are_fp16_on_request(source, fresh):
@@ -127,16 +127,16 @@ def test_inputs_and_outputs_are_fp16_on_request(source, fresh):
 
 
 def test_scales_are_the_same_codes_in_fp16(source, fresh):
-    """Typing must not move a scale: else the FP16 graph would quantize to other codes than those that were judged."""
-    seen, folder = calibrated(source, half=True), fresh()
-    int8.write_quantized_graph(source, seen, Recipe(rest="fp16"), folder)
+    """Conversion must not change a scale: else the FP16 graph would quantize to other codes than those evaluated."""
+    statistics, folder = calibrated(source, half=True), fresh()
+    int8.write_quantized_graph(source, statistics, Recipe(rest="fp16"), folder)
     quantize = next(node for node in ir.load(folder / "model.onnx").graph if node.name == "r/QuantizeLinear")
-    scale, exact = quantize.inputs[1].const_value.numpy(), int8.clip_thresholds(seen)["r"] / 127
+    scale, exact = quantize.inputs[1].const_value.numpy(), int8.clip_thresholds(statistics)["r"] / 127
     assert scale.dtype == np.float16
     assert exact <= scale <= exact * (1 + 2.0**-10)
 
 
-# ── Networks of other kinds ─────────────────────────────────────────────────────────────────────────────────────────
+# ── Networks of other kinds ───────────────────────────────────────────────────────────────────────────────────────────
 
 UNET = """g (float[N,4,8,8] x) => (float[N,4,8,8] y) {
     [down] a = Conv <pads = [1, 1, 1, 1]> (x, w) s = Relu (a)
@@ -173,19 +173,19 @@ WEIGHTS = {
 
 @RECIPES
 @pytest.mark.parametrize("text", NETWORKS.values(), ids=NETWORKS)
-def test_other_networks_compute_nearly_the_same_and_are_built_by_tensorrt_rtx(tmp_path, fresh, text, recipe):
+def test_other_networks_are_close_to_fp32_and_are_built_by_tensorrt_rtx(tmp_path, fresh, text, recipe):
     read = {name: array for name, array in WEIGHTS.items() if f" {name})" in text or f" {name}," in text}
     model, source, folder = parse(text, **read), tmp_path / "source.onnx", fresh()
     shape = [size for size in model.graph.inputs[0].shape if isinstance(size, int)]
     x = random(16, *shape)
     ir.save(model, source)
     int8.write_quantized_graph(source, calibrated(source, x, half=True), recipe, folder)
-    exact, given = compute(source, x=x), compute(folder / "model.onnx", x=x)
-    assert min(snr(exact[name], given[name]) for name in exact) > 25
+    exact, quantized = compute(source, x=x), compute(folder / "model.onnx", x=x)
+    assert min(snr(exact[name], quantized[name]) for name in exact) > 25
     require_rtx(folder / "model.onnx", *shape)
 
 
-# ── What is refused ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Refusals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("opset", [17, 18])
@@ -201,7 +201,7 @@ def test_fp16_scales_before_opset_19_are_refused(tmp_path, fresh, opset):
 
 
 @pytest.mark.parametrize("opset", [17, 23])
-def test_int8_alone_is_valid_at_the_first_and_the_last_opset(tmp_path, fresh, opset):
+def test_int8_without_fp16_is_valid_at_the_first_and_the_last_opset(tmp_path, fresh, opset):
     ir.save(model(opset), tmp_path / "source.onnx")
     folder = fresh()
     int8.write_quantized_graph(tmp_path / "source.onnx", calibrated(tmp_path / "source.onnx"), Recipe(), folder)

@@ -23,110 +23,112 @@ MODERATE = st.one_of(st.just(0.0), st.floats(2**-60, 2**60, width=32), st.floats
 BATCHES = st.lists(arrays.arrays(np.float32, st.integers(1, 40), elements=FINITE), min_size=1, max_size=5)
 
 
-def of(*batches):
+def histogram_of(*batches):
     histogram = Histogram()
     for batch in batches:
         histogram.add(np.asarray(batch))
     return histogram
 
 
-def state(histogram):
-    """All that a histogram holds, to be compared bit for bit."""
+def histogram_state(histogram):
+    """The state of a histogram, for bitwise comparison."""
     return histogram.counts.tolist(), histogram.width, histogram.zeros, histogram.low, histogram.high
 
 
-# ── One pass over the values ────────────────────────────────────────────────────────────────────────────────────────
+# ── One pass over the values ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_histogram_counts_magnitudes_in_bins_of_its_width():
-    histogram = of([-3.0, 0.0, 1.5, 3.0, BINS - 1.0])
+    histogram = histogram_of([-3.0, 0.0, 1.5, 3.0, BINS - 1.0])
     assert histogram.width == 1
     assert np.flatnonzero(histogram.counts).tolist() == [0, 1, 3, BINS - 1]
     assert histogram.counts[3] == 2
 
 
-def test_extremes_are_exact_and_keep_their_signs():
-    histogram = of([0.1, -0.3], [0.2])
+def test_extremes_are_exact_and_signed():
+    histogram = histogram_of([0.1, -0.3], [0.2])
     assert (histogram.low, histogram.high, histogram.largest) == (-0.3, 0.2, 0.3)
 
 
 def test_exact_zeros_are_counted_whatever_their_sign():
-    assert of([0.0, -0.0, 1e-30, 5.0]).zeros == 2
+    assert histogram_of([0.0, -0.0, 1e-30, 5.0]).zeros == 2
 
 
-def test_a_value_too_small_for_its_own_bin_is_no_zero():
-    assert of(np.array([1e-45, FLOAT32_MAX], np.float32)).zeros == 0
+def test_a_value_too_small_for_its_bin_does_not_count_as_zero():
+    assert histogram_of(np.array([1e-45, FLOAT32_MAX], np.float32)).zeros == 0
 
 
 def test_a_larger_value_doubles_the_width_until_it_fits():
-    histogram = of([1.0, BINS - 1.0])
+    histogram = histogram_of([1.0, BINS - 1.0])
     histogram.add(np.array([4.0 * BINS - 1]))
     assert histogram.width == 4
     assert np.flatnonzero(histogram.counts).tolist() == [0, BINS // 4 - 1, BINS - 1]
 
 
-def test_zeros_before_the_first_value_leave_the_width_free():
-    assert state(of(np.zeros(3), [1e-3])) == state(of([1e-3], np.zeros(3)))
+def test_leading_zeros_do_not_fix_the_bin_width():
+    assert histogram_state(histogram_of(np.zeros(3), [1e-3])) == histogram_state(histogram_of([1e-3], np.zeros(3)))
 
 
-def test_a_power_of_two_lies_in_the_lower_half():
-    assert np.flatnonzero(of([8.0]).counts).tolist() == [BINS // 2]
+def test_a_power_of_two_is_in_the_lower_half():
+    assert np.flatnonzero(histogram_of([8.0]).counts).tolist() == [BINS // 2]
 
 
 @pytest.mark.parametrize("value", [1e-45, 1e-38, 1.0, 65504.0, FLOAT32_MAX, -FLOAT32_MAX])
 def test_every_float_falls_into_the_right_bin(value):
-    histogram = of(np.array([value], np.float32))
+    histogram = histogram_of(np.array([value], np.float32))
     (index,) = np.flatnonzero(histogram.counts)
     assert index * histogram.width <= histogram.largest < (index + 1) * histogram.width
 
 
 def test_subnormal_and_huge_values_share_a_histogram():
-    assert of(np.array([1e-45], np.float32), np.array([FLOAT32_MAX], np.float32)).count == 2
+    assert histogram_of(np.array([1e-45], np.float32), np.array([FLOAT32_MAX], np.float32)).count == 2
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.uint8, np.int8, np.int32])
 def test_the_dtype_does_not_change_the_counts(dtype):
     values = np.array([-128, 0, 3, 127]) if dtype != np.uint8 else np.array([0, 3, 255])
-    assert state(of(values.astype(dtype))) == state(of(values.astype(np.float32)))
+    assert histogram_state(histogram_of(values.astype(dtype))) == histogram_state(
+        histogram_of(values.astype(np.float32))
+    )
 
 
 def test_the_memory_layout_does_not_change_the_counts():
     array = np.random.default_rng(0).standard_normal((3, 5, 7)).astype(np.float32)
-    assert state(of(array.transpose(2, 0, 1)[::-1])) == state(of(array))
+    assert histogram_state(histogram_of(array.transpose(2, 0, 1)[::-1])) == histogram_state(histogram_of(array))
 
 
 def test_arrays_longer_than_a_chunk_are_counted_completely():
     array = np.random.default_rng(0).standard_normal(3 * observers.CHUNK + 5).astype(np.float32)
-    assert state(of(array)) == state(of(*np.array_split(array, 7)))
+    assert histogram_state(histogram_of(array)) == histogram_state(histogram_of(*np.array_split(array, 7)))
 
 
 def test_counts_exceed_32_bits():
-    histogram = of(np.ones(2, np.float32))
+    histogram = histogram_of(np.ones(2, np.float32))
     histogram.counts *= 2**31
     histogram.add(np.ones(2, np.float32))
     assert histogram.count == 2**32 + 2
 
 
 def test_an_empty_array_changes_nothing():
-    assert state(of(np.zeros((0, 3)))) == state(Histogram())
+    assert histogram_state(histogram_of(np.zeros((0, 3)))) == histogram_state(Histogram())
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_nan_and_infinity_are_refused_and_not_counted(bad):
-    histogram = of([1.0])
+    histogram = histogram_of([1.0])
     with pytest.raises(ValueError, match="NaN or infinity"):
         histogram.add(np.array([2.0, bad, 3.0]))
-    assert state(histogram) == state(of([1.0]))
+    assert histogram_state(histogram) == histogram_state(histogram_of([1.0]))
 
 
 @given(BATCHES)
 def test_widening_loses_no_count(batches):
-    assert of(*batches).count == sum(batch.size for batch in batches)
+    assert histogram_of(*batches).count == sum(batch.size for batch in batches)
 
 
 @given(BATCHES)
 def test_counts_equal_those_at_the_final_width(batches):
-    histogram = of(*batches)
+    histogram = histogram_of(*batches)
     bins = np.floor(np.abs(np.concatenate(batches).astype(np.float64)) / histogram.width).astype(int)
     assert histogram.counts.tolist() == np.bincount(bins, minlength=BINS).tolist()
 
@@ -135,14 +137,14 @@ def test_counts_equal_those_at_the_final_width(batches):
 def test_order_does_not_matter(batches, random):
     shuffled = list(np.concatenate(batches))
     random.shuffle(shuffled)
-    assert state(of(np.array(shuffled))) == state(of(*batches))
+    assert histogram_state(histogram_of(np.array(shuffled))) == histogram_state(histogram_of(*batches))
 
 
 @given(BATCHES, st.data())
 def test_the_split_into_arrays_does_not_matter(batches, data):
     whole = np.concatenate(batches)
     cut = data.draw(st.integers(0, whole.size))
-    assert state(of(whole[:cut], whole[cut:])) == state(of(whole))
+    assert histogram_state(histogram_of(whole[:cut], whole[cut:])) == histogram_state(histogram_of(whole))
 
 
 # Thresholds
@@ -151,21 +153,21 @@ def test_the_split_into_arrays_does_not_matter(batches, data):
 @pytest.mark.parametrize("observer", THRESHOLDS)
 @pytest.mark.parametrize("batches", [[], [np.zeros(9)]])
 def test_all_zeros_have_threshold_zero(observer, batches):
-    assert compute_threshold(of(*batches), observer) == 0
+    assert compute_threshold(histogram_of(*batches), observer) == 0
 
 
 @pytest.mark.parametrize("observer", THRESHOLDS)
 @pytest.mark.parametrize("value", [1e-45, 1e-30, 0.3, -5.0, FLOAT32_MAX])
 def test_a_single_magnitude_is_its_own_threshold_to_a_bin(observer, value):
-    histogram = of(np.array([value] * 3, np.float32))
+    histogram = histogram_of(np.array([value] * 3, np.float32))
     assert histogram.largest - histogram.width <= compute_threshold(histogram, observer) <= histogram.largest
 
 
 @pytest.mark.parametrize("observer", THRESHOLDS)
 @given(batches=BATCHES)
 @settings(max_examples=30, deadline=None)
-def test_thresholds_lie_above_zero_and_not_above_the_largest(observer, batches):
-    histogram = of(*batches)
+def test_thresholds_are_positive_and_at_most_the_largest_magnitude(observer, batches):
+    histogram = histogram_of(*batches)
     assume(histogram.largest > 0)
     assert 0 < compute_threshold(histogram, observer) <= histogram.largest
 
@@ -175,38 +177,40 @@ def test_thresholds_lie_above_zero_and_not_above_the_largest(observer, batches):
 @settings(max_examples=30, deadline=None)
 def test_thresholds_scale_with_the_values(observer, values, doublings):
     factor = np.float32(2.0**doublings)
-    assert compute_threshold(of(values * factor), observer) == compute_threshold(of(values), observer) * float(factor)
+    assert compute_threshold(histogram_of(values * factor), observer) == compute_threshold(
+        histogram_of(values), observer
+    ) * float(factor)
 
 
 @pytest.mark.parametrize("observer", ["entropy", "mse"])
 def test_exact_zeros_do_not_move_the_threshold(observer):
     values = samples("gaussian")
-    assert compute_threshold(of(values, np.zeros(10 * values.size)), observer) == compute_threshold(
-        of(values), observer
+    assert compute_threshold(histogram_of(values, np.zeros(10 * values.size)), observer) == compute_threshold(
+        histogram_of(values), observer
     )
 
 
 @given(BATCHES, st.floats(0.01, 100), st.floats(0.01, 100))
 def test_percentiles_are_monotone(batches, a, b):
-    histogram = of(*batches)
+    histogram = histogram_of(*batches)
     assert observers.percentile_threshold(histogram, min(a, b)) <= observers.percentile_threshold(histogram, max(a, b))
 
 
 @given(BATCHES, st.floats(0.01, 100))
-def test_a_percentile_holds_its_share_of_the_values(batches, percent):
-    histogram = of(*batches)
-    kept = np.abs(np.concatenate(batches)) <= observers.percentile_threshold(histogram, percent)
-    assert kept.mean() >= percent / 100 * (1 - 1e-12)
+def test_a_percentile_covers_its_share_of_the_values(batches, percent):
+    histogram = histogram_of(*batches)
+    inside = np.abs(np.concatenate(batches)) <= observers.percentile_threshold(histogram, percent)
+    assert inside.mean() >= percent / 100 * (1 - 1e-12)
 
 
 def test_the_hundredth_percentile_is_the_maximum():
-    assert observers.percentile_threshold(of([1.0, 2.0, 7.7]), 100) == 7.7
+    assert observers.percentile_threshold(histogram_of([1.0, 2.0, 7.7]), 100) == 7.7
 
 
 @pytest.mark.parametrize("percent", [0, -1, 100.1, math.nan])
 def test_an_invalid_percentile_is_refused(percent):
     with pytest.raises(ValueError, match="above 0 and at most 100"):
-        observers.percentile_threshold(of([1.0]), percent)
+        observers.percentile_threshold(histogram_of([1.0]), percent)
 
 
 @pytest.mark.parametrize("observer", THRESHOLDS)
@@ -214,12 +218,12 @@ def test_an_invalid_percentile_is_refused(percent):
 @settings(max_examples=30, deadline=None)
 def test_values_inside_the_range_are_off_by_half_a_step_at_most(observer, values):
     assume(np.any(values))
-    clip = compute_threshold(of(values), observer)
+    clip = compute_threshold(histogram_of(values), observer)
     inside = values[np.abs(values) <= clip].astype(np.float64)
     assert np.all(np.abs(inside - quantized(inside, clip)) <= clip / 127 / 2 * (1 + 1e-9))
 
 
-# ── Mean squared error, beside quantization itself ──────────────────────────────────────────────────────────────────
+# ── Mean squared error against real quantization ──────────────────────────────────────────────────────────────────────
 
 
 def quantized(values, clip):
@@ -239,16 +243,16 @@ def test_the_predicted_error_is_that_of_quantizing(end):
 @pytest.mark.parametrize("kind", ["relu", "gaussian", "laplace", "student", "bimodal"])
 def test_no_other_threshold_quantizes_noticeably_better(kind):
     values = samples(kind).astype(np.float64)
-    ours = np.mean((values - quantized(values, compute_threshold(of(values), "mse"))) ** 2)
+    ours = np.mean((values - quantized(values, compute_threshold(histogram_of(values), "mse"))) ** 2)
     best = min(np.mean((values - quantized(values, clip)) ** 2) for clip in np.linspace(0.05, 8, 400))
     assert ours <= best * 1.01
 
 
-# ── Entropy, beside its definition ──────────────────────────────────────────────────────────────────────────────────
+# ── Entropy against its definition ────────────────────────────────────────────────────────────────────────────────────
 
 
 def divergence(counts, end, levels):
-    """KL of clipping behind `end` bins, as the docstring of `divergences` says it, step by step."""
+    """KL of clipping after `end` bins, as defined in the docstring of `divergences`, step by step."""
     p, q = counts[:end].astype(float), np.zeros(end)
     p[-1] += counts[end:].sum()
     bounds = [run * end // levels for run in range(levels + 1)]
@@ -270,10 +274,10 @@ def test_running_sums_give_the_divergence_of_the_definition(counts):
 
 def test_a_far_outlier_is_clipped():
     values = samples("gaussian")
-    assert compute_threshold(of(values * 0.5, [TOP]), "entropy") < 4
+    assert compute_threshold(histogram_of(values * 0.5, [TOP]), "entropy") < 4
 
 
-# ── Beside onnxruntime ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── Against onnxruntime ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def samples(kind):
@@ -312,38 +316,37 @@ def test_minmax_is_that_of_onnxruntime(kind, tmp_path):
         extra_options={"symmetric": True},
     )
     calibrator.collect_data(Reader())
-    assert compute_threshold(of(*batches), "minmax") == calibrator.compute_data()["x"].range_value[1].item()
+    assert compute_threshold(histogram_of(*batches), "minmax") == calibrator.compute_data()["x"].range_value[1].item()
 
 
 @KINDS
 @pytest.mark.parametrize("percent", [90.0, 99.0, 99.9, 99.99])
-def test_percentiles_are_the_upper_edge_of_onnxruntimes_bin_or_lie_within_it(kind, percent):
-    """Its 2048 bins of |x| are the coarser: each is four of ours, and it gives the lower edge, in float32."""
+def test_percentiles_are_within_the_bin_of_onnxruntime_or_at_its_upper_edge(kind, percent):
+    """Its 2048 bins of |x| are coarser: each is four of ours, and it returns the lower edge, in float32."""
     values = samples(kind)
     collector = calibrate.HistogramCollector("percentile", True, 2048, 128, percent, "same")
     with contextlib.redirect_stdout(io.StringIO()):
         collector.collect({"x": values})
         theirs = float(collector.compute_collection_result()["x"][1])
-    ours = observers.percentile_threshold(of(values), percent)
+    ours = observers.percentile_threshold(histogram_of(values), percent)
     assert -1e-5 < ours - theirs <= 8 / 2048 + 1e-5
 
 
 @KINDS
 def test_entropys_divergences_are_those_of_onnxruntime(kind, monkeypatch):
-    """For every end that is a multiple of the levels: there, both cut the same even runs.
+    """For every end that is a multiple of the levels: there, both use the same equal runs.
 
     Our one-sided counts are the left half of its two-sided histogram. It spreads Q over empty bins and truncates it to
-    integers, so every bin is filled, and amply.
-    """
-    levels, seen = 16, []
-    counts = of(samples(kind)).counts.reshape(512, -1).sum(axis=1) * 1_000_000 + 1_000
+    integers, so the test fills every bin with large counts."""
+    levels, recorded = 16, []
+    counts = histogram_of(samples(kind)).counts.reshape(512, -1).sum(axis=1) * 1_000_000 + 1_000
     original = calibrate.entropy
-    monkeypatch.setattr(calibrate, "entropy", lambda p, q: seen.append(float(original(p, q))) or seen[-1])
+    monkeypatch.setattr(calibrate, "entropy", lambda p, q: recorded.append(float(original(p, q))) or recorded[-1])
     edges = np.linspace(-8, 8, 1025, dtype=np.float32)
     mirrored = np.concatenate([counts[::-1], np.zeros(512, np.int64)])
     collector = calibrate.HistogramCollector("entropy", True, 1024, 2 * levels, None, "same")
     collector.get_entropy_threshold((mirrored, edges, edges[0], edges[-1]), 2 * levels)
 
-    ours, theirs = (np.array(found)[::levels] for found in (observers.kl_divergences(counts, levels), seen))
+    ours, theirs = (np.array(found)[::levels] for found in (observers.kl_divergences(counts, levels), recorded))
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
     assert np.argmin(ours) == np.argmin(theirs)

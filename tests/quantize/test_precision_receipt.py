@@ -18,11 +18,11 @@ def layers(model):
     return [node for node in model.graph if has_weight(node)]
 
 
-def work(model):
+def macs_by_node(model):
     return {node.name: count for node, count in count_macs(model).items()}
 
 
-# ── Multiply-accumulates ────────────────────────────────────────────────────────────────────────────────────────────
+# ── Multiply-accumulates ──────────────────────────────────────────────────────────────────────────────────────────────
 
 COUNTS = {
     "Conv": ("Conv (x, w)", (6, 4, 3, 3), 6 * 6 * 6 * 4 * 9),
@@ -38,18 +38,20 @@ COUNTS = {
 
 @pytest.mark.parametrize(("text", "shape", "expected"), COUNTS.values(), ids=COUNTS)
 def test_multiply_accumulates_of_one_image(text, shape, expected):
-    assert work(convolutional(f"[layer] y = {text}", w=random(*shape))) == {"layer": expected}
+    assert macs_by_node(convolutional(f"[layer] y = {text}", w=random(*shape))) == {"layer": expected}
 
 
 @pytest.mark.parametrize(("text", "shape"), [("Gemm", (4, 6)), ("Gemm <transB = 1>", (6, 4)), ("MatMul", (4, 6))])
 def test_multiply_accumulates_of_a_matrix_product(text, shape):
-    assert work(parse(f"g (float[N,4] x) => (float[N,6] y) {{ [fc] y = {text} (x, w) }}", w=random(*shape))) == {
-        "fc": 24
-    }
+    assert macs_by_node(
+        parse(f"g (float[N,4] x) => (float[N,6] y) {{ [fc] y = {text} (x, w) }}", w=random(*shape))
+    ) == {"fc": 24}
 
 
 def test_a_fixed_batch_is_divided_out():
-    assert work(parse("g (float[5,4] x) => (float[5,6] y) { [fc] y = MatMul (x, w) }", w=random(4, 6))) == {"fc": 24}
+    assert macs_by_node(parse("g (float[5,4] x) => (float[5,6] y) { [fc] y = MatMul (x, w) }", w=random(4, 6))) == {
+        "fc": 24
+    }
 
 
 def test_a_batch_on_the_second_axis_is_divided_out():
@@ -57,19 +59,19 @@ def test_a_batch_on_the_second_axis_is_divided_out():
         a = Transpose <perm = [1, 0, 2]> (x)
         [fc] y = MatMul (a, w)
     }"""
-    assert work(parse(text, w=random(4, 6))) == {"fc": 7 * 24}
+    assert macs_by_node(parse(text, w=random(4, 6))) == {"fc": 7 * 24}
 
 
-def test_windows_that_lie_along_the_batch_all_count():
+def test_windows_along_the_batch_axis_are_all_counted():
     text = """g (float[N,8,4] x) => (float[M,2,6] y) <int64[3] windows = {-1, 2, 4}> {
         a = Reshape (x, windows)
         [fc] y = MatMul (a, w)
     }"""
-    assert work(parse(text, w=random(4, 6))) == {"fc": 8 * 24}
+    assert macs_by_node(parse(text, w=random(4, 6))) == {"fc": 8 * 24}
 
 
 def test_sizes_that_are_a_multiple_of_the_batch_count():
-    """As torch.export writes them, where inference alone would not find the number of windows."""
+    """As written by torch.export, where shape inference alone does not give the number of windows."""
     text = """g (float[N,8,4] x, int64[3] windows) => (float[M,2,6] y) {
         a = Reshape (x, windows)
         [fc] y = MatMul (a, w)
@@ -77,13 +79,13 @@ def test_sizes_that_are_a_multiple_of_the_batch_count():
     model = parse(text, w=random(4, 6))
     for node in model.graph:
         node.outputs[0].shape = ir.Shape(["4*s31", 2, 6 if node.name == "fc" else 4])
-    assert work(model) == {"fc": 8 * 24}
+    assert macs_by_node(model) == {"fc": 8 * 24}
 
 
-def test_the_whole_network_has_the_catalogs_count(fp32_bundle):
+def test_the_total_is_that_of_the_catalog(fp32_bundle):
     rows = json.loads(CATALOG.read_text())
     expected = next(row["macs"] for row in rows if row["name"] == "nin_cifar10")
-    assert sum(work(ir.load(fp32_bundle / "model.onnx")).values()) == expected
+    assert sum(macs_by_node(ir.load(fp32_bundle / "model.onnx")).values()) == expected
 
 
 def test_an_unknown_height_is_refused_with_a_remedy():
@@ -93,7 +95,7 @@ def test_an_unknown_height_is_refused_with_a_remedy():
     assert "one height and width" in caught.value.remedy
 
 
-def test_a_tensor_whose_shape_does_not_follow_is_refused():
+def test_a_tensor_of_unknown_shape_is_refused():
     proto = onnx.parser.parse_model(
         '<ir_version: 10, opset_import: ["" : 20, "other" : 1]> g (float[N,4,8,8] x) => (float[N,4,8,8] y) '
         "{ a = other.Unknown (x) [conv] b = Conv (a, w) y = Relu (b) }"
@@ -103,11 +105,11 @@ def test_a_tensor_whose_shape_does_not_follow_is_refused():
         count_macs(ir.from_proto(proto))
 
 
-def test_products_of_two_computed_tensors_are_no_layers():
+def test_products_of_two_computed_tensors_are_not_layers():
     assert layers(convolutional("a = Relu (x) y = MatMul (x, a)")) == []
 
 
-# ── Beside a backend's account ──────────────────────────────────────────────────────────────────────────────────────
+# ── Against a backend's report ────────────────────────────────────────────────────────────────────────────────────────
 
 BODY = "[one] a = Conv (x, w) r = Relu (a) [two] b = Conv (r, w0) [three] y = Conv <group = 4> (b, v)"
 WEIGHTS = {"w": random(4, 4, 3, 3), "v": random(4, 1, 1, 1)}
@@ -128,15 +130,15 @@ def compute_receipt(graph, **arithmetic):
     return compute_precision_receipt(graph, ExecutedPrecision("kernel list", arithmetic), "toy", "1.0")
 
 
-def test_shares_weigh_layers_by_their_work(graph):
-    found = compute_receipt(graph, one="int8", two="fp32", three="int8")
-    assert found.shares == {"int8": (WORK["one"] + WORK["three"]) / TOTAL, "fp32": WORK["two"] / TOTAL}
-    assert sum(found.shares.values()) == pytest.approx(1)
+def test_shares_are_weighted_by_macs(graph):
+    receipt = compute_receipt(graph, one="int8", two="fp32", three="int8")
+    assert receipt.shares == {"int8": (WORK["one"] + WORK["three"]) / TOTAL, "fp32": WORK["two"] / TOTAL}
+    assert sum(receipt.shares.values()) == pytest.approx(1)
 
 
 def test_requested_and_executed_arithmetic_are_recorded(graph):
-    found = compute_receipt(graph, one="int8", two="fp32", three="fp32").layers
-    assert [(each.node, each.op_type, each.macs, each.requested, each.executed) for each in found] == [
+    layers = compute_receipt(graph, one="int8", two="fp32", three="fp32").layers
+    assert [(layer.node, layer.op_type, layer.macs, layer.requested, layer.executed) for layer in layers] == [
         ("one", "Conv", WORK["one"], "int8", "int8"),
         ("two", "Conv", WORK["two"], "fp32", "fp32"),
         ("three", "Conv", WORK["three"], "int8", "fp32"),
@@ -144,18 +146,18 @@ def test_requested_and_executed_arithmetic_are_recorded(graph):
 
 
 def test_int8_that_did_not_run_is_a_failure(graph):
-    found = compute_receipt(graph, one="fp32", two="fp32", three="int8")
-    assert [each.node for each in found.int8_fallbacks] == ["one"]
-    assert found.failures == (
+    receipt = compute_receipt(graph, one="fp32", two="fp32", three="int8")
+    assert [int8_fallback.node for int8_fallback in receipt.int8_fallbacks] == ["one"]
+    assert receipt.failures == (
         "1 of 3 layers are INT8 in the graph and FP32 in toy (such as one): choose another --target",
     )
 
 
 def test_missing_int8_on_a_fortieth_of_the_work_passes(graph):
     """`three` is 144 of 5328 multiply-accumulates that were to be INT8."""
-    found = compute_receipt(graph, one="int8", two="fp32", three="fp32")
-    assert [each.node for each in found.int8_fallbacks] == ["three"]
-    assert found.failures == ()
+    receipt = compute_receipt(graph, one="int8", two="fp32", three="fp32")
+    assert [int8_fallback.node for int8_fallback in receipt.int8_fallbacks] == ["three"]
+    assert receipt.failures == ()
 
 
 def test_higher_precision_than_requested_passes_without_int8(graph):
@@ -163,15 +165,15 @@ def test_higher_precision_than_requested_passes_without_int8(graph):
 
 
 def test_the_receipt_names_its_evidence(graph):
-    found = compute_receipt(graph, one="int8", two="fp32", three="int8")
-    assert (found.backend, found.version, found.evidence) == ("toy", "1.0", "kernel list")
+    receipt = compute_receipt(graph, one="int8", two="fp32", three="int8")
+    assert (receipt.backend, receipt.version, receipt.evidence) == ("toy", "1.0", "kernel list")
 
 
 def test_an_unreported_layer_counts_for_no_arithmetic(graph):
-    found = compute_receipt(graph, one="int8", two="fp32")
-    assert [each.node for each in found.unreported] == ["three"]
-    assert found.int8_fallbacks == ()
-    assert sum(found.shares.values()) == pytest.approx(1 - WORK["three"] / TOTAL)
+    receipt = compute_receipt(graph, one="int8", two="fp32")
+    assert [layer.node for layer in receipt.unreported] == ["three"]
+    assert receipt.int8_fallbacks == ()
+    assert sum(receipt.shares.values()) == pytest.approx(1 - WORK["three"] / TOTAL)
 
 
 def test_an_unreported_fortieth_of_the_work_passes(graph):
@@ -195,17 +197,17 @@ def test_the_rest_of_an_int8_fp16_graph_requests_fp16(tmp_path):
     source = tmp_path / "source.onnx"
     ir.save(convolutional(BODY, **WEIGHTS), source)
     int8.write_quantized_graph(source, calibrated(source, half=True), Recipe(rest="fp16", excluded=("two",)), tmp_path)
-    found = compute_receipt(tmp_path / "model.onnx", one="int8", two="fp16", three="int8")
-    assert [each.requested for each in found.layers] == ["int8", "fp16", "int8"]
+    receipt = compute_receipt(tmp_path / "model.onnx", one="int8", two="fp16", three="int8")
+    assert [layer.requested for layer in receipt.layers] == ["int8", "fp16", "int8"]
 
 
 def test_a_network_without_layers_has_no_shares(tmp_path):
     ir.save(convolutional("y = Relu (x)"), tmp_path / "none.onnx")
-    found = compute_receipt(tmp_path / "none.onnx")
-    assert (found.shares, found.layers) == ({}, ())
+    receipt = compute_receipt(tmp_path / "none.onnx")
+    assert (receipt.shares, receipt.layers) == ({}, ())
 
 
-# ── What a recipe would quantize ────────────────────────────────────────────────────────────────────────────────────
+# ── Layers to be quantized ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(

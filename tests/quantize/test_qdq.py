@@ -15,7 +15,7 @@ from deploykit.quantize.placement import place_qdq_pairs
 
 
 def quantized(model, half=False, threshold=3.0, **thresholds):
-    """The model with its pairs; every tensor is clipped at `threshold` unless told."""
+    """The model with its pairs; every tensor is clipped at `threshold` by default."""
     placement = place_qdq_pairs(model)
     tensors = {edge.tensor for edge in placement.edges}
     qdq.insert_qdq_pairs(model, placement, {**dict.fromkeys(tensors, threshold), **thresholds}, half)
@@ -27,23 +27,23 @@ def constant(model, name):
 
 
 def node(model, name):
-    return next(each for each in model.graph if each.name == name)
+    return next(candidate for candidate in model.graph if candidate.name == name)
 
 
 def pairs(model):
-    """Tensors behind a QuantizeLinear, in the graph's order."""
-    return [each.inputs[0].name for each in model.graph if each.op_type == "QuantizeLinear"]
+    """Tensors before a QuantizeLinear, in the graph's order."""
+    return [candidate.inputs[0].name for candidate in model.graph if candidate.op_type == "QuantizeLinear"]
 
 
-def restored(model, weight):
-    """A weight as the graph's codes and scales give it."""
+def dequantize_weight(model, weight):
+    """A weight dequantized from the graph's codes and scales."""
     dq = node(model, f"{weight}/DequantizeLinear")
     scale, axis = constant(model, f"{weight}/scale"), dq.attributes.get_int("axis", -1)
     codes = constant(model, f"{weight}/codes").astype(np.float32)
     return codes * scale.reshape([-1 if i == axis else 1 for i in range(codes.ndim)])
 
 
-# ── Weights ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Weights ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 LAYERS = {
     "Conv": ("Conv (x, w)", (6, 4, 3, 3), 0),
@@ -84,7 +84,7 @@ def test_zero_points_are_zero(name):
     assert not zero.any()
 
 
-def test_a_bias_stays_as_it_is():
+def test_a_bias_is_unchanged():
     bias = random(4)
     model = quantized(convolutional("[conv] y = Conv (x, w0, b)", b=bias))
     np.testing.assert_array_equal(constant(model, "b"), bias)
@@ -96,7 +96,7 @@ def test_weights_from_a_constant_node_are_stored_only_as_codes():
         "g (float[N,2] x) => (float[N,2] y) { w = Constant <value = float[2,2] {1,2,3,4}> () [fc] y = MatMul (x, w) }"
     )
     model = quantized(parse(text))
-    assert "Constant" not in [each.op_type for each in model.graph]
+    assert "Constant" not in [candidate.op_type for candidate in model.graph]
     assert "w" not in model.graph.initializers
 
 
@@ -119,7 +119,7 @@ def test_a_weight_read_along_both_axes_is_quantized_along_both():
     assert snr(compute(exact, x=x)["y"], compute(model, x=x)["y"]) > 20
 
 
-def test_a_weight_with_other_readers_is_kept_for_them():
+def test_a_weight_with_other_readers_is_preserved_for_them():
     body = "[conv] a = Conv (x, w0) b = ReduceSum <keepdims = 0> (w0) y = Mul (a, b)"
     np.testing.assert_array_equal(constant(quantized(convolutional(body)), "w0"), KERNELS["w0"])
 
@@ -137,10 +137,10 @@ def test_weights_change_by_at_most_half_a_step(weight, half):
     text = "g (float[N,2,4,4] x) => (float[N,3,A,B] y) { [conv] y = Conv (x, w) }"
     model = quantized(parse(text, w=weight), half)
     steps = constant(model, "w/scale").reshape(3, 1, 1, 1)
-    assert (np.abs(restored(model, "w") - weight) <= steps * (0.5 + 1e-4)).all()
+    assert (np.abs(dequantize_weight(model, "w") - weight) <= steps * (0.5 + 1e-4)).all()
 
 
-# ── Scales ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Scales ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_scale_is_the_largest_weight_over_127():
@@ -158,7 +158,7 @@ def test_a_channel_of_zeros_gets_the_smallest_scale_of_the_others():
 def test_a_weight_of_zeros_stays_zero(half):
     model = quantized(convolutional("[conv] y = Conv (x, w)", w=np.zeros((4, 4, 1, 1), np.float32)), half)
     assert (constant(model, "w/scale") > 0).all()
-    assert not restored(model, "w").any()
+    assert not dequantize_weight(model, "w").any()
 
 
 @pytest.mark.parametrize("smallest", [1e-45, 1e-38, 1e-30])
@@ -172,14 +172,14 @@ def test_no_scale_is_subnormal(smallest):
 @given(arrays.arrays(np.float32, (8, 1), elements=st.floats(2.0**-100, 65504 * 127, width=32)))
 def test_half_scales_are_exact_in_float16_and_never_smaller(weight):
     weight[0] = max(weight[0], 1)
-    exact, half = (qdq.weight_scales(weight, 0, half_scales=each) for each in (False, True))
+    exact, half = (qdq.weight_scales(weight, 0, half_scales=half_scales) for half_scales in (False, True))
     np.testing.assert_array_equal(half.astype(np.float16).astype(np.float32), half)
     assert (half >= exact).all()
 
 
 @given(arrays.arrays(np.float32, (8, 1), elements=st.floats(2.0**-7, 65504, width=32)))
 def test_half_scales_are_at_most_a_thousandth_larger(weight):
-    exact, half = (qdq.weight_scales(weight, 0, half_scales=each) for each in (False, True))
+    exact, half = (qdq.weight_scales(weight, 0, half_scales=half_scales) for half_scales in (False, True))
     assert (half <= exact * (1 + 2.0**-10)).all()
 
 
@@ -201,7 +201,7 @@ def test_the_bias_of_a_channel_that_training_switched_off_fits_32_bits(tmp_path,
     assert snr(exact, open_graph(tmp_path / "model.onnx").run({"x": X})["y"]) > 30
 
 
-# ── Activations ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Activations ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 ONE = "[conv] y = Conv (x, w0)"
 
@@ -253,7 +253,7 @@ def test_values_are_rounded_to_half_a_step_or_clipped(x, threshold):
     assert (np.abs(given_back) <= scale * 128 * (1 + 1e-6)).all()
 
 
-# ── The whole graph ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The whole graph ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 NET = """g (float[N,4,8,8] x) => (float[N,4] y) {
     [stem] a = Conv <pads = [1, 1, 1, 1]> (x, w3, b) r = Relu (a)
@@ -264,15 +264,15 @@ NET = """g (float[N,4,8,8] x) => (float[N,4] y) {
     [fc] y = Gemm <transB = 1> (l, m, b) }"""
 
 
-def whole(opset=20):
+def full_graph(opset=20):
     used = {name: KERNELS[name] for name in ("w0", "w1", "w2")}
     return parse(NET, opset, **used, w3=random(4, 4, 3, 3) / 3, wide=random(4, 8, 1, 1), m=random(4, 4), b=random(4))
 
 
 @pytest.fixture
 def file(tmp_path):
-    """The whole graph, quantized for the range of its values, and its exact answer on `X`."""
-    model = whole()
+    """The full graph, quantized for the range of its values, and its exact output on `X`."""
+    model = full_graph()
     exact = compute(model, x=X)["y"]
     ir.save(quantized(model, threshold=10.0), tmp_path / "model.onnx")
     return tmp_path / "model.onnx", exact
@@ -281,7 +281,7 @@ def file(tmp_path):
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("opset", range(17, 24))
 def test_the_graph_is_valid_at_every_opset(opset, half):
-    onnx.checker.check_model(ir.to_proto(quantized(whole(opset), half)), full_check=True)
+    onnx.checker.check_model(ir.to_proto(quantized(full_graph(opset), half)), full_check=True)
 
 
 def test_onnx_runtime_computes_nearly_the_same(file):
@@ -296,5 +296,5 @@ def test_openvino_computes_nearly_the_same(file):
     assert snr(exact, given_back) > 20
 
 
-def test_tensorrt_rtx_builds_it(file):
+def test_tensorrt_rtx_builds_the_graph(file):
     require_rtx(file[0], 4, 8, 8)

@@ -26,33 +26,35 @@ def folder(tmp_path):
     return tmp_path / "ranked"
 
 
-def nothing():
+def no_progress():
     pass
 
 
 def noise(source):
-    """Noise over signal of a graph's answers."""
+    """Noise-to-signal ratio of a graph's outputs."""
     exact = compute(source, x=X)["y"]
 
     def error(graph):
-        given = compute(graph, x=X)["y"]
-        return float(np.square(given - exact).sum() / np.square(exact).sum())
+        outputs = compute(graph, x=X)["y"]
+        return float(np.square(outputs - exact).sum() / np.square(exact).sum())
 
     return error
 
 
-def test_the_layer_that_loses_most_comes_first(source, folder):
-    """One tensor is clipped to a thousandth of its range: its reader is bad, and nothing else."""
-    seen = calibrated(source)
-    clipped = msgspec.structs.replace(seen.ranges.tensors["r"], threshold=seen.ranges.tensors["r"].high / 1000)
-    ranges = msgspec.structs.replace(seen.ranges, tensors={**seen.ranges.tensors, "r": clipped})
-    seen = msgspec.structs.replace(seen, ranges=ranges)
-    found = sensitivity.rank_by_sensitivity(source, seen, folder, noise(source), nothing)
-    assert found[0].layer == "bad"
-    assert found[0].error > 100 * found[1].error
+def test_the_most_sensitive_layer_is_first(source, folder):
+    """One tensor is clipped to a thousandth of its range: only its reader has an error."""
+    statistics = calibrated(source)
+    clipped = msgspec.structs.replace(
+        statistics.ranges.tensors["r"], threshold=statistics.ranges.tensors["r"].high / 1000
+    )
+    ranges = msgspec.structs.replace(statistics.ranges, tensors={**statistics.ranges.tensors, "r": clipped})
+    statistics = msgspec.structs.replace(statistics, ranges=ranges)
+    ranking = sensitivity.rank_by_sensitivity(source, statistics, folder, noise(source), no_progress)
+    assert ranking[0].layer == "bad"
+    assert ranking[0].error > 100 * ranking[1].error
 
 
-def test_every_layer_is_quantized_by_itself(source, folder):
+def test_every_layer_is_quantized_in_isolation(source, folder):
     graphs = []
 
     def look(path):
@@ -60,39 +62,39 @@ def test_every_layer_is_quantized_by_itself(source, folder):
         graphs.append([n.name for n in nodes if n.op_type == "Conv" and n.inputs[1].producer() is not None])
         return 0.0
 
-    sensitivity.rank_by_sensitivity(source, calibrated(source), folder, look, nothing)
+    sensitivity.rank_by_sensitivity(source, calibrated(source), folder, look, no_progress)
     assert graphs == [["one"], ["bad"], ["two"]]
 
 
-def test_only_the_layers_own_input_is_quantized_with_it(source, folder):
-    found = []
+def test_only_the_input_of_the_layer_is_quantized_with_it(source, folder):
+    collected = []
 
     def look(path):
-        found.append([node.inputs[0].name for node in ir.load(path).graph if node.op_type == "QuantizeLinear"])
+        collected.append([node.inputs[0].name for node in ir.load(path).graph if node.op_type == "QuantizeLinear"])
         return 0.0
 
-    sensitivity.rank_by_sensitivity(source, calibrated(source), folder, look, nothing)
-    assert found == [["x"], ["r"], ["t"]]
+    sensitivity.rank_by_sensitivity(source, calibrated(source), folder, look, no_progress)
+    assert collected == [["x"], ["r"], ["t"]]
 
 
-def test_equal_errors_keep_the_graphs_order(source, folder):
-    found = sensitivity.rank_by_sensitivity(source, calibrated(source), folder, lambda _: 0.5, nothing)
-    assert [each.layer for each in found] == ["one", "bad", "two"]
+def test_layers_with_equal_errors_are_in_graph_order(source, folder):
+    ranking = sensitivity.rank_by_sensitivity(source, calibrated(source), folder, lambda _: 0.5, no_progress)
+    assert [entry.layer for entry in ranking] == ["one", "bad", "two"]
 
 
-def test_the_largest_error_comes_first(source, folder):
+def test_the_largest_error_is_first(source, folder):
     errors = iter([0.1, 0.3, 0.2])
-    found = sensitivity.rank_by_sensitivity(source, calibrated(source), folder, lambda _: next(errors), nothing)
-    assert [(each.layer, each.error) for each in found] == [("bad", 0.3), ("two", 0.2), ("one", 0.1)]
+    ranking = sensitivity.rank_by_sensitivity(source, calibrated(source), folder, lambda _: next(errors), no_progress)
+    assert [(entry.layer, entry.error) for entry in ranking] == [("bad", 0.3), ("two", 0.2), ("one", 0.1)]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_nan_error_ranks_first_and_is_stored_as_a_finite_number(source, folder, bad):
     """Finite, since the ranking is stored as JSON."""
     errors = iter([1e300, bad, 0.2])
-    found = sensitivity.rank_by_sensitivity(source, calibrated(source), folder, lambda _: next(errors), nothing)
-    assert found[0].layer == "bad"
-    assert math.isfinite(found[0].error)
+    ranking = sensitivity.rank_by_sensitivity(source, calibrated(source), folder, lambda _: next(errors), no_progress)
+    assert ranking[0].layer == "bad"
+    assert math.isfinite(ranking[0].error)
 
 
 def test_progress_is_reported_once_per_layer(source, folder):
@@ -117,15 +119,15 @@ def test_weights_are_written_once_and_each_graph_is_small(tmp_path, folder, cons
         return 0.0
 
     sensitivity.rank_by_sensitivity(
-        tmp_path / "source.onnx", calibrated(tmp_path / "source.onnx"), folder, look, nothing
+        tmp_path / "source.onnx", calibrated(tmp_path / "source.onnx"), folder, look, no_progress
     )
-    codes = weights["v0"].size  # of the one layer that is quantized
+    codes = weights["v0"].size  # of the quantized layer
     assert max(sizes) < codes + 20_000
     assert sorted(path.name for path in folder.iterdir()) == ["isolated.onnx", "shared.onnx", "weights.data"]
 
 
 def turn_into_nodes(model):
-    """Every weight as the Constant node that some exporters write."""
+    """Every weight as a Constant node, as written by some exporters."""
     for name, value in list(model.graph.initializers.items()):
         node = ir.node("Constant", [], {"value": value.const_value}, name=f"{name}/node")
         node.outputs[0].shape, node.outputs[0].type = value.shape, value.type
@@ -137,5 +139,5 @@ def turn_into_nodes(model):
 
 def test_the_source_graph_is_unchanged(source, folder):
     before = source.read_bytes()
-    sensitivity.rank_by_sensitivity(source, calibrated(source), folder, lambda _: 0.0, nothing)
+    sensitivity.rank_by_sensitivity(source, calibrated(source), folder, lambda _: 0.0, no_progress)
     assert source.read_bytes() == before

@@ -41,7 +41,7 @@ STAGES = (
 
 @pytest.fixture
 def text(capfd):
-    """What is printed, where there is no terminal."""
+    """The printed text without a terminal."""
 
     def printed(found):
         capfd.readouterr()
@@ -71,8 +71,8 @@ def test_every_stage_has_a_row_with_its_stage_and_cumulative_snr(text):
 
 
 def test_a_network_without_classes_has_no_column_of_top_1(text):
-    tensors = tuple(msgspec.structs.replace(each, top1_agreement=None) for each in figures(30.0))
-    unranked = [msgspec.structs.replace(each, stage_outputs=tensors, outputs=tensors) for each in STAGES[:3]]
+    tensors = tuple(msgspec.structs.replace(figure, top1_agreement=None) for figure in figures(30.0))
+    unranked = [msgspec.structs.replace(stage, stage_outputs=tensors, outputs=tensors) for stage in STAGES[:3]]
     out = text(of_stages(*unranked))
     assert "stage SNR cumulative SNR preprocessing" in out
     assert "Q/DQ the graph with Q/DQ pairs, as written 30.0 dB 30.0 dB pass" in out

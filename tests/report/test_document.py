@@ -9,7 +9,7 @@ from deploykit.export.networks import catalog
 from deploykit.report.document import encode_document
 
 
-def test_it_says_its_version_and_kind():
+def test_a_document_states_its_version_and_kind():
     assert json.loads(encode_document("batch", BatchRange(1, 2, 3))) == {
         "deploykit": 1,
         "kind": "batch",
@@ -31,7 +31,7 @@ def test_an_empty_sequence_is_an_empty_array():
     assert json.loads(encode_document("parity", []))["content"] == []
 
 
-def test_it_is_indented_for_readers():
+def test_a_document_is_indented():
     assert encode_document("catalog", catalog.read_catalog()).splitlines()[:3] == [
         "{",
         '  "deploykit": 1,',

@@ -1,4 +1,4 @@
-"""An engine's layers as text: what each computes in, what it was made from, where the time goes."""
+"""An engine's layers as text: precision, source nodes and time."""
 
 import msgspec
 import pytest
@@ -23,19 +23,19 @@ CONVOLUTION = EngineLayer(
 )
 
 
-def like(layer=CONVOLUTION, **changes):
+def layer_like(layer=CONVOLUTION, **changes):
     return msgspec.structs.replace(layer, **changes)
 
 
-REFORMAT = like(
+REFORMAT = layer_like(
     name="copy", kind="Reformat", arithmetic=None, tactic="0x00000000000003ea", nodes=(), modules=(), inputs=()
 )
-NOOP = like(name="nothing", kind="NoOp", arithmetic=None, tactic="", inputs=(), outputs=(), nodes=(), modules=())
+NOOP = layer_like(name="nothing", kind="NoOp", arithmetic=None, tactic="", inputs=(), outputs=(), nodes=(), modules=())
 
 
 @pytest.fixture
 def text(capfd, monkeypatch):
-    """What is printed into a pipe, or on a terminal of `width` columns."""
+    """The printed text in a pipe, or on a terminal of `width` columns."""
 
     def render(layers, width=None):
         capfd.readouterr()
@@ -50,7 +50,7 @@ def text(capfd, monkeypatch):
     return render
 
 
-# ── The table ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The table ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_layer_has_a_row(text):
@@ -64,7 +64,7 @@ def test_a_layer_has_a_row(text):
 
 
 def test_times_and_shares_are_printed_after_a_profiled_run_only(text):
-    printed = text([like(time_us=30.0), like(REFORMAT, time_us=10.0), NOOP]).splitlines()
+    printed = text([layer_like(time_us=30.0), layer_like(REFORMAT, time_us=10.0), NOOP]).splitlines()
     assert printed[0].split()[-2:] == ["µs", "share"]
     assert printed[1].split()[-2:] == ["30.0", "75.0%"]
     assert printed[3].split()[-2:] == ["10.0", "25.0%"]
@@ -73,12 +73,12 @@ def test_times_and_shares_are_printed_after_a_profiled_run_only(text):
 
 
 def test_names_are_printed_literally(text):
-    printed = text([like(name="{ForeignNode[bold...:warning:]}")])
+    printed = text([layer_like(name="{ForeignNode[bold...:warning:]}")])
     assert "{ForeignNode[bold...:warning:]}" in printed
 
 
-def test_a_terminal_of_80_columns_folds_names_and_loses_nothing(text):
-    printed = text([like(time_us=1.0)], width=80)
+def test_a_terminal_of_80_columns_wraps_names_without_loss(text):
+    printed = text([layer_like(time_us=1.0)], width=80)
     assert all(len(line) <= 80 for line in printed.splitlines())
     folded = "".join(line[: printed.index("module")].strip() for line in printed.splitlines()[1:])
     assert folded.replace(" ", "") == CONVOLUTION.name.replace(" ", "")
@@ -96,20 +96,24 @@ def test_a_terminal_of_80_columns_folds_names_and_loses_nothing(text):
         ("", ""),
     ],
 )
-def test_a_tactic_is_cut_to_what_tells_it_from_others(name, shown):
+def test_a_tactic_is_shortened_to_its_distinguishing_part(name, shown):
     assert engine_layers.shorten_tactic(name) == shown
 
 
-def test_a_format_is_printed_once_on_its_side():
-    assert engine_layers.format_tensors(like(inputs=("Half", "Half"), outputs=("Half",))) == "Half → Half"
+def test_a_format_is_printed_once_per_side():
+    assert engine_layers.format_tensors(layer_like(inputs=("Half", "Half"), outputs=("Half",))) == "Half → Half"
     assert engine_layers.format_tensors(NOOP) == ""
 
 
-# ── The line ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The line ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_summary_counts_what_layers_compute_in_and_says_what_time_each_kind_takes():
-    layers = [like(time_us=30.0)] * 49 + [like(arithmetic="fp32", time_us=6.0)] * 4 + [like(REFORMAT, time_us=8.0)] * 6
+def test_the_summary_counts_layers_by_precision_and_shows_the_time_of_each():
+    layers = (
+        [layer_like(time_us=30.0)] * 49
+        + [layer_like(arithmetic="fp32", time_us=6.0)] * 4
+        + [layer_like(REFORMAT, time_us=8.0)] * 6
+    )
     assert engine_layers.summarize_layers(layers) == (
         "59 layers: 49 INT8 taking 95.3% of the time, 4 FP32 taking 1.6% of the time, "
         "6 reformats taking 3.1% of the time"
@@ -120,10 +124,10 @@ def test_without_times_reformats_are_counted_only():
     assert engine_layers.summarize_layers([CONVOLUTION, REFORMAT]) == "2 layers: 1 INT8, 1 reformat"
 
 
-def test_layers_that_compute_nothing_or_say_nothing_are_counted_too():
+def test_layers_without_arithmetic_or_a_known_type_are_counted_too():
     assert engine_layers.summarize_layers([CONVOLUTION, NOOP, NOOP]) == "3 layers: 1 INT8, 2 without arithmetic"
 
 
-def test_one_layer_and_none():
+def test_counts_of_one_and_zero_layers_are_worded_correctly():
     assert engine_layers.summarize_layers([CONVOLUTION]) == "1 layer: 1 INT8"
     assert engine_layers.summarize_layers([]) == "0 layers"

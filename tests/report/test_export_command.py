@@ -1,4 +1,4 @@
-"""A request as a command line: what deploykit reads from it is the request again."""
+"""A request as a command line: parsing it returns the request."""
 
 import shlex
 
@@ -21,18 +21,18 @@ from deploykit.workflows import export
 RANDOM = WeightsSource("random")
 
 
-class Asked(Exception):
-    """Instead of an export: the request."""
+class RequestCaptured(Exception):
+    """Raised instead of an export, with the request."""
 
 
 @pytest.fixture
-def read(monkeypatch):
-    """The request that deploykit understands from a command line."""
+def parse_command_line(monkeypatch):
+    """The request parsed by deploykit from a command line."""
     from deploykit.backends import choice
     from deploykit.cli import main_group
 
     def asked(request, *_):
-        raise Asked(request)
+        raise RequestCaptured(request)
 
     def as_typed(names, *_):
         return choice.Targets(names[0], tuple(names[1:]))
@@ -43,7 +43,7 @@ def read(monkeypatch):
     def run(line):
         words = shlex.split(line)
         assert words[0] == "deploykit"
-        with pytest.raises(Asked) as found:
+        with pytest.raises(RequestCaptured) as found:
             main_group.main(words[1:], standalone_mode=False)
         return found.value.args[0]
 
@@ -103,10 +103,10 @@ def read(monkeypatch):
     ],
     ids=lambda request: f"{request.model}-{request.precision}",
 )  # fmt: skip
-def test_the_command_line_is_read_as_the_request(read, request_):
-    assert read(" ".join(export_command_words(request_))) == request_
+def test_the_command_line_is_read_as_the_request(parse_command_line, request_):
+    assert parse_command_line(" ".join(export_command_words(request_))) == request_
 
 
-def test_no_word_of_a_request_leaves_its_quotes():
+def test_every_argument_of_a_request_is_quoted():
     line = " ".join(export_command_words(ExportRequest("resnet18", "fp32", RANDOM, data="a; rm -rf $(HOME) `x`")))
     assert "a; rm -rf $(HOME) `x`" in shlex.split(line)

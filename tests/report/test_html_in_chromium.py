@@ -1,4 +1,4 @@
-"""The page as Chromium shows it: silent, alone, no wider than its window, its verdict in sight, its table sorted."""
+"""The page in Chromium: no console output, no requests, no horizontal scroll, a visible verdict, a sortable table."""
 
 import sys
 from pathlib import Path
@@ -47,34 +47,34 @@ def page(request, files):
     return files / f"{request.param}.html"
 
 
-def opened(browser, page, window=DESKTOP, scheme="light"):
+def open_page(browser, page, window=DESKTOP, scheme="light"):
     chromium.read_console(browser)
     chromium.read_requests(browser)
     chromium.open_page(browser, page, *window, scheme)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_said_on_the_console(browser, page, scheme):
-    opened(browser, page, scheme=scheme)
+def test_the_console_is_empty(browser, page, scheme):
+    open_page(browser, page, scheme=scheme)
     assert chromium.read_console(browser) == []
 
 
-def test_nothing_is_fetched_but_the_file_itself(browser, page):
-    opened(browser, page)
+def test_no_other_file_is_fetched(browser, page):
+    open_page(browser, page)
     assert set(chromium.read_requests(browser)) == {page.resolve().as_uri()}
 
 
 @pytest.mark.parametrize("window", [PHONE, DESKTOP], ids=["phone", "desktop"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nobody_scrolls_sideways(browser, page, window, scheme):
-    opened(browser, page, window, scheme)
+def test_the_page_does_not_scroll_horizontally(browser, page, window, scheme):
+    open_page(browser, page, window, scheme)
     width = "return [document.documentElement.scrollWidth, document.body.scrollWidth, window.innerWidth]"
     assert browser.execute_script(width) == [window[0]] * 3
 
 
 @pytest.mark.parametrize("window", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_the_verdict_is_seen_without_scrolling(browser, page, window):
-    opened(browser, page, window)
+def test_the_verdict_is_visible_without_scrolling(browser, page, window):
+    open_page(browser, page, window)
     box = browser.execute_script(
         "const box = document.getElementById('verdict').getBoundingClientRect(); return [box.top, box.bottom]"
     )
@@ -85,7 +85,7 @@ def test_the_verdict_is_seen_without_scrolling(browser, page, window):
 def test_drawings_follow_the_scheme(browser, files):
     colours = []
     for scheme in ("light", "dark"):
-        opened(browser, files / "full.html", scheme=scheme)
+        open_page(browser, files / "full.html", scheme=scheme)
         colours.append(
             browser.execute_script("return getComputedStyle(document.querySelector('figure svg text')).fill")
         )
@@ -94,7 +94,7 @@ def test_drawings_follow_the_scheme(browser, files):
 
 
 def test_text_in_a_drawing_can_be_read_on_a_phone(browser, files):
-    opened(browser, files / "full.html", PHONE)
+    open_page(browser, files / "full.html", PHONE)
     heights = browser.execute_script(
         "return [...document.querySelectorAll('figure svg text')].map(text => parseFloat(text.style.fontSize) *"
         " text.ownerSVGElement.getBoundingClientRect().width / text.ownerSVGElement.viewBox.baseVal.width)"
@@ -112,8 +112,8 @@ def button(browser, place):
 
 
 @pytest.mark.parametrize(("name", "place"), [("p50", 8), ("size", 10), ("backend", 3), ("#", 0)])
-def test_a_click_sorts_by_a_column_and_another_turns_it_round(browser, files, name, place):
-    opened(browser, files / "together.html")
+def test_a_click_sorts_by_a_column_and_a_second_click_reverses_the_order(browser, files, name, place):
+    open_page(browser, files / "together.html")
     assert button(browser, place).text.startswith(name)
     for order in ("ascending", "descending") if place else ("descending", "ascending"):
         button(browser, place).click()
@@ -127,13 +127,13 @@ def test_a_click_sorts_by_a_column_and_another_turns_it_round(browser, files, na
 def test_the_keyboard_sorts_too(browser, files):
     from selenium.webdriver.common.keys import Keys
 
-    opened(browser, files / "together.html")
+    open_page(browser, files / "together.html")
     button(browser, 5).send_keys(Keys.ENTER)
     assert browser.execute_script(STATE)[5] == "ascending"
 
 
-def test_what_has_no_figure_comes_last_in_either_order(browser, files):
-    opened(browser, files / "together.html")
+def test_rows_without_a_figure_sort_last_in_both_orders(browser, files):
+    open_page(browser, files / "together.html")
     for _ in range(2):
         button(browser, 7).click()
         values = browser.execute_script(COLUMN, 7)
@@ -141,11 +141,11 @@ def test_what_has_no_figure_comes_last_in_either_order(browser, files):
         assert values[-1] == ""
 
 
-def test_on_paper_it_is_black_on_white_whatever_the_reader_prefers(browser, files):
-    opened(browser, files / "full.html", scheme="dark")
+def test_a_printed_page_is_black_on_white_in_every_colour_scheme(browser, files):
+    open_page(browser, files / "full.html", scheme="dark")
     preference = [{"name": "prefers-color-scheme", "value": "dark"}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": preference})
-    seen = browser.execute_script(
+    colours = browser.execute_script(
         "const style = getComputedStyle(document.body); return [style.backgroundColor, style.color]"
     )
-    assert seen == ["rgb(255, 255, 255)", "rgb(27, 30, 35)"]
+    assert colours == ["rgb(255, 255, 255)", "rgb(27, 30, 35)"]

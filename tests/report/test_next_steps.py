@@ -1,4 +1,4 @@
-"""The last line of a failed check names what failed and a command that works from the current folder."""
+"""The last line of a failed check names the failure and a command that works from the current folder."""
 
 from pathlib import Path
 from typing import get_args
@@ -23,18 +23,18 @@ def manifest(fp16_bundle):
 
 
 @pytest.fixture
-def failed(manifest):
+def failed_parity(manifest):
     return msgspec.structs.replace(manifest.parity, passed=False, failures=("the SNR is 3 dB.", "another"))
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
+def current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_a_path_is_relative_below_the_current_folder_and_absolute_elsewhere(here):
-    assert format_path(here / "build" / "x") == "build/x"
+def test_a_path_is_relative_below_the_current_folder_and_absolute_elsewhere(current_folder):
+    assert format_path(current_folder / "build" / "x") == "build/x"
     assert format_path(Path("build/a b")) == "'build/a b'"
     assert format_path(Path("/elsewhere/x")) == "/elsewhere/x"
 
@@ -46,24 +46,24 @@ def test_only_commands_get_the_bundles_path():
     )
 
 
-def test_a_failed_export_points_to_its_stages(manifest, failed, here):
-    manifest = msgspec.structs.replace(manifest, parity=failed)
-    assert next_steps.conclude_export(manifest, here / "build" / "x").plain == (
+def test_a_failed_export_points_to_its_stages(manifest, failed_parity, current_folder):
+    manifest = msgspec.structs.replace(manifest, parity=failed_parity)
+    assert next_steps.conclude_export(manifest, current_folder / "build" / "x").plain == (
         "FAILED  the SNR is 3 dB (and 1 more). Try: deploykit parity build/x --stages --layers"
     )
 
 
-def test_a_failed_bundle_in_a_matrix_is_named_with_its_folder(manifest, failed, here):
+def test_a_failed_bundle_in_a_matrix_is_named_with_its_folder(manifest, failed_parity, current_folder):
     rows = [
         MatrixRow("a", "fp16", "onnxruntime", manifest.parity),
-        MatrixRow("b", "int8", "onnxruntime", failed),
+        MatrixRow("b", "int8", "onnxruntime", failed_parity),
     ]
-    line = next_steps.conclude_matrix(rows, [here / "a", here / "b"]).plain
+    line = next_steps.conclude_matrix(rows, [current_folder / "a", current_folder / "b"]).plain
     assert line == "FAILED  1 of 2 rows: b int8. Try: deploykit parity b --stages --layers"
 
 
-def test_a_failed_network_in_a_matrix_is_to_be_exported(failed):
-    line = next_steps.conclude_matrix([MatrixRow("resnet18", "int8-fp16", "onnxruntime", failed)], []).plain
+def test_a_failed_network_in_a_matrix_is_to_be_exported(failed_parity):
+    line = next_steps.conclude_matrix([MatrixRow("resnet18", "int8-fp16", "onnxruntime", failed_parity)], []).plain
     assert line.endswith("deploykit export resnet18 --int8 --fp16 --calibration photos")
 
 
@@ -93,7 +93,7 @@ def test_stages_that_fail_only_together_point_to_the_layers():
         ("refused", "leave these cells out with [[exclude]]"),
     ],
 )
-def test_a_failed_sweep_names_its_cells_and_what_to_do(state, remedy):
+def test_a_failed_sweep_names_its_cells_and_the_next_command(state, remedy):
     cells = tuple(CellResult(Cell(name, ("x",)), "key", at) for name, at in (("a", state), ("b", "passed")))
     line = next_steps.conclude_sweep(SweepResult("/there", None, cells, 0, 1.0)).plain
     assert line.startswith("FAILED  1 of 2 cells: a. Try: ")

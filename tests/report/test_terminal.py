@@ -1,4 +1,4 @@
-"""Values as text: every figure in its unit, names as they are, whole lines where there is no terminal."""
+"""Values as text: every figure in its unit, names verbatim, unwrapped lines without a terminal."""
 
 import re
 
@@ -49,7 +49,7 @@ EXACT = OutputParity(
 
 @pytest.fixture
 def text(capfd):
-    """What is printed, where there is no terminal."""
+    """The printed text without a terminal."""
 
     def render(value):
         capfd.readouterr()
@@ -60,8 +60,8 @@ def text(capfd):
 
 
 @pytest.fixture
-def words(text):
-    """The same with every line break and indent as one blank."""
+def flat_text(text):
+    """The printed text with line breaks and indents as single blanks."""
     return lambda value: " ".join(text(value).split())
 
 
@@ -75,10 +75,10 @@ def parity(manifest):
     return manifest.parity
 
 
-# ── The console ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The console ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_pipe_gets_whole_lines_without_colour_or_trailing_blanks(text):
+def test_a_pipe_gets_unwrapped_lines_without_colour_or_trailing_blanks(text):
     printed = text(
         terminal.findings_table([Finding("x " * 60, "broken", "y " * 60, "z " * 60), Finding("b", "ok", "c")])
     )
@@ -113,21 +113,21 @@ def test_names_are_printed_as_they_are(text, name):
     assert name in text(terminal.findings_table([Finding("x", "ok", name)]))
 
 
-# ── Verdicts ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Verdicts ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_verdict_begins_with_the_word(words, parity):
-    assert words(terminal.render_verdict(parity, "fp16")).startswith(
+def test_a_verdict_begins_with_pass_or_fail(flat_text, parity):
+    assert flat_text(terminal.render_verdict(parity, "fp16")).startswith(
         "PASSED fp16 against eager PyTorch on 4 samples of synthetic logits: max |Δ|"
     )
     failed = msgspec.structs.replace(parity, passed=False, failures=("too far", "too noisy"))
-    printed = words(terminal.render_verdict(failed, "fp16"))
+    printed = flat_text(terminal.render_verdict(failed, "fp16"))
     assert printed.startswith("FAILED fp16")
     assert "× too far × too noisy" in printed
 
 
-def test_a_verdict_prints_every_caveat(words, parity):
-    printed = words(terminal.render_verdict(parity, "fp16"))
+def test_a_verdict_prints_every_caveat(flat_text, parity):
+    printed = flat_text(terminal.render_verdict(parity, "fp16"))
     assert len(parity.caveats) > 2
     for statement in parity.caveats:
         assert f"note: {statement}" in printed
@@ -147,32 +147,32 @@ def test_a_note_is_indented_on_a_terminal(text, monkeypatch):
     assert all(line.startswith("        word") and len(line) <= 80 for line in others)
 
 
-def test_a_command_in_a_caveat_names_the_bundles_folder(words, parity, tmp_path, monkeypatch):
+def test_a_command_in_a_caveat_names_the_bundles_folder(flat_text, parity, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asking = msgspec.structs.replace(parity, caveats=("see deploykit parity BUNDLE --stages",))
-    below = words(terminal.render_verdict(asking, "fp16", tmp_path / "build" / "a b"))
-    elsewhere = words(terminal.render_verdict(asking, "fp16", tmp_path.parent / "other"))
+    below = flat_text(terminal.render_verdict(asking, "fp16", tmp_path / "build" / "a b"))
+    elsewhere = flat_text(terminal.render_verdict(asking, "fp16", tmp_path.parent / "other"))
     assert "note: see deploykit parity 'build/a b' --stages" in below
     assert f"note: see deploykit parity {tmp_path.parent / 'other'} --stages" in elsewhere
 
 
-def test_identical_outputs_are_called_identical(words, parity):
+def test_identical_outputs_are_called_identical(flat_text, parity):
     exact = msgspec.structs.replace(parity, outputs=(EXACT,))
     expected = "logits: max |Δ| 0.0e+00 of full scale, identical, cosine 1.0000000, top-1 agreement 100.0%"
-    assert expected in words(terminal.render_verdict(exact, "fp32"))
+    assert expected in flat_text(terminal.render_verdict(exact, "fp32"))
 
 
-def test_an_embedding_has_no_top_1(words, parity):
+def test_an_embedding_has_no_top_1(flat_text, parity):
     embedding = msgspec.structs.replace(EXACT, top1_agreement=None)
-    assert "top-1" not in words(
+    assert "top-1" not in flat_text(
         terminal.render_verdict(msgspec.structs.replace(parity, outputs=(embedding,), caveats=()), "fp32")
     )
 
 
-def test_accuracy_is_printed_of_both(words, parity):
+def test_accuracy_is_printed_of_both(flat_text, parity):
     judged = msgspec.structs.replace(parity, accuracy=Accuracy(reference=0.75, candidate=0.7, count=200))
     expected = "top-1 on 200 labelled samples 70.00%, eager PyTorch 75.00%"
-    assert expected in words(terminal.render_verdict(judged, "fp16"))
+    assert expected in flat_text(terminal.render_verdict(judged, "fp16"))
 
 
 def test_a_matrix_has_a_row_per_network_and_precision(text, parity):
@@ -193,29 +193,27 @@ def test_a_matrix_has_a_row_per_network_and_precision(text, parity):
     assert "FAILED" in third
 
 
-# ── Figures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Figures ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_latency_is_in_milliseconds_and_throughput_in_images(words):
-    expected = (
-        "latency at batch 4: p50 1.25 ms, p90 2.50 ms, p99 4.75 ms (100 calls, 2666.6 samples/s)"  # of one caller
-    )
-    assert words(terminal.render_latency(LATENCY)) == expected
+def test_latency_is_in_milliseconds_and_throughput_in_images(flat_text):
+    expected = "latency at batch 4: p50 1.25 ms, p90 2.50 ms, p99 4.75 ms (100 calls, 2666.6 samples/s)"  # one caller
+    assert flat_text(terminal.render_latency(LATENCY)) == expected
 
 
-def test_a_busy_machine_is_noted(words):
-    printed = words(terminal.render_latency(msgspec.structs.replace(LATENCY, settled=False)))
+def test_a_busy_machine_is_noted(flat_text):
+    printed = flat_text(terminal.render_latency(msgspec.structs.replace(LATENCY, settled=False)))
     assert printed.endswith("note: warm-up did not settle: the machine was busy")
 
 
-def test_predictions_are_shares_beside_names(text):
+def test_predictions_are_probabilities_next_to_class_names(text):
     rows = [Prediction("a.png", (3, 1), ("cat", "dog"), (0.875, 0.125)), Prediction("b.png", (1,), ("dog",), (1.0,))]
     assert text(terminal.render_predictions(rows)) == "a.png\n   87.50%  cat\n   12.50%  dog\nb.png\n  100.00%  dog\n"
 
 
-def test_a_summary_says_that_weights_are_untrained(words, manifest):
+def test_a_summary_states_that_weights_are_untrained(flat_text, manifest):
     def summary(weights):
-        return words(
+        return flat_text(
             terminal.render_summary(manifest.model, weights, manifest.inputs, manifest.outputs, BatchRange(1, 2, 4))
         )
 
@@ -224,26 +222,26 @@ def test_a_summary_says_that_weights_are_untrained(words, manifest):
     assert summary(manifest.weights).endswith("logits: float32 N×10 NC batch: 1 to 4")
 
 
-def test_shapes_have_n_for_the_free_batch(words, manifest):
+def test_shapes_have_n_for_the_free_batch(flat_text, manifest):
     spec = TensorSpec("x", "uint8", (4, 224, 224, 3), "NHWC")
-    printed = words(terminal.render_summary(manifest.model, manifest.weights, (spec,), (), BatchRange(4, 4, 4)))
+    printed = flat_text(terminal.render_summary(manifest.model, manifest.weights, (spec,), (), BatchRange(4, 4, 4)))
     assert "x: uint8 4×224×224×3 NHWC" in printed
 
 
 @pytest.mark.parametrize(
     ("size", "expected"), [(1, "1 B"), (1024, "1.0 KiB"), (3 * 2**20, "3.0 MiB"), (5 * 2**30, "5.0 GiB")]
 )
-def test_weights_are_in_binary_units(words, size, expected):
-    assert expected in words(terminal.nodes_table([LayerRow("a", "Conv", "", "float32", ("batch", 8), size)]))
+def test_weights_are_in_binary_units(flat_text, size, expected):
+    assert expected in flat_text(terminal.nodes_table([LayerRow("a", "Conv", "", "float32", ("batch", 8), size)]))
 
 
-def test_a_node_without_weights_has_an_empty_cell(words):
-    assert words(terminal.nodes_table([LayerRow("a", "Relu", "", "float32", ("batch", 8), 0)])).endswith(
+def test_a_node_without_weights_has_an_empty_cell(flat_text):
+    assert flat_text(terminal.nodes_table([LayerRow("a", "Relu", "", "float32", ("batch", 8), 0)])).endswith(
         "a Relu float32 N×8"
     )
 
 
-# ── Catalog and doctor ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── Catalog and doctor ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_catalog_cites_every_paper_once(text):
@@ -261,10 +259,10 @@ def test_the_catalog_counts_in_decimal_units(text):
     assert printed.splitlines()[1].split()[:7] == ["resnet50", "25.6", "M", "4.1", "G", "224×224", "1000"]
 
 
-def test_a_finding_shows_what_to_do(words):
+def test_a_finding_shows_its_remedy(flat_text):
     findings = [Finding("cmake", "missing", "not here", "apt install cmake"), Finding("torch", "ok", "2.15")]
     assert (
-        words(terminal.findings_table(findings))
+        flat_text(terminal.findings_table(findings))
         == "state found cmake missing not here → apt install cmake torch ok 2.15"
     )
 

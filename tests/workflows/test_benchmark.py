@@ -20,13 +20,13 @@ HERE = TerminalProgress()
 
 
 @pytest.fixture
-def brief(monkeypatch):
+def single_call_blocks(monkeypatch):
     """Blocks of one call without a pause; tests/evaluate/latency tests real ones."""
     monkeypatch.setattr(alternate, "PAUSE_S", 0)
     monkeypatch.setattr(alternate, "BLOCK_S", 0)
 
 
-class Noting:
+class RecordingRunner:
     """A runner that computes nothing and records its inputs."""
 
     def __init__(self, manifest):
@@ -38,7 +38,7 @@ class Noting:
         return {}
 
 
-class Timed(Noting):
+class TimedRecordingRunner(RecordingRunner):
     """A runner on a GPU."""
 
     def gpu_times(self, arrays, calls):
@@ -47,7 +47,7 @@ class Timed(Noting):
 
 
 @pytest.fixture
-def running(fp32_bundle, monkeypatch):
+def install_runner(fp32_bundle, monkeypatch):
     """Open the small bundle with a runner of this kind."""
 
     def install(kind, wrap=lambda runner: runner):
@@ -64,11 +64,11 @@ def bench(folder, sizes=(), load=Load(), scenario=None):  # noqa: B008 - a froze
 
 
 def test_the_default_batch_size_is_the_smallest(fp32_bundle):
-    assert [each.latency.batch for each in bench(fp32_bundle).measurements] == [1]
+    assert [measurement.latency.batch for measurement in bench(fp32_bundle).measurements] == [1]
 
 
-def test_golden_rows_are_repeated_to_fill_a_batch(fp32_bundle, running):
-    runner = running(Noting)
+def test_golden_rows_are_repeated_to_fill_a_batch(fp32_bundle, install_runner):
+    runner = install_runner(RecordingRunner)
     bench(fp32_bundle, (1, 3))
     manifest = manifests.read_manifest(fp32_bundle)
     rows, _ = read_golden(fp32_bundle, manifest)
@@ -80,20 +80,20 @@ def test_golden_rows_are_repeated_to_fill_a_batch(fp32_bundle, running):
 
 
 @pytest.mark.parametrize("load", [Load(), Load(2), Load(1, 1000.0)])
-def test_the_first_call_counts_as_start_up_and_not_as_latency(fp32_bundle, running, load):
-    runner = running(Noting)
-    found = bench(fp32_bundle, load=load)
-    latency = found.measurements[0].latency
+def test_the_first_call_counts_as_start_up_and_not_as_latency(fp32_bundle, install_runner, load):
+    runner = install_runner(RecordingRunner)
+    result = bench(fp32_bundle, load=load)
+    latency = result.measurements[0].latency
     assert len(runner.given) >= 1 + latency.warmup_iterations + latency.iterations
-    assert found.start_up.first_call_ms > 0
+    assert result.start_up.first_call_ms > 0
 
 
 @pytest.mark.parametrize("load", [Load(), Load(2)])
 @pytest.mark.parametrize("wrap", [lambda runner: runner, CastingRunner])
-def test_gpu_times_are_measured_at_every_batch_size(fp32_bundle, running, load, wrap):
-    running(Timed, wrap)
-    found = bench(fp32_bundle, (1, 4), load)
-    for measured, size in zip(found.measurements, (1, 4), strict=True):
+def test_gpu_times_are_measured_at_every_batch_size(fp32_bundle, install_runner, load, wrap):
+    install_runner(TimedRecordingRunner, wrap)
+    result = bench(fp32_bundle, (1, 4), load)
+    for measured, size in zip(result.measurements, (1, 4), strict=True):
         plain, graph = measured.gpu
         assert (plain.cuda_graph, graph.cuda_graph) == (False, True)
         assert (plain.h2d_ms, plain.compute_ms) == (size, benchmark.GPU_CALLS)
@@ -103,13 +103,13 @@ def test_a_runner_on_a_cpu_has_no_gpu_times(fp32_bundle):
     assert bench(fp32_bundle).measurements[0].gpu == ()
 
 
-@pytest.mark.usefixtures("brief")
-def test_device_conditions_are_recorded(fp32_bundle, running, monkeypatch):
-    running(Noting)
-    seen = DeviceConditions("CPU", "a test", clock_mhz=(800, 2000))
+@pytest.mark.usefixtures("single_call_blocks")
+def test_device_conditions_are_recorded(fp32_bundle, install_runner, monkeypatch):
+    install_runner(RecordingRunner)
+    recorded = DeviceConditions("CPU", "a test", clock_mhz=(800, 2000))
 
     class Watching:
-        conditions = (seen,)
+        conditions = (recorded,)
 
         def __enter__(self):
             return self
@@ -118,23 +118,23 @@ def test_device_conditions_are_recorded(fp32_bundle, running, monkeypatch):
             pass
 
     monkeypatch.setattr(benchmark, "record_conditions", Watching)
-    assert bench(fp32_bundle).conditions == (seen,)
+    assert bench(fp32_bundle).conditions == (recorded,)
     pair = benchmark.compare_bundles((fp32_bundle, fp32_bundle), "python", None, 6, FEW, None, HERE)
-    assert pair.first.conditions == pair.second.conditions == (seen,)
+    assert pair.first.conditions == pair.second.conditions == (recorded,)
 
 
 @pytest.mark.parametrize(("sizes", "largest"), [((), 4), ((1, 2), 2)])
 def test_loadgen_uses_batches_up_to_the_largest_requested_size(fp32_bundle, monkeypatch, sizes, largest):
-    asked = []
-    monkeypatch.setattr(benchmark.loadgen, "run_loadgen", lambda *words: asked.append(words))
+    requests = []
+    monkeypatch.setattr(benchmark.loadgen, "run_loadgen", lambda *words: requests.append(words))
     bench(fp32_bundle, sizes, Load(1, 1000.0), "Server")
-    ((_, rows, batch, scenario, seconds, rate),) = asked
+    ((_, rows, batch, scenario, seconds, rate),) = requests
     assert list(rows) == ["input"]
     assert batch == BatchRange(1, largest, largest)
     assert (scenario, seconds, rate) == ("Server", FEW.seconds_at_least, 1000)
 
 
-@pytest.mark.usefixtures("brief")
+@pytest.mark.usefixtures("single_call_blocks")
 def test_two_bundles_are_compared_at_the_smallest_common_batch_size(fp32_bundle, monkeypatch):
     read, narrow = manifests.read_manifest, [BatchRange(1, 2, 4), BatchRange(3, 3, 8)]
 

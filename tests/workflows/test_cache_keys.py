@@ -1,4 +1,4 @@
-"""Cache keys depend on everything that determines a result, and on nothing else."""
+"""Cache keys depend on exactly what determines a result."""
 
 import shutil
 
@@ -45,7 +45,7 @@ JUDGING = {
 }
 
 
-def other(**changes):
+def changed_request(**changes):
     if {"calibration", "budget"} & changes.keys():
         changes = {"precision": "int8", "calibration": CalibrationOptions("synthetic"), **changes}
     return msgspec.structs.replace(REQUEST, **changes)
@@ -57,17 +57,17 @@ def test_every_field_of_a_request_is_tested():
 
 @pytest.mark.parametrize(("field", "value"), {**EVERYWHERE, **JUDGING}.items())
 def test_the_bundle_key_depends_on_every_field(field, value):
-    assert cache_keys.bundle_key(other(**{field: value})) != cache_keys.bundle_key(REQUEST)
+    assert cache_keys.bundle_key(changed_request(**{field: value})) != cache_keys.bundle_key(REQUEST)
 
 
 @pytest.mark.parametrize(("field", "value"), EVERYWHERE.items())
 def test_the_graph_key_depends_on_every_field_of_the_export(field, value):
-    assert cache_keys.graph_key(other(**{field: value})) != cache_keys.graph_key(REQUEST)
+    assert cache_keys.graph_key(changed_request(**{field: value})) != cache_keys.graph_key(REQUEST)
 
 
 @pytest.mark.parametrize(("field", "value"), JUDGING.items())
 def test_the_graph_key_does_not_depend_on_later_stages(field, value):
-    assert cache_keys.graph_key(other(**{field: value})) == cache_keys.graph_key(REQUEST)
+    assert cache_keys.graph_key(changed_request(**{field: value})) == cache_keys.graph_key(REQUEST)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_the_graph_key_does_not_depend_on_later_stages(field, value):
     ],
 )
 def test_the_graph_key_depends_on_every_export_option(options):
-    assert cache_keys.graph_key(other(options=options)) != cache_keys.graph_key(REQUEST)
+    assert cache_keys.graph_key(changed_request(options=options)) != cache_keys.graph_key(REQUEST)
 
 
 @pytest.mark.parametrize("key", [cache_keys.bundle_key, cache_keys.graph_key])
@@ -103,7 +103,7 @@ def checkpoint(tmp_path):
 
 
 def of_file(path):
-    return other(weights=WeightsSource("file", path=str(path)))
+    return changed_request(weights=WeightsSource("file", path=str(path)))
 
 
 @pytest.mark.parametrize("key", [cache_keys.bundle_key, cache_keys.graph_key])
@@ -143,7 +143,7 @@ def images(tmp_path):
     ids=["changed", "renamed", "removed", "added"],
 )
 def test_a_folder_of_images_is_identified_by_its_files(images, change):
-    request = other(data=str(images))
+    request = changed_request(data=str(images))
     bundle, graph = cache_keys.bundle_key(request), cache_keys.graph_key(request)
     change(images)
     assert cache_keys.bundle_key(request) != bundle
@@ -163,4 +163,4 @@ def test_a_named_set_is_never_a_folder(tmp_path, monkeypatch):
 
 
 def test_released_and_random_weights_have_different_keys():
-    assert cache_keys.graph_key(other(weights=WeightsSource("imagenet"))) != cache_keys.graph_key(REQUEST)
+    assert cache_keys.graph_key(changed_request(weights=WeightsSource("imagenet"))) != cache_keys.graph_key(REQUEST)

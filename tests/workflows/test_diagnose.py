@@ -32,7 +32,7 @@ def bundle(int8_bundle, tmp_path):
 
 @pytest.fixture
 def no_compiler(monkeypatch):
-    """A machine on which the C++ library cannot be built: elsewhere that takes half a minute."""
+    """A machine that cannot build the C++ library: a build takes half a minute."""
 
     def build(*_):
         raise BackendError("CMake is not installed.", "Install it.")
@@ -40,7 +40,7 @@ def no_compiler(monkeypatch):
     monkeypatch.setattr(cpp_programs, "build_programs", build)
 
 
-def subject(folder, data=None, samples=None, weights=None):
+def diagnosed_bundle(folder, data=None, samples=None, weights=None):
     return DiagnosedBundle(folder, data, samples, weights, TerminalProgress())
 
 
@@ -67,61 +67,68 @@ def rewrite(bundle, change):
     edit(bundle, enter)
 
 
-def widen(graph, tensor_of, factor=8):
+def coarsen_input(graph, tensor_of, factor=8):
     """Multiply the scale of one layer's input by `factor`, which coarsens its quantization as much."""
     layer = next(node for node in graph if node.name == tensor_of)
     scale = layer.inputs[0].producer().inputs[1]
     scale.const_value = ir.tensor(np.float32(scale.const_value.numpy() * factor), name=scale.name)
 
 
-def favour(graph, by):
+def shift_bias(graph, by):
     """Add to the bias of the last layer."""
     bias = next(node for node in graph if node.name == "classifier/Conv").inputs[2]
     bias.const_value = ir.tensor((bias.const_value.numpy() + by).astype(np.float32), name=bias.name)
 
 
-# ── Stages ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Stages ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.usefixtures("no_compiler")
 def test_a_good_bundle_has_no_failing_stage(int8_bundle):
-    found = diagnose.evaluate_stages(subject(int8_bundle))
-    assert found.failing_stage is None
-    assert found.combined_failures == ()
-    assert [stage.stage for stage in found.stages] == ["preprocessing", "export", "precision", "form", "engine", "C++"]
-    assert [stage.tolerance.name for stage in found.stages][:2] == ["fp32", "fp32"]
-    assert all(stage.stage_outputs for stage in found.stages[:5])
+    account = diagnose.evaluate_stages(diagnosed_bundle(int8_bundle))
+    assert account.failing_stage is None
+    assert account.combined_failures == ()
+    assert [stage.stage for stage in account.stages] == [
+        "preprocessing",
+        "export",
+        "precision",
+        "form",
+        "engine",
+        "C++",
+    ]
+    assert [stage.tolerance.name for stage in account.stages][:2] == ["fp32", "fp32"]
+    assert all(stage.stage_outputs for stage in account.stages[:5])
 
 
 @pytest.mark.usefixtures("no_compiler")
 def test_a_library_that_cannot_be_built_is_reported_as_not_run(int8_bundle):
-    last = diagnose.evaluate_stages(subject(int8_bundle)).stages[-1]
+    last = diagnose.evaluate_stages(diagnosed_bundle(int8_bundle)).stages[-1]
     assert (last.stage, last.not_run_reason) == ("C++", "CMake is not installed. Install it.")
     assert (last.stage_outputs, last.outputs, last.failures) == ((), (), ())
 
 
 @pytest.mark.usefixtures("no_compiler")
 def test_damaged_ranges_fail_the_precision_stage(bundle):
-    rewrite(bundle, lambda graph: widen(graph, "features.4/Conv", 32))
-    found = diagnose.evaluate_stages(subject(bundle))
-    assert found.failing_stage.stage == "precision"
-    assert found.failing_stage.subject == "the graph with Q/DQ pairs, as written"
-    assert [stage.stage for stage in found.stages if stage.failures] == ["precision"]
+    rewrite(bundle, lambda graph: coarsen_input(graph, "features.4/Conv", 32))
+    account = diagnose.evaluate_stages(diagnosed_bundle(bundle))
+    assert account.failing_stage.stage == "precision"
+    assert account.failing_stage.subject == "the graph with Q/DQ pairs, as written"
+    assert [stage.stage for stage in account.stages if stage.failures] == ["precision"]
 
 
 @pytest.mark.usefixtures("no_compiler")
 def test_on_the_samples_of_the_export_the_recorded_snr_narrows_the_tolerance(bundle):
     """The SNR is within the usual tolerance of INT8."""
-    rewrite(bundle, lambda graph: widen(graph, "features.4/Conv"))
-    found = diagnose.evaluate_stages(subject(bundle))
-    assert found.failing_stage.stage == "precision"
-    assert "below the int8 (as recorded) bound" in " ".join(found.failing_stage.failures)
-    assert "twice that error is allowed" in found.failing_stage.tolerance.reasons["min_snr_db"]
+    rewrite(bundle, lambda graph: coarsen_input(graph, "features.4/Conv"))
+    account = diagnose.evaluate_stages(diagnosed_bundle(bundle))
+    assert account.failing_stage.stage == "precision"
+    assert "below the int8 (as recorded) bound" in " ".join(account.failing_stage.failures)
+    assert "twice that error is allowed" in account.failing_stage.tolerance.reasons["min_snr_db"]
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_a_finer_form_at_the_export_doubles_the_error_that_the_graph_may_have(int8_bundle):
-    whole = subject(int8_bundle)
+def test_a_finer_engine_form_at_export_doubles_the_tolerated_error_of_the_graph(int8_bundle):
+    whole = diagnosed_bundle(int8_bundle)
     recorded = whole.manifest.parity.outputs[0].snr_db
     typing = next(stage for stage in diagnose.evaluate_stages(whole).stages if stage.stage == "precision")
     assert typing.tolerance.min_snr_db == pytest.approx(recorded - 12)
@@ -129,26 +136,26 @@ def test_a_finer_form_at_the_export_doubles_the_error_that_the_graph_may_have(in
 
 @pytest.mark.usefixtures("no_compiler")
 def test_on_other_samples_the_tolerance_of_the_precision_applies(int8_bundle):
-    found = diagnose.evaluate_stages(subject(int8_bundle, data="digits", samples=4))
-    assert found.stages[2].tolerance.name == "int8"
-    assert found.data.name == "digits"
+    account = diagnose.evaluate_stages(diagnosed_bundle(int8_bundle, data="digits", samples=4))
+    assert account.stages[2].tolerance.name == "int8"
+    assert account.data.name == "digits"
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_a_changed_mean_fails_the_preprocessing_stage_alone(bundle):
+def test_a_changed_mean_fails_only_the_preprocessing_stage(bundle):
     edit(bundle, lambda manifest: manifest["model"]["preprocessing"].update(mean=[0.7, 0.7, 0.7]))
-    found = diagnose.evaluate_stages(subject(bundle))
-    assert found.failing_stage.stage == "preprocessing"
-    assert [stage.stage for stage in found.stages if stage.failures] == ["preprocessing"]
-    assert any("preprocessing has mean 0.7, 0.7, 0.7, the network's own" in each for each in found.caveats)
-    export = found.stages[1]
+    account = diagnose.evaluate_stages(diagnosed_bundle(bundle))
+    assert account.failing_stage.stage == "preprocessing"
+    assert [stage.stage for stage in account.stages if stage.failures] == ["preprocessing"]
+    assert any("preprocessing has mean 0.7, 0.7, 0.7, the network's own" in caveat for caveat in account.caveats)
+    export = account.stages[1]
     assert export.stage_outputs[0].snr_db > 80 > export.outputs[0].snr_db
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_a_wrong_input_size_fails_preprocessing_and_stops_there(bundle):
+def test_a_wrong_input_size_fails_preprocessing_and_later_stages_are_not_run(bundle):
     edit(bundle, lambda manifest: manifest["model"]["preprocessing"].update(height=24, width=24))
-    (stage,) = diagnose.evaluate_stages(subject(bundle)).stages
+    (stage,) = diagnose.evaluate_stages(diagnosed_bundle(bundle)).stages
     assert stage.failures == ("it gives inputs of 3×24×24, float32, but the graph expects 3×32×32, float32",)
 
 
@@ -156,24 +163,24 @@ def test_a_wrong_input_size_fails_preprocessing_and_stops_there(bundle):
 def test_preprocessing_is_skipped_for_preprocessed_samples(int8_bundle, tmp_path):
     inputs = np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype(np.float32)
     np.save(tmp_path / "inputs.npy", inputs)
-    found = diagnose.evaluate_stages(subject(int8_bundle, data=str(tmp_path / "inputs.npy"), samples=4))
-    assert found.stages[0].not_run_reason == "the samples are already preprocessed inputs"
-    assert found.failing_stage is None
+    account = diagnose.evaluate_stages(diagnosed_bundle(int8_bundle, data=str(tmp_path / "inputs.npy"), samples=4))
+    assert account.stages[0].not_run_reason == "the samples are already preprocessed inputs"
+    assert account.failing_stage is None
 
 
 @pytest.mark.usefixtures("no_compiler")
 def test_an_fp32_bundle_has_no_precision_stage(fp32_bundle):
-    found = diagnose.evaluate_stages(subject(fp32_bundle))
-    assert [stage.stage for stage in found.stages] == ["preprocessing", "export", "engine", "C++"]
-    assert found.stages[1].subject.startswith("the FP32 graph, the bundle's own, in onnxruntime ")
-    assert found.failing_stage is None
+    account = diagnose.evaluate_stages(diagnosed_bundle(fp32_bundle))
+    assert [stage.stage for stage in account.stages] == ["preprocessing", "export", "engine", "C++"]
+    assert account.stages[1].subject.startswith("the FP32 graph, the bundle's own, in onnxruntime ")
+    assert account.failing_stage is None
 
 
 @pytest.mark.usefixtures("no_compiler")
 def test_an_fp16_bundle_names_its_cast_and_the_skipped_roundings(fp16_bundle):
-    found = diagnose.evaluate_stages(subject(fp16_bundle))
-    assert found.stages[2].subject == "the graph cast to FP16, as written"
-    assert any("skips rounding of intermediate tensors" in each for each in found.caveats)
+    account = diagnose.evaluate_stages(diagnosed_bundle(fp16_bundle))
+    assert account.stages[2].subject == "the graph cast to FP16, as written"
+    assert any("skips rounding of intermediate tensors" in caveat for caveat in account.caveats)
 
 
 @pytest.mark.usefixtures("no_compiler")
@@ -185,7 +192,7 @@ def test_a_changed_weight_of_an_fp32_bundle_fails_the_export_stage(fp32_bundle, 
         weight.const_value = ir.tensor(np.ascontiguousarray(weight.const_value.numpy()[::-1]), name=weight.name)
 
     rewrite(bundle, transpose)
-    assert diagnose.evaluate_stages(subject(bundle)).failing_stage.stage == "export"
+    assert diagnose.evaluate_stages(diagnosed_bundle(bundle)).failing_stage.stage == "export"
 
 
 @pytest.mark.usefixtures("no_compiler")
@@ -194,10 +201,10 @@ def test_an_engine_that_cannot_be_loaded_is_reported_as_not_run(bundle, monkeypa
         raise BackendError("engine.plan cannot run here: no NVIDIA driver is installed.", "")
 
     monkeypatch.setattr(diagnose, "load_engine", loaded)
-    found = diagnose.evaluate_stages(subject(bundle))
-    engine = next(stage for stage in found.stages if stage.stage == "engine")
+    account = diagnose.evaluate_stages(diagnosed_bundle(bundle))
+    engine = next(stage for stage in account.stages if stage.stage == "engine")
     assert "no NVIDIA driver is installed" in engine.not_run_reason
-    assert found.failing_stage is None
+    assert account.failing_stage is None
 
 
 def test_calibration_samples_are_refused(int8_bundle, tmp_path):
@@ -207,35 +214,35 @@ def test_calibration_samples_are_refused(int8_bundle, tmp_path):
     for seed in range(3):
         pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(images / f"{seed}.png")
-    seen = [
-        each["sha256"] for each in json.loads((int8_bundle / "manifest.json").read_text())["calibration"]["samples"]
+    digests = [
+        sample["sha256"] for sample in json.loads((int8_bundle / "manifest.json").read_text())["calibration"]["samples"]
     ]
-    taken = subject(int8_bundle, data=str(images), samples=3).data
+    data = diagnosed_bundle(int8_bundle, data=str(images), samples=3).data
     copied = Path(shutil.copytree(int8_bundle, tmp_path / "bundle"))
 
     def claim(manifest):
-        manifest["calibration"]["samples"][0]["sha256"] = taken.digests[0].sha256
+        manifest["calibration"]["samples"][0]["sha256"] = data.digests[0].sha256
 
     edit(copied, claim)
-    assert seen
+    assert digests
     with pytest.raises(InputError, match="1 of 3 evaluation samples are also calibration samples"):
-        subject(copied, data=str(images), samples=3)
+        diagnosed_bundle(copied, data=str(images), samples=3)
 
 
-# ── C++ ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── C++ ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
 def library(monkeypatch, int8_bundle):
-    """A C++ library whose outputs the test defines."""
+    """A C++ library with outputs defined by the test."""
     monkeypatch.setattr(cpp_programs, "build_programs", lambda *_: Path("/built"))
 
     def answers(function):
         def given(program, bundle, batches, size, inputs, outputs):
             assert (program, bundle, size) == (Path("/built/deploykit-answer"), int8_bundle, 4)
-            said = cpp.CppRun("ONNX Runtime 9.9", "model.onnx", ("tensorrt: no driver is installed.",))
+            run = cpp.CppRun("ONNX Runtime 9.9", "model.onnx", ("tensorrt: no driver is installed.",))
             (name,), (answered,) = inputs, outputs
-            return said, {answered: function(np.concatenate([batch[name] for batch in batches]))}
+            return run, {answered: function(np.concatenate([batch[name] for batch in batches]))}
 
         monkeypatch.setattr(cpp, "run_cpp_program", given)
 
@@ -244,19 +251,19 @@ def library(monkeypatch, int8_bundle):
 
 def test_a_cpp_library_with_other_outputs_is_the_failing_stage(int8_bundle, library):
     library(lambda inputs: np.random.default_rng(0).standard_normal((len(inputs), 10)))
-    found = diagnose.evaluate_stages(subject(int8_bundle))
-    assert found.failing_stage.stage == "C++"
-    assert found.failing_stage.subject == "ONNX Runtime 9.9 in C++, model.onnx"
-    assert "the C++ library skipped tensorrt: no driver is installed." in found.caveats
+    account = diagnose.evaluate_stages(diagnosed_bundle(int8_bundle))
+    assert account.failing_stage.stage == "C++"
+    assert account.failing_stage.subject == "ONNX Runtime 9.9 in C++, model.onnx"
+    assert "the C++ library skipped tensorrt: no driver is installed." in account.caveats
 
 
 def test_a_cpp_library_with_equal_outputs_passes(int8_bundle, library):
-    diagnosed = subject(int8_bundle)
+    diagnosed = diagnosed_bundle(int8_bundle)
     library(lambda _: diagnosed.engine_outputs["logits"])
-    found = diagnose.evaluate_stages(diagnosed)
-    assert found.failing_stage is None
-    assert found.stages[-1].stage_outputs[0].snr_db is None
-    assert diagnose.FROM_PYTHON in found.caveats
+    account = diagnose.evaluate_stages(diagnosed)
+    assert account.failing_stage is None
+    assert account.stages[-1].stage_outputs[0].snr_db is None
+    assert diagnose.FROM_PYTHON in account.caveats
 
 
 @pytest.mark.parametrize(
@@ -272,9 +279,9 @@ def test_a_cpp_library_that_refuses_is_not_run_and_one_that_crashes_fails(int8_b
         raise error
 
     library(fails)
-    found = diagnose.evaluate_stages(subject(int8_bundle))
-    assert (found.failing_stage and found.failing_stage.stage) == guilty
-    last = found.stages[-1]
+    account = diagnose.evaluate_stages(diagnosed_bundle(int8_bundle))
+    assert (account.failing_stage and account.failing_stage.stage) == guilty
+    last = account.stages[-1]
     assert error.what.rstrip(".") in (last.not_run_reason or last.failures[0])
 
 
@@ -294,7 +301,7 @@ def toolchain(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.usefixtures("toolchain")
 def test_the_cpp_library_agrees_with_python(fp32_bundle):
-    last = diagnose.evaluate_stages(subject(fp32_bundle, samples=6)).stages[-1]
+    last = diagnose.evaluate_stages(diagnosed_bundle(fp32_bundle, samples=6)).stages[-1]
     assert last.subject.startswith("ONNX Runtime ")
     assert last.subject.endswith(" in C++, model.onnx")
     assert last.stage_outputs[0].snr_db is None or last.stage_outputs[0].snr_db > 100
@@ -326,39 +333,39 @@ def test_the_cpp_program_explains_invalid_arguments(fp32_bundle, tmp_path):
     assert np.load(out).shape == (3, 10)
 
 
-# ── Layers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Layers ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_layers_are_ranked_by_added_error_under_module_names(int8_bundle):
-    found = diagnose.rank_layer_errors(subject(int8_bundle))
-    assert len(found.layers) == 9
-    assert [error.added_noise for error in found.layers] == sorted(
-        (error.added_noise for error in found.layers), reverse=True
+    ranking = diagnose.rank_layer_errors(diagnosed_bundle(int8_bundle))
+    assert len(ranking.layers) == 9
+    assert [error.added_noise for error in ranking.layers] == sorted(
+        (error.added_noise for error in ranking.layers), reverse=True
     )
-    assert {error.module for error in found.layers} >= {"features.0", "features.4", "classifier"}
-    assert all(error.op_type == "Conv" and error.snr_db > 10 for error in found.layers)
+    assert {error.module for error in ranking.layers} >= {"features.0", "features.4", "classifier"}
+    assert all(error.op_type == "Conv" and error.snr_db > 10 for error in ranking.layers)
 
 
 @pytest.mark.parametrize("layer", ["features.4", "features.16"])
 def test_the_layer_with_a_damaged_range_ranks_first(bundle, layer):
-    rewrite(bundle, lambda graph: widen(graph, f"{layer}/Conv", 32))
-    worst, second, *_ = diagnose.rank_layer_errors(subject(bundle)).layers
+    rewrite(bundle, lambda graph: coarsen_input(graph, f"{layer}/Conv", 32))
+    worst, second, *_ = diagnose.rank_layer_errors(diagnosed_bundle(bundle)).layers
     assert worst.module == layer
     assert worst.added_noise > 10 * second.added_noise
 
 
 def test_layers_of_fp16_are_ranked_too(fp16_bundle):
-    found = diagnose.rank_layer_errors(subject(fp16_bundle))
-    assert len(found.layers) == 9
-    assert all(1e-12 < error.added_noise < 1e-4 for error in found.layers[:5])
+    ranking = diagnose.rank_layer_errors(diagnosed_bundle(fp16_bundle))
+    assert len(ranking.layers) == 9
+    assert all(1e-12 < error.added_noise < 1e-4 for error in ranking.layers[:5])
 
 
 def test_reading_tensors_without_effect_is_not_reported(int8_bundle, monkeypatch):
     monkeypatch.setattr(diagnose, "_first_usable_backend", lambda _: None)  # computed as written: nothing is fused
-    found = diagnose.rank_layer_errors(subject(int8_bundle))
-    assert found.instrumented_snr_db is None
-    assert not any("changes the output" in each for each in found.caveats)
-    assert any("ONNX Runtime, as it is written," in each for each in found.caveats)
+    ranking = diagnose.rank_layer_errors(diagnosed_bundle(int8_bundle))
+    assert ranking.instrumented_snr_db is None
+    assert not any("changes the output" in caveat for caveat in ranking.caveats)
+    assert any("ONNX Runtime, as it is written," in caveat for caveat in ranking.caveats)
 
 
 def test_reading_tensors_that_changes_the_output_is_reported(int8_bundle, monkeypatch):
@@ -368,48 +375,48 @@ def test_reading_tensors_that_changes_the_output_is_reported(int8_bundle, monkey
         add_outputs(source, target, tensors)
         if source == int8_bundle / "model.onnx":
             model = ir.load(target)
-            favour(model.graph, 0.01)
+            shift_bias(model.graph, 0.01)
             ir.save(model, target)
 
     monkeypatch.setattr(diagnose, "_first_usable_backend", lambda _: None)
     monkeypatch.setattr(diagnose, "add_graph_outputs", moving)
-    found = diagnose.rank_layer_errors(subject(int8_bundle))
-    assert 0 < found.instrumented_snr_db < 60
-    assert any(f"changes the output (SNR {found.instrumented_snr_db:.1f} dB" in each for each in found.caveats)
+    ranking = diagnose.rank_layer_errors(diagnosed_bundle(int8_bundle))
+    assert 0 < ranking.instrumented_snr_db < 60
+    assert any(f"changes the output (SNR {ranking.instrumented_snr_db:.1f} dB" in caveat for caveat in ranking.caveats)
 
 
 def test_layers_of_an_fp32_bundle_cannot_be_ranked(fp32_bundle):
     with pytest.raises(UsageError, match="is FP32: its graph is the exported one"):
-        diagnose.rank_layer_errors(subject(fp32_bundle))
+        diagnose.rank_layer_errors(diagnosed_bundle(fp32_bundle))
 
 
-# ── Samples ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Samples ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_most_divergent_samples_come_first_with_thumbnails(int8_bundle):
-    found = diagnose.find_worst_samples(subject(int8_bundle, data="digits", samples=12), 3)
-    assert [sample.divergence for sample in found.worst] == sorted(
-        (sample.divergence for sample in found.worst), reverse=True
+    worst = diagnose.find_worst_samples(diagnosed_bundle(int8_bundle, data="digits", samples=12), 3)
+    assert [sample.divergence for sample in worst.worst] == sorted(
+        (sample.divergence for sample in worst.worst), reverse=True
     )
-    assert len(found.worst) == 3
-    assert all(sample.thumbnail.startswith("data:image/jpeg;base64,") for sample in found.worst)
-    assert all(sample.label in {f"class {digit}" for digit in range(10)} for sample in found.worst)
+    assert len(worst.worst) == 3
+    assert all(sample.thumbnail.startswith("data:image/jpeg;base64,") for sample in worst.worst)
+    assert all(sample.label in {f"class {digit}" for digit in range(10)} for sample in worst.worst)
 
 
 def test_changed_classes_are_reported_for_labelled_data(bundle):
-    rewrite(bundle, lambda graph: favour(graph, 1e3 * np.eye(10)[3]))
-    found = diagnose.find_worst_samples(subject(bundle, data="digits", samples=40), 1)
-    assert found.classes
-    assert {name for change in found.classes for name in change.predicted_as} == {"class 3"}
-    moved = [sum(change.predicted_as.values()) for change in found.classes]
+    rewrite(bundle, lambda graph: shift_bias(graph, 1e3 * np.eye(10)[3]))
+    worst = diagnose.find_worst_samples(diagnosed_bundle(bundle, data="digits", samples=40), 1)
+    assert worst.classes
+    assert {name for change in worst.classes for name in change.predicted_as} == {"class 3"}
+    moved = [sum(change.predicted_as.values()) for change in worst.classes]
     assert moved == sorted(moved, reverse=True)
-    assert found.worst[0].candidate == "class 3"
+    assert worst.worst[0].candidate == "class 3"
 
 
 def test_a_set_without_labels_has_no_classes(int8_bundle):
-    found = diagnose.find_worst_samples(subject(int8_bundle), 2)
-    assert found.classes == ()
-    assert [sample.label for sample in found.worst] == [None, None]
+    worst = diagnose.find_worst_samples(diagnosed_bundle(int8_bundle), 2)
+    assert worst.classes == ()
+    assert [sample.label for sample in worst.worst] == [None, None]
 
 
 def test_labels_outside_the_networks_classes_are_refused(int8_bundle, tmp_path):
@@ -418,4 +425,4 @@ def test_labels_outside_the_networks_classes_are_refused(int8_bundle, tmp_path):
         folder.mkdir(parents=True)
         Image.fromarray(np.full((32, 32, 3), label * 20, np.uint8)).save(folder / "image.png")
     with pytest.raises(InputError, match="the data has labels from 0 to 11, but the network has 10 classes"):
-        diagnose.find_worst_samples(subject(int8_bundle, data=str(tmp_path / "images"), samples=12), 1)
+        diagnose.find_worst_samples(diagnosed_bundle(int8_bundle, data=str(tmp_path / "images"), samples=12), 1)

@@ -25,9 +25,9 @@ AS_ROOT = "" if os.geteuid() == 0 else "sudo "
 H200 = Gpu("NVIDIA H200", 90, "580.65.06", 150_754_820_096)
 
 
-def finding(subject):
-    [found] = [row for row in doctor.examine_machine() if row.subject == subject]
-    return found
+def find_row(subject):
+    [match] = [row for row in doctor.examine_machine() if row.subject == subject]
+    return match
 
 
 @pytest.fixture
@@ -73,49 +73,49 @@ PLACES = {
 }
 
 
-def test_nothing_needed_is_broken_where_the_tests_run():
+def test_no_required_finding_is_broken_in_the_test_environment():
     assert [row for row in doctor.examine_machine() if row.state == "broken"] == []
 
 
 @pytest.mark.parametrize("package", doctor.CORE)
 def test_a_missing_core_package_is_broken_and_names_the_command(installed, package):
     installed(**{package.replace("-", "_"): None})
-    found = finding(package)
-    assert (found.state, found.detail, found.remedy) == ("broken", "not installed", install_command())
+    result = find_row(package)
+    assert (result.state, result.detail, result.remedy) == ("broken", "not installed", install_command())
 
 
 @pytest.mark.parametrize(("package", "use", "extra"), [(name, *entry) for name, entry in doctor.EXTRAS.items()])
-def test_a_missing_extra_is_only_missing_and_says_what_it_is_for(installed, package, use, extra):
+def test_a_missing_extra_is_not_broken_and_states_its_purpose(installed, package, use, extra):
     installed(**{package.replace("-", "_"): None})
-    found = finding(package)
-    assert (found.state, found.detail) == ("missing", f"needed for {use}")
-    assert found.remedy.endswith(install_command(extra))
+    result = find_row(package)
+    assert (result.state, result.detail) == ("missing", f"needed for {use}")
+    assert result.remedy.endswith(install_command(extra))
 
 
 def test_the_gpu_extra_replaces_the_cpu_build_of_onnxruntime(installed):
     installed(pycuda=None, onnxruntime="1.31.1", onnxruntime_gpu=None)
-    assert finding("pycuda").remedy == f"{pip_command('uninstall', 'onnxruntime')} && {install_command('gpu')}"
+    assert find_row("pycuda").remedy == f"{pip_command('uninstall', 'onnxruntime')} && {install_command('gpu')}"
     installed(pycuda=None, onnxruntime=None, onnxruntime_gpu="1.31.1")
-    assert finding("pycuda").remedy == install_command("gpu")
+    assert find_row("pycuda").remedy == install_command("gpu")
 
 
-def test_two_packages_that_own_one_import_name_are_broken(installed):
+def test_two_packages_with_one_import_name_are_broken(installed):
     installed(onnxruntime="1.31.1", onnxruntime_gpu="1.31.0")
-    found = finding("onnxruntime")
-    assert found.state == "broken"
-    assert found.detail == "two packages own the import name: onnxruntime and onnxruntime-gpu"
-    assert found.remedy.startswith(pip_command("uninstall", "onnxruntime", "onnxruntime-gpu"))
+    result = find_row("onnxruntime")
+    assert result.state == "broken"
+    assert result.detail == "two packages own the import name: onnxruntime and onnxruntime-gpu"
+    assert result.remedy.startswith(pip_command("uninstall", "onnxruntime", "onnxruntime-gpu"))
 
 
 @pytest.mark.parametrize("package", ["onnxruntime", "onnxruntime-gpu"])
 def test_either_onnxruntime_package_alone_is_ok(installed, package):
     installed(**{"onnxruntime": None, "onnxruntime_gpu": None, package.replace("-", "_"): "1.31.1"})
-    assert (finding("onnxruntime").state, finding("onnxruntime").detail) == ("ok", f"1.31.1 ({package})")
+    assert (find_row("onnxruntime").state, find_row("onnxruntime").detail) == ("ok", f"1.31.1 ({package})")
 
 
 def test_a_self_built_onnxruntime_is_ok(installed):
     installed(onnxruntime=None, onnxruntime_gpu=None)
-    assert (finding("onnxruntime").state, finding("onnxruntime").detail) == ("ok", "of unknown version")
+    assert (find_row("onnxruntime").state, find_row("onnxruntime").detail) == ("ok", "of unknown version")
 
 
 EXTRA_OF = [("onnxruntime", "cpu"), ("openvino", "openvino"), ("tensorrt", "gpu"), ("tensorrt-rtx", "rtx")]
@@ -125,9 +125,9 @@ EXTRA_OF = [("onnxruntime", "cpu"), ("openvino", "openvino"), ("tensorrt", "gpu"
 def test_a_backend_that_is_not_installed_is_missing_and_names_the_command(monkeypatch, backend, extra):
     absent, find = BACKENDS[backend].requires, importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == absent else find(name))
-    found = finding(backend)
-    assert (found.state, found.detail) == ("missing", f"{absent} is not installed")
-    assert found.remedy.endswith(install_command(extra))
+    result = find_row(backend)
+    assert (result.state, result.detail) == ("missing", f"{absent} is not installed")
+    assert result.remedy.endswith(install_command(extra))
 
 
 def test_every_backend_has_a_finding():
@@ -137,7 +137,7 @@ def test_every_backend_has_a_finding():
 
 def test_openvino_reports_its_version(installed):
     installed(openvino="2026.4.1")
-    assert (finding("openvino").state, finding("openvino").detail) == ("ok", "2026.4.1")
+    assert (find_row("openvino").state, find_row("openvino").detail) == ("ok", "2026.4.1")
 
 
 @pytest.fixture
@@ -167,56 +167,56 @@ SOUND = ("Builder = object",)
 """Lines that every TensorRT has, and type stubs lack."""
 
 
-def test_type_stubs_alone_are_no_tensorrt(monkeypatch, tmp_path):
+def test_type_stubs_alone_do_not_count_as_tensorrt(monkeypatch, tmp_path):
     (tmp_path / "tensorrt").mkdir()
     (tmp_path / "tensorrt" / "__init__.pyi").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    assert (finding("tensorrt").state, finding("tensorrt").detail) == ("missing", "tensorrt is not installed")
+    assert (find_row("tensorrt").state, find_row("tensorrt").detail) == ("missing", "tensorrt is not installed")
 
 
 def test_tensorrt_without_a_driver_can_neither_build_nor_run(library, driver):
     library("tensorrt", *SOUND, '__version__ = "11.4.0.106"')
     driver()
-    found = finding("tensorrt")
-    assert (found.state, found.remedy) == ("missing", None)
-    assert found.detail == f"11.4.0.106: cannot build or run engines here: {ABSENCE}"
+    result = find_row("tensorrt")
+    assert (result.state, result.remedy) == ("missing", None)
+    assert result.detail == f"11.4.0.106: cannot build or run engines here: {ABSENCE}"
 
 
 def test_tensorrt_rtx_without_a_driver_builds_and_does_not_run(library, driver):
     library("tensorrt_rtx", *SOUND, '__version__ = "1.7.1.116"')
     driver()
-    found = finding("tensorrt-rtx")
-    assert (found.state, found.detail) == ("ok", f"1.7.1.116: builds engines; cannot run them: {ABSENCE}")
+    result = find_row("tensorrt-rtx")
+    assert (result.state, result.detail) == ("ok", f"1.7.1.116: builds engines; cannot run them: {ABSENCE}")
 
 
 @pytest.mark.parametrize(("name", "version"), [("tensorrt", "11.4.0.106"), ("tensorrt-rtx", "1.7.1.116")])
 def test_with_a_gpu_the_engines_that_run_are_named(library, driver, name, version):
     library(BACKENDS[name].requires, *SOUND, f'__version__ = "{version}"')
     driver(H200)
-    found = finding(name)
-    assert (found.state, found.detail) == ("ok", f"{version}: builds engines, runs those for compute capability 9.0")
+    result = find_row(name)
+    assert (result.state, result.detail) == ("ok", f"{version}: builds engines, runs those for compute capability 9.0")
 
 
-def test_a_library_whose_own_libraries_are_missing_is_broken(library):
+def test_a_library_with_missing_shared_libraries_is_broken(library):
     missing = "libnvinfer.so.11: cannot open shared object file: No such file or directory"
     library("tensorrt", f'raise ImportError("{missing}")')
-    found = finding("tensorrt")
-    assert found.state == "broken"
-    assert "libnvinfer.so.11" in found.detail
-    assert found.remedy
+    result = find_row("tensorrt")
+    assert result.state == "broken"
+    assert "libnvinfer.so.11" in result.detail
+    assert result.remedy
 
 
 def test_a_library_that_crashes_while_imported_is_broken(library):
     library("tensorrt", "import os, signal", "os.kill(os.getpid(), signal.SIGSEGV)")
-    found = finding("tensorrt")
-    assert (found.state, found.detail) == ("broken", "importing tensorrt failed: the process died by SIGSEGV")
-    assert found.remedy == reinstall_command("tensorrt")
+    result = find_row("tensorrt")
+    assert (result.state, result.detail) == ("broken", "importing tensorrt failed: the process died by SIGSEGV")
+    assert result.remedy == reinstall_command("tensorrt")
 
 
 def test_output_of_a_library_while_imported_is_ignored(library, driver):
     library("tensorrt", 'print("{}")', 'print("[W] no newline", end="")', *SOUND, '__version__ = "11.4.0.106"')
     driver(H200)
-    assert finding("tensorrt").detail.startswith("11.4.0.106: builds")
+    assert find_row("tensorrt").detail.startswith("11.4.0.106: builds")
 
 
 def test_hanging_imports_share_one_time_limit(library, tmp_path):
@@ -224,16 +224,16 @@ def test_hanging_imports_share_one_time_limit(library, tmp_path):
     for file in started:
         library(file.name, "import os, time", f'open("{file}", "w").write(str(os.getpid()))', "time.sleep(60)")
     start = time.monotonic()
-    found = {row.subject: row for row in doctor.examine_machine()}
+    rows = {row.subject: row for row in doctor.examine_machine()}
     assert time.monotonic() - start < 2 * doctor.TIMEOUT_S
     for name in doctor.TENSORRT:
-        assert (found[name].state, "not imported" in found[name].detail) == ("ok", True)
+        assert (rows[name].state, "not imported" in rows[name].detail) == ("ok", True)
     for file in started:
         with pytest.raises(ProcessLookupError):
             os.kill(int(file.read_text()), 0)
 
 
-def test_doctor_imports_none_of_the_libraries_itself():
+def test_doctor_imports_no_library_in_its_own_process():
     program = "import sys; from deploykit.workflows import doctor; doctor.examine_machine(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"torch", *(entry.requires for entry in BACKENDS.values())} & set(done.stdout.split())
@@ -242,38 +242,38 @@ def test_doctor_imports_none_of_the_libraries_itself():
 def test_a_missing_gpu_is_reported_with_the_consequence(files, driver):
     files()
     driver()
-    found = finding("GPU")
-    assert (found.state, found.detail) == ("missing", f"{ABSENCE}: graphs are built and checked on the CPU")
+    result = find_row("GPU")
+    assert (result.state, result.detail) == ("missing", f"{ABSENCE}: graphs are built and checked on the CPU")
 
 
 def test_a_kernel_module_without_its_library_suggests_a_container_without_gpu_access(files, driver):
     files(nvidia="NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05\n")
     driver()
-    assert finding("GPU").state == "missing"
-    assert "a container without access to the GPU" in finding("GPU").detail
+    assert find_row("GPU").state == "missing"
+    assert "a container without access to the GPU" in find_row("GPU").detail
 
 
 def test_a_gpu_is_reported_with_capability_memory_and_driver(files, driver):
     files()
     driver(H200)
-    found = finding("GPU")
-    assert (found.state, found.remedy) == ("ok", None)
-    assert found.detail == "NVIDIA H200, compute capability 9.0, 140.4 GiB, driver 580.65.06"
+    result = find_row("GPU")
+    assert (result.state, result.remedy) == ("ok", None)
+    assert result.detail == "NVIDIA H200, compute capability 9.0, 140.4 GiB, driver 580.65.06"
 
 
 def test_a_gpu_without_a_driver_is_found_on_the_pci_bus(files, driver):
     files(vendor="0x10de\n", kind="0x030200\n")
     driver()
-    found = finding("GPU")
-    assert (found.state, found.remedy) == ("missing", f"{AS_ROOT}ubuntu-drivers install && {AS_ROOT}reboot")
-    assert "this machine has an NVIDIA GPU" in found.detail
+    result = find_row("GPU")
+    assert (result.state, result.remedy) == ("missing", f"{AS_ROOT}ubuntu-drivers install && {AS_ROOT}reboot")
+    assert "this machine has an NVIDIA GPU" in result.detail
 
 
 @pytest.mark.parametrize(("vendor", "kind"), [("0x1002\n", "0x030000\n"), ("0x10de\n", "0x040300\n")])
 def test_other_vendors_and_audio_devices_are_not_nvidia_gpus(files, driver, vendor, kind):
     files(vendor=vendor, kind=kind)
     driver()
-    assert finding("GPU").remedy is None
+    assert find_row("GPU").remedy is None
 
 
 MODES = "< POWER_MODEL ID=0 NAME=MAXN >\n< POWER_MODEL ID=2 NAME=MODE_30W >\n"
@@ -281,12 +281,15 @@ MODES = "< POWER_MODEL ID=0 NAME=MAXN >\n< POWER_MODEL ID=2 NAME=MODE_30W >\n"
 
 def test_a_jetson_reports_its_board_and_power_mode(files):
     files(model="NVIDIA Jetson AGX Orin\0", status="pmode:0002", modes=MODES)
-    assert (finding("Jetson").state, finding("Jetson").detail) == ("ok", "NVIDIA Jetson AGX Orin, power mode MODE_30W")
+    assert (find_row("Jetson").state, find_row("Jetson").detail) == (
+        "ok",
+        "NVIDIA Jetson AGX Orin, power mode MODE_30W",
+    )
 
 
 def test_a_jetson_with_unknown_power_mode_names_the_command_that_prints_it(files):
     files(model="NVIDIA Jetson AGX Orin\0")
-    assert "sudo nvpmodel -q" in finding("Jetson").detail
+    assert "sudo nvpmodel -q" in find_row("Jetson").detail
 
 
 def test_other_boards_are_not_jetsons(files):
@@ -297,20 +300,22 @@ def test_other_boards_are_not_jetsons(files):
 @pytest.mark.parametrize("tool", doctor.TOOLS)
 def test_a_missing_tool_is_only_missing_and_names_the_command(monkeypatch, tool):
     monkeypatch.setattr(shutil, "which", {"apt": "/usr/bin/apt"}.get)
-    found = finding(tool)
-    assert found.state == "missing"
-    assert found.detail.startswith("only needed for C++ applications")
-    assert found.remedy.startswith(f"{AS_ROOT}apt install ")
+    result = find_row(tool)
+    assert result.state == "missing"
+    assert result.detail.startswith("only needed for C++ applications")
+    assert result.remedy.startswith(f"{AS_ROOT}apt install ")
 
 
 def test_without_apt_a_missing_tool_names_its_package(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    assert finding("clang").remedy == "install clang (its name on Debian and Ubuntu) with this system's package manager"
+    assert (
+        find_row("clang").remedy == "install clang (its name on Debian and Ubuntu) with this system's package manager"
+    )
 
 
 @pytest.fixture
 def tool(monkeypatch, tmp_path):
-    """A machine whose g++ is this shell script."""
+    """A machine with this shell script as its g++."""
 
     def pretend(script):
         program = tmp_path / "g++"
@@ -333,63 +338,63 @@ def tool(monkeypatch, tmp_path):
 )
 def test_a_tool_reports_its_version_and_path(tool, said, version):
     program = tool(f"echo '{said}'")
-    assert (finding("g++").state, finding("g++").detail) == ("ok", f"{version}, {program}")
+    assert (find_row("g++").state, find_row("g++").detail) == ("ok", f"{version}, {program}")
 
 
 def test_a_failing_tool_is_broken_with_the_reason(tool):
     program = tool("echo cannot find libmpc.so.3 >&2; exit 127")
-    found = finding("g++")
-    assert (found.state, found.detail) == ("broken", f"{program} --version failed: cannot find libmpc.so.3")
-    assert found.remedy == f"{AS_ROOT}apt install --reinstall g++"
+    result = find_row("g++")
+    assert (result.state, result.detail) == ("broken", f"{program} --version failed: cannot find libmpc.so.3")
+    assert result.remedy == f"{AS_ROOT}apt install --reinstall g++"
 
 
 def test_a_hanging_tool_is_stopped_at_the_time_limit(tool):
     program = tool("exec sleep 60")
-    assert (finding("g++").state, finding("g++").detail) == ("ok", f"of unknown version, {program}")
+    assert (find_row("g++").state, find_row("g++").detail) == ("ok", f"of unknown version, {program}")
 
 
 def test_a_cache_that_does_not_exist_yet_is_ok(monkeypatch, tmp_path):
     monkeypatch.setenv("DEPLOYKIT_CACHE_DIR", str(tmp_path / "deep" / "down"))
-    assert finding("cache").state == "ok"
+    assert find_row("cache").state == "ok"
     assert not (tmp_path / "deep").exists()
 
 
 def test_a_cache_that_cannot_be_written_is_broken_and_names_the_variable(monkeypatch, tmp_path):
     monkeypatch.setenv("DEPLOYKIT_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
-    found = finding("cache")
-    assert (found.state, found.detail) == ("broken", f"{tmp_path} cannot be written")
-    assert found.remedy.startswith("export DEPLOYKIT_CACHE_DIR=")
+    result = find_row("cache")
+    assert (result.state, result.detail) == ("broken", f"{tmp_path} cannot be written")
+    assert result.remedy.startswith("export DEPLOYKIT_CACHE_DIR=")
 
 
 def test_a_cache_that_is_a_file_is_broken(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DEPLOYKIT_CACHE_DIR", str(tmp_path / "file"))
-    assert (finding("cache").state, finding("cache").detail) == ("broken", f"{tmp_path / 'file'} is not a folder")
+    assert (find_row("cache").state, find_row("cache").detail) == ("broken", f"{tmp_path / 'file'} is not a folder")
 
 
 def test_the_cache_reports_entries_size_and_cap(monkeypatch, tmp_path):
     monkeypatch.setenv("DEPLOYKIT_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("DEPLOYKIT_CACHE_GIB", "1.5")
     cache.fetch_or_build("graph", {}, lambda folder: (folder / "file").write_bytes(b"x"))
-    assert finding("cache").detail.startswith(f"{tmp_path}, 1 entries, 0.0 GiB of at most 1.5 GiB, ")
+    assert find_row("cache").detail.startswith(f"{tmp_path}, 1 entries, 0.0 GiB of at most 1.5 GiB, ")
 
 
 def test_an_invalid_cache_cap_is_broken(monkeypatch):
     monkeypatch.setenv("DEPLOYKIT_CACHE_GIB", "much")
-    found = finding("cache")
-    assert (found.state, found.remedy) == ("broken", "Set it to a number such as 20.")
+    result = find_row("cache")
+    assert (result.state, result.remedy) == ("broken", "Set it to a number such as 20.")
 
 
 def test_a_full_disk_is_broken_for_bundles_and_for_the_cache(monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(2**40, 2**40 - 2**30, 2**30))
     for subject, remedy in (("disk", "choose another folder with -o"), ("cache", "deploykit cache clear")):
-        found = finding(subject)
-        assert found.state == "broken"
-        assert found.remedy.endswith(remedy)
-        assert "only 1.0 GiB free" in found.detail
+        result = find_row(subject)
+        assert result.state == "broken"
+        assert result.remedy.endswith(remedy)
+        assert "only 1.0 GiB free" in result.detail
 
 
 def test_free_space_is_that_of_the_current_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert finding("disk").detail.endswith(f"GiB free for bundles in {tmp_path}")
+    assert find_row("disk").detail.endswith(f"GiB free for bundles in {tmp_path}")

@@ -1,4 +1,4 @@
-"""The export workflow: the order of its stages, what the cache saves, and what every stage refuses."""
+"""The export workflow: order of stages, caching, and refusals."""
 
 import contextlib
 from pathlib import Path
@@ -49,7 +49,7 @@ def progress():
 
 
 @pytest.fixture
-def export(small, progress):  # noqa: ARG001 - `small` makes measuring quick
+def export(small_export, progress):  # noqa: ARG001 - `small_export` shortens measurements
     def run(request, folder, force=False):
         return pipeline.export(request, Path(folder), force, progress)
 
@@ -71,21 +71,21 @@ LATER_TITLES = [
 ]
 
 
-# ── Order, and what is done once ────────────────────────────────────────────────────────────────────────────────────
+# ── Order and caching ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_stages_run_in_order(export, progress, forgetful_cache, traced_before, tmp_path):
-    forgetful_cache("graph", "reference", "ranges", "cast", "engine", "verdict", "receipt", "latency")
-    traced_before()
+def test_stages_run_in_order(export, progress, cache_without, replay_exporter, tmp_path):
+    cache_without("graph", "reference", "ranges", "cast", "engine", "verdict", "receipt", "latency")
+    replay_exporter()
     outcome = export(FP16, tmp_path / "bundle")
     assert not outcome.up_to_date
     assert outcome.manifest.parity.passed
     assert progress.titles == EXPORT_TITLES + LATER_TITLES
 
 
-def test_every_progress_bar_reaches_its_total(export, progress, forgetful_cache, traced_before, tmp_path):
-    forgetful_cache("graph", "reference", "ranges", "cast", "engine", "verdict", "receipt", "latency")
-    traced_before()
+def test_every_progress_bar_reaches_its_total(export, progress, cache_without, replay_exporter, tmp_path):
+    cache_without("graph", "reference", "ranges", "cast", "engine", "verdict", "receipt", "latency")
+    replay_exporter()
     export(FP16, tmp_path / "bundle")
     counted = {title: (done, total) for title, (done, total) in progress.units.items() if total is not None}
     assert len(counted) == 6
@@ -95,10 +95,10 @@ def test_every_progress_bar_reaches_its_total(export, progress, forgetful_cache,
 def test_cached_stages_are_not_repeated(export, progress, fp16_bundle, tmp_path):
     outcome = export(FP16, tmp_path / "bundle")
     assert progress.titles == ["writing the bundle"]
-    made, before = (
-        {**each.files, "report.html": None} for each in (outcome.manifest, manifests.read_manifest(fp16_bundle))
+    written, before = (
+        {**manifest.files, "report.html": None} for manifest in (outcome.manifest, manifests.read_manifest(fp16_bundle))
     )
-    assert made == before  # a report says when its bundle was written
+    assert written == before  # a report says when its bundle was written
 
 
 @pytest.mark.usefixtures("fp32_bundle")
@@ -108,15 +108,15 @@ def test_other_samples_reuse_the_graph(export, progress, tmp_path):
     assert "comparing fp32 with eager PyTorch on synthetic" in progress.titles
 
 
-def test_an_up_to_date_bundle_is_left_as_it_is(export, progress, bundle):
+def test_an_up_to_date_bundle_is_unchanged(export, progress, bundle):
     outcome = export(FP32, bundle)
     assert (outcome.up_to_date, outcome.folder, progress.titles) == (True, bundle, [])
     assert outcome.manifest == manifests.read_manifest(bundle)
 
 
-def test_an_exporter_fallback_is_noted_and_recorded(export, progress, forgetful_cache, traced_before, tmp_path):
-    forgetful_cache("graph")
-    traced_before(fallback="data-dependent code")
+def test_an_exporter_fallback_is_noted_and_recorded(export, progress, cache_without, replay_exporter, tmp_path):
+    cache_without("graph")
+    replay_exporter(fallback="data-dependent code")
     outcome = export(FP32, tmp_path / "bundle")
     assert any("data-dependent code" in note for note in progress.notes)
     assert (outcome.manifest.graph.exporter, outcome.manifest.graph.fallback_reason) == (
@@ -150,7 +150,7 @@ def test_a_folder_that_is_both_range_and_evaluation_data_is_a_caveat(export, tmp
     assert "value ranges were checked on 4 of the samples that parity is evaluated on" in parity.caveats
 
 
-# ── Refusals ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Refusals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_an_unknown_network_is_refused_before_any_work(export, progress, tmp_path):
@@ -174,9 +174,9 @@ def test_an_unsupported_opset_is_refused_before_any_work(export, progress, tmp_p
 
 
 def test_an_error_of_the_fp32_graph_fails_fp16_despite_its_wider_tolerance(
-    export, forgetful_cache, monkeypatch, tmp_path
+    export, cache_without, monkeypatch, tmp_path
 ):
-    forgetful_cache("verdict")
+    cache_without("verdict")
 
     def bounds(precision, trained):
         tolerance = for_precision(precision, trained)
@@ -188,7 +188,7 @@ def test_an_error_of_the_fp32_graph_fails_fp16_despite_its_wider_tolerance(
     assert parity.failures[0].startswith("the FP32 graph fails: output 'logits': the largest difference is")
 
 
-# ── The matrix ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The matrix ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.usefixtures("fp32_bundle", "fp16_bundle")
@@ -209,14 +209,14 @@ def test_the_matrix_refuses_an_unknown_network_before_the_first_row(progress):
     assert progress.titles == []
 
 
-def test_the_matrix_builds_another_network_for_other_weights(progress, small):  # noqa: ARG001 - it makes measuring quick
+def test_the_matrix_builds_another_network_for_other_weights(progress, small_export):  # noqa: ARG001 - it shortens measurements
     other = msgspec.structs.replace(FP32, weights=WeightsSource("random", seed=1))
     first, second = pipeline.evaluate_matrix([FP32, other], progress)
     assert "the weights are random, seed 0" in first.parity.caveats[0]
     assert "the weights are random, seed 1" in second.parity.caveats[0]
 
 
-# ── What a bundle answers ───────────────────────────────────────────────────────────────────────────────────────────
+# ── Predictions of a bundle ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_preprocessing_in_the_graph_with_a_static_batch_predicts_the_same(export, fp32_bundle, photograph, tmp_path):
@@ -249,7 +249,7 @@ def test_a_self_test_reports_untrained_weights(bundle):
     assert "the network is untrained" in load.verify(bundle).parity.caveats[0]
 
 
-# ── Acceptance: does a row's answer depend on how many rows there are? ──────────────────────────────────────────────
+# ── Acceptance: does a row's output depend on the number of rows? ─────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -280,18 +280,18 @@ class Runner:
         return {"logits": self.function(arrays["input"])}
 
 
-def flat(array):
+def flatten(array):
     return array.reshape(len(array), -1).astype(np.float32)
 
 
-def nothing():
+def no_progress():
     pass
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
 def test_a_graph_with_independent_rows_is_accepted(dtype):
-    runner = Runner(flat, dtype)
-    stages.check_batch_sizes(runner, (1, 2, 5), nothing)
+    runner = Runner(flatten, dtype)
+    stages.check_batch_sizes(runner, (1, 2, 5), no_progress)
     assert [len(array) for array in runner.seen] == [1, 2, 5]
     assert {array.dtype.name for array in runner.seen} == {dtype}
 
@@ -299,25 +299,28 @@ def test_a_graph_with_independent_rows_is_accepted(dtype):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda array: flat(array)[:1], "At batch 2 the graph returns 1 rows"),
+        (lambda array: flatten(array)[:1], "At batch 2 the graph returns 1 rows"),
         (
-            lambda array: flat(array) / len(array),
+            lambda array: flatten(array) / len(array),
             "At batch 2 row 0 of output 'logits' differs from the same row at batch 1",
         ),
-        (lambda array: flat(array[::-1]), "At batch 2 row 0 of output 'logits' differs from the same row at batch 1"),
+        (
+            lambda array: flatten(array[::-1]),
+            "At batch 2 row 0 of output 'logits' differs from the same row at batch 1",
+        ),
     ],
     ids=["a batch that was baked in", "a mean over the batch", "rows mixed up"],
 )
 def test_a_graph_with_dependent_rows_is_refused(function, message):
     with pytest.raises(CheckFailed, match=message):
-        stages.check_batch_sizes(Runner(function), (1, 2, 5), nothing)
+        stages.check_batch_sizes(Runner(function), (1, 2, 5), no_progress)
 
 
 def test_rounding_that_varies_with_the_batch_is_accepted():
-    stages.check_batch_sizes(Runner(lambda array: flat(array) * (1 + 1e-6 * len(array))), (1, 2, 5), nothing)
+    stages.check_batch_sizes(Runner(lambda array: flatten(array) * (1 + 1e-6 * len(array))), (1, 2, 5), no_progress)
 
 
-# ── Labels ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Labels ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_labels_come_from_data_with_as_many_classes_as_the_network(export, tmp_path):

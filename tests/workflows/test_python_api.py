@@ -25,10 +25,10 @@ ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 
 
-# ── The package ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The package ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_importing_it_imports_nothing_else():
+def test_importing_the_package_imports_no_other_package():
     program = "import sys; before = set(sys.modules); import deploykit; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert {name.partition(".")[0] for name in done.stdout.split()} <= {"deploykit", *sys.stdlib_module_names}
@@ -40,13 +40,15 @@ def test_every_public_name_exists_and_has_a_docstring(name):
     assert name in dir(deploykit)
 
 
-def test_type_checkers_see_the_names_that_are_there():
+def test_type_checkers_see_exactly_the_public_names():
     """Type checkers do not run `__getattr__`; they read the imports under TYPE_CHECKING."""
     tree = ast.parse((ROOT / "deploykit" / "__init__.py").read_text(encoding="utf-8"))
     [block] = [node for node in tree.body if isinstance(node, ast.If)]
-    seen = {(node.module, each.name) for node in block.body if isinstance(node, ast.ImportFrom) for each in node.names}
-    assert {name for _, name in seen} == set(deploykit.__all__)
-    for module, name in seen:
+    imported = {
+        (node.module, alias.name) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert {name for _, name in imported} == set(deploykit.__all__)
+    for module, name in imported:
         assert getattr(deploykit, name) is getattr(sys.modules[module], name)
 
 
@@ -66,7 +68,7 @@ def test_the_guide_lists_every_function():
     assert all(hasattr(deploykit, name) for name in named & set(re.findall(r"^\| `(\w+)\(", GUIDE, re.MULTILINE)))
 
 
-# ── Requests ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Requests ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 CALIBRATED = ("--calibration", "digits", "--calibration-size", "64", "--observer", "minmax")
 SAME = {
@@ -97,15 +99,15 @@ SAME = {
 
 @pytest.mark.parametrize(("words", "said"), SAME.values(), ids=SAME)
 def test_a_request_is_that_of_the_command_line(cli, monkeypatch, words, said):
-    asked = []
+    requests = []
 
     def export(request, *_):
-        asked.append(request)
+        requests.append(request)
         raise deploykit.CheckFailed("seen enough.", "")
 
     monkeypatch.setattr("deploykit.workflows.export.export", export)
     assert cli("export", "nin_cifar10", *words).code == 1
-    assert [deploykit.export_request("nin_cifar10", **said)] == asked
+    assert [deploykit.export_request("nin_cifar10", **said)] == requests
 
 
 @pytest.mark.parametrize(
@@ -133,11 +135,11 @@ def test_a_request_for_a_network_that_does_not_exist_is_refused_before_any_work(
     assert list(tmp_path.iterdir()) == []
 
 
-# ── Progress, and what is missing ───────────────────────────────────────────────────────────────────────────────────
+# ── Progress and missing packages ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_progress_goes_to_the_logger_only(caplog, capfd, forgetful_cache, tmp_path):
-    forgetful_cache("latency")
+def test_progress_goes_to_the_logger_only(caplog, capfd, cache_without, tmp_path):
+    cache_without("latency")
     request = deploykit.export_request("nin_cifar10", data="synthetic", samples=4, batch=BatchRange(1, 2, 4))
     with caplog.at_level(logging.INFO, "deploykit"):
         deploykit.export_bundle(request, tmp_path / "bundle")
@@ -185,7 +187,7 @@ def test_a_report_that_cannot_be_rendered_fails_before_any_work(cli, bundle, mon
     assert snapshot(bundle) == before
 
 
-# ── A loaded bundle ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── A loaded bundle ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
@@ -197,15 +199,19 @@ def pixels():
 
 
 @pytest.fixture(scope="session")
-def loaded(fp32_bundle):
+def loaded_bundle(fp32_bundle):
     return deploykit.load(fp32_bundle)
 
 
-def test_a_loaded_bundle_has_inputs_and_outputs(loaded, fp32_bundle):
+def test_a_loaded_bundle_has_inputs_and_outputs(loaded_bundle, fp32_bundle):
     manifest = manifests.read_manifest(fp32_bundle)
-    assert (loaded.inputs, loaded.outputs) == (manifest.inputs, manifest.outputs)
-    assert (loaded.manifest, loaded.engine, loaded.batch) == (manifest, manifest.engine, BatchRange(1, 2, 4))
-    assert loaded.labels == loaded.skipped_engines == ()
+    assert (loaded_bundle.inputs, loaded_bundle.outputs) == (manifest.inputs, manifest.outputs)
+    assert (loaded_bundle.manifest, loaded_bundle.engine, loaded_bundle.batch) == (
+        manifest,
+        manifest.engine,
+        BatchRange(1, 2, 4),
+    )
+    assert loaded_bundle.labels == loaded_bundle.skipped_engines == ()
 
 
 @pytest.mark.parametrize("name", ["fp32_bundle", "fp16_bundle", "int8_bundle"])
@@ -220,11 +226,11 @@ def test_golden_inputs_give_golden_outputs(request, name):
     assert bundle.self_test().passed
 
 
-def test_a_loaded_bundle_is_thread_safe(loaded, fp32_bundle):
-    inputs, _ = read_golden(fp32_bundle, loaded.manifest)
-    [expected] = loaded.run(inputs).values()
+def test_a_loaded_bundle_is_thread_safe(loaded_bundle, fp32_bundle):
+    inputs, _ = read_golden(fp32_bundle, loaded_bundle.manifest)
+    [expected] = loaded_bundle.run(inputs).values()
     with ThreadPoolExecutor(4) as pool:
-        for answers in pool.map(lambda _: loaded.run(inputs), range(16)):
+        for answers in pool.map(lambda _: loaded_bundle.run(inputs), range(16)):
             np.testing.assert_allclose(answers["logits"], expected, rtol=1e-5, atol=1e-5)
 
 
@@ -245,18 +251,18 @@ FITTING = np.zeros((2, 3, 32, 32), np.float32)
         ({"input": np.concatenate([FITTING] * 3)}, "input has a batch of 6, and the bundle accepts 1 to 4"),
     ],
 )
-def test_mismatched_arrays_are_refused_and_never_converted(loaded, arrays, message):
+def test_mismatched_arrays_are_refused_and_never_converted(loaded_bundle, arrays, message):
     with pytest.raises(deploykit.InputError, match=f"^{message}. The inputs are input: float32, batch×3×32×32"):
-        loaded.run(arrays)
+        loaded_bundle.run(arrays)
 
 
-def test_images_are_preprocessed_by_the_manifest(loaded, pixels, tmp_path):
+def test_images_are_preprocessed_by_the_manifest(loaded_bundle, pixels, tmp_path):
     image = pixels()
     Image.fromarray(image).save(tmp_path / "one.png")
     encoded = (tmp_path / "one.png").read_bytes()
-    made = loaded.preprocess([image, tmp_path / "one.png", str(tmp_path / "one.png"), encoded])
-    expected = preprocess.preprocess_image(image, loaded.manifest.model.preprocessing)
-    np.testing.assert_array_equal(made["input"], np.stack([expected] * 4))
+    batch = loaded_bundle.preprocess([image, tmp_path / "one.png", str(tmp_path / "one.png"), encoded])
+    expected = preprocess.preprocess_image(image, loaded_bundle.manifest.model.preprocessing)
+    np.testing.assert_array_equal(batch["input"], np.stack([expected] * 4))
 
 
 @pytest.mark.parametrize(
@@ -270,33 +276,33 @@ def test_images_are_preprocessed_by_the_manifest(loaded, pixels, tmp_path):
     ],
     ids=["junk", "no file", "a number", "grey", "another type"],
 )
-def test_invalid_images_are_refused(loaded, pixels, image, message):
+def test_invalid_images_are_refused(loaded_bundle, pixels, image, message):
     with pytest.raises(deploykit.InputError, match=message):
-        loaded.preprocess([pixels(), image])
+        loaded_bundle.preprocess([pixels(), image])
 
 
-def test_an_empty_list_of_images_is_refused(loaded):
+def test_an_empty_list_of_images_is_refused(loaded_bundle):
     with pytest.raises(deploykit.InputError, match="list of images is empty"):
-        loaded.preprocess([])
+        loaded_bundle.preprocess([])
 
 
-def test_images_beyond_one_batch_predict_as_single_ones_do(loaded, pixels):
+def test_images_beyond_one_batch_predict_as_single_ones_do(loaded_bundle, pixels):
     images = [pixels(seed) for seed in range(6)]
-    found = loaded.predict(images, best=2)
-    assert [each.image for each in found] == [f"image {number}" for number in range(6)]
-    for one, image in zip(found, images, strict=True):
-        [alone] = loaded.predict([image], best=2)
+    predictions = loaded_bundle.predict(images, best=2)
+    assert [prediction.image for prediction in predictions] == [f"image {number}" for number in range(6)]
+    for one, image in zip(predictions, images, strict=True):
+        [alone] = loaded_bundle.predict([image], best=2)
         assert one.classes == alone.classes
         assert one.scores == pytest.approx(alone.scores, rel=1e-4)
 
 
-def test_a_path_keeps_its_name(loaded, photograph):
-    assert deploykit.predict(loaded.folder, [photograph])[0].image == str(photograph)
-    assert loaded.predict([], 1) == ()
+def test_a_path_keeps_its_name(loaded_bundle, photograph):
+    assert deploykit.predict(loaded_bundle.folder, [photograph])[0].image == str(photograph)
+    assert loaded_bundle.predict([], 1) == ()
 
 
-def test_a_float16_runner_accepts_float32(cli, small, tmp_path):
-    assert cli(*small, "--fp16", "--io", "fp16", "-o", tmp_path / "b").code == 0
+def test_a_float16_runner_accepts_float32(cli, small_export, tmp_path):
+    assert cli(*small_export, "--fp16", "--io", "fp16", "-o", tmp_path / "b").code == 0
     bundle = deploykit.load(tmp_path / "b")
     inputs, _ = read_golden(tmp_path / "b", bundle.manifest)
     half = {name: array.astype(np.float16) for name, array in inputs.items()}
@@ -304,10 +310,10 @@ def test_a_float16_runner_accepts_float32(cli, small, tmp_path):
     np.testing.assert_array_equal(bundle.run(inputs)["logits"], bundle.run(half)["logits"])
 
 
-# ── Which engine ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Selection of the engine ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def edited(bundle, **changes):
+def edit_manifest(bundle, **changes):
     manifest = msgspec.structs.replace(manifests.read_manifest(bundle), **changes)
     (bundle / "manifest.json").write_bytes(manifests.encode_manifest(manifest))
     return manifest
@@ -323,7 +329,7 @@ def test_an_engine_that_cannot_run_here_is_skipped_with_the_reason(bundle, monke
 
     monkeypatch.setattr("deploykit.backends.is_installed", lambda name: name != "tensorrt")
     other = SecondaryEngine(manifests.read_manifest(bundle).engine, "not run")
-    edited(bundle, engine=of_tensorrt(bundle), extra_engines=(other,))
+    edit_manifest(bundle, engine=of_tensorrt(bundle), extra_engines=(other,))
     loaded = deploykit.load(bundle)
     assert loaded.engine.backend == "onnxruntime"
     [reason] = loaded.skipped_engines
@@ -332,7 +338,7 @@ def test_an_engine_that_cannot_run_here_is_skipped_with_the_reason(bundle, monke
 
 def test_without_a_runnable_engine_the_error_names_the_remedy(bundle, monkeypatch):
     monkeypatch.setattr("deploykit.backends.is_installed", lambda name: name != "tensorrt")
-    edited(bundle, engine=of_tensorrt(bundle))
+    edit_manifest(bundle, engine=of_tensorrt(bundle))
     with pytest.raises(
         deploykit.BackendError, match=r"In Python, load it with backend='onnxruntime' instead\. .*\n.*\[gpu\]'"
     ):
@@ -384,13 +390,13 @@ def test_a_folder_that_is_not_a_bundle_is_refused(tmp_path):
         deploykit.load(tmp_path)
 
 
-def test_verify_gives_the_verdict_of_this_machine(fp32_bundle):
+def test_verify_returns_the_verdict_of_this_machine(fp32_bundle):
     manifest = deploykit.verify(fp32_bundle)
     assert manifest.parity.passed
     assert manifest.parity.data.count == manifest.golden.count
 
 
-# ── Modules in hand, reports ────────────────────────────────────────────────────────────────────────────────────────
+# ── Module objects and reports ────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
@@ -470,12 +476,12 @@ def test_a_graph_is_inspected_node_by_node(fp32_bundle):
     assert deploykit.inspect_engines(fp32_bundle) == ()
 
 
-# ── The guide ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The guide ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.slow
 def test_the_guide_works_as_printed(int8_bundle, photograph, tmp_path, monkeypatch, capsys, quick_latency):  # noqa: ARG001
-    """With a smaller network, so that it takes less time."""
+    """With a smaller network, to save time."""
     shutil.copytree(int8_bundle, tmp_path / "build" / "nin_cifar10-int8")
     Image.open(photograph).save(tmp_path / "cat.jpg")
     (tmp_path / "dog.jpg").write_bytes((tmp_path / "cat.jpg").read_bytes())
@@ -485,12 +491,12 @@ def test_the_guide_works_as_printed(int8_bundle, photograph, tmp_path, monkeypat
     assert len(blocks) == 6
     for block in blocks:
         exec(compile(block.replace("resnet18", "nin_cifar10"), "docs/python.md", "exec"), space)
-    said = capsys.readouterr().out
-    assert re.search(r"^cat.jpg \[\('class \d+', 0\.\d+\)", said, re.MULTILINE)
+    output = capsys.readouterr().out
+    assert re.search(r"^cat.jpg \[\('class \d+', 0\.\d+\)", output, re.MULTILINE)
     assert space["outputs"]["logits"].shape[0] == 2
     assert space["parity"].passed
     assert space["manifest"].parity.passed
-    assert [each.latency.batch for each in space["bench"].measurements] == [1, 4]
+    assert [measurement.latency.batch for measurement in space["bench"].measurements] == [1, 4]
     assert (tmp_path / "build" / "report.html").is_file()
 
 

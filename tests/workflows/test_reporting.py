@@ -18,7 +18,7 @@ def manifest(bundle):
 
 
 @pytest.fixture
-def guilty(manifest):
+def failing_stages(manifest):
     """A record of stages, one of which fails."""
     bad = StageParity(
         "engine", "openvino", (), manifest.parity.outputs, manifest.parity.tolerance, ("far too much noise",)
@@ -26,7 +26,7 @@ def guilty(manifest):
     return Stages((bad,), manifest.parity.data)
 
 
-def test_a_bundle_comes_with_its_report_and_every_duration(bundle, manifest):
+def test_a_bundle_contains_its_report_and_every_duration(bundle, manifest):
     page = (bundle / "report.html").read_text(encoding="utf-8")
     assert "PASSED" in page
     known = reporting.collect_report([bundle]).bundles[0].records
@@ -40,26 +40,26 @@ def test_the_report_in_a_bundle_equals_that_of_the_report_verb(bundle, fp32_bund
     assert reporting.render_page([bundle.with_name(fp32_bundle.name)]) == reporting.render_page([fp32_bundle])
 
 
-def test_saved_records_appear_in_the_report(bundle, guilty):
-    made = reporting.save_record(bundle, guilty)
-    check_files(bundle, made)
+def test_saved_records_appear_in_the_report(bundle, failing_stages):
+    saved = reporting.save_record(bundle, failing_stages)
+    check_files(bundle, saved)
     page = (bundle / "report.html").read_text(encoding="utf-8")
     assert "FAILED" in page
     assert "stage engine: far too much noise" in page
 
 
-def test_saving_a_record_keeps_the_others(bundle, guilty, manifest):
-    reporting.save_record(bundle, guilty)
+def test_saving_a_record_preserves_the_others(bundle, failing_stages, manifest):
+    reporting.save_record(bundle, failing_stages)
     reporting.save_record(bundle, SampleDifferences((), (), manifest.parity.data))
     known = reporting.collect_report([bundle]).bundles[0].records
-    assert known.stages == guilty
+    assert known.stages == failing_stages
     assert known.samples is not None
     assert known.measurement is not None
 
 
-def test_saving_a_record_again_replaces_it(bundle, guilty):
-    reporting.save_record(bundle, guilty)
-    reporting.save_record(bundle, msgspec.structs.replace(guilty, stages=()))
+def test_saving_a_record_again_replaces_it(bundle, failing_stages):
+    reporting.save_record(bundle, failing_stages)
+    reporting.save_record(bundle, msgspec.structs.replace(failing_stages, stages=()))
     assert reporting.collect_report([bundle]).bundles[0].failures == ()
 
 
@@ -95,4 +95,7 @@ def test_a_folder_that_is_not_a_bundle_is_an_error(tmp_path):
 
 def test_bundles_with_equal_names_are_named_by_path(bundle, tmp_path):
     other = shutil.copytree(bundle, tmp_path / "elsewhere" / "bundle")
-    assert [each.name for each in reporting.collect_report([bundle, other]).bundles] == [str(bundle), str(other)]
+    assert [bundle_report.name for bundle_report in reporting.collect_report([bundle, other]).bundles] == [
+        str(bundle),
+        str(other),
+    ]

@@ -72,7 +72,7 @@ class Gpu:
         self.next_address = 1 << 20
 
     def call(self, name: str, *details: Any) -> None:
-        """Note a call; raise what it was told to."""
+        """Record a call; raise the error configured for it."""
         self.calls.append((name, *details))
         refusal = self.refuses.get(name)
         if isinstance(refusal, Exception):
@@ -97,7 +97,7 @@ class Gpu:
 
     def bytes_at(self, address: int, nbytes: int) -> np.ndarray[Any, Any]:
         """A view of memory that was allocated and is not freed."""
-        base = max((each for each in self.memory if each <= address), default=-1)
+        base = max((start for start in self.memory if start <= address), default=-1)
         assert base >= 0, "an address of nothing"
         block = self.memory[base][address - base : address - base + nbytes]
         assert block.size == nbytes, "past the end of an allocation"
@@ -137,7 +137,7 @@ class Context:
 
 
 class Owned:
-    """What pycuda destroys under its own context object, or not at all."""
+    """A resource that pycuda destroys only under its own context object."""
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
@@ -268,7 +268,7 @@ def pycuda(gpu: Gpu) -> dict[str, ModuleType]:
 
     def device(ordinal: int) -> SimpleNamespace:
         assert ordinal == 0
-        time.sleep(0.005)  # threads that come together meet here
+        time.sleep(0.005)  # concurrent threads synchronize here
         return SimpleNamespace(retain_primary_context=lambda: Context(gpu))
 
     package, calls, gpuarray = ModuleType("pycuda"), ModuleType("pycuda.driver"), ModuleType("pycuda.gpuarray")
@@ -344,7 +344,7 @@ def cuda_bindings(gpu: Gpu) -> dict[str, ModuleType]:
 
 
 class Tensorrt:
-    """The runtime half of a module `tensorrt`, whose every engine doubles its float input `x` of N×2 into `y`."""
+    """The runtime half of a module `tensorrt`: every engine doubles its float input `x` of N×2 into `y`."""
 
     __version__ = "10.3.0"
 
@@ -379,7 +379,7 @@ class Runtime:
 
 
 class CudaEngine:
-    """It holds no runtime, and no context holds it: those who order what goes first are held to it."""
+    """It references no runtime, and no context references it, so that tests detect a wrong order of destruction."""
 
     num_io_tensors = 2
 
@@ -456,7 +456,7 @@ class ExecutionContext:
 
 @contextmanager
 def pushed(gpu: Gpu) -> Iterator[Context]:
-    """A context of the caller's own, current for a while."""
+    """A separate context of the caller, current within the block."""
     context = Context(gpu)
     context.push()
     try:
@@ -466,7 +466,7 @@ def pushed(gpu: Gpu) -> Iterator[Context]:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> Gpu:
-    """A GPU, pycuda and cuda-bindings until the test ends."""
+    """Doubles of a GPU, pycuda and cuda-bindings, installed until the test ends."""
     gpu = Gpu()
     for name, module in {**pycuda(gpu), **cuda_bindings(gpu)}.items():
         monkeypatch.setitem(sys.modules, name, module)

@@ -21,16 +21,16 @@ RTX = "rtx"
 
 
 class Refusal(NamedTuple):
-    """A node that the double's parser is told to refuse: its index, and the description as C++ has it."""
+    """A node that the double's parser refuses: its index, and the description as C++ has it."""
 
     node: int
     desc: str
 
 
 class Double:
-    """One version's module. A test may set what stands here before it asks for anything."""
+    """The module of one version. A test may set these attributes before the first use."""
 
-    Builder: Any  # of the names that `surfaces` lists, those that tests use by themselves
+    Builder: Any  # those of the names in `surfaces` that tests use directly
     BuilderFlag: Any
     DataType: Any
 
@@ -59,7 +59,7 @@ class Double:
 
 
 class ILogger:
-    """The base of loggers, alike in all versions."""
+    """The base of loggers, equal in all versions."""
 
     Severity = enum.IntEnum("Severity", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE", start=0)
 
@@ -68,19 +68,19 @@ class ILogger:
 
 
 def _made(module: Double, name: str, attributes: list[str]) -> type:
-    """The class `name` with exactly these attributes, and the behaviour that stands below for some of them."""
+    """The class `name` with exactly these attributes, some with the behaviour defined below."""
     behaviour = BEHAVIOUR.get(name, object).__dict__
     content = {attribute: behaviour.get(attribute, _Unknown(attribute)) for attribute in attributes}
     if "__init__" in behaviour:
         content["__init__"] = behaviour["__init__"]
-    made = type(name, (_Surface,), content)
-    made.trt = module  # type: ignore[attr-defined]
-    made.attributes = frozenset(attributes)  # type: ignore[attr-defined]
-    return made
+    created = type(name, (_Surface,), content)
+    created.trt = module  # type: ignore[attr-defined]
+    created.attributes = frozenset(attributes)  # type: ignore[attr-defined]
+    return created
 
 
 class _Surface:
-    """What all classes of a double share: strictness, and a record of what was set."""
+    """Base of all classes of a double: strict attributes, and a record of assignments."""
 
     trt: Double
     attributes: frozenset[str]
@@ -99,7 +99,7 @@ class _Surface:
 
 
 class _Unknown:
-    """An attribute that the version has: what was written into it, or an error where nothing says how it behaves."""
+    """An attribute of the version: the assigned value, or an error if no behaviour is defined."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -404,9 +404,9 @@ class IRuntimeCache:
         self._kernels = b""
 
     def deserialize(self: Any, blob: bytes) -> bool:
-        taken = blob.startswith(b"kernels")
-        self._kernels = blob if taken else self._kernels
-        return taken
+        accepted = blob.startswith(b"kernels")
+        self._kernels = blob if accepted else self._kernels
+        return accepted
 
     def serialize(self: Any) -> bytes:
         return self._kernels + b" and more"

@@ -415,7 +415,7 @@ CLASSES: Final[dict[str, dict[str, str]]] = {
 
 
 def words(kind: dict[str, dict[str, str]], name: str, version: str) -> list[str] | None:
-    """What the class or enum `name` has in that version; None where the version has no such thing."""
+    """Attributes of the class or enum `name` in that version; None if the version lacks it."""
     rows = kind[name]
     if "all" not in rows and version not in rows:
         return None

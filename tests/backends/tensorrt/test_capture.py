@@ -1,5 +1,5 @@
-"""CUDA graphs: capture, launch, release, and every way in which they fail. cuda-bindings is a double in all but one
-test: the order of its calls is verified, and nothing about a GPU.
+"""CUDA graphs: capture, launch, release, and every failure. cuda-bindings is a double in all but one
+test: only the order of its calls is verified.
 """
 
 import sys
@@ -25,13 +25,13 @@ def stream(gpu: Gpu) -> Stream:
         return Stream(gpu, 1)
 
 
-def appending(stream: Stream, done: list[str]) -> Callable[[], None]:
+def append_kernel(stream: Stream, done: list[str]) -> Callable[[], None]:
     return lambda: stream.put(lambda: done.append("kernel"))
 
 
-def test_what_is_captured_runs_at_each_launch_and_not_before(gpu: Gpu, stream: Stream) -> None:
+def test_captured_work_runs_at_each_launch_and_not_during_capture(gpu: Gpu, stream: Stream) -> None:
     done: list[str] = []
-    graph = capture_graph(stream.handle, appending(stream, done))
+    graph = capture_graph(stream.handle, append_kernel(stream, done))
     stream.synchronize()
     assert done == []
     graph.launch(stream.handle)
@@ -58,12 +58,12 @@ def test_what_is_captured_runs_at_each_launch_and_not_before(gpu: Gpu, stream: S
         ("instantiate", "cuGraphInstantiate", 1),
     ],
 )
-def test_a_step_that_fails_is_named_and_the_stream_stays_of_use(
+def test_a_failing_step_is_named_and_the_stream_stays_usable(
     gpu: Gpu, stream: Stream, call: str, function: str, destroyed: int
 ) -> None:
     gpu.refuses[call] = 900
     with pytest.raises(CaptureRefused, match=f"^{function} failed with CUDA_ERROR_900$"):
-        capture_graph(stream.handle, appending(stream, []))
+        capture_graph(stream.handle, append_kernel(stream, []))
     assert stream.captured is None
     assert len(gpu.named("destroy graph")) == destroyed
 
@@ -80,7 +80,7 @@ def test_an_enqueue_that_fails_ends_the_capture(gpu: Gpu, stream: Stream, also_e
     assert len(gpu.named("destroy graph")) == (0 if also_ending else 1)
 
 
-def test_an_interrupt_ends_the_capture_and_goes_on(stream: Stream) -> None:
+def test_an_interrupt_ends_the_capture_and_propagates(stream: Stream) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
@@ -89,8 +89,8 @@ def test_an_interrupt_ends_the_capture_and_goes_on(stream: Stream) -> None:
     assert stream.captured is None
 
 
-def test_a_launch_that_fails_says_so(gpu: Gpu, stream: Stream) -> None:
-    graph = capture_graph(stream.handle, appending(stream, []))
+def test_a_failed_launch_is_an_error(gpu: Gpu, stream: Stream) -> None:
+    graph = capture_graph(stream.handle, append_kernel(stream, []))
     gpu.refuses["launch"] = 999
     with pytest.raises(CaptureRefused, match="cuGraphLaunch failed with CUDA_ERROR_999"):
         graph.launch(stream.handle)
@@ -103,7 +103,7 @@ def test_without_cuda_bindings_there_is_no_graph(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.skipif(query_driver().gpu is not None, reason="here is a driver")
-def test_the_real_cuda_bindings_without_a_driver_refuse_in_words() -> None:
+def test_the_real_cuda_bindings_without_a_driver_give_a_readable_error() -> None:
     pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
     with pytest.raises(CaptureRefused, match=r"^cuStreamBeginCapture failed with "):
         capture_graph(1, lambda: None)

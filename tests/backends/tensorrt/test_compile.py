@@ -51,32 +51,32 @@ def rtx() -> Dialect:
 @pytest.mark.parametrize("text", [FP32, FP16, INT8], ids=["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("targets", [(), (86, 120)], ids=["portable", "sm86+sm120"])
 def test_nvidias_compiler_builds_every_precision_without_a_gpu(
-    rtx: Dialect, written: Written, tmp_path: Path, text: str, targets: tuple[int, ...]
+    rtx: Dialect, write_graph: Written, tmp_path: Path, text: str, targets: tuple[int, ...]
 ) -> None:
     options = BuildOptions(batch=BATCH, compute_capabilities=targets)
-    plan = compile_plan(rtx, written(text), tmp_path / "engine.plan", options, None, None)
+    plan = compile_plan(rtx, write_graph(text), tmp_path / "engine.plan", options, None, None)
     assert plan.path == tmp_path / "engine.plan"
     assert plan.path.stat().st_size > 10_000
     profile = "x 1×4×8×8 … 2×4×8×8 … 4×4×8×8"
-    assert plan.settings == ("STRONGLY_TYPED", "TF32 off", "DETAILED", profile, *(f"SM{each}" for each in targets))
+    assert plan.settings == ("STRONGLY_TYPED", "TF32 off", "DETAILED", profile, *(f"SM{target}" for target in targets))
     assert plan.seconds > 0
     assert plan.timing_cache_sha256 is None
 
 
-def test_a_graph_of_one_batch_needs_no_profile(rtx: Dialect, written: Written, tmp_path: Path) -> None:
-    plan = compile_plan(rtx, written(FIXED), tmp_path / "plan", BuildOptions(batch=BatchRange(2, 2, 2)), None, None)
+def test_a_graph_of_one_batch_needs_no_profile(rtx: Dialect, write_graph: Written, tmp_path: Path) -> None:
+    plan = compile_plan(rtx, write_graph(FIXED), tmp_path / "plan", BuildOptions(batch=BatchRange(2, 2, 2)), None, None)
     assert plan.settings == ("STRONGLY_TYPED", "TF32 off", "DETAILED")
 
 
-def test_a_batch_that_contradicts_the_graphs_own_is_refused(rtx: Dialect, written: Written, tmp_path: Path) -> None:
+def test_a_batch_that_contradicts_the_graph_is_refused(rtx: Dialect, write_graph: Written, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a fixed batch of 2\. Use --batch 2:2:2 instead of 1:2:4"):
-        compile_plan(rtx, written(FIXED), tmp_path / "plan", PLAIN, None, None)
+        compile_plan(rtx, write_graph(FIXED), tmp_path / "plan", PLAIN, None, None)
     assert not (tmp_path / "plan").exists()
 
 
-def test_no_axis_but_the_batch_may_be_free(rtx: Dialect, written: Written, tmp_path: Path) -> None:
+def test_no_axis_but_the_batch_may_be_free(rtx: Dialect, write_graph: Written, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"x of model\.onnx has dynamic axes other than the batch"):
-        compile_plan(rtx, written(TWO_FREE), tmp_path / "plan", PLAIN, None, None)
+        compile_plan(rtx, write_graph(TWO_FREE), tmp_path / "plan", PLAIN, None, None)
 
 
 @pytest.mark.parametrize(
@@ -90,17 +90,17 @@ def test_no_axis_but_the_batch_may_be_free(rtx: Dialect, written: Written, tmp_p
         ({"dla_core": 0, "batch": BatchRange(1, 1, 1)}, "finds no deep-learning accelerator on this machine"),
     ],
 )
-def test_tensorrt_rtx_refuses_what_it_lacks(
-    rtx: Dialect, written: Written, tmp_path: Path, asked: dict[str, Any], told: str
+def test_tensorrt_rtx_refuses_unsupported_options(
+    rtx: Dialect, write_graph: Written, tmp_path: Path, asked: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(BackendError) as raised:
-        compile_plan(rtx, written(FP32), tmp_path / "plan", BuildOptions(**{"batch": BATCH, **asked}), None, None)
+        compile_plan(rtx, write_graph(FP32), tmp_path / "plan", BuildOptions(**{"batch": BATCH, **asked}), None, None)
     assert told in str(raised.value)
     assert not (tmp_path / "plan").exists()
 
 
-def test_an_input_without_a_batch_is_refused(written: Written, tmp_path: Path) -> None:
-    graph = written(f"{HEAD} g (float[N,4] x, float f) => (float[N,4] y) {{ y = Mul (x, f) }}")
+def test_an_input_without_a_batch_is_refused(write_graph: Written, tmp_path: Path) -> None:
+    graph = write_graph(f"{HEAD} g (float[N,4] x, float f) => (float[N,4] y) {{ y = Mul (x, f) }}")
     with pytest.raises(InputError, match=r"The input f of model\.onnx has no batch axis\."):
         compile_plan(Dialect(Double("10.3")), graph, tmp_path / "plan", PLAIN, GPU, None)
 
@@ -122,16 +122,16 @@ class Interrupting:
 
 
 @pytest.fixture
-def heeded() -> Iterator[None]:
-    """A shell starts what runs in its background with SIGINT ignored, and tests inherit that."""
+def default_sigint() -> Iterator[None]:
+    """A shell starts background jobs with SIGINT ignored, and tests inherit that."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
-def press_ctrl_c(monkeypatch: pytest.MonkeyPatch, heeded: None) -> Callable[[], None]:  # noqa: ARG001
-    """Press it, and wait until the waiting thread heard it: a small build may end before a busy machine does."""
+def press_ctrl_c(monkeypatch: pytest.MonkeyPatch, default_sigint: None) -> Callable[[], None]:  # noqa: ARG001
+    """Send SIGINT, and wait until the waiting thread received it: a small build may end earlier on a busy machine."""
     heard = threading.Event()
     cancel = PhaseReporter.cancel
 
@@ -147,10 +147,10 @@ def press_ctrl_c(monkeypatch: pytest.MonkeyPatch, heeded: None) -> Callable[[], 
     return press
 
 
-def test_ctrl_c_stops_nvidias_builder_and_leaves_nothing_behind(
-    rtx: Dialect, written: Written, tmp_path: Path, press_ctrl_c: Callable[[], None]
+def test_ctrl_c_stops_the_tensorrt_builder_and_leaves_no_files(
+    rtx: Dialect, write_graph: Written, tmp_path: Path, press_ctrl_c: Callable[[], None]
 ) -> None:
-    graph = written(FP32)
+    graph = write_graph(FP32)
     mark = rtx.log.count
     with pytest.raises(KeyboardInterrupt):
         compile_plan(rtx, graph, tmp_path / "engine.plan", PLAIN, None, Interrupting(press_ctrl_c))
@@ -159,20 +159,20 @@ def test_ctrl_c_stops_nvidias_builder_and_leaves_nothing_behind(
     assert compile_plan(rtx, graph, tmp_path / "engine.plan", PLAIN, None, None).path.exists()
 
 
-def test_a_progress_that_fails_stops_the_build_with_its_own_error(
-    rtx: Dialect, written: Written, tmp_path: Path
+def test_an_error_in_the_progress_callback_stops_the_build_and_propagates(
+    rtx: Dialect, write_graph: Written, tmp_path: Path
 ) -> None:
     def fail() -> None:
         raise OSError("the terminal is gone")
 
     with pytest.raises(OSError, match="the terminal is gone"):
-        compile_plan(rtx, written(FP32), tmp_path / "engine.plan", PLAIN, None, Interrupting(fail))
+        compile_plan(rtx, write_graph(FP32), tmp_path / "engine.plan", PLAIN, None, Interrupting(fail))
     assert not (tmp_path / "engine.plan").exists()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_ctrl_c_is_raised_after_the_build_has_ended(
-    version: str, written: Written, tmp_path: Path, press_ctrl_c: Callable[[], None]
+    version: str, write_graph: Written, tmp_path: Path, press_ctrl_c: Callable[[], None]
 ) -> None:
     double = Double(version)
     progress = Interrupting(lambda: None)
@@ -184,7 +184,7 @@ def test_ctrl_c_is_raised_after_the_build_has_ended(
 
     double.during_build = during_build
     with pytest.raises(KeyboardInterrupt):
-        compile_plan(Dialect(double), written(FP32), tmp_path / "engine.plan", PLAIN, GPU, progress)
+        compile_plan(Dialect(double), write_graph(FP32), tmp_path / "engine.plan", PLAIN, GPU, progress)
     assert ended
     assert not (tmp_path / "engine.plan").exists()
     if version == "8.6":
@@ -195,10 +195,10 @@ def test_ctrl_c_is_raised_after_the_build_has_ended(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_plan_is_written_and_timings_are_kept(version: str, written: Written, tmp_path: Path) -> None:
+def test_a_plan_is_written_and_the_timing_cache_is_saved(version: str, write_graph: Written, tmp_path: Path) -> None:
     double = Double(version)
     first, second = (
-        compile_plan(Dialect(double), written(FP32), tmp_path / "engine.plan", PLAIN, GPU, None) for _ in range(2)
+        compile_plan(Dialect(double), write_graph(FP32), tmp_path / "engine.plan", PLAIN, GPU, None) for _ in range(2)
     )
     assert first.path.read_bytes() == b"a plan of " + double.__version__.encode()
     assert first.timing_cache_sha256 == second.timing_cache_sha256 is not None
@@ -206,20 +206,20 @@ def test_a_plan_is_written_and_timings_are_kept(version: str, written: Written, 
 
 
 @pytest.mark.parametrize("watched", [True, False])
-def test_timings_that_cannot_be_saved_are_noted_and_the_engine_is_kept(
-    written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watched: bool
+def test_an_unwritable_timing_cache_is_noted_and_the_engine_is_preserved(
+    write_graph: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watched: bool
 ) -> None:
     monkeypatch.setenv("DEPLOYKIT_CACHE_DIR", str(tmp_path / "cache"))
     double, progress = Double("10.3"), Interrupting(lambda: None)
-    # A folder where the timings go cannot be replaced by them, and is found only when the build is over.
+    # A folder at the path of the timing cache makes saving fail, which happens only after the build.
     double.during_build = lambda: timing.timings_file(GPU.name, double.__version__).mkdir()
-    graph, given = written(FP32), progress if watched else None
-    plan = compile_plan(Dialect(double), graph, tmp_path / "engine.plan", PLAIN, GPU, given)
+    graph, reporter = write_graph(FP32), progress if watched else None
+    plan = compile_plan(Dialect(double), graph, tmp_path / "engine.plan", PLAIN, GPU, reporter)
     assert plan.path.read_bytes() == b"a plan of 10.3.0"
     assert plan.timing_cache_sha256 is None
     path = tmp_path / "cache" / "timing" / "nvidia-doubled-10.3.0.cache"
-    told = "The engine was built, but its timing cache was not saved for the next build."
-    assert progress.notes == [f"{told} {path} cannot be written: Is a directory."] * watched
+    note = "The engine was built, but its timing cache was not saved for the next build."
+    assert progress.notes == [f"{note} {path} cannot be written: Is a directory."] * watched
 
 
 @pytest.mark.parametrize(
@@ -236,29 +236,29 @@ def test_timings_that_cannot_be_saved_are_noted_and_the_engine_is_kept(
         ("Error Code 2: Internal Error (Assertion !x failed.)", BackendError, "report it"),
     ],
 )  # fmt: skip
-def test_failures_are_quoted_and_come_with_what_to_do(
-    written: Written, tmp_path: Path, said: str, kind: type[DeploykitError], remedy: str
+def test_failures_are_quoted_with_a_remedy(
+    write_graph: Written, tmp_path: Path, said: str, kind: type[DeploykitError], remedy: str
 ) -> None:
     double = Double("10.3")
     double.failure = said
     with pytest.raises(DeploykitError) as raised:
-        compile_plan(Dialect(double), written(FP32), tmp_path / "engine.plan", PLAIN, GPU, None)
+        compile_plan(Dialect(double), write_graph(FP32), tmp_path / "engine.plan", PLAIN, GPU, None)
     assert type(raised.value) is kind
     assert "TensorRT 10.3.0 could not build the engine: " in raised.value.what
     assert ".cpp" not in raised.value.what
     assert remedy in raised.value.remedy
 
 
-def test_a_failed_build_leaves_the_plan_that_was_there(written: Written, tmp_path: Path) -> None:
+def test_a_failed_build_preserves_the_existing_plan(write_graph: Written, tmp_path: Path) -> None:
     (tmp_path / "engine.plan").write_bytes(b"yesterday's")
     double = Double("11.4")
     double.failure = "Error Code 2: OutOfMemory (no further information)"
     with pytest.raises(BackendError):
-        compile_plan(Dialect(double), written(FP32), tmp_path / "engine.plan", PLAIN, GPU, None)
+        compile_plan(Dialect(double), write_graph(FP32), tmp_path / "engine.plan", PLAIN, GPU, None)
     assert (tmp_path / "engine.plan").read_bytes() == b"yesterday's"
     assert {path.name for path in tmp_path.iterdir()} == {"engine.plan", "model.onnx"}
 
 
-def test_a_missing_folder_is_reported(written: Written, tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(write_graph: Written, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent/engine\.plan cannot be written: No such file or directory"):
-        compile_plan(Dialect(Double("10.3")), written(FP32), tmp_path / "absent" / "engine.plan", PLAIN, GPU, None)
+        compile_plan(Dialect(Double("10.3")), write_graph(FP32), tmp_path / "absent" / "engine.plan", PLAIN, GPU, None)

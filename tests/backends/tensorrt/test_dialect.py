@@ -57,8 +57,8 @@ def flags_of(double: Double) -> set[str]:
     return {call.removeprefix(head).rstrip(")") for call in double.calls if call.startswith(head)}
 
 
-def test_a_network_is_created_as_the_version_wants_it(double: Double, version: str, written: Written) -> None:
-    settings = settings_of(double, written(FP32))
+def test_a_network_is_created_with_the_flags_of_the_version(double: Double, version: str, write_graph: Written) -> None:
+    settings = settings_of(double, write_graph(FP32))
     flags = ["EXPLICIT_BATCH"] * (version in WITH_BATCH_FLAG) + ["STRONGLY_TYPED"] * (version not in WITHOUT_TYPING)
     assert f"Builder.create_network({' '.join(flags)})" in double.calls
     sharing = ["PROFILE_SHARING_0806"] * (version == "8.6")
@@ -66,93 +66,95 @@ def test_a_network_is_created_as_the_version_wants_it(double: Double, version: s
 
 
 @pytest.mark.parametrize(("graph", "flag"), [(FP16, "FP16"), (INT8, "INT8")])
-def test_flags_for_the_graphs_types_are_set_where_types_are_not_the_graphs_own(
-    double: Double, version: str, written: Written, graph: str, flag: str
+def test_precision_flags_are_set_for_weakly_typed_networks_only(
+    double: Double, version: str, write_graph: Written, graph: str, flag: str
 ) -> None:
-    settings = settings_of(double, written(graph))
+    settings = settings_of(double, write_graph(graph))
     expected = {flag} if version in WITHOUT_TYPING else set()
     assert flags_of(double) == expected
     assert {"FP16", "INT8", "BF16"} & set(settings) == expected
 
 
-def test_an_fp32_graph_allows_no_other_type(double: Double, written: Written) -> None:
-    settings_of(double, written(FP32))
+def test_an_fp32_graph_allows_no_other_type(double: Double, write_graph: Written) -> None:
+    settings_of(double, write_graph(FP32))
     assert flags_of(double) == set()
 
 
-def test_bf16_is_refused_where_the_version_does_not_have_it(written: Written) -> None:
+def test_bf16_is_refused_by_versions_without_it(write_graph: Written) -> None:
     with pytest.raises(BackendError, match=r"TensorRT 8\.6\.1 has no BF16 arithmetic\. Export the graph at another"):
-        settings_of(Double("8.6"), written(BF16))
-    settings_of(Double("10.3"), written(BF16))
+        settings_of(Double("8.6"), write_graph(BF16))
+    settings_of(Double("10.3"), write_graph(BF16))
 
 
-def test_tf32_is_off_and_the_inspector_will_tell_all(double: Double, written: Written) -> None:
-    settings_of(double, written(FP32))
+def test_tf32_is_off_and_profiling_verbosity_is_detailed(double: Double, write_graph: Written) -> None:
+    settings_of(double, write_graph(FP32))
     assert "IBuilderConfig.clear_flag(TF32)" in double.calls
     assert "IBuilderConfig.profiling_verbosity = DETAILED" in double.calls
 
 
-def test_the_batch_becomes_the_optimization_profile(double: Double, written: Written) -> None:
-    settings_of(double, written(FP32))
+def test_the_batch_becomes_the_optimization_profile(double: Double, write_graph: Written) -> None:
+    settings_of(double, write_graph(FP32))
     profile = "{'x': ((1, 4, 8, 8), (2, 4, 8, 8), (4, 4, 8, 8))}"
     assert f"IBuilderConfig.add_optimization_profile({profile})" in double.calls
 
 
-def test_contexts_of_one_engine_share_its_profile_where_that_is_not_so_by_itself(
-    double: Double, version: str, written: Written
+def test_contexts_of_one_engine_share_its_profile_where_a_flag_is_required(
+    double: Double, version: str, write_graph: Written
 ) -> None:
-    settings = settings_of(double, written(FP32))
-    asked = [call for call in double.calls if "preview_feature" in call]
+    settings = settings_of(double, write_graph(FP32))
+    calls = [call for call in double.calls if "preview_feature" in call]
     if version == "8.6":
-        assert asked == ["IBuilderConfig.set_preview_feature(PROFILE_SHARING_0806, True)"]
+        assert calls == ["IBuilderConfig.set_preview_feature(PROFILE_SHARING_0806, True)"]
         assert "PROFILE_SHARING_0806" in settings
     else:
-        assert asked == []
+        assert calls == []
         assert "PROFILE_SHARING_0806" not in settings
 
 
-def test_without_a_profile_there_is_none_to_share(written: Written) -> None:
+def test_without_a_profile_the_sharing_flag_is_not_set(write_graph: Written) -> None:
     double, fixed = Double("8.6"), FP32.replace("[N,", "[1,")
-    assert "PROFILE_SHARING_0806" not in settings_of(double, written(fixed), BuildOptions(batch=ONE))
+    assert "PROFILE_SHARING_0806" not in settings_of(double, write_graph(fixed), BuildOptions(batch=ONE))
     assert not [call for call in double.calls if "preview_feature" in call]
 
 
-def test_limits_and_levels_reach_the_builder(double: Double, written: Written) -> None:
-    settings = settings_of(double, written(FP32), BuildOptions(batch=BATCH, workspace_mib=512, optimization_level=5))
+def test_limits_and_levels_reach_the_builder(double: Double, write_graph: Written) -> None:
+    settings = settings_of(
+        double, write_graph(FP32), BuildOptions(batch=BATCH, workspace_mib=512, optimization_level=5)
+    )
     assert "IBuilderConfig.set_memory_pool_limit(WORKSPACE, 536870912)" in double.calls
     assert "IBuilderConfig.builder_optimization_level = 5" in double.calls
     assert {"WORKSPACE 512 MiB", "builder_optimization_level 5"} < set(settings)
 
 
-def test_a_level_that_the_library_would_round_is_refused(double: Double, written: Written) -> None:
+def test_a_level_that_the_library_would_round_is_refused(double: Double, write_graph: Written) -> None:
     with pytest.raises(BackendError, match=r"has no optimization level 9\. Choose 0 to 5\."):
-        settings_of(double, written(FP32), BuildOptions(batch=BATCH, optimization_level=9))
+        settings_of(double, write_graph(FP32), BuildOptions(batch=BATCH, optimization_level=9))
 
 
-def test_more_workspace_than_the_gpu_has_is_refused(double: Double, written: Written) -> None:
+def test_more_workspace_than_the_gpu_has_is_refused(double: Double, write_graph: Written) -> None:
     with pytest.raises(BackendError, match=r"does not grant a workspace of 9000 MiB\. Set --workspace to at most 8192"):
-        settings_of(double, written(FP32), BuildOptions(batch=BATCH, workspace_mib=9000))
+        settings_of(double, write_graph(FP32), BuildOptions(batch=BATCH, workspace_mib=9000))
 
 
 @pytest.mark.parametrize("mib", [0, -5])
-def test_a_workspace_of_nothing_is_wrong_usage(written: Written, mib: int) -> None:
+def test_an_empty_workspace_is_a_usage_error(write_graph: Written, mib: int) -> None:
     with pytest.raises(UsageError, match="at least 1 MiB"):
-        settings_of(Double("10.3"), written(FP32), BuildOptions(batch=BATCH, workspace_mib=mib))
+        settings_of(Double("10.3"), write_graph(FP32), BuildOptions(batch=BATCH, workspace_mib=mib))
 
 
-def test_engines_for_later_versions_and_other_gpus(double: Double, written: Written) -> None:
+def test_engines_for_later_versions_and_other_gpus(double: Double, write_graph: Written) -> None:
     options = BuildOptions(batch=BATCH, version_compatible=True, hardware_compatible=True, refittable=True)
-    settings = settings_of(double, written(FP32), options)
+    settings = settings_of(double, write_graph(FP32), options)
     assert flags_of(double) == {"VERSION_COMPATIBLE", "REFIT"}
     assert "IBuilderConfig.hardware_compatibility_level = AMPERE_PLUS" in double.calls
     assert {"VERSION_COMPATIBLE", "AMPERE_PLUS", "REFIT"} < set(settings)
 
 
 @pytest.mark.parametrize("refittable", [False, True])
-def test_engines_without_weights_are_refused_by_8_6(
-    double: Double, version: str, written: Written, refittable: bool
+def test_weight_stripped_engines_are_refused_by_8_6(
+    double: Double, version: str, write_graph: Written, refittable: bool
 ) -> None:
-    graph, options = written(FP32), BuildOptions(batch=BATCH, strip_weights=True, refittable=refittable)
+    graph, options = write_graph(FP32), BuildOptions(batch=BATCH, strip_weights=True, refittable=refittable)
     if version == "8.6":
         with pytest.raises(BackendError, match=r"8\.6\.1 has no engines without weights\. Build without --strip-weigh"):
             settings_of(double, graph, options)
@@ -163,16 +165,16 @@ def test_engines_without_weights_are_refused_by_8_6(
         assert flags_of(double) == {stripped, "REFIT" if refittable else "REFIT_IDENTICAL"}
 
 
-def test_only_tensorrt_rtx_builds_for_other_gpus(double: Double, written: Written) -> None:
+def test_only_tensorrt_rtx_builds_for_other_gpus(double: Double, write_graph: Written) -> None:
     with pytest.raises(
         BackendError, match=r"TensorRT [\d.]+ has no compute capabilities to build for\. .*tensorrt-rtx"
     ):
-        settings_of(double, written(FP32), BuildOptions(batch=BATCH, compute_capabilities=(86,)))
+        settings_of(double, write_graph(FP32), BuildOptions(batch=BATCH, compute_capabilities=(86,)))
 
 
-def test_layers_that_the_accelerator_cannot_take_are_named(double: Double, written: Written) -> None:
+def test_layers_unsupported_by_the_accelerator_are_named(double: Double, write_graph: Written) -> None:
     double.dla_cores, double.layers_off_dla = 2, {"in", "out"}
-    settings = settings_of(double, written(FP16), BuildOptions(batch=ONE, dla_core=1))
+    settings = settings_of(double, write_graph(FP16), BuildOptions(batch=ONE, dla_core=1))
     assert {"DLA core 1", "GPU_FALLBACK: in, out"} < set(settings)
     assert "IBuilderConfig.default_device_type = DLA" in double.calls
     assert "IBuilderConfig.DLA_core = 1" in double.calls
@@ -187,28 +189,28 @@ def test_layers_that_the_accelerator_cannot_take_are_named(double: Double, writt
         (2, -1, "DLA core -1 does not exist"),
     ],
 )
-def test_an_accelerator_that_is_not_there_is_refused(
-    double: Double, written: Written, cores: int, core: int, told: str
+def test_a_missing_accelerator_is_refused(
+    double: Double, write_graph: Written, cores: int, core: int, told: str
 ) -> None:
     double.dla_cores = cores
     with pytest.raises(BackendError, match=told):
-        settings_of(double, written(FP32), BuildOptions(batch=ONE, dla_core=core))
+        settings_of(double, write_graph(FP32), BuildOptions(batch=ONE, dla_core=core))
 
 
-def test_the_accelerator_takes_one_batch_size(double: Double, written: Written) -> None:
+def test_the_accelerator_supports_one_batch_size_only(double: Double, write_graph: Written) -> None:
     double.dla_cores = 2
     with pytest.raises(UsageError, match=r"a fixed batch, not 1:2:4\. Give --batch 2:2:2"):
-        settings_of(double, written(FP16), BuildOptions(batch=BATCH, dla_core=0))
+        settings_of(double, write_graph(FP16), BuildOptions(batch=BATCH, dla_core=0))
 
 
-def test_no_builder_without_a_driver_says_what_the_library_said(double: Double) -> None:
+def test_a_builder_failure_without_a_driver_quotes_the_library(double: Double) -> None:
     double.failure = "no builder"
     with pytest.raises(BackendError, match=r"TensorRT [\d.]+ could not create a builder: CUDA initialization failure"):
         Builder(Dialect(double))
 
 
-def test_without_a_gpu_only_tensorrt_rtx_is_asked_to_build(double: Double, written: Written) -> None:
-    graph = written(FP32)
+def test_without_a_gpu_only_tensorrt_rtx_builds(double: Double, write_graph: Written) -> None:
+    graph = write_graph(FP32)
     with pytest.raises(BackendError, match="this machine has none"):
         compile_plan(Dialect(double), graph, graph.with_name("engine.plan"), PLAIN, None, None)
     assert double.calls == []
@@ -217,7 +219,7 @@ def test_without_a_gpu_only_tensorrt_rtx_is_asked_to_build(double: Double, writt
 # The runtime side.
 
 
-def test_a_plan_becomes_an_engine_and_foreign_code_runs_only_where_it_was_asked_for(double: Double) -> None:
+def test_a_plan_is_deserialized_and_host_code_runs_on_request_only(double: Double) -> None:
     running = Runtime(Dialect(double))
     running.deserialize(b"plan")
     running.deserialize(b"plan", version_compatible=True)
@@ -261,7 +263,7 @@ def test_an_engine_of_fixed_shapes_has_no_batch_range(double: Double, monkeypatc
     assert running.read_batch_range(engine) is None
 
 
-def test_an_inference_sets_shapes_and_addresses_and_goes_on_the_stream(double: Double) -> None:
+def test_an_inference_sets_shapes_and_addresses_and_is_enqueued_on_the_stream(double: Double) -> None:
     running = Runtime(Dialect(double))
     context = running.create_context(running.deserialize(b"plan"))
     double.calls.clear()
@@ -276,7 +278,7 @@ def test_an_inference_sets_shapes_and_addresses_and_goes_on_the_stream(double: D
     ]
 
 
-def test_what_a_context_refuses_is_an_error_with_a_remedy(double: Double) -> None:
+def test_a_context_refusal_is_an_error_with_a_remedy(double: Double) -> None:
     running = Runtime(Dialect(double))
     context = running.create_context(running.deserialize(b"plan"))
     with pytest.raises(BackendError, match="rejects the shape 9×4×8×8 for x"):
@@ -296,13 +298,13 @@ def test_no_context_is_an_error_with_a_remedy(double: Double) -> None:
         running.create_context(engine)
 
 
-def test_no_runtime_is_an_error_that_says_what_the_library_said(double: Double) -> None:
+def test_a_missing_runtime_is_an_error_that_quotes_the_library(double: Double) -> None:
     double.failure = "no runtime"
     with pytest.raises(BackendError, match="could not create a runtime: CUDA initialization failure"):
         Runtime(Dialect(double))
 
 
-def test_only_tensorrt_rtx_compiles_at_run_time_and_tells_what_can_be_captured(double: Double) -> None:
+def test_only_tensorrt_rtx_compiles_at_run_time_and_reports_capture_support(double: Double) -> None:
     running = Runtime(Dialect(double))
     context = running.create_context(running.deserialize(b"plan"), jit_cache=b"of another library")
     assert running.serialize_kernels(context) is None
@@ -310,7 +312,7 @@ def test_only_tensorrt_rtx_compiles_at_run_time_and_tells_what_can_be_captured(d
 
 
 @pytest.mark.parametrize(("kept", "known"), [(None, ""), (b"", ""), (b"kernels", "kernels"), (b"of another GPU", "")])
-def test_tensorrt_rtx_starts_with_the_kernels_that_it_compiled_before(kept: bytes | None, known: str) -> None:
+def test_tensorrt_rtx_starts_with_the_cached_kernels(kept: bytes | None, known: str) -> None:
     double = Double(RTX)
     running = Runtime(Dialect(double))
     context = running.create_context(running.deserialize(b"plan"), jit_cache=kept)
@@ -324,9 +326,9 @@ def test_tensorrt_rtx_starts_with_the_kernels_that_it_compiled_before(kept: byte
     assert not running.can_capture(context, 78)
 
 
-def test_tensorrt_rtx_is_told_its_targets_and_keeps_no_timings(written: Written) -> None:
+def test_tensorrt_rtx_gets_its_target_gpus_and_has_no_timing_cache(write_graph: Written) -> None:
     double = Double(RTX)
-    graph, options = written(FP32), BuildOptions(batch=BATCH, compute_capabilities=(86, 120))
+    graph, options = write_graph(FP32), BuildOptions(batch=BATCH, compute_capabilities=(86, 120))
     plan = compile_plan(Dialect(double), graph, graph.with_name("engine.plan"), options, GPU, None)
     assert plan.settings == ("STRONGLY_TYPED", "TF32 off", "DETAILED", PROFILE, "SM86", "SM120")
     assert [call for call in double.calls if "compute_cap" in call] == [
@@ -338,7 +340,7 @@ def test_tensorrt_rtx_is_told_its_targets_and_keeps_no_timings(written: Written)
     assert not [call for call in double.calls if "timing" in call]
 
 
-def test_layers_are_timed_and_told(double: Double) -> None:
+def test_layer_times_are_reported(double: Double) -> None:
     running, times = Runtime(Dialect(double)), []
     engine = running.deserialize(b"plan")
     context = running.create_context(engine)
@@ -378,7 +380,9 @@ def test_an_engine_without_weights_gets_those_of_its_graph(double: Double, tmp_p
         ),
     ],
 )
-def test_doubles_have_what_nvidias_modules_have(module: str, release: str, version: str, kinds: list[str]) -> None:
+def test_doubles_have_only_attributes_of_the_real_modules(
+    module: str, release: str, version: str, kinds: list[str]
+) -> None:
     real, double = pytest.importorskip(module), Double(version)
     if real.__version__ != release:
         pytest.skip(f"{module} {real.__version__} is installed, and the double is of {release}")
@@ -392,7 +396,7 @@ def test_doubles_have_what_nvidias_modules_have(module: str, release: str, versi
             assert members == {word: int(value) for word, value in getattr(double, name).__members__.items()}
 
 
-def test_a_double_refuses_what_its_version_does_not_have() -> None:
+def test_a_double_refuses_attributes_that_its_version_lacks() -> None:
     config = Double("8.6").Builder(None).create_builder_config()
     with pytest.raises(AttributeError, match="progress_monitor"):
         config.progress_monitor = None
@@ -402,7 +406,7 @@ def test_a_double_refuses_what_its_version_does_not_have() -> None:
         _ = config.flags
 
 
-# What the library says.
+# The message of the library.
 
 
 def test_only_errors_since_the_remembered_count_are_returned(double: Double) -> None:
@@ -450,11 +454,11 @@ def test_dialects_of_one_module_share_its_logger(double: Double) -> None:
         ("Input file cannot be found: model.onnx", "Input file cannot be found: model.onnx"),
     ],
 )
-def test_messages_are_told_without_places_in_nvidias_sources(text: str, said: str) -> None:
+def test_messages_are_quoted_without_source_locations(text: str, said: str) -> None:
     assert clean_message(text) == said
 
 
-def test_every_refusal_is_an_error_of_ours(double: Double, written: Written) -> None:
+def test_every_refusal_is_a_deploykit_error(double: Double, write_graph: Written) -> None:
     double.failure = "Error Code 2: Internal Error (something)"
     with pytest.raises(DeploykitError, match=r"could not build the engine: something\."):
-        settings_of(double, written(FP32))
+        settings_of(double, write_graph(FP32))

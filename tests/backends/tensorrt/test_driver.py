@@ -21,8 +21,8 @@ needs_a_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C c
 ASKS = "import json; from deploykit.backends.tensorrt.driver import query_driver; print(json.dumps(query_driver()))"
 
 
-def asked(folder: Path, **environment: str) -> Any:
-    """What a process says that finds its libcuda in `folder` first."""
+def query_in_process(folder: Path, **environment: str) -> Any:
+    """Output of a process that finds libcuda in `folder` first."""
     run = subprocess.run(
         [sys.executable, "-c", ASKS],
         env={**os.environ, "LD_LIBRARY_PATH": str(folder), **environment},
@@ -40,7 +40,7 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_this_machine_has_a_gpu_or_a_reason() -> None:
+def test_this_machine_reports_a_gpu_or_a_reason() -> None:
     gpu, absence = subject.query_driver()
     assert (gpu is None) == (absence is not None)
     if gpu is not None:
@@ -48,7 +48,7 @@ def test_this_machine_has_a_gpu_or_a_reason() -> None:
         assert gpu.memory_bytes > 1 << 28
 
 
-def test_without_a_gpu_the_answer_takes_less_than_50_ms() -> None:
+def test_detection_without_a_gpu_takes_less_than_50_ms() -> None:
     subject.query_driver.cache_clear()
     began = time.perf_counter()
     answer = subject.query_driver()
@@ -57,8 +57,8 @@ def test_without_a_gpu_the_answer_takes_less_than_50_ms() -> None:
 
 
 @needs_a_compiler
-def test_the_first_gpu_is_described_and_no_context_is_made(drivers: Path) -> None:
-    (name, capability, version, memory), absence = asked(drivers)
+def test_the_first_gpu_is_described_without_creating_a_context(drivers: Path) -> None:
+    (name, capability, version, memory), absence = query_in_process(drivers)
     assert (name, capability, memory, absence) == ("NVIDIA Fake", 87, 80 << 30, None)
     assert version == (subject._kernel_module_version() or "CUDA 13.1")
 
@@ -76,24 +76,22 @@ def test_the_first_gpu_is_described_and_no_context_is_made(drivers: Path) -> Non
         ({"FAKE_INIT": "777"}, "the NVIDIA driver failed (CUDA error 777)"),
     ],
 )
-def test_a_driver_without_a_gpu_says_what_is_the_matter(
-    drivers: Path, environment: dict[str, str], absence: str
-) -> None:
-    assert asked(drivers, **environment) == [None, absence]
+def test_a_driver_without_a_gpu_reports_the_reason(drivers: Path, environment: dict[str, str], absence: str) -> None:
+    assert query_in_process(drivers, **environment) == [None, absence]
 
 
 @needs_a_compiler
-def test_a_library_that_lacks_a_function_is_told_from_a_missing_one(tmp_path: Path) -> None:
+def test_a_library_without_a_function_is_distinguished_from_a_missing_one(tmp_path: Path) -> None:
     libcuda(tmp_path, LIBCUDA.replace("cuDeviceTotalMem_v2", "cuDeviceTotalMem"))
-    gpu, absence = asked(tmp_path)
+    gpu, absence = query_in_process(tmp_path)
     assert gpu is None
     assert "cuDeviceTotalMem_v2" in absence
     assert "is not found" not in absence
 
 
-def test_a_library_that_does_not_load_is_told_from_a_missing_one(tmp_path: Path) -> None:
+def test_a_library_that_does_not_load_is_distinguished_from_a_missing_one(tmp_path: Path) -> None:
     (tmp_path / "libcuda.so.1").write_bytes(b"no library")
-    gpu, absence = asked(tmp_path)
+    gpu, absence = query_in_process(tmp_path)
     assert gpu is None
     assert absence.startswith("the NVIDIA driver's library cannot be loaded (")
 
@@ -121,7 +119,7 @@ def test_a_missing_library_is_a_missing_driver(monkeypatch: pytest.MonkeyPatch) 
         ("NVRM version: something else\n", None),
     ],
 )
-def test_the_kernel_module_gives_the_driver_its_number(
+def test_the_driver_version_is_read_from_the_kernel_module(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, version: str | None
 ) -> None:
     (tmp_path / "version").write_text(text)

@@ -1,8 +1,7 @@
 """Reading the documents of TensorRT's engine inspector.
 
-The documents in `inspections` were not written by a GPU but composed by hand, for the network below, in the formats
-that NVIDIA documents and public reports show. They verify the reading, not what TensorRT makes of a network.
-"""
+The documents in `inspections` were not written by a GPU but composed manually for the network below, in the formats of
+NVIDIA's documentation and public reports. They verify the parsing, not the engines that TensorRT builds."""
 
 import json
 from pathlib import Path
@@ -74,8 +73,8 @@ def document(*layers):
 
 
 @pytest.fixture
-def read(graph):
-    """The layers of an inspection, or of layers given as dictionaries, by name."""
+def parse_by_name(graph):
+    """The layers of an inspection, or of a list of dictionaries, by name."""
 
     def by_name(what, *more):
         text = inspection(what) if isinstance(what, str) else document(what, *more)
@@ -85,47 +84,47 @@ def read(graph):
 
 
 @pytest.fixture
-def only(read):
+def find_layer(parse_by_name):
     """The layer of an inspection that has the node, and none but a layer that computes."""
 
     def having(name, node):
-        [found] = [layer for layer in read(name).values() if node in layer.nodes and layer.arithmetic]
-        return found
+        [match] = [layer for layer in parse_by_name(name).values() if node in layer.nodes and layer.arithmetic]
+        return match
 
     return having
 
 
-# ── The join to the graph ───────────────────────────────────────────────────────────────────────────────────────────
+# ── The join to the graph ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-FOLDED = {"block.relu/Relu"}  # into the activation of block.conv1/Conv, where 8.x has no name for it
+FOLDED = {"block.relu/Relu"}  # into the activation of block.conv1/Conv, for which 8.x has no name
 
 
 @pytest.mark.parametrize(
     ("name", "unnamed"),
     [("tensorrt-8.6", FOLDED), ("names-only", FOLDED), ("tensorrt-10", set()), ("tensorrt-11", set())],
 )
-def test_every_node_that_a_document_names_is_found(graph, name, unnamed):
-    found = inspector.parse_layers(inspection(name), graph)
-    assert {node for layer in found for node in layer.nodes} == {name for _, name, *_ in NODES} - unnamed
+def test_every_node_named_in_a_document_is_found(graph, name, unnamed):
+    layers = inspector.parse_layers(inspection(name), graph)
+    assert {node for layer in layers for node in layer.nodes} == {name for _, name, *_ in NODES} - unnamed
 
 
 @pytest.mark.parametrize("name", ["tensorrt-8.6", "tensorrt-10", "tensorrt-11"])
-def test_a_fused_convolution_has_all_its_nodes_and_their_modules(only, name):
-    layer = only(name, "block.conv2/Conv")
+def test_a_fused_convolution_has_all_its_nodes_and_their_modules(find_layer, name):
+    layer = find_layer(name, "block.conv2/Conv")
     own = [node for node in layer.nodes if node != "block.shortcut/Conv"]  # in 11's document they are one kernel
     assert own == ["block.conv2/Conv", "block/Add", "block.relu/Relu_1"]
     assert layer.modules[-3:] == ("block.conv2", "block", "block.relu")
 
 
-def test_nodes_of_no_module_give_no_empty_names(read):
-    layer = read("tensorrt-8.6")["PWN(PWN(gate/Sigmoid), PWN(gate/Mul))"]
+def test_nodes_of_no_module_give_no_empty_names(parse_by_name):
+    layer = parse_by_name("tensorrt-8.6")["PWN(PWN(gate/Sigmoid), PWN(gate/Mul))"]
     assert layer.nodes == ("gate/Sigmoid", "gate/Mul")
     assert layer.modules == ()
 
 
 @pytest.mark.parametrize("between", ["", "\x1e", "\x1f", " "])
-def test_metadata_is_read_whatever_stands_between_its_parts(graph, between):
+def test_metadata_is_parsed_with_any_separator(graph, between):
     metadata = between.join(f"[ONNX Layer: {name}]" for name in ("stem/Conv", "folded/Constant", "relu/Relu"))
     [layer] = inspector.parse_layers(document({"Name": "anything", "Metadata": metadata}), graph)
     assert layer.nodes == ("stem/Conv", "relu/Relu")
@@ -136,13 +135,13 @@ def test_control_characters_may_be_unescaped_in_the_document(graph):
     assert inspector.parse_layers(text, graph)[0].nodes == ("stem/Conv", "relu/Relu")
 
 
-def test_the_callers_of_a_local_function_are_no_part_of_a_node_s_name(read):
-    [layer] = read({"Name": "n", "Metadata": "[ONNX Layer: stem/Conv | outer (stage) | main (body)]"}).values()
+def test_callers_of_a_local_function_are_not_part_of_a_node_name(parse_by_name):
+    [layer] = parse_by_name({"Name": "n", "Metadata": "[ONNX Layer: stem/Conv | outer (stage) | main (body)]"}).values()
     assert layer.nodes == ("stem/Conv",)
 
 
-def test_metadata_outweighs_the_name(read):
-    [layer] = read({"Name": "stem/Conv + relu/Relu", "Metadata": "[ONNX Layer: stem/Conv]"}).values()
+def test_metadata_outweighs_the_name(parse_by_name):
+    [layer] = parse_by_name({"Name": "stem/Conv + relu/Relu", "Metadata": "[ONNX Layer: stem/Conv]"}).values()
     assert layer.nodes == ("stem/Conv",)
 
 
@@ -159,8 +158,8 @@ def test_metadata_outweighs_the_name(read):
         ("stem/Convolution", ()),
     ],
 )
-def test_names_without_metadata_are_taken_apart(read, name, nodes):
-    [layer] = read({"Name": name, "LayerType": "any"}).values()
+def test_names_without_metadata_are_split(parse_by_name, name, nodes):
+    [layer] = parse_by_name({"Name": name, "LayerType": "any"}).values()
     assert layer.nodes == nodes
 
 
@@ -171,8 +170,8 @@ def test_a_node_name_may_contain_brackets(graph):
     assert layer.nodes == ("stem(1)", "relu/Relu")
 
 
-def test_a_foreign_node_holds_what_lies_on_a_path_between_its_ends(read):
-    [layer] = read({"Name": "{ForeignNode[block.conv1/Conv...gate/Mul]}", "LayerType": "Myelin"}).values()
+def test_a_foreign_node_contains_all_nodes_on_paths_between_its_ends(parse_by_name):
+    [layer] = parse_by_name({"Name": "{ForeignNode[block.conv1/Conv...gate/Mul]}", "LayerType": "Myelin"}).values()
     assert layer.nodes == (
         "block.conv1/Conv",
         "block.relu/Relu",
@@ -184,17 +183,21 @@ def test_a_foreign_node_holds_what_lies_on_a_path_between_its_ends(read):
     )
 
 
-def test_a_foreign_node_of_parallel_branches_has_its_ends_only(read):
-    [layer] = read({"Name": "{ForeignNode[block.conv1/Conv...block.shortcut/Conv]}", "LayerType": "Myelin"}).values()
+def test_a_foreign_node_of_parallel_branches_has_its_ends_only(parse_by_name):
+    [layer] = parse_by_name(
+        {"Name": "{ForeignNode[block.conv1/Conv...block.shortcut/Conv]}", "LayerType": "Myelin"}
+    ).values()
     assert layer.nodes == ("block.conv1/Conv", "block.shortcut/Conv")
 
 
-def test_a_foreign_node_that_begins_with_weights_begins_at_their_reader(read):
-    [layer] = read({"Name": "{ForeignNode[block.conv2.weight + (Unnamed Layer* 1) [Shuffle]...block/Add]}"}).values()
+def test_a_foreign_node_starting_with_weights_starts_at_their_reader(parse_by_name):
+    [layer] = parse_by_name(
+        {"Name": "{ForeignNode[block.conv2.weight + (Unnamed Layer* 1) [Shuffle]...block/Add]}"}
+    ).values()
     assert layer.nodes == ("block.conv2/Conv", "block/Add")
 
 
-def test_a_foreign_node_that_begins_with_shared_weights_does_not_begin_at_their_readers(graph):
+def test_a_foreign_node_starting_with_shared_weights_does_not_start_at_their_readers(graph):
     copy = graph.clone()
     second = next(node for node in copy if node.name == "block.conv2/Conv")
     second.replace_input_with(1, copy.initializers["block.conv1.weight"])
@@ -202,12 +205,14 @@ def test_a_foreign_node_that_begins_with_shared_weights_does_not_begin_at_their_
     assert inspector.parse_layers(document(name), copy)[0].nodes == ("block.conv2/Conv",)
 
 
-def test_a_foreign_node_of_unknown_ends_names_nothing(read):
-    [layer] = read({"Name": "{ForeignNode[(Unnamed Layer* 1) [Constant]...(Unnamed Layer* 9) [ElementWise]]}"}).values()
+def test_a_foreign_node_with_unknown_ends_contains_no_nodes(parse_by_name):
+    [layer] = parse_by_name(
+        {"Name": "{ForeignNode[(Unnamed Layer* 1) [Constant]...(Unnamed Layer* 9) [ElementWise]]}"}
+    ).values()
     assert layer.nodes == ()
 
 
-# ── What a layer computes in ────────────────────────────────────────────────────────────────────────────────────────
+# ── Precision of a layer ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -219,19 +224,19 @@ def test_a_foreign_node_of_unknown_ends_names_nothing(read):
     ],
 )
 def test_every_convolution_and_product_has_its_arithmetic(graph, name, expected):
-    found = inspector.parse_layers(inspection(name), graph)
-    assert inspector.arithmetic_by_node(found, LAYERS) == dict(zip(LAYERS, expected, strict=True))
+    layers = inspector.parse_layers(inspection(name), graph)
+    assert inspector.arithmetic_by_node(layers, LAYERS) == dict(zip(LAYERS, expected, strict=True))
 
 
-def test_an_addition_s_type_is_not_its_convolution_s(only):
+def test_the_type_of_an_addition_is_not_that_of_its_convolution(find_layer):
     for name in ("tensorrt-8.6", "tensorrt-10", "tensorrt-11"):
-        layer = only(name, "block.conv2/Conv")
-        assert {each.split()[0] for each in layer.inputs} == {"Int8", "FP16"}
+        layer = find_layer(name, "block.conv2/Conv")
+        assert {tensor.split()[0] for tensor in layer.inputs} == {"Int8", "FP16"}
         assert layer.arithmetic == "int8"
 
 
 def tensor(*types):
-    return [{"Name": "t", "Dimensions": [1], "Format/Datatype": each} for each in types]
+    return [{"Name": "t", "Dimensions": [1], "Format/Datatype": datatype} for datatype in types]
 
 
 @pytest.mark.parametrize(
@@ -249,8 +254,10 @@ def tensor(*types):
         ("CaskConvolution", [], "", None),
     ],
 )
-def test_inputs_say_what_is_computed_in_and_tactics_help_where_they_differ(read, kind, types, tactic, expected):
-    [layer] = read({"Name": "n", "LayerType": kind, "Inputs": tensor(*types), "TacticName": tactic}).values()
+def test_the_input_types_give_the_precision_and_the_tactic_decides_where_they_differ(
+    parse_by_name, kind, types, tactic, expected
+):
+    [layer] = parse_by_name({"Name": "n", "LayerType": kind, "Inputs": tensor(*types), "TacticName": tactic}).values()
     assert layer.arithmetic == expected
 
 
@@ -268,11 +275,11 @@ def test_inputs_say_what_is_computed_in_and_tactics_help_where_they_differ(read,
         ("0x00000000000003ea", None),
     ],
 )
-def test_the_tactic_decides_where_no_type_is_known(read, tactic, expected):
+def test_the_tactic_gives_the_precision_if_no_type_is_known(parse_by_name, tactic, expected):
     layer = {"Name": "n", "LayerType": "CaskConvolution", "Inputs": tensor("N/A due to dynamic shapes")}
-    [found] = read({**layer, "TacticName": tactic}).values()
-    assert found.arithmetic == expected
-    assert found.inputs == ("?",)
+    [parsed] = parse_by_name({**layer, "TacticName": tactic}).values()
+    assert parsed.arithmetic == expected
+    assert parsed.inputs == ("?",)
 
 
 @pytest.mark.parametrize(
@@ -289,41 +296,43 @@ def test_the_tactic_decides_where_no_type_is_known(read, tactic, expected):
         ("__myl_Move_myl0_0", "kgen"),
     ],
 )
-def test_layers_that_move_data_have_no_arithmetic(read, name, kind):
-    [layer] = read({"Name": name, "LayerType": kind, "Inputs": tensor("Half")}).values()
+def test_layers_that_move_data_have_no_arithmetic(parse_by_name, name, kind):
+    [layer] = parse_by_name({"Name": name, "LayerType": kind, "Inputs": tensor("Half")}).values()
     assert layer.arithmetic is None
 
 
-def test_a_generated_kernel_with_one_operator_that_computes_does_compute(read):
-    [layer] = read({"Name": "__myl_DivMulTra_myl109_4", "LayerType": "kgen", "Inputs": tensor("Half")}).values()
+def test_a_generated_kernel_with_one_operator_that_computes_does_compute(parse_by_name):
+    [layer] = parse_by_name(
+        {"Name": "__myl_DivMulTra_myl109_4", "LayerType": "kgen", "Inputs": tensor("Half")}
+    ).values()
     assert layer.arithmetic == "fp16"
 
 
 def test_an_engine_with_layer_names_only_has_no_arithmetic(graph):
-    found = inspector.parse_layers(inspection("names-only"), graph)
-    assert {layer.arithmetic for layer in found} == {None}
-    assert inspector.arithmetic_by_node(found, ["stem/Conv"]) == {}
+    layers = inspector.parse_layers(inspection("names-only"), graph)
+    assert {layer.arithmetic for layer in layers} == {None}
+    assert inspector.arithmetic_by_node(layers, ["stem/Conv"]) == {}
 
 
-def test_without_a_context_only_telling_tactics_count(graph):
-    found = inspector.parse_layers(inspection("dynamic-without-context"), graph)
-    told = {"stem/Conv": "fp16", "block.conv1/Conv": "int8"}
-    assert inspector.arithmetic_by_node(found, [*told, "block.conv2/Conv"]) == told
+def test_without_a_context_only_unambiguous_tactics_are_used(graph):
+    layers = inspector.parse_layers(inspection("dynamic-without-context"), graph)
+    expected = {"stem/Conv": "fp16", "block.conv1/Conv": "int8"}
+    assert inspector.arithmetic_by_node(layers, [*expected, "block.conv2/Conv"]) == expected
 
 
 def test_a_node_without_a_layer_has_no_arithmetic(graph):
-    found = inspector.parse_layers(inspection("tensorrt-10"), graph)
-    assert inspector.arithmetic_by_node(found, ["elsewhere/Conv"]) == {}
+    layers = inspector.parse_layers(inspection("tensorrt-10"), graph)
+    assert inspector.arithmetic_by_node(layers, ["elsewhere/Conv"]) == {}
 
 
 def test_a_layer_with_several_convolutions_counts_for_each(graph):
     region = {"Name": "{ForeignNode[stem/Conv...block/Add]}", "LayerType": "Myelin", "Inputs": tensor("Half")}
-    found = inspector.parse_layers(document(region), graph)
+    layers = inspector.parse_layers(document(region), graph)
     inside = [name for name in LAYERS if name != "fc/Gemm"]
-    assert inspector.arithmetic_by_node(found, inside) == dict.fromkeys(inside, "fp16")
+    assert inspector.arithmetic_by_node(layers, inside) == dict.fromkeys(inside, "fp16")
 
 
-def test_kernels_that_cannot_multiply_do_not_speak_for_a_product(graph):
+def test_kernels_that_cannot_multiply_do_not_determine_the_precision_of_a_product(graph):
     metadata = {"Metadata": "[ONNX Layer: fc/Gemm]"}
     product = {"Name": "fc/Gemm_myl0_1", "LayerType": "gemm", "Inputs": tensor("Int8"), **metadata}
     bias = {"Name": "__myl_Add_myl0_2", "LayerType": "kgen", "Inputs": tensor("Float"), **metadata}
@@ -332,17 +341,17 @@ def test_kernels_that_cannot_multiply_do_not_speak_for_a_product(graph):
     }
 
 
-def test_where_kernels_of_one_product_disagree_the_widest_counts(graph):
+def test_the_widest_of_different_kernels_of_one_product_is_reported(graph):
     halves = [
-        {"Name": str(each), "LayerType": "gemm", "Inputs": tensor(each), "Metadata": "[ONNX Layer: fc/Gemm]"}
-        for each in ("Int8", "Half", "Int8")
+        {"Name": str(datatype), "LayerType": "gemm", "Inputs": tensor(datatype), "Metadata": "[ONNX Layer: fc/Gemm]"}
+        for datatype in ("Int8", "Half", "Int8")
     ]
     assert inspector.arithmetic_by_node(inspector.parse_layers(document(*halves), graph), ["fc/Gemm"]) == {
         "fc/Gemm": "fp16"
     }
 
 
-# ── Formats, tactics, documents ─────────────────────────────────────────────────────────────────────────────────────
+# ── Formats, tactics, documents ───────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -363,24 +372,24 @@ def test_where_kernels_of_one_product_disagree_the_widest_counts(graph):
         ("N/A due to dynamic shapes", "?"),
     ],
 )
-def test_sentences_about_a_tensor_become_its_type_and_layout(read, sentence, shown):
-    [layer] = read({"Name": "n", "LayerType": "kgen", "Outputs": tensor(sentence)}).values()
+def test_tensor_descriptions_are_parsed_to_type_and_layout(parse_by_name, sentence, shown):
+    [layer] = parse_by_name({"Name": "n", "LayerType": "kgen", "Outputs": tensor(sentence)}).values()
     assert layer.outputs == (shown,)
 
 
-def test_type_and_layout_are_read_apart_where_they_are_apart(only):
-    layer = only("tensorrt-11", "block.conv1/Conv")
+def test_type_and_layout_are_read_from_separate_fields(find_layer):
+    layer = find_layer("tensorrt-11", "block.conv1/Conv")
     assert (layer.inputs, layer.outputs) == (("Int8 NC/32HW32",), ("Int8 NC/32HW32",))
 
 
-def test_the_type_counts_where_the_layout_is_not_known(read):
+def test_the_type_is_used_even_if_the_layout_is_unknown(parse_by_name):
     unknown = {"Name": "t", "Datatype": "Half", "Format": "Format not available due to dynamic shapes"}
-    [layer] = read({"Name": "n", "LayerType": "correlation", "Inputs": [unknown]}).values()
+    [layer] = parse_by_name({"Name": "n", "LayerType": "correlation", "Inputs": [unknown]}).values()
     assert (layer.arithmetic, layer.inputs) == ("fp16", ("FP16",))
 
 
-def test_a_layer_without_a_tactic_s_name_has_its_number(read):
-    assert read("tensorrt-8.6")["block.conv1/QuantizeLinear"].tactic == "0x00000000000003ea"
+def test_a_layer_without_a_tactic_s_name_has_its_number(parse_by_name):
+    assert parse_by_name("tensorrt-8.6")["block.conv1/QuantizeLinear"].tactic == "0x00000000000003ea"
 
 
 @pytest.mark.parametrize(
@@ -392,28 +401,28 @@ def test_a_document_of_another_kind_is_refused(graph, text):
         inspector.parse_layers(text, graph)
 
 
-def test_an_engine_that_hides_its_layers_has_none(graph):
+def test_an_engine_with_hidden_layers_has_no_layers(graph):
     assert inspector.parse_layers(document(), graph) == ()
 
 
-# ── Time ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Time ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_times_are_joined_by_name_and_none_is_lost(graph):
-    found = inspector.parse_layers(inspection("tensorrt-10"), graph)
-    timed = inspector.add_times(found, {"block.conv1/Conv": 30.0, "somewhere else": 5.0})
+def test_layer_times_are_joined_by_name_without_loss(graph):
+    layers = inspector.parse_layers(inspection("tensorrt-10"), graph)
+    timed = inspector.add_times(layers, {"block.conv1/Conv": 30.0, "somewhere else": 5.0})
     assert {layer.name: layer.time_us for layer in timed if layer.time_us} == {
         "block.conv1/Conv": 30.0,
         "somewhere else": 5.0,
     }
-    assert [layer.name for layer in timed] == [*(layer.name for layer in found), "somewhere else"]
+    assert [layer.name for layer in timed] == [*(layer.name for layer in layers), "somewhere else"]
 
 
-def test_a_name_that_two_layers_have_is_timed_once(graph):
+def test_two_layers_with_one_name_are_timed_once(graph):
     twice = inspector.parse_layers(document("n", "n"), graph)
     assert [layer.time_us for layer in inspector.add_times(twice, {"n": 7.0})] == [7.0, None]
 
 
-def test_no_inspection_pretends_to_come_from_a_gpu():
+def test_recorded_inspections_do_not_claim_to_come_from_a_gpu():
     for path in INSPECTIONS.glob("*.json"):
         assert json.loads(path.read_text())["Comment"].endswith("no GPU and no TensorRT wrote it.")

@@ -1,4 +1,4 @@
-"""The modules of TensorRT, and every way in which their import fails."""
+"""The modules of TensorRT, and every kind of import failure."""
 
 import sys
 from pathlib import Path
@@ -12,14 +12,16 @@ from deploykit.core.extras import install_command
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Puts a package `tensorrt` of that code first on the path, as pip would; no code makes a folder of stubs."""
+    """Puts a package `tensorrt` with that code first on the path, as pip would; without code, a folder of stubs."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
 
     def put(code: str | None, recorded: str | None = None) -> None:
         (tmp_path / "tensorrt").mkdir()
         if code is None:
-            monkeypatch.setattr(sys, "path", [str(tmp_path)])  # another TensorRT further down would win over a folder
+            monkeypatch.setattr(
+                sys, "path", [str(tmp_path)]
+            )  # another TensorRT later on the path would take precedence over a folder
         else:
             (tmp_path / "tensorrt" / "__init__.py").write_text(code)
         if recorded is not None:
@@ -56,14 +58,14 @@ def test_a_library_that_cannot_be_imported_is_quoted_in_one_line(install, code: 
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_a_library_that_is_missing_says_how_to_get_it(name: LibraryName, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_gives_the_install_command(name: LibraryName, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.delitem(sys.modules, PACKAGES[name].module, raising=False)
     with pytest.raises(BackendError, match=r"is not installed\. Install it with:\n  \S+ -m pip install"):
         import_library(name)
 
 
-def test_type_stubs_are_no_library(install) -> None:
+def test_type_stubs_do_not_count_as_the_library(install) -> None:
     install(None)
     with pytest.raises(BackendError, match="its module tensorrt is empty"):
         import_library("tensorrt")
@@ -77,7 +79,7 @@ def test_versions_before_8_6_are_refused(install, old: str) -> None:
 
 
 @pytest.mark.parametrize("good", ["8.6.1", "10.3.0", "10.13.3.9", "11.4.0.106"])
-def test_later_versions_are_taken(install, good: str) -> None:
+def test_later_versions_are_accepted(install, good: str) -> None:
     install(f"__version__ = {good!r}\nclass Builder: pass")
     assert import_library("tensorrt").__version__ == good
     assert library_version("tensorrt") == good
@@ -86,7 +88,7 @@ def test_later_versions_are_taken(install, good: str) -> None:
 @pytest.mark.parametrize("imported", [False, True])
 @pytest.mark.parametrize("said", ["10.13.3.9", "10.13.3.9.post1"])
 @pytest.mark.parametrize("recorded", ["10.13.3.9", "10.13.3.9.post1", "10.13.3.9.post12"])
-def test_a_wheel_packed_again_is_the_same_version(install, said: str, recorded: str, imported: bool) -> None:
+def test_a_repacked_wheel_has_the_same_version(install, said: str, recorded: str, imported: bool) -> None:
     install(f"__version__ = {said!r}\nclass Builder: pass", recorded)
     if imported:
         import_library("tensorrt")
@@ -100,19 +102,19 @@ def test_the_version_is_read_without_importing(install) -> None:
     assert "tensorrt" not in sys.modules
 
 
-def test_an_imported_module_knows_its_version_best(install) -> None:
+def test_the_version_of_an_imported_module_takes_precedence(install) -> None:
     install("__version__ = '10.3.1'\nclass Builder: pass", recorded="10.3.0")
     import_library("tensorrt")
     assert library_version("tensorrt") == "10.3.1"
 
 
-def test_tensorrt_rtx_tells_the_same_version_either_way(process_free_version: str) -> None:
+def test_tensorrt_rtx_reports_the_same_version_from_module_and_metadata(process_free_version: str) -> None:
     assert import_library("tensorrt-rtx").__version__ == process_free_version
 
 
 @pytest.fixture
 def process_free_version(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Of TensorRT-RTX, from what pip recorded."""
+    """The version of TensorRT-RTX, from pip's metadata."""
     module = pytest.importorskip("tensorrt_rtx")
     with monkeypatch.context() as patch:
         patch.delitem(sys.modules, "tensorrt_rtx")

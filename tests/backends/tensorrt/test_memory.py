@@ -1,6 +1,5 @@
-"""Buffers, and arrays of other libraries. The GPU is a double: the order of calls and their contexts are verified, and
-nothing about a real GPU.
-"""
+"""Buffers, and arrays of other libraries. The GPU is a double: only the order of calls and their contexts are
+verified."""
 
 import gc
 import sys
@@ -43,14 +42,14 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
 
 
 class Array:
-    """Whatever has a CUDA array interface."""
+    """An object with a CUDA array interface."""
 
     def __init__(self, **interface: Any) -> None:
         self.__cuda_array_interface__ = {**described(4096, (3, 2), np.float32), **interface}
 
 
 class Dlpack:
-    """Whatever speaks DLPack alone; the numbers are those of a device."""
+    """An object with DLPack only, on a device."""
 
     def __init__(self, device: tuple[int, int] = (2, 0)) -> None:
         self.device = device
@@ -62,7 +61,7 @@ class Dlpack:
         return self.device
 
 
-def test_a_buffer_grows_with_the_largest_batch_and_is_used_again(gpu: Gpu) -> None:
+def test_a_buffer_grows_to_the_largest_batch_and_is_reused(gpu: Gpu) -> None:
     buffer = TensorBuffer(X)
     addresses = []
     with on_gpu("testing"):
@@ -78,11 +77,11 @@ def test_a_buffer_grows_with_the_largest_batch_and_is_used_again(gpu: Gpu) -> No
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_memory_is_given_back_under_its_own_context_in_whichever_thread_drops_it(gpu: Gpu, elsewhere: bool) -> None:
+def test_memory_is_freed_in_its_own_context_from_any_thread(gpu: Gpu, elsewhere: bool) -> None:
     with on_gpu("testing"):
         held: list[object] = [DeviceBlock(64, "A block"), TensorBuffer(X)]
         held[1].resize((4, 2))  # type: ignore[attr-defined]
-    with pushed(gpu):  # another library's context is current meanwhile
+    with pushed(gpu):  # another library's context is current at that time
         if elsewhere:
             thread = threading.Thread(target=held.clear)
             thread.start()
@@ -109,7 +108,7 @@ def test_one_primary_context_serves_all_threads(gpu: Gpu) -> None:
     assert gpu.named("init") == ["init"]
 
 
-def test_running_out_of_gpu_memory_names_the_bytes_asked_and_free(gpu: Gpu) -> None:
+def test_running_out_of_gpu_memory_names_the_bytes_requested_and_free(gpu: Gpu) -> None:
     gpu.refuses["alloc"] = cuda_doubles.MemoryError("cuMemAlloc failed: out of memory")
     with pytest.raises(BackendError) as caught, on_gpu("testing"):
         TensorBuffer(X).resize((1000, 2))
@@ -117,7 +116,7 @@ def test_running_out_of_gpu_memory_names_the_bytes_asked_and_free(gpu: Gpu) -> N
     assert "smaller batch" in caught.value.remedy
 
 
-def test_running_out_of_page_locked_memory_is_told_apart(gpu: Gpu) -> None:
+def test_running_out_of_page_locked_memory_is_a_separate_error(gpu: Gpu) -> None:
     gpu.refuses["alloc_host"] = cuda_doubles.MemoryError("cuMemHostAlloc failed: out of memory")
     with pytest.raises(BackendError, match="8000 bytes of page-locked host memory"), on_gpu("testing"):
         TensorBuffer(X).resize((1000, 2))
@@ -130,9 +129,7 @@ def test_running_out_of_page_locked_memory_is_told_apart(gpu: Gpu) -> None:
         (cuda_doubles.LogicError("invalid"), "CUDA failed while testing: invalid."),
     ],
 )
-def test_what_cuda_refuses_is_a_backend_error_and_the_context_is_popped(
-    gpu: Gpu, error: Exception, message: str
-) -> None:
+def test_a_cuda_error_is_a_backend_error_and_the_context_is_popped(gpu: Gpu, error: Exception, message: str) -> None:
     with pytest.raises(BackendError) as caught, on_gpu("testing"):
         raise error
     assert caught.value.what == message
@@ -152,7 +149,7 @@ def test_without_a_gpu_the_reason_is_quoted(gpu: Gpu, monkeypatch: pytest.Monkey
     assert gpu.calls == []
 
 
-def test_a_missing_pycuda_says_how_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_pycuda_gives_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycuda", None)
     with pytest.raises(BackendError) as caught:
         subject.import_pycuda()
@@ -160,7 +157,7 @@ def test_a_missing_pycuda_says_how_it_is_installed(monkeypatch: pytest.MonkeyPat
     assert "CUDA toolkit" in caught.value.remedy
 
 
-def test_a_device_array_is_read_where_it_lies() -> None:
+def test_a_device_array_is_read_without_a_copy() -> None:
     array = Array(stream=7)
     assert read_device_array("x", array) == DeviceArray(4096, (3, 2), np.dtype(np.float32), 7, array)
 
@@ -179,7 +176,7 @@ def test_a_device_array_is_read_where_it_lies() -> None:
         ((3, 2), (8, -4), False),
     ],
 )
-def test_only_dense_arrays_in_c_order_are_taken(
+def test_only_dense_arrays_in_c_order_are_accepted(
     shape: tuple[int, ...], strides: tuple[int, ...] | None, dense: bool
 ) -> None:
     array = Array(shape=shape, strides=strides)
@@ -190,7 +187,7 @@ def test_only_dense_arrays_in_c_order_are_taken(
             read_device_array("x", array)
 
 
-def test_density_is_what_numpy_calls_c_contiguous() -> None:
+def test_density_equals_the_numpy_definition_of_c_contiguous() -> None:
     whole = np.zeros((4, 6, 5), np.float32)
     for view in (
         whole,
@@ -232,12 +229,12 @@ def test_an_array_on_another_gpu_is_refused() -> None:
         read_device_array("x", Dlpack((2, 1)))
 
 
-def test_arrays_with_dlpack_only_go_through_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrays_with_dlpack_only_are_converted_by_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     cupy = ModuleType("cupy")
     cupy.from_dlpack = lambda _: Array(stream=1)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    found = read_device_array("x", Dlpack())
-    assert (found.address, found.stream) == (4096, 1)
+    array = read_device_array("x", Dlpack())
+    assert (array.address, array.stream) == (4096, 1)
 
 
 def test_an_array_that_no_library_can_convert_is_rejected_with_all_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +242,7 @@ def test_an_array_that_no_library_can_convert_is_rejected_with_all_reasons(monke
         return array.__dlpack__()
 
     monkeypatch.setitem(sys.modules, "cupy", None)
-    monkeypatch.setattr(torch, "from_dlpack", from_dlpack)  # its own looks for a driver first
+    monkeypatch.setattr(torch, "from_dlpack", from_dlpack)  # the real one looks for a driver first
     with pytest.raises(BackendError, match=r"x only supports DLPack.*\(cupy is not installed; torch: no capsule\)"):
         read_device_array("x", Dlpack())
 
@@ -279,14 +276,16 @@ def test_an_array_that_names_no_stream_may_be_written_on_any() -> None:
         (subject.UNNAMED_STREAM, ["synchronize everything"]),
     ],
 )
-def test_a_writer_is_waited_for_as_far_as_pycuda_can(gpu: Gpu, writer: int | None, calls: list[str]) -> None:
+def test_an_event_or_a_full_synchronization_waits_for_the_writing_stream(
+    gpu: Gpu, writer: int | None, calls: list[str]
+) -> None:
     with on_gpu("testing") as cuda:
         wait_for(writer, cuda.Stream())
     assert gpu.named("record", "wait_for_event", "synchronize everything") == calls
     assert gpu.leaks == []
 
 
-def test_an_address_that_tensorrt_would_refuse_is_copied_to_one_that_it_takes(gpu: Gpu) -> None:
+def test_a_misaligned_array_is_copied_to_an_aligned_buffer(gpu: Gpu) -> None:
     with on_gpu("testing") as cuda:
         stream, block = cuda.Stream(), DeviceBlock(512, "A block")
         gpu.memory[block.address][:] = np.arange(512, dtype=np.uint16).astype(np.uint8)

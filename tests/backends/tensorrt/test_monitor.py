@@ -15,7 +15,7 @@ from deploykit.core.values import BatchRange, BuildOptions
 
 
 class Recording:
-    """A Progress that writes down what it is told, and raises where it is told to."""
+    """A Progress that records its calls, and raises at a given one."""
 
     def __init__(self, fails_at: str = "") -> None:
         self.told: list[str] = []
@@ -49,7 +49,7 @@ def test_only_outermost_phases_become_steps() -> None:
     assert progress.told == ["Building of 2", "done", "end of Building"]
 
 
-def test_phases_that_a_failed_build_left_open_are_closed_from_the_inside() -> None:
+def test_open_phases_of_a_failed_build_are_closed_innermost_first() -> None:
     progress = Recording()
     phases = PhaseReporter(progress)
     phases.start_phase("first", None, 1)
@@ -58,7 +58,7 @@ def test_phases_that_a_failed_build_left_open_are_closed_from_the_inside() -> No
     assert progress.told == ["first of 1", "second of 1", "end of second", "end of first"]
 
 
-def test_a_cancelled_build_is_told_to_stop_at_its_next_step() -> None:
+def test_a_cancelled_build_stops_at_its_next_step() -> None:
     phases = PhaseReporter(None)
     assert phases.complete_step("Building")
     phases.cancel()
@@ -66,7 +66,7 @@ def test_a_cancelled_build_is_told_to_stop_at_its_next_step() -> None:
 
 
 @pytest.mark.parametrize("where", ["Building of 1", "done", "end of Building"])
-def test_an_error_of_the_progress_stops_the_build_and_is_kept(where: str) -> None:
+def test_an_error_in_the_progress_callback_stops_the_build_and_is_recorded(where: str) -> None:
     phases = PhaseReporter(Recording(where))
     phases.start_phase("Building", None, 1)
     phases.complete_step("Building")
@@ -75,7 +75,7 @@ def test_an_error_of_the_progress_stops_the_build_and_is_kept(where: str) -> Non
     assert str(phases.failure) == where
 
 
-def test_phases_may_come_from_many_threads() -> None:
+def test_phases_can_be_reported_from_many_threads() -> None:
     progress = Recording()
     phases = PhaseReporter(progress)
 
@@ -95,12 +95,12 @@ def test_phases_may_come_from_many_threads() -> None:
     assert sum(told.startswith("end of phase") for told in progress.told) == 8
 
 
-def test_nvidias_builder_reports_one_outermost_phase(written: Callable[[str], Path], tmp_path: Path) -> None:
+def test_nvidias_builder_reports_one_outermost_phase(write_graph: Callable[[str], Path], tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     text = """<ir_version: 10, opset_import: ["" : 20]> g (float[N,4,8,8] x) => (float[N,4,8,8] y)
         <float[4,4,1,1] weight> { y = Conv (x, weight) }"""
     progress, options = Recording(), BuildOptions(batch=BatchRange(1, 2, 4))
-    compile_plan(Dialect(import_library("tensorrt-rtx")), written(text), tmp_path / "plan", options, None, progress)
+    compile_plan(Dialect(import_library("tensorrt-rtx")), write_graph(text), tmp_path / "plan", options, None, progress)
     assert progress.told[0] == "Building engine of 6"
     assert progress.told[-1] == "end of Building engine"
     assert set(progress.told[1:-1]) == {"done"}

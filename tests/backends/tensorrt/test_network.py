@@ -25,7 +25,7 @@ def rtx() -> Builder:
 
 
 @pytest.fixture
-def unchecked(tmp_path: Path) -> Callable[..., Path]:
+def write_unchecked_graph(tmp_path: Path) -> Callable[..., Path]:
     """Writes a graph that onnx.checker may refuse; `modules` gives nodes the module that they come from."""
 
     def write(text: str, **modules: str) -> Path:
@@ -39,19 +39,19 @@ def unchecked(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def test_a_good_file_becomes_a_network(rtx: Builder, unchecked: Callable[..., Path]) -> None:
-    parsed = parse_network(rtx, unchecked(GOOD)).network
+def test_a_good_file_becomes_a_network(rtx: Builder, write_unchecked_graph: Callable[..., Path]) -> None:
+    parsed = parse_network(rtx, write_unchecked_graph(GOOD)).network
     assert (parsed.get_input(0).name, to_shape(parsed.get_input(0).shape)) == ("x", (-1, 4, 8, 8))
     assert parsed.num_layers == 1
 
 
 def test_every_node_that_the_parser_refuses_is_named_with_its_module(
-    rtx: Builder, unchecked: Callable[..., Path]
+    rtx: Builder, write_unchecked_graph: Callable[..., Path]
 ) -> None:
     text = f"""{HEAD} g (float[N,4,8,8] x) => (float[N,4,8,8] y)
         {{ [first] a = Frobnicate (x) [second] b = Relu (a) [third] y = Unique<axis = 0> (b) }}"""
     with pytest.raises(InputError) as raised:
-        parse_network(rtx, unchecked(text, first="layer1.0.frob", third="head"))
+        parse_network(rtx, write_unchecked_graph(text, first="layer1.0.frob", third="head"))
     assert (
         "cannot parse model.onnx: first (Frobnicate, module layer1.0.frob): it does not support the operator"
         in raised.value.what
@@ -71,11 +71,11 @@ def test_every_node_that_the_parser_refuses_is_named_with_its_module(
          "n (Conv): IConvolutionLayer `input` and `kernel` must be of same type."),
     ],
 )  # fmt: skip
-def test_reasons_are_told_in_words_not_in_c_plus_plus(
-    rtx: Builder, unchecked: Callable[..., Path], body: str, told: str
+def test_reasons_are_reported_without_c_plus_plus_source(
+    rtx: Builder, write_unchecked_graph: Callable[..., Path], body: str, told: str
 ) -> None:
     with pytest.raises(InputError) as raised:
-        parse_network(rtx, unchecked(f"{HEAD} g (float[N,4,8,8] x) => (float[N,4,A,B] y) {{ {body} }}"))
+        parse_network(rtx, write_unchecked_graph(f"{HEAD} g (float[N,4,8,8] x) => (float[N,4,A,B] y) {{ {body} }}"))
     assert told in raised.value.what
     for noise in (".cpp", "/_src", "Assertion", "::", "\n", "&&"):
         assert noise not in raised.value.what
@@ -83,44 +83,44 @@ def test_reasons_are_told_in_words_not_in_c_plus_plus(
 
 @pytest.mark.parametrize(("name", "told"), [("[inner]", "inner (Frobnicate)"), ("", "Frobnicate")])
 def test_a_node_inside_a_subgraph_is_not_mistaken_for_the_outer_one_of_its_index(
-    rtx: Builder, unchecked: Callable[..., Path], name: str, told: str
+    rtx: Builder, write_unchecked_graph: Callable[..., Path], name: str, told: str
 ) -> None:
     text = f"""{HEAD} g (float[N,4,8,8] x, bool b) => (float[N,4,8,8] y) {{ [outer] y = If (b) <
         then_branch = one () => (float[N,4,8,8] k) {{ {name} k = Frobnicate (x) }},
         else_branch = other () => (float[N,4,8,8] k) {{ k = Identity (x) }}> }}"""
     with pytest.raises(InputError) as raised:
-        parse_network(rtx, unchecked(text))
+        parse_network(rtx, write_unchecked_graph(text))
     assert f"model.onnx: {told}: it does not support the operator Frobnicate." in raised.value.what
 
 
 @pytest.mark.parametrize("content", [b"", b"hello" * 100, b"\x00" * 64, b"PK\x03\x04 a zip"])
-def test_a_file_that_is_no_graph_is_refused(rtx: Builder, tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_graph_is_refused(rtx: Builder, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"model\.onnx"):
         parse_network(rtx, path)
 
 
-def test_half_a_file_is_refused(rtx: Builder, unchecked: Callable[..., Path]) -> None:
-    path = unchecked(GOOD)
+def test_a_truncated_file_is_refused(rtx: Builder, write_unchecked_graph: Callable[..., Path]) -> None:
+    path = write_unchecked_graph(GOOD)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match=r"model\.onnx"):
         parse_network(rtx, path)
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     double = Double("10.3")
     with pytest.raises(InputError, match=r"The file .*absent\.onnx"):
         parse_network(Builder(Dialect(double)), tmp_path / "absent.onnx")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_all_versions_name_the_node_though_8_6_knows_its_index_only(
-    version: str, unchecked: Callable[..., Path]
+def test_all_versions_name_the_node_though_8_6_reports_its_index_only(
+    version: str, write_unchecked_graph: Callable[..., Path]
 ) -> None:
     double = Double(version)
     double.refusals = [Refusal(0, 'Assertion failed: creator && "Plugin not found"')]
-    graph = unchecked(GOOD, act="layer1.act")
+    graph = write_unchecked_graph(GOOD, act="layer1.act")
     with pytest.raises(InputError, match=r"model\.onnx: act \(Relu, module layer1\.act\): Plugin not found\."):
         parse_network(Builder(Dialect(double)), graph)
     double.operators_lacking = {"Relu"}
@@ -128,16 +128,16 @@ def test_all_versions_name_the_node_though_8_6_knows_its_index_only(
         parse_network(Builder(Dialect(double)), graph)
 
 
-def test_a_description_without_words_is_replaced_by_the_errors_code(unchecked: Callable[..., Path]) -> None:
+def test_an_empty_description_is_replaced_by_the_error_code(write_unchecked_graph: Callable[..., Path]) -> None:
     double = Double("10.3")
     double.refusals = [Refusal(0, "false")]
     with pytest.raises(InputError, match=r"act \(Relu\): unsupported node\."):
-        parse_network(Builder(Dialect(double)), unchecked(GOOD))
+        parse_network(Builder(Dialect(double)), write_unchecked_graph(GOOD))
 
 
-def test_hundreds_of_refused_nodes_are_counted_not_listed(unchecked: Callable[..., Path]) -> None:
+def test_hundreds_of_refused_nodes_are_counted_not_listed(write_unchecked_graph: Callable[..., Path]) -> None:
     double = Double("10.3")
     double.refusals = [Refusal(0, "false")] * 200
     with pytest.raises(InputError, match="and 190 more") as raised:
-        parse_network(Builder(Dialect(double)), unchecked(GOOD))
+        parse_network(Builder(Dialect(double)), write_unchecked_graph(GOOD))
     assert raised.value.what.count("act") == 10

@@ -82,25 +82,25 @@ LAUNCHED = ["launch" if step == "enqueue" else step for step in PLAIN]
 
 
 def steps(gpu: Gpu, call: Callable[[], object]) -> list[str]:
-    """The steps that the call took."""
+    """The steps of the call."""
     before = len(gpu.named(*STEPS))
     call()
     return gpu.named(*STEPS)[before:]
 
 
-def test_outputs_are_the_engines_and_the_callers_to_keep(runner: TensorRtRunner) -> None:
+def test_outputs_equal_the_engines_and_are_owned_by_the_caller(runner: TensorRtRunner) -> None:
     first = runner.run(batch(2))["y"]
-    kept = first.copy()
+    snapshot = first.copy()
     second = runner.run(batch(2, first=100))["y"]
-    assert np.array_equal(first, kept)
+    assert np.array_equal(first, snapshot)
     assert np.array_equal(first, 2 * batch(2)["x"])
     assert np.array_equal(second, 2 * batch(2, first=100)["x"])
     assert first.flags.owndata
     first[:] = 0  # it is writable, and no buffer of the runner's
-    assert np.array_equal(runner.run(batch(2))["y"], kept)
+    assert np.array_equal(runner.run(batch(2))["y"], snapshot)
 
 
-def test_the_first_call_of_a_batch_makes_room_and_enqueues(gpu: Gpu, runner: TensorRtRunner) -> None:
+def test_the_first_call_of_a_batch_allocates_and_enqueues(gpu: Gpu, runner: TensorRtRunner) -> None:
     room = ["shape", "alloc", "alloc_host", "alloc", "alloc_host", "bind", "bind"]
     assert steps(gpu, lambda: runner.run(batch(2))) == room + PLAIN
 
@@ -120,13 +120,13 @@ def test_without_graphs_every_call_enqueues_without_a_caveat(gpu: Gpu, trt: Tens
     assert runner.caveats == ()
 
 
-def test_another_batch_throws_the_graph_away_and_smaller_ones_use_the_same_buffers(
+def test_another_batch_discards_the_graph_and_smaller_batches_reuse_the_buffers(
     gpu: Gpu, runner: TensorRtRunner
 ) -> None:
     for _ in range(2):
         runner.run(batch(4))
-    taken = steps(gpu, lambda: runner.run(batch(3)))
-    assert taken == ["destroy executable", "shape", "bind", "bind", *PLAIN]
+    recorded = steps(gpu, lambda: runner.run(batch(3)))
+    assert recorded == ["destroy executable", "shape", "bind", "bind", *PLAIN]
     assert np.array_equal(runner.run(batch(1))["y"], 2 * batch(1)["x"])
 
 
@@ -156,15 +156,15 @@ def test_a_failed_capture_is_reported_once_and_each_call_enqueues(
     assert steps(gpu, lambda: runner.run(batch(2))) == PLAIN
 
 
-def test_no_capture_is_tried_where_the_library_disallows_it(
+def test_capture_is_not_attempted_if_the_library_disallows_it(
     gpu: Gpu, trt: Tensorrt, runner: TensorRtRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trt.IExecutionContext, "is_stream_capturable", lambda *_: False, raising=False)
     for _ in range(3):
         runner.run(batch(2))
     assert gpu.named("begin capture") == []
-    (said,) = runner.caveats
-    assert said.endswith("launched one by one: TensorRT 10.3.0 does not allow the capture of this engine")
+    (caveat,) = runner.caveats
+    assert caveat.endswith("launched one by one: TensorRT 10.3.0 does not allow the capture of this engine")
 
 
 def test_times_of_copies_and_computation_are_separate(runner: TensorRtRunner) -> None:
@@ -175,7 +175,7 @@ def test_times_of_copies_and_computation_are_separate(runner: TensorRtRunner) ->
         assert 0 < timings.enqueue_ms < 1000
 
 
-def test_arrays_of_any_strides_are_taken(runner: TensorRtRunner) -> None:
+def test_arrays_of_any_strides_are_accepted(runner: TensorRtRunner) -> None:
     x = np.arange(8, dtype=np.float32).reshape(2, 4).T[::2]
     assert not x.flags.c_contiguous
     assert np.array_equal(runner.run({"x": x})["y"], 2 * x)
@@ -194,7 +194,7 @@ def test_arrays_of_any_strides_are_taken(runner: TensorRtRunner) -> None:
         ({"x": np.zeros((0, 2), np.float32)}, "x has a batch of 0, and the engine accepts 1 to 4"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused_before_the_gpu_sees_them(
+def test_mismatched_arrays_are_refused_before_any_gpu_work(
     gpu: Gpu, runner: TensorRtRunner, arrays: Any, problem: str
 ) -> None:
     before = list(gpu.calls)
@@ -204,7 +204,7 @@ def test_arrays_that_do_not_fit_are_refused_before_the_gpu_sees_them(
     assert gpu.calls == before
 
 
-def test_threads_have_contexts_streams_and_buffers_of_their_own(gpu: Gpu, runner: TensorRtRunner) -> None:
+def test_threads_have_separate_contexts_streams_and_buffers(gpu: Gpu, runner: TensorRtRunner) -> None:
     together = threading.Barrier(3)
 
     def work(worker: int) -> bool:
@@ -223,7 +223,7 @@ def test_threads_have_contexts_streams_and_buffers_of_their_own(gpu: Gpu, runner
 
 
 @pytest.mark.parametrize("threads_live_on", [False, True])
-def test_dropping_a_runner_gives_everything_back(gpu: Gpu, trt: Tensorrt, plan: Path, threads_live_on: bool) -> None:
+def test_dropping_a_runner_frees_all_resources(gpu: Gpu, trt: Tensorrt, plan: Path, threads_live_on: bool) -> None:
     runner = TensorRtRunner(Dialect(trt), plan, (X,), (Y,))
     pool = ThreadPoolExecutor(2)
     for _ in range(3):
@@ -245,21 +245,21 @@ def test_streams_do_not_wait_for_the_default_stream(gpu: Gpu, runner: TensorRtRu
     assert ("stream", 1) in gpu.calls
 
 
-def test_a_plan_that_is_refused_says_why(trt: Tensorrt, plan: Path) -> None:
+def test_a_refused_plan_reports_the_reason(trt: Tensorrt, plan: Path) -> None:
     plan.write_bytes(b"no plan")
     with pytest.raises(BackendError, match=r"TensorRT 10.3.0 rejects this engine: the plan is damaged"):
         TensorRtRunner(Dialect(trt), plan, (X,), (Y,))
 
 
 @pytest.mark.parametrize("version_compatible", [False, True])
-def test_only_a_version_compatible_plan_may_bring_code(
+def test_only_a_version_compatible_plan_may_contain_host_code(
     gpu: Gpu, trt: Tensorrt, plan: Path, version_compatible: bool
 ) -> None:
     TensorRtRunner(Dialect(trt), plan, (X,), (Y,), version_compatible=version_compatible)
     assert ("deserialize", version_compatible) in gpu.calls
 
 
-def test_a_plan_without_weights_is_given_them_before_it_computes(
+def test_a_weight_stripped_plan_is_refitted_before_inference(
     gpu: Gpu, trt: Tensorrt, plan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = plan.with_name("model.onnx")
@@ -270,20 +270,20 @@ def test_a_plan_without_weights_is_given_them_before_it_computes(
     assert gpu.named("deserialize", "refit", "context") == ["deserialize", "refit", "context"]
 
 
-def test_without_a_compiler_at_run_time_nothing_is_kept(trt: Tensorrt, plan: Path) -> None:
+def test_without_run_time_compilation_no_kernel_cache_is_saved(trt: Tensorrt, plan: Path) -> None:
     file = plan.with_name("compiled")
     TensorRtRunner(Dialect(trt), plan, (X,), (Y,), jit_file=file).run(batch(1))
     assert not file.exists()
 
 
-def test_what_was_compiled_at_run_time_is_kept_and_given_back(
+def test_kernels_compiled_at_run_time_are_saved_and_restored(
     trt: Tensorrt, plan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = []
+    received = []
     context = Runtime.create_context
 
     def made(running: Runtime, engine: Any, jit_cache: bytes | None = None) -> object:
-        given.append(jit_cache)
+        received.append(jit_cache)
         return context(running, engine)
 
     monkeypatch.setattr(Runtime, "create_context", made)
@@ -292,10 +292,10 @@ def test_what_was_compiled_at_run_time_is_kept_and_given_back(
         runner = TensorRtRunner(Dialect(trt), plan, (X,), (Y,), jit_file=plan.parent / "new" / "compiled")
         runner.run(batch(1))
     assert (plan.parent / "new" / "compiled").read_bytes() == b"kernels"
-    assert given == [None, b"kernels"]
+    assert received == [None, b"kernels"]
 
 
-def test_layers_are_timed_in_a_context_of_their_own_and_the_warm_up_does_not_count(
+def test_layers_are_timed_in_a_separate_context_without_the_warm_up(
     trt: Tensorrt, plan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reports: list[Callable[[str, float], None]] = []
@@ -310,9 +310,9 @@ def test_layers_are_timed_in_a_context_of_their_own_and_the_warm_up_does_not_cou
 
     monkeypatch.setattr(Runtime, "enqueue", enqueued)
     runner = TensorRtRunner(Dialect(trt), plan, (X,), (Y,))
-    found = runner.inspect_engine(batch(2), calls=4)
-    assert found.times_us == {"conv": 250.0}
-    assert found.document.startswith("(2, ")
+    layers = runner.inspect_engine(batch(2), calls=4)
+    assert layers.times_us == {"conv": 250.0}
+    assert layers.document.startswith("(2, ")
 
 
 def test_gpu_times_are_medians_by_events_without_a_graph_and_with_one(
@@ -331,33 +331,33 @@ def test_gpu_times_are_medians_by_events_without_a_graph_and_with_one(
     assert (graph.cuda_graph, graph.h2d_ms, graph.compute_ms, graph.d2h_ms) == (True, 10, 100, 1000)
 
 
-def test_enqueueing_is_timed_by_the_hosts_clock(runner: TensorRtRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_enqueue_time_is_measured_by_the_host_clock(runner: TensorRtRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([moment for call in range(8) for moment in (10.0 * call, 10.0 * call + 0.001 * call)])
     monkeypatch.setattr("deploykit.backends.tensorrt.runner.time.perf_counter", lambda: next(seconds))
     assert [times.enqueue_ms for times in runner.gpu_times(batch(2), calls=1)] == pytest.approx([3, 7])
 
 
-def test_what_is_timed_with_a_graph_is_its_launches_alone(gpu: Gpu, runner: TensorRtRunner) -> None:
-    taken = steps(gpu, lambda: runner.gpu_times(batch(2), calls=5))
-    assert taken.count("enqueue") == 8 + 2  # the graph's own context enqueues once before, and once to be captured
-    assert taken.count("launch") == 7
-    assert taken[-len(LAUNCHED) * 5 - 1 : -1] == LAUNCHED * 5
+def test_with_a_cuda_graph_only_its_launches_are_timed(gpu: Gpu, runner: TensorRtRunner) -> None:
+    recorded = steps(gpu, lambda: runner.gpu_times(batch(2), calls=5))
+    assert recorded.count("enqueue") == 8 + 2  # the graph's own context enqueues once before, and once to be captured
+    assert recorded.count("launch") == 7
+    assert recorded[-len(LAUNCHED) * 5 - 1 : -1] == LAUNCHED * 5
 
 
-def test_where_no_graph_can_be_captured_the_times_are_those_without(gpu: Gpu, runner: TensorRtRunner) -> None:
+def test_without_a_captured_graph_gpu_times_are_those_of_enqueues(gpu: Gpu, runner: TensorRtRunner) -> None:
     gpu.refuses["begin capture"] = 900
     [plain] = runner.gpu_times(batch(2), calls=2)
     assert not plain.cuda_graph
 
 
-def test_gpu_times_are_taken_in_contexts_of_their_own_one_after_the_other(gpu: Gpu, runner: TensorRtRunner) -> None:
+def test_gpu_times_are_measured_in_separate_contexts_in_sequence(gpu: Gpu, runner: TensorRtRunner) -> None:
     runner.run(batch(1))
     runner.gpu_times(batch(2), calls=1)
     assert gpu.named("context", "~context") == ["context", "context", "~context", "context", "~context"]
     assert np.array_equal(runner.run(batch(1))["y"], 2 * batch(1)["x"])
 
 
-def test_arrays_that_do_not_fit_are_refused_before_they_are_timed(runner: TensorRtRunner) -> None:
+def test_mismatched_arrays_are_refused_before_timing(runner: TensorRtRunner) -> None:
     with pytest.raises(InputError, match="a batch of 9, and the engine accepts 1 to 4"):
         runner.gpu_times(batch(9), calls=1)
 
@@ -373,11 +373,11 @@ def test_a_runner_with_gpu_times_is_a_timed_runner(runner: TensorRtRunner) -> No
 
         def run(self, arrays: object) -> object: ...
 
-    assert [isinstance(each, TimedRunner) for each in (runner, Untimed())] == [True, False]
+    assert [isinstance(candidate, TimedRunner) for candidate in (runner, Untimed())] == [True, False]
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
-def test_contexts_go_before_their_engine_and_that_before_its_runtime(
+def test_contexts_are_released_before_their_engine_and_that_before_its_runtime(
     gpu: Gpu, trt: Tensorrt, plan: Path, lanes: int
 ) -> None:
     runner = TensorRtRunner(Dialect(trt), plan, (X,), (Y,))
@@ -392,7 +392,7 @@ def test_contexts_go_before_their_engine_and_that_before_its_runtime(
 
 
 @pytest.mark.parametrize(("changes", "name"), [({"x": "HALF"}, "x"), ({"y": "INT32"}, "y")])
-def test_an_engine_whose_tensors_are_not_those_of_its_record_is_refused(
+def test_an_engine_whose_tensors_differ_from_its_record_is_refused(
     trt: Tensorrt, plan: Path, changes: dict[str, str], name: str
 ) -> None:
     trt.types.update(changes)
@@ -400,7 +400,7 @@ def test_an_engine_whose_tensors_are_not_those_of_its_record_is_refused(
         TensorRtRunner(Dialect(trt), plan, (X,), (Y,))
 
 
-def test_a_runner_that_ran_out_of_memory_serves_smaller_batches_still(gpu: Gpu, runner: TensorRtRunner) -> None:
+def test_a_runner_that_ran_out_of_memory_still_runs_smaller_batches(gpu: Gpu, runner: TensorRtRunner) -> None:
     runner.run(batch(1))
     gpu.refuses["alloc"] = cuda_doubles.MemoryError("cuMemAlloc failed: out of memory")
     with pytest.raises(BackendError, match=r"The tensor x needs 32 bytes of GPU memory; 3000 of 8000 bytes are free"):
@@ -411,7 +411,7 @@ def test_a_runner_that_ran_out_of_memory_serves_smaller_batches_still(gpu: Gpu, 
     assert gpu.leaks == []
 
 
-def test_an_enqueue_that_fails_is_a_backend_error_and_no_lasting_one(gpu: Gpu, runner: TensorRtRunner) -> None:
+def test_a_failed_enqueue_is_a_backend_error_and_the_next_call_works(gpu: Gpu, runner: TensorRtRunner) -> None:
     gpu.refuses["enqueue"] = 1
     with pytest.raises(BackendError, match=r"TensorRT 10.3.0 failed while computing"):
         runner.run(batch(2))
@@ -447,8 +447,8 @@ def read(gpu: Gpu, array: Any) -> np.ndarray[Any, Any]:
 
 
 def test_device_arrays_are_computed_on_without_a_copy(gpu: Gpu, runner: TensorRtRunner) -> None:
-    taken = steps(gpu, lambda: runner.run_device({"x": OnGpu(gpu, batch(2)["x"])}))
-    assert taken == ["shape", "alloc", "bind", "bind", "enqueue", "synchronize"]
+    recorded = steps(gpu, lambda: runner.run_device({"x": OnGpu(gpu, batch(2)["x"])}))
+    assert recorded == ["shape", "alloc", "bind", "bind", "enqueue", "synchronize"]
     first = runner.run_device({"x": OnGpu(gpu, batch(3)["x"])})["y"]
     second = runner.run_device({"x": OnGpu(gpu, batch(3, first=50)["x"])})["y"]
     assert np.array_equal(read(gpu, first), 2 * batch(3)["x"])
@@ -463,12 +463,12 @@ def test_an_output_feeds_the_next_call_and_outlives_its_runner(gpu: Gpu, trt: Te
     assert np.array_equal(read(gpu, twice), 4 * batch(2)["x"])
 
 
-def test_host_and_device_calls_take_turns(gpu: Gpu, runner: TensorRtRunner) -> None:
+def test_host_and_device_calls_can_alternate(gpu: Gpu, runner: TensorRtRunner) -> None:
     for first in range(4):
-        given = batch(2, first)
-        assert np.array_equal(read(gpu, runner.run_device({"x": OnGpu(gpu, given["x"])})["y"]), 2 * given["x"])
+        inputs = batch(2, first)
+        assert np.array_equal(read(gpu, runner.run_device({"x": OnGpu(gpu, inputs["x"])})["y"]), 2 * inputs["x"])
         for _ in range(3):
-            assert np.array_equal(runner.run(given)["y"], 2 * given["x"])
+            assert np.array_equal(runner.run(inputs)["y"], 2 * inputs["x"])
 
 
 def test_an_unaligned_device_array_is_copied_on_the_gpu(gpu: Gpu, runner: TensorRtRunner) -> None:
@@ -489,7 +489,7 @@ def test_the_enqueue_waits_for_the_stream_that_writes_a_device_array(gpu: Gpu, r
         (np.zeros((9, 2), np.float32), "x has a batch of 9, and the engine accepts 1 to 4"),
     ],
 )
-def test_device_arrays_that_do_not_fit_are_refused(
+def test_mismatched_device_arrays_are_refused(
     gpu: Gpu, runner: TensorRtRunner, array: np.ndarray[Any, Any], problem: str
 ) -> None:
     with pytest.raises(InputError, match=f"^TensorRT rejects these inputs: {problem}"):
@@ -521,14 +521,14 @@ network (float[batch, 3, 9, 9] x) => (float[batch, 4] y) <float[4, 3, 3, 3] weig
 
 
 @pytest.fixture
-def real(written: Callable[[str], Path]) -> tuple[Runners, Callable[[Any], Any]]:
-    """Makes runners of a small network that was built here, and computes it in float64."""
+def real(write_graph: Callable[[str], Path]) -> tuple[Runners, Callable[[Any], Any]]:
+    """Creates runners of a small network built on this machine, and its float64 reference."""
     import onnx
 
     from deploykit.backends.tensorrt.compile import compile_plan
     from deploykit.backends.tensorrt.library import import_library
 
-    graph = written(NETWORK)
+    graph = write_graph(NETWORK)
     dialect = Dialect(import_library("tensorrt"))
     options = BuildOptions(batch=BatchRange(1, 4, 8))
     plan = compile_plan(dialect, graph, graph.parent / "engine.plan", options, query_driver().gpu, None)
@@ -565,7 +565,7 @@ def test_on_a_gpu_every_batch_agrees_with_numpy(real: tuple[Runners, Callable[[A
 
 
 @on_a_gpu
-def test_on_a_gpu_two_threads_do_not_disturb_each_other(real: tuple[Runners, Callable[[Any], Any]]) -> None:
+def test_on_a_gpu_two_threads_do_not_interfere(real: tuple[Runners, Callable[[Any], Any]]) -> None:
     make, expected = real
     runner = make()
 
@@ -591,14 +591,14 @@ def test_on_a_gpu_a_cuda_graph_computes_what_plain_enqueues_compute(
 
 
 @on_a_gpu
-def test_on_a_gpu_every_part_of_a_call_takes_time(real: tuple[Runners, Callable[[Any], Any]]) -> None:
+def test_on_a_gpu_every_part_of_a_call_has_a_positive_duration(real: tuple[Runners, Callable[[Any], Any]]) -> None:
     make, _ = real
     for times in make().gpu_times({"x": images(4)}, calls=20):
         assert min(times.h2d_ms, times.compute_ms, times.d2h_ms, times.enqueue_ms) > 0
 
 
 @on_a_gpu
-def test_on_a_gpu_pytorchs_tensors_are_computed_on_where_they_lie(
+def test_on_a_gpu_pytorch_tensors_are_read_without_a_copy(
     real: tuple[Runners, Callable[[Any], Any]],
 ) -> None:
     import torch

@@ -14,7 +14,7 @@ MS = 1_000_000
 
 
 class FakeClock:
-    """Stands still except while a candidate runs, or all pause."""
+    """A clock that advances only while a candidate runs, or during pauses."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -35,10 +35,10 @@ class FakeClock:
         return compare_latency(self.call(first), self.call(second), batch, rounds, self, settings, self.sleep)
 
 
-# ── Turns ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Turns ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_block_is_counted_for_a_while_and_holds_a_call() -> None:
+def test_a_block_has_a_minimum_duration_and_at_least_one_call() -> None:
     clock = FakeClock()
     blocks = alternate_blocks({"a": clock.call(repeat(10)), "b": clock.call(repeat(700))}, 3, clock, clock.sleep)
     assert blocks == {"a": ((10 * MS,) * 20,) * 3, "b": ((700 * MS,),) * 3}
@@ -66,7 +66,7 @@ def test_candidates_can_alternate_call_by_call_in_every_order() -> None:
 
 
 def test_threads_that_spin_after_a_call_do_not_slow_the_other_candidate() -> None:
-    """As ONNX Runtime's: for 70 ms behind a call of `a`, `b` takes twice as long."""
+    """Like ONNX Runtime: for 70 ms after a call of `a`, `b` takes twice as long."""
     clock = FakeClock()
     last = -1000 * MS
 
@@ -82,7 +82,7 @@ def test_threads_that_spin_after_a_call_do_not_slow_the_other_candidate() -> Non
     assert {duration for block in blocks["b"] for duration in block} == {5 * MS}
 
 
-def test_calls_that_wake_threads_and_fill_caches_again_do_not_count() -> None:
+def test_the_first_calls_after_a_switch_are_not_counted() -> None:
     clock = FakeClock()
     rested = 0
 
@@ -100,7 +100,7 @@ def test_calls_that_wake_threads_and_fill_caches_again_do_not_count() -> None:
     assert set(block) == {10 * MS}
 
 
-def test_the_candidates_take_turns_in_going_first() -> None:
+def test_the_candidates_alternate_in_running_first() -> None:
     clock = FakeClock()
     began: list[str] = []
 
@@ -113,41 +113,41 @@ def test_the_candidates_take_turns_in_going_first() -> None:
         return run
 
     alternate_blocks({name: candidate(name) for name in "abc"}, 6, clock, clock.sleep)
-    assert "".join(began) == "abcbabcacbcabac"  # abc cba bca acb cab bac, neighbours that are alike as one
+    assert "".join(began) == "abcbabcacbcabac"  # abc cba bca acb cab bac, with equal neighbours merged
 
 
-# ── The ratio ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The ratio ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_ratio_is_the_seconds_time_over_the_firsts() -> None:
-    found = FakeClock().compare(repeat(10), repeat(11), rounds=8)
-    assert (found.ratio.low, found.ratio.estimate, found.ratio.high) == pytest.approx((1.1, 1.1, 1.1))
-    assert found.rounds == 8
-    assert found.first.durations_ns == (10 * MS,) * 160
-    assert found.second.durations_ns == (11 * MS,) * 152
+    comparison = FakeClock().compare(repeat(10), repeat(11), rounds=8)
+    assert (comparison.ratio.low, comparison.ratio.estimate, comparison.ratio.high) == pytest.approx((1.1, 1.1, 1.1))
+    assert comparison.rounds == 8
+    assert comparison.first.durations_ns == (10 * MS,) * 160
+    assert comparison.second.durations_ns == (11 * MS,) * 152
 
 
-def test_each_sides_throughput_is_of_its_own_time() -> None:
-    found = FakeClock().compare(repeat(10), repeat(40), rounds=6, batch=4)
-    assert found.first.latency.throughput_per_s == pytest.approx(400)
-    assert found.second.latency.throughput_per_s == pytest.approx(100)
+def test_each_sides_throughput_uses_only_its_own_time() -> None:
+    comparison = FakeClock().compare(repeat(10), repeat(40), rounds=6, batch=4)
+    assert comparison.first.latency.throughput_per_s == pytest.approx(400)
+    assert comparison.second.latency.throughput_per_s == pytest.approx(100)
 
 
-def test_each_side_is_warm_before_it_counts() -> None:
+def test_each_side_is_warmed_up_before_it_is_measured() -> None:
     cooling = chain((10 + 40 * 0.97**call for call in range(300)), repeat(10))
-    found = FakeClock().compare(repeat(10), cooling, rounds=6)
-    assert found.second.latency.settled
-    assert found.second.latency.warmup_iterations > 30 == found.first.latency.warmup_iterations
-    assert found.ratio.high < 1.1
+    comparison = FakeClock().compare(repeat(10), cooling, rounds=6)
+    assert comparison.second.latency.settled
+    assert comparison.second.latency.warmup_iterations > 30 == comparison.first.latency.warmup_iterations
+    assert comparison.ratio.high < 1.1
 
 
 @pytest.mark.parametrize(
     ("ms", "settings", "rounds"),
     [
-        (10, Settings(), 10),  # of 0.84 s each: more than 2 s, but the fewest
+        (10, Settings(), 10),  # of 0.84 s each: more than 2 s, but the minimum count
         (10, Settings(seconds_at_least=20), 24),
-        (600, Settings(), 7),  # of 4 s each, as many as 30 s hold
-        (10_000, Settings(), 6),  # an interval needs so many
+        (600, Settings(), 7),  # of 4 s each, as many as fit into 30 s
+        (10_000, Settings(), 6),  # the minimum for an interval
     ],
 )
 def test_without_a_number_of_rounds_they_fill_the_time(ms: float, settings: Settings, rounds: int) -> None:
@@ -162,14 +162,14 @@ def test_a_slower_machine_does_not_change_the_ratio() -> None:
         while True:
             yield ms * (1 + clock.now / 20e9) * chance.lognormal(0, 0.05)
 
-    found = clock.compare(drifting(10, 1), drifting(12, 2), rounds=40)
-    assert found.first.latency.variation > 0.1
-    assert found.ratio.low < 1.2 < found.ratio.high
-    assert found.ratio.high - found.ratio.low < 0.06
+    comparison = clock.compare(drifting(10, 1), drifting(12, 2), rounds=40)
+    assert comparison.first.latency.variation > 0.1
+    assert comparison.ratio.low < 1.2 < comparison.ratio.high
+    assert comparison.ratio.high - comparison.ratio.low < 0.06
 
 
-def test_two_of_a_kind_differ_by_no_more_than_the_interval() -> None:
+def test_identical_candidates_differ_by_no_more_than_the_interval() -> None:
     chance = np.random.default_rng(3)
     first, second = (cycle(10 * chance.lognormal(0, 0.1, 977)) for _ in range(2))
-    found = FakeClock().compare(first, second, rounds=40)
-    assert found.ratio.low < 1 < found.ratio.high
+    comparison = FakeClock().compare(first, second, rounds=40)
+    assert comparison.ratio.low < 1 < comparison.ratio.high

@@ -17,7 +17,7 @@ from deploykit.evaluate.latency.processor import read_processor
 
 
 class Machine:
-    """A folder that stands for / of a machine."""
+    """A folder that replaces / of a machine."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -41,11 +41,11 @@ def machine(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch):
-    """As on a machine without nvidia-ml-py."""
+    """A machine without nvidia-ml-py."""
     monkeypatch.setitem(sys.modules, "pynvml", None)
 
 
-# ── The processor ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The processor ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_clocks_and_governors_are_those_of_the_processors_that_one_may_run_on(machine):
@@ -54,11 +54,11 @@ def test_clocks_and_governors_are_those_of_the_processors_that_one_may_run_on(ma
     ):
         machine.says(f"sys/devices/system/cpu/cpu{number}/cpufreq/scaling_cur_freq", f"{clock}\n")
         machine.says(f"sys/devices/system/cpu/cpu{number}/cpufreq/scaling_governor", f"{governor}\n")
-    told = DeviceConditions("CPU", "sysfs", clock_mhz=(2400.0, 3600.0), power_mode="powersave, schedutil")
-    assert read_processor(machine.root) == told
+    conditions = DeviceConditions("CPU", "sysfs", clock_mhz=(2400.0, 3600.0), power_mode="powersave, schedutil")
+    assert read_processor(machine.root) == conditions
 
 
-def test_without_cpufreq_proc_tells_the_clock(machine):
+def test_without_cpufreq_the_clock_is_read_from_proc(machine):
     blocks = [
         f"processor\t: {number}\ncpu MHz\t\t: {clock}\n" for number, clock in enumerate(("2000.1", "1", "2500.5"))
     ]
@@ -74,7 +74,7 @@ def test_the_temperature_is_that_of_the_processors_zones(machine, kind):
     assert read_processor(machine.root).temperature_c == (49.0, 51.5)
 
 
-def test_where_no_zone_is_the_processors_a_sensor_inside_it_is_read(machine):
+def test_without_a_processor_zone_a_core_sensor_is_read(machine):
     machine.zone(0, "acpitz", "27800")
     machine.says("sys/class/hwmon/hwmon0/name", "nvme\n")
     machine.says("sys/class/hwmon/hwmon0/temp1_input", "33000\n")
@@ -89,16 +89,16 @@ def test_a_machine_without_readings_has_no_conditions(machine):
 
 
 @pytest.mark.parametrize("text", ["", "\n", "N/A\n", "\0"])
-def test_text_that_is_not_a_number_is_none(machine, text):
+def test_non_numeric_text_reads_as_none(machine, text):
     machine.zone(0, "x86_pkg_temp", text)
     machine.says("sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", text)
     assert read_processor(machine.root) == DeviceConditions("CPU", "/proc/cpuinfo")
 
 
-def test_a_sensor_that_answers_with_an_error_is_not_there(machine):
+def test_a_failing_sensor_is_omitted(machine):
     machine.zone(0, "cpu-thermal", "50000")
     machine.says("sys/class/thermal/thermal_zone1/type", "cpu-thermal\n")
-    (machine.root / "sys/class/thermal/thermal_zone1/temp").mkdir()  # reading it fails, as of a sensor that is off
+    (machine.root / "sys/class/thermal/thermal_zone1/temp").mkdir()  # reading it fails, like a sensor that is off
     assert read_processor(machine.root).temperature_c == (50.0, 50.0)
 
 
@@ -107,7 +107,7 @@ def test_this_machine_is_read_without_an_error(monkeypatch):
     assert read_processor().device == "CPU"
 
 
-# ── A Jetson ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── A Jetson ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 ORIN = "NVIDIA Jetson Orin NX Engineering Reference Developer Kit"
 
@@ -136,7 +136,7 @@ def orin(machine):
     return machine
 
 
-def test_a_jetson_tells_its_gpu_memory_rail_and_mode(orin):
+def test_a_jetson_reports_gpu_memory_rail_and_power_mode(orin):
     assert jetson.create_reader(orin.root)() == DeviceConditions(
         ORIN,
         "sysfs, power of VDD_IN",
@@ -156,7 +156,7 @@ def test_over_current_events_count_from_the_start_of_the_measurement(orin):
 
 
 @pytest.mark.parametrize("clock", ["17000000.gpu", "17000000.gv11b", "gpu-gpc-0"])
-def test_the_gpus_clock_is_found_by_the_names_that_boards_give_it(orin, clock):
+def test_the_gpu_clock_is_found_under_each_board_specific_name(orin, clock):
     (orin.root / "sys/class/devfreq/17000000.ga10b").rename(orin.root / "sys/class/devfreq" / clock)
     orin.says("sys/class/devfreq/gpu-nvd-0/cur_freq", "1\n")
     assert jetson.create_reader(orin.root)().clock_mhz == (918.0, 918.0)
@@ -172,7 +172,7 @@ def test_a_jetson_without_readings_still_has_its_name(machine):
     assert jetson.create_reader(machine.root)() == DeviceConditions("NVIDIA Jetson AGX Thor", "sysfs")
 
 
-def test_another_board_is_no_jetson(machine):
+def test_another_board_is_not_a_jetson(machine):
     machine.says("proc/device-tree/model", "Raspberry Pi 5 Model B\0")
     assert jetson.create_reader(machine.root) is None
 
@@ -188,7 +188,7 @@ def test_a_power_mode_has_the_name_of_its_number(orin, status, mode):
 @pytest.mark.parametrize(
     ("answer", "mode"), [("echo NV Power Mode: 30W; echo 2", "30W"), ("echo no root >&2; exit 1", None)]
 )
-def test_where_no_file_tells_the_mode_the_program_is_asked(tmp_path, monkeypatch, answer, mode):
+def test_without_a_mode_file_the_nvpmodel_program_is_queried(tmp_path, monkeypatch, answer, mode):
     program = tmp_path / "nvpmodel"
     program.write_text(f"#!/bin/sh\n[ $1 = -q ] || exit 9\n{answer}\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
@@ -196,15 +196,15 @@ def test_where_no_file_tells_the_mode_the_program_is_asked(tmp_path, monkeypatch
     assert jetson.read_power_mode() == mode
 
 
-# ── NVIDIA's GPUs ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── NVIDIA's GPUs ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class NVMLError(Exception):
     pass
 
 
-def made(**answers):
-    """A module pynvml of two GPUs, each answer keyed by its function."""
+def create_pynvml(**answers):
+    """A module pynvml of two GPUs, each result keyed by its function."""
 
     def asked(name):
         def ask(*arguments):
@@ -239,21 +239,21 @@ H200 = {
 @pytest.fixture
 def gpus(monkeypatch):
     def install(**answers):
-        module = made(**{**H200, **answers})
+        module = create_pynvml(**{**H200, **answers})
         monkeypatch.setitem(sys.modules, "pynvml", module)
         return module
 
     return install
 
 
-def seen():
+def read_conditions():
     with nvml.open_readers() as readers:
         return [read() for read in readers]
 
 
-def test_a_gpu_tells_clocks_temperature_and_power(gpus):
+def test_a_gpu_reports_clocks_temperature_and_power(gpus):
     gpus()
-    assert seen() == [
+    assert read_conditions() == [
         DeviceConditions(
             "NVIDIA H200",
             "NVML",
@@ -265,50 +265,50 @@ def test_a_gpu_tells_clocks_temperature_and_power(gpus):
     ]
 
 
-def test_reasons_for_low_clocks_are_told_in_words_and_idling_is_none(gpus):
+def test_throttle_reasons_are_named_and_idling_is_not_one(gpus):
     module = gpus()
     held = module.nvmlClocksThrottleReasonSwPowerCap | module.nvmlClocksThrottleReasonHwThermalSlowdown | 1
     gpus(nvmlDeviceGetCurrentClocksEventReasons=held)
-    assert seen()[0].throttled == ("power cap", "hardware thermal slowdown")
+    assert read_conditions()[0].throttled == ("power cap", "hardware thermal slowdown")
 
 
 def test_of_several_gpus_each_has_its_number(gpus):
     gpus(nvmlDeviceGetCount=2)
-    assert [each.device for each in seen()] == ["NVIDIA H200 0", "NVIDIA H200 1"]
+    assert [condition.device for condition in read_conditions()] == ["NVIDIA H200 0", "NVIDIA H200 1"]
 
 
-def test_what_a_gpu_does_not_support_is_not_there(gpus):
+def test_readings_that_a_gpu_does_not_support_are_omitted(gpus):
     gpus(nvmlDeviceGetPowerUsage=NVMLError("Not Supported"), nvmlDeviceGetClockInfo=NVMLError("Not Supported"))
-    assert seen() == [DeviceConditions("NVIDIA H200", "NVML", temperature_c=(41, 41))]
+    assert read_conditions() == [DeviceConditions("NVIDIA H200", "NVML", temperature_c=(41, 41))]
 
 
 def test_older_versions_call_the_reasons_otherwise_and_give_names_as_bytes(gpus):
     module = gpus(nvmlDeviceGetName=b"Tesla T4", nvmlDeviceGetCurrentClocksThrottleReasons=1 << 63)
     del module.nvmlDeviceGetCurrentClocksEventReasons
-    assert seen()[0].device == "Tesla T4"
+    assert read_conditions()[0].device == "Tesla T4"
     assert "nvmlDeviceGetCurrentClocksThrottleReasons" in module.calls
 
 
-def test_the_driver_is_let_go_of_at_the_end(gpus):
+def test_the_driver_is_released_at_the_end(gpus):
     module = gpus()
-    seen()
+    read_conditions()
     assert (module.calls[0], module.calls[-1]) == ("nvmlInit", "nvmlShutdown")
 
 
 def test_a_package_without_a_driver_has_no_gpus(gpus):
     gpus(nvmlInit=NVMLError("NVML Shared Library Not Found"))
-    assert seen() == []
+    assert read_conditions() == []
 
 
 def test_without_the_package_there_are_no_gpus():
-    assert seen() == []
+    assert read_conditions() == []
 
 
 def test_every_name_that_is_used_of_nvml_is_one_of_the_installed_packages(monkeypatch):
     monkeypatch.undo()
     import pynvml
 
-    stand_in = made()
+    stand_in = create_pynvml()
     names = [name for name in vars(stand_in) if name.startswith(("nvml", "NVML"))]
     assert len(names) > 15
     assert [name for name in names if not hasattr(pynvml, name)] == []
@@ -317,51 +317,52 @@ def test_every_name_that_is_used_of_nvml_is_one_of_the_installed_packages(monkey
         inspect.signature(getattr(pynvml, name)).bind(*range(count))
 
 
-# ── Watching ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Watching ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def until(happened):
+def wait_until(happened):
     while not happened():
         time.sleep(0.001)
 
 
-def test_the_lowest_and_the_highest_are_kept_and_every_reason(gpus):
+def test_minimum_maximum_and_all_throttle_reasons_are_recorded(gpus):
     clocks, reasons = [1980, 1200, 1500], [0, 4, 0]
-    looked = []
+    readings = []
 
     def clock(_, kind):
         if kind == 2:
             return 3201
-        looked.append(kind)
-        return clocks[min(len(looked), 3) - 1]
+        readings.append(kind)
+        return clocks[min(len(readings), 3) - 1]
 
     gpus(
-        nvmlDeviceGetClockInfo=clock, nvmlDeviceGetCurrentClocksEventReasons=lambda _: reasons[min(len(looked), 3) - 1]
+        nvmlDeviceGetClockInfo=clock,
+        nvmlDeviceGetCurrentClocksEventReasons=lambda _: reasons[min(len(readings), 3) - 1],
     )
     with record_conditions(Path("/nowhere"), interval_s=0.001) as watched:
-        until(lambda: len(looked) > 3)
-    [found] = watched.conditions
-    assert found.clock_mhz == (1200, 1980)
-    assert found.throttled == ("power cap",)
+        wait_until(lambda: len(readings) > 3)
+    [condition] = watched.conditions
+    assert condition.clock_mhz == (1200, 1980)
+    assert condition.throttled == ("power cap",)
 
 
 def test_even_the_shortest_measurement_has_one_reading(orin):
     with record_conditions(orin.root) as watched:
         assert watched.conditions == ()
-    assert [each.device for each in watched.conditions] == ["CPU", ORIN]
+    assert [condition.device for condition in watched.conditions] == ["CPU", ORIN]
 
 
-def test_a_mode_that_changes_is_told_in_order(machine, gpus):
+def test_a_changing_mode_is_reported_in_order(machine, gpus):
     governor = "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
     machine.says(governor, "powersave")
     module = gpus()
     with record_conditions(machine.root, interval_s=0.001) as watched:
-        until(lambda: "nvmlDeviceGetPowerUsage" in module.calls)  # GPUs are looked at last
+        wait_until(lambda: "nvmlDeviceGetPowerUsage" in module.calls)  # GPUs are read last
         machine.says(governor, "performance")
     assert watched.conditions[0].power_mode == "powersave, then performance"
 
 
-def test_devices_that_tell_nothing_are_left_out(machine):
+def test_devices_without_readings_are_omitted(machine):
     with record_conditions(machine.root) as watched:
         pass
     assert watched.conditions == ()

@@ -34,13 +34,13 @@ ANSWER = {
 
 HEAD = {name: ANSWER[name] for name in ("runtime", "file", "skipped_engines", "start_up")}
 DURATIONS = [1_000_000, 2_000_000, 900_000]
-PRINTS = (f"printf '{' '.join(map(str, DURATIONS))}' > $5", f"echo '{json.dumps(ANSWER)}'")  # $5 is behind --raw
+PRINTS = (f"printf '{' '.join(map(str, DURATIONS))}' > $5", f"echo '{json.dumps(ANSWER)}'")  # $5 follows --raw
 SETTINGS = Settings(iterations_at_least=7, seconds_at_least=3, seconds_at_most=40)
 
 
 @pytest.fixture
 def program(tmp_path):
-    """Makes a program of these lines of shell."""
+    """Writes a program with these lines of shell."""
 
     def make(*lines):
         path = tmp_path / "deploykit-bench"
@@ -51,27 +51,27 @@ def program(tmp_path):
     return make
 
 
-def test_what_it_prints_becomes_a_value(program, tmp_path):
-    found = measure_cpp(program(*PRINTS), tmp_path, 2, SETTINGS)
-    assert (found.runtime, found.file) == ("ONNX Runtime 1.31.1", "model.onnx")
-    assert found.skipped_engines == ("tensorrt: no driver is installed.",)
-    assert (found.latency.batch, found.latency.p99_ms, found.latency.settled) == (2, 4.0, True)
-    assert (found.start_up.load_ms, found.peak_memory_bytes) == (20.0, 1 << 20)
-    assert found.measured == Measurement(found.latency, 2.0, tuple(DURATIONS))
+def test_the_program_output_is_parsed(program, tmp_path):
+    result = measure_cpp(program(*PRINTS), tmp_path, 2, SETTINGS)
+    assert (result.runtime, result.file) == ("ONNX Runtime 1.31.1", "model.onnx")
+    assert result.skipped_engines == ("tensorrt: no driver is installed.",)
+    assert (result.latency.batch, result.latency.p99_ms, result.latency.settled) == (2, 4.0, True)
+    assert (result.start_up.load_ms, result.peak_memory_bytes) == (20.0, 1 << 20)
+    assert result.measured == Measurement(result.latency, 2.0, tuple(DURATIONS))
 
 
-def test_it_is_given_the_bundle_the_batch_and_when_it_is_enough(program, tmp_path):
-    given = tmp_path / "given"
-    measure_cpp(program(f"echo \"$*\" > '{given}'", *PRINTS), tmp_path / "bundle", 8, SETTINGS)
-    said = given.read_text().split()
-    assert said[:3] == [str(tmp_path / "bundle"), "--batch", "8"]
-    assert said[5:] == ["--iterations", "7", "--seconds", "3", "--seconds-at-most", "40"]
+def test_the_program_receives_the_bundle_the_batch_and_the_stopping_rule(program, tmp_path):
+    log = tmp_path / "given"
+    measure_cpp(program(f"echo \"$*\" > '{log}'", *PRINTS), tmp_path / "bundle", 8, SETTINGS)
+    arguments = log.read_text().split()
+    assert arguments[:3] == [str(tmp_path / "bundle"), "--batch", "8"]
+    assert arguments[5:] == ["--iterations", "7", "--seconds", "3", "--seconds-at-most", "40"]
 
 
 @pytest.mark.parametrize(
     ("code", "error"), [(1, CheckFailed), (2, UsageError), (3, InputError), (4, BackendError), (5, InternalError)]
 )
-def test_an_error_of_the_library_keeps_its_kind_and_message(program, tmp_path, code, error):
+def test_an_error_of_the_library_retains_kind_and_message(program, tmp_path, code, error):
     with pytest.raises(error) as raised:
         measure_cpp(program("echo 'model.onnx: it is\n a link. Copy it.' >&2", f"exit {code}"), tmp_path, 1, SETTINGS)
     assert type(raised.value) is error
@@ -102,25 +102,25 @@ def test_invalid_output_is_an_invalid_measurement(program, tmp_path, printed):
         measure_cpp(program(f"echo '{printed}'"), tmp_path, 1, SETTINGS)
 
 
-# ── Asked call by call ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── One request per call ──────────────────────────────────────────────────────────────────────────────────────────────
 
 SERVES = f"echo '{json.dumps(HEAD)}'"
 
 
-def test_a_process_that_serves_says_what_it_is_and_answers_each_request(program, tmp_path):
+def test_a_serving_process_identifies_itself_and_answers_each_request(program, tmp_path):
     answers = "while read request; do case $request in run) echo 1500;; memory) echo 4096;; esac; done"
     with start_bench_process(program(SERVES, answers), tmp_path, 1) as process:
         assert (process.engine.runtime, process.engine.start_up.load_ms) == ("ONNX Runtime 1.31.1", 20.0)
         assert [process.request("run"), process.request("memory"), process.request("run")] == [1500, 4096, 1500]
 
 
-def test_it_is_told_to_serve_the_bundle_at_the_batch(program, tmp_path):
+def test_a_serving_process_receives_the_bundle_and_the_batch(program, tmp_path):
     with start_bench_process(program(f"echo \"$*\" > '{tmp_path}/given'", SERVES), tmp_path / "bundle", 4):
         pass
     assert (tmp_path / "given").read_text() == f"{tmp_path}/bundle --batch 4 --serve\n"
 
 
-def test_only_what_it_answers_moves_the_clock(program, tmp_path):
+def test_only_the_reported_call_time_counts(program, tmp_path):
     time = ReportedClock()
     with start_bench_process(
         program(SERVES, "while read request; do sleep 0.01; echo 7; done"), tmp_path, 1
@@ -138,7 +138,7 @@ def test_only_what_it_answers_moves_the_clock(program, tmp_path):
         (("kill -SEGV $$",), InternalError, "was killed by SIGSEGV"),
     ],
 )
-def test_a_process_that_cannot_serve_says_why(program, tmp_path, lines, error, match):
+def test_a_process_that_cannot_serve_reports_the_reason(program, tmp_path, lines, error, match):
     with pytest.raises(error, match=match), start_bench_process(program(*lines), tmp_path, 1):
         pass
 

@@ -20,7 +20,7 @@ SHORT_S = 0.3
 
 
 class Engine:
-    """Notes what it is asked, and takes a moment for it."""
+    """Records its inputs, with a short delay per call."""
 
     def __init__(self, seconds=0.001):
         self.seconds = seconds
@@ -40,23 +40,23 @@ class Engine:
         ("Server", 200.0, "Completed samples per second"),
     ],
 )
-def test_every_scenario_ends_with_its_own_score(scenario, rate, figure):
-    found = run_loadgen(Engine(seconds=0.01), ROWS, ANY, scenario, SHORT_S, rate)
-    assert (found.scenario, found.figure) == (scenario, figure)
-    assert found.value > 0
-    assert f"Scenario : {scenario}" in found.summary
-    assert "Min duration satisfied : Yes" in found.summary
+def test_every_scenario_has_its_score(scenario, rate, figure):
+    result = run_loadgen(Engine(seconds=0.01), ROWS, ANY, scenario, SHORT_S, rate)
+    assert (result.scenario, result.figure) == (scenario, figure)
+    assert result.value > 0
+    assert f"Scenario : {scenario}" in result.summary
+    assert "Min duration satisfied : Yes" in result.summary
 
 
-def test_a_single_stream_is_one_sample_per_query_and_its_score_no_less_than_the_engine_takes():
+def test_a_single_stream_query_is_one_sample_and_its_score_is_at_least_the_engine_time():
     engine = Engine(seconds=0.005)
-    found = run_loadgen(engine, ROWS, ANY, "SingleStream", SHORT_S)
+    result = run_loadgen(engine, ROWS, ANY, "SingleStream", SHORT_S)
     assert {len(asked) for asked in engine.asked} == {1}
-    assert found.queries == len(engine.asked) - loadgen.PROBES
-    assert found.value >= 5e6
+    assert result.queries == len(engine.asked) - loadgen.PROBES
+    assert result.value >= 5e6
 
 
-def test_all_rows_are_asked_for():
+def test_all_rows_are_requested():
     engine = Engine()
     run_loadgen(engine, ROWS, ANY, "SingleStream", SHORT_S)
     assert {tuple(row) for asked in engine.asked for row in asked} == {tuple(row) for row in ROWS["input"]}
@@ -77,25 +77,25 @@ def test_an_engine_of_larger_batches_gets_a_single_sample_several_times():
 
 def test_offline_is_one_query_in_full_batches():
     engine = Engine()
-    found = run_loadgen(engine, ROWS, ANY, "Offline", SHORT_S)
-    assert found.queries == 1
+    result = run_loadgen(engine, ROWS, ANY, "Offline", SHORT_S)
+    assert result.queries == 1
     assert {len(asked) for asked in engine.asked[:-1]} == {8}
 
 
-def test_a_server_answers_what_waits_all_at_once():
+def test_a_server_batches_all_waiting_queries():
     engine = Engine(seconds=0.02)
-    found = run_loadgen(engine, ROWS, ANY, "Server", SHORT_S, 200.0)
+    result = run_loadgen(engine, ROWS, ANY, "Server", SHORT_S, 200.0)
     assert max(len(asked) for asked in engine.asked) > 1
-    assert sum(len(asked) for asked in engine.asked[loadgen.PROBES :]) == found.queries
+    assert sum(len(asked) for asked in engine.asked[loadgen.PROBES :]) == result.queries
 
 
-def test_a_short_run_is_not_valid_whatever_loadgen_says():
-    found = run_loadgen(Engine(seconds=0.0005), ROWS, ANY, "SingleStream", SHORT_S)
-    assert "Result is : VALID" in found.summary
-    assert not found.valid
+def test_a_short_run_is_invalid_even_if_loadgen_calls_it_valid():
+    result = run_loadgen(Engine(seconds=0.0005), ROWS, ANY, "SingleStream", SHORT_S)
+    assert "Result is : VALID" in result.summary
+    assert not result.valid
 
 
-def test_ten_minutes_are_as_valid_as_loadgen_says(monkeypatch):
+def test_a_ten_minute_run_has_the_validity_that_loadgen_reports(monkeypatch):
     monkeypatch.setattr(loadgen, "MLPERF_MIN_S", SHORT_S)
     assert run_loadgen(Engine(seconds=0.0005), ROWS, ANY, "SingleStream", SHORT_S).valid
 
@@ -103,8 +103,8 @@ def test_ten_minutes_are_as_valid_as_loadgen_says(monkeypatch):
 def test_an_audit_file_in_the_current_folder_changes_nothing(tmp_path, monkeypatch):
     (tmp_path / "audit.config").write_text("*.*.mode = 1\n*.*.min_duration = 60000\n")
     monkeypatch.chdir(tmp_path)
-    found = run_loadgen(Engine(), ROWS, ANY, "SingleStream", SHORT_S)
-    assert "min_duration (ms): 300" in found.summary
+    result = run_loadgen(Engine(), ROWS, ANY, "SingleStream", SHORT_S)
+    assert "min_duration (ms): 300" in result.summary
     assert [path.name for path in tmp_path.iterdir()] == ["audit.config"]
 
 
@@ -116,11 +116,11 @@ def test_loadgen_runs_a_bundles_engine(fp32_bundle):
     manifest = manifests.read_manifest(fp32_bundle)
     _, runner = open_engine(fp32_bundle, manifest)
     rows, _ = read_golden(fp32_bundle, manifest)
-    found = run_loadgen(runner.run, rows, manifest.batch, "SingleStream", SHORT_S)
-    assert found.queries > 1
+    result = run_loadgen(runner.run, rows, manifest.batch, "SingleStream", SHORT_S)
+    assert result.queries > 1
 
 
-# ── Failures ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Failures ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 FATAL = 30
@@ -139,7 +139,7 @@ class Broken(Engine):
 @pytest.mark.parametrize(
     ("scenario", "rate"), [("SingleStream", None), ("MultiStream", None), ("Offline", None), ("Server", 200.0)]
 )
-def test_what_the_engine_raises_is_raised_and_nothing_is_computed_behind_it(monkeypatch, scenario, rate):
+def test_an_engine_exception_propagates_and_stops_computation(monkeypatch, scenario, rate):
     monkeypatch.setattr(loadgen, "BACKLOG_S", 0.1)
     engine = Broken()
     with pytest.raises(BackendError, match="fallen off the bus"):
@@ -147,7 +147,7 @@ def test_what_the_engine_raises_is_raised_and_nothing_is_computed_behind_it(monk
     assert len(engine.asked) == FATAL
 
 
-def test_after_a_failure_the_next_run_is_whole():
+def test_a_run_after_a_failure_is_complete():
     with pytest.raises(BackendError):
         run_loadgen(Broken(), ROWS, ANY, "SingleStream", SHORT_S)
     assert run_loadgen(Engine(), ROWS, ANY, "SingleStream", SHORT_S).value > 0
@@ -178,26 +178,28 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize(("scenario", "rate"), [("SingleStream", None), ("Server", 200.0)])
-def test_ctrl_c_ends_a_run_and_its_handler_is_put_back(scenario, rate):
+def test_ctrl_c_ends_a_run_and_its_handler_is_restored(scenario, rate):
     program = INTERRUPTED.format(fatal=FATAL, scenario=scenario, rate=rate)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
     assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr
 
 
 def test_a_thread_that_is_not_the_main_one_may_measure():
-    found = []
-    thread = threading.Thread(target=lambda: found.append(run_loadgen(Engine(), ROWS, ANY, "SingleStream", SHORT_S)))
+    collected = []
+    thread = threading.Thread(
+        target=lambda: collected.append(run_loadgen(Engine(), ROWS, ANY, "SingleStream", SHORT_S))
+    )
     thread.start()
     thread.join()
-    assert found[0].value > 0
+    assert collected[0].value > 0
 
 
 def test_a_server_that_cannot_keep_up_ends_with_its_backlog(monkeypatch):
     monkeypatch.setattr(loadgen, "BACKLOG_S", 0.1)
     engine = Engine(seconds=0.05)
-    found = run_loadgen(engine, ROWS, BatchRange(1, 1, 1), "Server", 60, 200.0)
-    assert found.queries < 200
-    assert "Result is : INVALID" in found.summary
+    result = run_loadgen(engine, ROWS, BatchRange(1, 1, 1), "Server", 60, 200.0)
+    assert result.queries < 200
+    assert "Result is : INVALID" in result.summary
 
 
 def test_a_server_needs_a_rate():
@@ -206,7 +208,7 @@ def test_a_server_needs_a_rate():
 
 
 @pytest.mark.parametrize(("seconds", "rate"), [(0, 1), (-1, 1), (float("inf"), 1), (1, 0), (1, -1), (1, float("nan"))])
-def test_times_and_rates_that_are_none_are_refused(seconds, rate):
+def test_invalid_times_and_rates_are_refused(seconds, rate):
     with pytest.raises(ValueError, match="finite and above 0"):
         run_loadgen(Engine(), ROWS, ANY, "Server", seconds, rate)
 
@@ -218,12 +220,12 @@ def test_without_the_package_the_command_is_named(monkeypatch):
     assert caught.value.remedy == install_remedy("loadgen")
 
 
-def test_it_is_imported_when_it_is_needed_and_not_before():
+def test_loadgen_is_imported_on_first_use_only():
     program = "import sys, deploykit.evaluate.latency.loadgen; print('mlperf_loadgen' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
 
 
-# ── The summary ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The summary ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 SUMMARY = """\
 Scenario : Offline

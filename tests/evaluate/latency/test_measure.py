@@ -15,7 +15,7 @@ MS = 1_000_000
 
 
 class FakeClock:
-    """Stands still except while the measured call runs."""
+    """A clock that advances only while the measured call runs."""
 
     def __init__(self) -> None:
         self.now = 5 * MS
@@ -65,22 +65,22 @@ def test_figures_of_a_known_distribution() -> None:
     assert latency.throughput_per_s == pytest.approx(100 / 5.05)
 
 
-def test_every_duration_is_kept_in_the_order_of_the_calls() -> None:
+def test_every_duration_is_recorded_in_call_order() -> None:
     clock = FakeClock()
-    found = measure_calls(clock.call(chain(repeat(10, 30), cycle([1, 2, 3, 4]))), 1, clock)
-    assert found.durations_ns == tuple(islice(cycle([MS, 2 * MS, 3 * MS, 4 * MS]), found.latency.iterations))
-    assert (found.threads, found.rate_per_s, found.gpu) == (1, None, ())
+    result = measure_calls(clock.call(chain(repeat(10, 30), cycle([1, 2, 3, 4]))), 1, clock)
+    assert result.durations_ns == tuple(islice(cycle([MS, 2 * MS, 3 * MS, 4 * MS]), result.latency.iterations))
+    assert (result.threads, result.rate_per_s, result.gpu) == (1, None, ())
 
 
 def test_one_of_a_thousand_calls_is_slower_than_their_p99_9() -> None:
     clock = FakeClock()
     settings = Settings(window_s=0, agreement=1e9, iterations_at_least=1000, seconds_at_least=0.001)
     warmed = repeat(1, settings.agreeing_windows)
-    found = measure_calls(clock.call(chain(warmed, repeat(1, 998), [50, 90])), 1, clock, settings)
-    assert (found.latency.p99_ms, found.p999_ms) == (1, 50)
+    result = measure_calls(clock.call(chain(warmed, repeat(1, 998), [50, 90])), 1, clock, settings)
+    assert (result.latency.p99_ms, result.p999_ms) == (1, 50)
 
 
-def test_a_drift_that_ends_settles_and_leaves_no_trace() -> None:
+def test_a_drift_that_ends_settles_and_is_not_measured() -> None:
     clock = FakeClock()
     cooling = (10 + 40 * 0.97**call for call in range(300))
     latency = figures(clock.call(chain(cooling, repeat(10))), 1, clock)
@@ -123,24 +123,24 @@ def test_warm_up_that_never_settles_ends_at_its_cap() -> None:
     assert latency.warmup_iterations < 100
 
 
-def test_the_fewest_iterations_are_made_however_long_they_take() -> None:
+def test_the_minimum_of_iterations_runs_regardless_of_duration() -> None:
     clock = FakeClock()
     latency = figures(clock.call(repeat(200)), 1, clock)
-    assert latency.iterations == 50  # 10 s, where 2 s were asked for
+    assert latency.iterations == 50  # 10 s, although 2 s were requested
 
 
 def test_a_very_slow_call_ends_at_the_cap() -> None:
     clock = FakeClock()
     latency = figures(clock.call(repeat(7_000)), 1, clock)
     assert latency.settled
-    assert latency.iterations == 5  # 35 s: the first end behind 30 s
+    assert latency.iterations == 5  # 35 s: the first end after 30 s
 
 
 def test_time_spent_outside_the_call_counts_for_throughput_only() -> None:
     clock = FakeClock()
 
     def busy_clock() -> int:
-        clock.now += MS  # each look at this clock takes 1 ms
+        clock.now += MS  # each reading of this clock takes 1 ms
         return clock.now
 
     latency = figures(clock.call(repeat(9)), 1, busy_clock)
@@ -158,7 +158,7 @@ def test_time_spent_outside_the_call_counts_for_throughput_only() -> None:
         {"seconds_at_least": 2.0, "seconds_at_most": 1.0},
     ],
 )
-def test_settings_that_measure_nothing_are_refused(broken: dict[str, float]) -> None:
+def test_settings_without_any_measured_call_are_refused(broken: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must"):
         Settings(**broken)  # type: ignore[arg-type]
 

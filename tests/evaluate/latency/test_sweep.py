@@ -5,7 +5,7 @@ from deploykit.core.values import Latency, Measurement
 from deploykit.evaluate.latency.sweep import find_knee
 
 
-def swept(*throughputs: tuple[int, float], rate: float | None = None) -> list[Measurement]:
+def sweep_measurements(*throughputs: tuple[int, float], rate: float | None = None) -> list[Measurement]:
     figures = Latency(1, 50, 30, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0, settled=True)
     return [
         Measurement(msgspec.structs.replace(figures, batch=batch, throughput_per_s=images), 1.0, (1,), rate_per_s=rate)
@@ -27,12 +27,12 @@ def swept(*throughputs: tuple[int, float], rate: float | None = None) -> list[Me
 def test_the_knee_is_the_smallest_batch_with_95_percent_of_the_best_throughput(
     throughputs: list[tuple[int, float]], expected: int
 ) -> None:
-    assert find_knee(swept(*throughputs)) == expected
+    assert find_knee(sweep_measurements(*throughputs)) == expected
 
 
 def test_one_size_has_no_knee() -> None:
-    assert find_knee(swept((4, 100))) is None
+    assert find_knee(sweep_measurements((4, 100))) is None
 
 
-def test_calls_that_come_at_a_rate_have_no_knee() -> None:
-    assert find_knee(swept((1, 100), (8, 100), rate=100)) is None
+def test_an_open_loop_load_has_no_knee() -> None:
+    assert find_knee(sweep_measurements((1, 100), (8, 100), rate=100)) is None

@@ -6,9 +6,9 @@ import threading
 
 
 class VirtualTime:
-    """The clock and the sleep of `callers` threads. One of them runs at a time: the one that is to wake first.
+    """The clock and the sleep of `callers` threads. One of them runs at a time: the one with the earliest wake-up.
 
-    Threads that end leave the others to themselves.
+    Threads that end no longer hold up the others.
     """
 
     def __init__(self, callers: int = 1) -> None:
@@ -24,7 +24,7 @@ class VirtualTime:
             return self._now
 
     def sleep(self, seconds: float) -> None:
-        """Until the others are as far."""
+        """Wait until the other threads reach this time."""
         me = threading.current_thread()
         with self._changed:
             self._seen.add(me)
@@ -32,7 +32,7 @@ class VirtualTime:
             self._asleep[me] = self._now + round(seconds * 1e9), self._sleeps
             self._changed.notify_all()
             while not self._all_asleep() or min(self._asleep, key=self._asleep.__getitem__) is not me:
-                self._changed.wait(0.01)  # that a thread has ended, nobody says
+                self._changed.wait(0.01)  # the end of a thread is not signalled
             self._now = max(self._now, self._asleep.pop(me)[0])
 
     def _all_asleep(self) -> bool:

@@ -1,4 +1,4 @@
-"""The verdict: what passes, what fails with which message, and what cannot be compared."""
+"""The verdict: passes, failures with their messages, and outputs that cannot be compared."""
 
 import math
 import sys
@@ -19,8 +19,8 @@ Array = NDArray[Any]
 SAMPLES, CLASSES = 24, 10
 
 
-class Given:
-    """A runner that computes what it was given, and says that it has the outputs it was given."""
+class FunctionRunner:
+    """A runner that computes the given function and declares the given outputs."""
 
     inputs = (TensorSpec("input", "float32", ("batch", CLASSES), "NC"),)
 
@@ -32,11 +32,11 @@ class Given:
         return {name: function(arrays["input"]) for name, function in self.functions.items()}
 
 
-def logits(function: Callable[[Array], Array]) -> Given:
-    return Given({"logits": function})
+def logits(function: Callable[[Array], Array]) -> FunctionRunner:
+    return FunctionRunner({"logits": function})
 
 
-def same(values: Array) -> Array:
+def identity(values: Array) -> Array:
     return values
 
 
@@ -44,9 +44,9 @@ def samples(count: int = SAMPLES) -> Array:
     return np.random.default_rng(0).standard_normal((count, CLASSES)).astype(np.float32)
 
 
-def judge(
-    candidate: Given,
-    oracle: Given | None = None,
+def evaluate(
+    candidate: FunctionRunner,
+    oracle: FunctionRunner | None = None,
     inputs: Array | None = None,
     labels: tuple[int | None, ...] | None = None,
     trained: bool = True,
@@ -63,11 +63,11 @@ def judge(
     ]
     data = DataRecord("digits", "evaluation", len(inputs), real, labels[:1] != (None,), "0" * 64)
     tolerance = for_precision("fp16", trained)
-    return compare_runners(oracle or logits(same), candidate, batches, tolerance, data, head, caveats)
+    return compare_runners(oracle or logits(identity), candidate, batches, tolerance, data, head, caveats)
 
 
 def test_the_same_function_passes_without_a_failure() -> None:
-    parity = judge(logits(same))
+    parity = evaluate(logits(identity))
     assert parity.passed
     assert parity.failures == ()
     [output] = parity.outputs
@@ -81,22 +81,22 @@ def test_the_batch_size_changes_nothing() -> None:
     def rounded(values: Array) -> Array:
         return values.astype(np.float16)
 
-    assert judge(logits(rounded), size=1) == judge(logits(rounded), size=SAMPLES)
+    assert evaluate(logits(rounded), size=1) == evaluate(logits(rounded), size=SAMPLES)
 
 
-def test_outputs_in_a_buffer_that_is_used_again_are_kept() -> None:
+def test_outputs_in_a_reused_buffer_are_copied() -> None:
     buffer = np.empty((7, CLASSES), np.float32)
 
     def overwrite(values: Array) -> Array:
         buffer[: len(values)] = values
         return buffer[: len(values)]
 
-    assert judge(logits(overwrite), oracle=logits(overwrite)).outputs[0].max_abs == 0.0
-    assert judge(logits(overwrite)).passed
+    assert evaluate(logits(overwrite), oracle=logits(overwrite)).outputs[0].max_abs == 0.0
+    assert evaluate(logits(overwrite)).passed
 
 
 def test_every_violated_bound_is_one_message_with_value_and_bound() -> None:
-    parity = judge(logits(lambda values: values[:, ::-1]))
+    parity = evaluate(logits(lambda values: values[:, ::-1]))
     assert not parity.passed
     assert [failure.split(" of ")[0].split(" is ")[0] for failure in parity.failures] == [
         "output 'logits': the largest difference",
@@ -116,7 +116,7 @@ def test_nan_is_reported_once_with_its_sample(poison: float) -> None:
         values[(values == inputs[17]).all(axis=1), 3] = poison
         return values
 
-    parity = judge(logits(poisoned), inputs=inputs)
+    parity = evaluate(logits(poisoned), inputs=inputs)
     assert not parity.passed
     assert parity.failures == (
         "output 'logits': the candidate computes NaN or infinity (1 of 24 samples, the first at index 17)",
@@ -124,36 +124,36 @@ def test_nan_is_reported_once_with_its_sample(poison: float) -> None:
 
 
 def test_a_record_of_nan_can_be_written_and_read() -> None:
-    parity = judge(logits(lambda values: values * np.float32(math.nan)))
+    parity = evaluate(logits(lambda values: values * np.float32(math.nan)))
     assert parity.outputs[0].max_abs == sys.float_info.max
     assert parity.outputs[0].snr_db == -sys.float_info.max
     assert msgspec.json.decode(msgspec.json.encode(parity), type=Parity) == parity
 
 
-def test_a_network_that_gives_nan_itself_is_bad_input() -> None:
+def test_a_reference_that_outputs_nan_is_bad_input() -> None:
     with pytest.raises(InputError, match="network itself computes NaN or infinity in output 'logits'"):
-        judge(logits(same), oracle=logits(lambda values: values * np.float32(math.nan)))
+        evaluate(logits(identity), oracle=logits(lambda values: values * np.float32(math.nan)))
 
 
-def test_an_output_too_few_or_too_many_fails() -> None:
-    two = Given({"logits": same, "embedding": same})
-    missing = judge(logits(same), oracle=two)
+def test_a_missing_or_additional_output_fails() -> None:
+    two = FunctionRunner({"logits": identity, "embedding": identity})
+    missing = evaluate(logits(identity), oracle=two)
     assert missing.failures == ("output 'embedding' is missing; the candidate has logits",)
     assert [output.name for output in missing.outputs] == ["logits"]
-    extra = judge(two)
+    extra = evaluate(two)
     assert extra.failures == ("the oracle has no output 'embedding'",)
 
 
-def test_another_shape_fails_and_is_not_measured() -> None:
-    parity = judge(logits(lambda values: values[:, :5]))
+def test_another_shape_fails_without_metrics() -> None:
+    parity = evaluate(logits(lambda values: values[:, :5]))
     assert parity.failures == ("output 'logits' has the shape N×5, the oracle's has N×10",)
     assert parity.outputs == ()
     assert parity.accuracy is None
 
 
-def test_each_output_is_judged() -> None:
-    oracle = Given({"logits": same, "scores": same})
-    parity = judge(Given({"logits": same, "scores": np.negative}), oracle=oracle)
+def test_each_output_is_evaluated() -> None:
+    oracle = FunctionRunner({"logits": identity, "scores": identity})
+    parity = evaluate(FunctionRunner({"logits": identity, "scores": np.negative}), oracle=oracle)
     assert [output.name for output in parity.outputs] == ["logits", "scores"]
     assert all(failure.startswith("output 'scores'") for failure in parity.failures)
     assert parity.failures
@@ -169,7 +169,7 @@ def test_labels_give_the_accuracy_of_both() -> None:
         values[(values == inputs[0]).all(axis=1)] *= -1
         return values
 
-    accuracy = judge(logits(spoilt), inputs=inputs, labels=labels).accuracy
+    accuracy = evaluate(logits(spoilt), inputs=inputs, labels=labels).accuracy
     assert accuracy is not None
     assert (accuracy.reference, accuracy.candidate, accuracy.count) == (1.0, 0.95, 20)
     assert accuracy.drop == pytest.approx(0.05)
@@ -177,28 +177,28 @@ def test_labels_give_the_accuracy_of_both() -> None:
 
 def test_labels_that_the_network_has_no_class_for_are_refused() -> None:
     with pytest.raises(InputError, match=r"labels from 3 to 10, but the network has 10 classes"):
-        judge(logits(same), labels=(3,) * 23 + (10,))
+        evaluate(logits(identity), labels=(3,) * 23 + (10,))
 
 
 def test_an_embedding_has_no_classes() -> None:
-    parity = judge(logits(same), head="embedding", labels=(1,) * SAMPLES, trained=False)
+    parity = evaluate(logits(identity), head="embedding", labels=(1,) * SAMPLES, trained=False)
     [output] = parity.outputs
     assert (output.kl, output.top1_agreement, output.top5_overlap) == (None, None, None)
     assert parity.accuracy is None
     assert parity.caveats == ()
 
 
-def test_probabilities_are_not_put_through_softmax_again() -> None:
+def test_softmax_is_not_applied_to_probabilities() -> None:
     inputs = np.abs(samples()) + 0.1
     inputs /= inputs.sum(axis=1, keepdims=True)
     other = np.roll(inputs, 1, axis=1)
     swapped = logits(lambda values: np.roll(values, 1, axis=1))
-    kl = judge(swapped, inputs=inputs, head="probabilities").outputs[0].kl
+    kl = evaluate(swapped, inputs=inputs, head="probabilities").outputs[0].kl
     assert kl == pytest.approx(float((inputs * np.log(inputs / other)).sum(axis=1).mean()), rel=1e-5)
 
 
-def flipped(inputs: Array, count: int) -> Given:
-    """Changes the best class of the first `count` samples, and nothing else that a bound would see."""
+def flip_classes(inputs: Array, count: int) -> FunctionRunner:
+    """Changes the best class of the first `count` samples, without exceeding any other bound."""
 
     def run(values: Array) -> Array:
         values = values.copy()
@@ -220,22 +220,22 @@ def near_ties(count: int) -> Array:
 @pytest.mark.parametrize(("count", "allowed"), [(16, 1), (99, 1), (300, 3)])
 def test_one_near_tie_may_differ_and_no_more_than_the_share(count: int, allowed: int) -> None:
     inputs = near_ties(count)
-    assert judge(flipped(inputs, allowed), inputs=inputs).passed
-    parity = judge(flipped(inputs, allowed + 1), inputs=inputs)
+    assert evaluate(flip_classes(inputs, allowed), inputs=inputs).passed
+    parity = evaluate(flip_classes(inputs, allowed + 1), inputs=inputs)
     [failure] = parity.failures
     assert f"of {count} samples, below the fp16 bound of 99.00%" in failure
 
 
 def test_top1_of_untrained_weights_is_not_checked_and_that_is_a_caveat() -> None:
     inputs = near_ties(16)
-    parity = judge(flipped(inputs, 16), inputs=inputs, trained=False)
+    parity = evaluate(flip_classes(inputs, 16), inputs=inputs, trained=False)
     assert parity.passed
     assert parity.outputs[0].top1_agreement == 0.0
     assert any("top-1 agreement is not checked" in statement for statement in parity.caveats)
 
 
-def test_the_callers_caveats_come_first_and_synthetic_inputs_are_a_caveat() -> None:
-    parity = judge(logits(same), real=False, caveats=("computed in FP32",))
+def test_the_callers_caveats_are_first_and_synthetic_inputs_are_a_caveat() -> None:
+    parity = evaluate(logits(identity), real=False, caveats=("computed in FP32",))
     assert parity.caveats == (
         "computed in FP32",
         "the inputs are synthetic (digits): accuracy was not evaluated",
@@ -246,14 +246,14 @@ def test_an_output_that_hardly_depends_on_the_input_is_a_caveat() -> None:
     def bias(values: Array) -> Array:
         return np.arange(CLASSES, dtype=np.float32) + np.float32(1e-6) * values
 
-    parity = judge(logits(bias), oracle=logits(bias))
+    parity = evaluate(logits(bias), oracle=logits(bias))
     assert parity.passed
     assert "a candidate that ignores its input would also have passed" in parity.caveats[-1]
 
 
-def test_no_sample_is_refused() -> None:
+def test_an_empty_set_of_samples_is_refused() -> None:
     with pytest.raises(InputError, match="no sample"):
-        judge(logits(same), inputs=samples(0))
+        evaluate(logits(identity), inputs=samples(0))
 
 
 def test_runners_and_callers_are_checked_for_consistency() -> None:
@@ -261,10 +261,10 @@ def test_runners_and_callers_are_checked_for_consistency() -> None:
     data = DataRecord("digits", "evaluation", 5, True, False, "0" * 64)
     tolerance = for_precision("fp32", trained=True)
     with pytest.raises(InternalError, match="digits has 4 samples, not 5 as recorded"):
-        compare_runners(logits(same), logits(same), batch, tolerance, data, "logits")
+        compare_runners(logits(identity), logits(identity), batch, tolerance, data, "logits")
     with pytest.raises(InternalError, match="the candidate returned 'logits' as"):
-        compare_runners(logits(same), logits(lambda values: values[:2]), batch, tolerance, data, "logits")
-    forgetful = logits(same)
+        compare_runners(logits(identity), logits(lambda values: values[:2]), batch, tolerance, data, "logits")
+    forgetful = logits(identity)
     forgetful.functions = {}
     with pytest.raises(InternalError, match="the oracle declares the outputs"):
-        compare_runners(forgetful, logits(same), batch, tolerance, data, "logits")
+        compare_runners(forgetful, logits(identity), batch, tolerance, data, "logits")

@@ -19,7 +19,7 @@ SAYS = f"print({json.dumps(SAID)!r})"
 
 @pytest.fixture
 def program(tmp_path):
-    """Makes a program of these lines of Python, with `bundle`, `batch`, `given` and `got` as it was called."""
+    """Writes a program with these lines of Python; `bundle`, `batch`, `given` and `got` are its arguments."""
 
     def make(*lines):
         path = tmp_path / "deploykit-answer"
@@ -40,40 +40,40 @@ def batches(count, size):
     return [{"x": np.full((size, 3), number, np.float32)} for number in range(count)]
 
 
-def asked(program, bundle, given, size):
-    """What a program answers for a bundle with the input `x` and the output `y`."""
-    said, found = cpp_outputs.run_cpp_program(program, bundle, given, size, ["x"], ["y"])
-    return said, found["y"]
+def run_program(program, bundle, given, size):
+    """The outputs of a program for a bundle with the input `x` and the output `y`."""
+    run, outputs = cpp_outputs.run_cpp_program(program, bundle, given, size, ["x"], ["y"])
+    return run, outputs["y"]
 
 
-def test_all_rows_are_answered_in_their_order(program, tmp_path):
+def test_all_rows_are_returned_in_order(program, tmp_path):
     doubles = program("np.save(got, np.load(given) * 2)", SAYS)
-    said, answers = asked(doubles, tmp_path, batches(3, 2), 2)
-    assert (said.runtime, said.file) == ("ONNX Runtime 1.31.1", "model.onnx")
-    assert said.skipped_engines == ("tensorrt: no driver is installed.",)
+    run, answers = run_program(doubles, tmp_path, batches(3, 2), 2)
+    assert (run.runtime, run.file) == ("ONNX Runtime 1.31.1", "model.onnx")
+    assert run.skipped_engines == ("tensorrt: no driver is installed.",)
     assert answers[:, 0].tolist() == [0, 0, 2, 2, 4, 4]
 
 
-def test_it_is_told_the_bundle_and_the_batch(program, tmp_path):
-    told = tmp_path / "told"
-    writes = f"open({str(told)!r}, 'w').write(f'{{bundle}} {{batch}}')"
-    asked(program("np.save(got, np.load(given))", writes, SAYS), tmp_path / "bundle", batches(1, 4), 4)
-    assert told.read_text() == f"{tmp_path / 'bundle'} 4"
+def test_the_program_receives_the_bundle_and_the_batch(program, tmp_path):
+    log = tmp_path / "told"
+    writes = f"open({str(log)!r}, 'w').write(f'{{bundle}} {{batch}}')"
+    run_program(program("np.save(got, np.load(given))", writes, SAYS), tmp_path / "bundle", batches(1, 4), 4)
+    assert log.read_text() == f"{tmp_path / 'bundle'} 4"
 
 
-def test_several_inputs_and_outputs_go_by_files_in_the_manifests_order(program, tmp_path):
+def test_several_inputs_and_outputs_are_exchanged_as_files_in_manifest_order(program, tmp_path):
     swaps = program("np.save(files[2], np.load(files[1]))", "np.save(files[3], np.load(files[0]))", SAYS)
     rows = [{"b/c:0": np.full((2, 1), number), "a": np.full((2, 3), -number)} for number in (1, 2)]
-    _, found = cpp_outputs.run_cpp_program(swaps, tmp_path, rows, 2, ["a", "b/c:0"], ["first", "second"])
-    assert found["first"][:, 0].tolist() == [1, 1, 2, 2]
-    assert found["second"][:, 0].tolist() == [-1, -1, -2, -2]
+    _, outputs = cpp_outputs.run_cpp_program(swaps, tmp_path, rows, 2, ["a", "b/c:0"], ["first", "second"])
+    assert outputs["first"][:, 0].tolist() == [1, 1, 2, 2]
+    assert outputs["second"][:, 0].tolist() == [-1, -1, -2, -2]
 
 
-def test_many_samples_are_handed_over_piece_by_piece(program, tmp_path, monkeypatch):
+def test_many_samples_are_passed_in_chunks(program, tmp_path, monkeypatch):
     monkeypatch.setattr(cpp_outputs, "CHUNK_BYTES", 2 * 4 * 3 * 4)  # two batches
     counts = program(f"open({str(tmp_path / 'rows')!r}, 'a').write(f'{{len(np.load(given))}} ')",
                      "np.save(got, np.load(given))", SAYS)  # fmt: skip
-    _, answers = asked(counts, tmp_path, [*batches(4, 4), {"x": np.full((1, 3), 4, np.float32)}], 4)
+    _, answers = run_program(counts, tmp_path, [*batches(4, 4), {"x": np.full((1, 3), 4, np.float32)}], 4)
     assert (tmp_path / "rows").read_text() == "8 8 1 "
     assert answers[:, 0].tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4 + [4]
 
@@ -82,17 +82,17 @@ def test_many_samples_are_handed_over_piece_by_piece(program, tmp_path, monkeypa
     ("code", "error"),
     [(1, CheckFailed), (2, UsageError), (3, InputError), (4, BackendError), (5, InternalError), (127, BackendError)],
 )
-def test_an_error_of_the_library_keeps_its_kind_and_message(program, tmp_path, code, error):
+def test_an_error_of_the_library_retains_kind_and_message(program, tmp_path, code, error):
     refuses = program("print('deploykit-answer: it is\\n a link. Copy it.', file=sys.stderr)", f"sys.exit({code})")
     with pytest.raises(error) as raised:
-        asked(refuses, tmp_path, batches(1, 1), 1)
+        run_program(refuses, tmp_path, batches(1, 1), 1)
     assert type(raised.value) is error
     assert str(raised.value) == "it is a link. Copy it."
 
 
 def test_a_crash_names_the_signal(program, tmp_path):
     with pytest.raises(InternalError, match="deploykit-answer was killed by SIGSEGV"):
-        asked(program("os.kill(os.getpid(), 11)"), tmp_path, batches(1, 1), 1)
+        run_program(program("os.kill(os.getpid(), 11)"), tmp_path, batches(1, 1), 1)
 
 
 @pytest.mark.parametrize(
@@ -102,4 +102,4 @@ def test_a_crash_names_the_signal(program, tmp_path):
 )
 def test_invalid_program_output_is_an_error(program, tmp_path, lines):
     with pytest.raises(InternalError, match="returned invalid output"):
-        asked(program(*lines), tmp_path, batches(1, 1), 1)
+        run_program(program(*lines), tmp_path, batches(1, 1), 1)

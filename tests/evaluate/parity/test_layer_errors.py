@@ -27,7 +27,7 @@ def model(body, **weights):
     return ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True))
 
 
-def surviving(body):
+def find_boundaries(body):
     """Tensor to layer."""
     graph = model(body).graph
     return {
@@ -37,46 +37,46 @@ def surviving(body):
 
 
 def test_the_boundary_of_a_layer_is_after_its_activation():
-    assert surviving("[a] t = Conv (x, w0) [r] u = Relu (t) [b] y = Conv (u, w1)") == {"u": "a", "y": "b"}
+    assert find_boundaries("[a] t = Conv (x, w0) [r] u = Relu (t) [b] y = Conv (u, w1)") == {"u": "a", "y": "b"}
 
 
-def test_the_boundary_of_a_layer_is_after_its_own_pooling():
+def test_the_boundary_of_a_layer_is_after_its_pooling():
     body = "[a] t = Conv (x, w0) [r] u = Relu (t) [p] v = MaxPool <kernel_shape=[2, 2]> (u) [b] y = Conv (v, w1)"
-    assert surviving(body) == {"v": "a", "y": "b"}
+    assert find_boundaries(body) == {"v": "a", "y": "b"}
 
 
-def test_a_tensor_with_several_readers_is_there_whoever_they_are():
+def test_a_tensor_with_several_readers_survives_fusion():
     body = "[a] t = Conv (x, w0) [r] u = Relu (t) [s] v = Sigmoid (t) [m] y = Mul (u, v)"
-    assert surviving(body) == {"t": "a", "v": "s", "y": "m"}
+    assert find_boundaries(body) == {"t": "a", "v": "s", "y": "m"}
 
 
 def test_a_residual_sum_ends_the_deeper_branch_and_reads_the_other():
     body = """[a] s = Conv (x, w0) [b] t = Conv (x, w1) [r] u = Relu (t) [c] v = Conv (u, w2)
               [add] z = Add (v, s) [end] y = Relu (z)"""
-    assert surviving(body) == {"s": "a", "u": "b", "y": "c"}
+    assert find_boundaries(body) == {"s": "a", "u": "b", "y": "c"}
 
 
 def test_which_branch_is_deeper_does_not_depend_on_the_order_of_the_sum():
     body = """[a] s = Conv (x, w0) [b] t = Conv (x, w1) [r] u = Relu (t) [c] v = Conv (u, w2)
               [add] z = Add (s, v) [end] y = Relu (z)"""
-    assert surviving(body) == {"s": "a", "u": "b", "y": "c"}
+    assert find_boundaries(body) == {"s": "a", "u": "b", "y": "c"}
 
 
 def test_every_branch_of_a_concat_survives_fusion():
     body = """[a] s = Conv (x, w0) [b] t = Conv (x, w1) [q] u = Relu (t)
               [cat] y = Concat <axis=1> (s, u)"""
-    assert surviving(body) == {"s": "a", "u": "b", "y": "cat"}
+    assert find_boundaries(body) == {"s": "a", "u": "b", "y": "cat"}
 
 
 def test_a_constant_input_is_not_a_branch():
-    assert surviving("[a] t = Conv (x, w0) [m] u = Mul (t, w1) [b] y = Conv (u, w2)") == {"u": "a", "y": "b"}
+    assert find_boundaries("[a] t = Conv (x, w0) [m] u = Mul (t, w1) [b] y = Conv (u, w2)") == {"u": "a", "y": "b"}
 
 
 def test_tensors_without_readers_do_not_survive():
-    assert surviving("[a] y = Conv (x, w0) [b] t = Conv (x, w1)") == {"y": "a"}
+    assert find_boundaries("[a] y = Conv (x, w0) [b] t = Conv (x, w1)") == {"y": "a"}
 
 
-# ── What each adds ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Added error ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 CHAIN = """[a] t = Conv (x, w0) [ra] u = Relu (t) [b] v = Conv (u, w1) [rb] w = Relu (v)
            [c] s = Conv (w, w2) [rc] r = Relu (s) [d] y = Conv (r, w3)"""
@@ -84,7 +84,7 @@ CHAIN = """[a] t = Conv (x, w0) [ra] u = Relu (t) [b] v = Conv (u, w1) [rb] w = 
 
 @pytest.fixture
 def errors(tmp_path):
-    """Errors by layer, of a graph whose kernels are others in the typed one."""
+    """Errors by layer, of a graph with other kernels in its converted form."""
 
     def find(body, names, **typed):
         for name, made in {"exported": model(body), "typed": model(body, **typed)}.items():
@@ -103,65 +103,68 @@ def errors(tmp_path):
         inputs = {
             spec.name: X if spec.name == "x" else candidate[spec.name.removesuffix("/given")] for spec in pieces.inputs
         }
-        found = rank_layers(
+        ranking = rank_layers(
             where, error_power([(exported, candidate, pieces.run(inputs))]), {row.name: row for row in rows(source)}
         )
-        assert {error.node for error in found} == set(names)
-        return found
+        assert {error.node for error in ranking} == set(names)
+        return ranking
 
     return find
 
 
-def off(name, share):
-    """A kernel that is off by this share of it, in a random direction."""
+def perturbed_kernel(name, share):
+    """A kernel with a relative error of this size, in a random direction."""
     kernel = np.random.default_rng(int(name[1:])).standard_normal((4, 4, 1, 1)).astype(np.float32)
     return (kernel + share * np.random.default_rng(7).standard_normal(kernel.shape)).astype(np.float32)
 
 
-def test_of_one_noisy_layer_that_layer_is_named_and_the_others_add_nothing(errors):
-    first, *others = errors(CHAIN, "abcd", w1=off("w1", 0.1))
+def test_a_single_noisy_layer_is_named_and_the_others_add_no_error(errors):
+    first, *others = errors(CHAIN, "abcd", w1=perturbed_kernel("w1", 0.1))
     assert (first.node, first.op_type, first.tensor) == ("b", "Conv", "w")
     assert first.added_noise > 1e-3
     assert max(error.added_noise for error in others) < 1e-12
 
 
-def test_noise_that_came_in_shows_in_the_snr_of_all_that_follow(errors):
-    snr = {error.node: error.snr_db for error in errors(CHAIN, "abcd", w1=off("w1", 0.1))}
+def test_incoming_noise_shows_in_the_snr_of_all_later_layers(errors):
+    snr = {error.node: error.snr_db for error in errors(CHAIN, "abcd", w1=perturbed_kernel("w1", 0.1))}
     assert snr["a"] is None  # the same kernel of the same library
     assert max(snr["b"], snr["c"], snr["d"]) < 40
 
 
-def test_what_the_first_noisy_layer_adds_is_the_noise_of_its_tensor(errors):
-    worst = errors(CHAIN, "abcd", w0=off("w0", 0.1))[0]
+def test_the_error_added_by_the_first_noisy_layer_is_the_error_of_its_tensor(errors):
+    worst = errors(CHAIN, "abcd", w0=perturbed_kernel("w0", 0.1))[0]
     assert worst.node == "a"
     assert -10 * np.log10(worst.added_noise) == pytest.approx(worst.snr_db, abs=1e-3)
 
 
-def test_two_noisy_layers_are_ranked_by_what_each_adds(errors):
-    found = errors(CHAIN, "abcd", w1=off("w1", 0.02), w3=off("w3", 0.2))
-    assert [error.node for error in found[:2]] == ["d", "b"]
+def test_two_noisy_layers_are_ranked_by_the_error_each_adds(errors):
+    layer_errors = errors(CHAIN, "abcd", w1=perturbed_kernel("w1", 0.02), w3=perturbed_kernel("w3", 0.2))
+    assert [error.node for error in layer_errors[:2]] == ["d", "b"]
 
 
-def test_a_layer_is_charged_for_its_own_noise_though_it_averages_away_what_came_in(errors):
-    """Beside the SNR of its input, that of its output would look better, and the layer innocent."""
+def test_a_layers_added_error_excludes_the_incoming_noise_that_it_averages_out(errors):
+    """The SNR of its output is better than that of its input, although the layer adds an error."""
     body = """[a] t = Conv (x, w0) [ra] u = Relu (t) [b] v = Conv (u, w1)
               [p] y = GlobalAveragePool (v)"""
-    found = {error.node: error for error in errors(body, "ab", w0=off("w0", 0.3), w1=off("w1", 0.05))}
-    assert found["b"].added_noise > 1e-5
+    layer_errors = {
+        error.node: error
+        for error in errors(body, "ab", w0=perturbed_kernel("w0", 0.3), w1=perturbed_kernel("w1", 0.05))
+    }
+    assert layer_errors["b"].added_noise > 1e-5
 
 
 def test_a_nan_tensor_has_the_largest_noise(errors):
-    found = errors(CHAIN, "abcd", w1=np.full((4, 4, 1, 1), np.nan, np.float32))
-    worst = next(error for error in found if error.node == "b")
+    layer_errors = errors(CHAIN, "abcd", w1=np.full((4, 4, 1, 1), np.nan, np.float32))
+    worst = next(error for error in layer_errors if error.node == "b")
     assert worst.added_noise == sys.float_info.max
     assert worst.snr_db < -3000
 
 
-def test_equal_graphs_add_nothing_but_another_order_of_sums(errors):
+def test_equal_graphs_differ_only_by_summation_order(errors):
     assert max(error.added_noise for error in errors(CHAIN, "abcd")) < 1e-12
 
 
-def test_pieces_read_their_new_inputs(tmp_path):
+def test_split_graphs_read_their_new_inputs(tmp_path):
     ir.save(model("[a] t = Conv (x, w0) [r] u = Relu (t) [b] y = Conv (u, w1)"), tmp_path / "whole.onnx")
     split_at(tmp_path / "whole.onnx", tmp_path / "pieces.onnx", ["u", "y"])
     pieces = open_graph(tmp_path / "pieces.onnx")

@@ -70,7 +70,7 @@ def test_hand_computed_differences() -> None:
     assert metrics.snr_db(REFERENCE, CANDIDATE) == pytest.approx(10 * math.log10(46 / 1.25))
 
 
-def test_cosine_is_the_worst_samples() -> None:
+def test_cosine_is_that_of_the_worst_sample() -> None:
     first = (1 + 5 + 16) / math.sqrt(21 * 23.25)
     second = 25 / math.sqrt(25 * 26)
     assert metrics.cosine(REFERENCE, CANDIDATE) == pytest.approx(min(first, second))
@@ -91,7 +91,7 @@ def test_hand_computed_divergence() -> None:
     assert metrics.kl_of_logits(np.log(p), np.log(q)) == pytest.approx(expected)
 
 
-def test_a_probability_rounded_to_zero_is_no_infinite_divergence() -> None:
+def test_a_probability_rounded_to_zero_gives_a_finite_divergence() -> None:
     p = np.array([[1 - 1e-9, 1e-9]])
     assert 0 <= metrics.kl_of_probabilities(p, p.astype(np.float16)) < 1e-6
 
@@ -107,12 +107,12 @@ def test_with_fewer_than_five_classes_all_count() -> None:
     assert metrics.top5_overlap(REFERENCE, -REFERENCE) == 1.0
 
 
-def test_accuracy_counts_labels_and_no_nan() -> None:
+def test_accuracy_counts_correct_labels_and_excludes_nan() -> None:
     scores = np.array([[1, 2], [2, 1], [np.nan, 1], [0, 5]], np.float32)
     assert metrics.top1_accuracy(scores, np.array([1, 0, 0, 0])) == 0.5
 
 
-def test_variation_is_nothing_of_a_constant_and_near_one_of_independent_samples() -> None:
+def test_variation_is_zero_for_a_constant_and_near_one_for_independent_samples() -> None:
     assert metrics.variation(np.ones((4, 10))) == 0.0
     assert metrics.variation(np.zeros((4, 10))) == 0.0
     assert metrics.variation(np.random.default_rng(0).standard_normal((100, 50))) == pytest.approx(1, abs=0.02)
@@ -131,7 +131,7 @@ def test_identity_is_perfect(name: str, reference: Array) -> None:
 @given(pair=pairs(), exponent=st.integers(-20, 20))
 def test_scaling_both_changes_nothing(name: str, pair: tuple[Array, Array], exponent: int) -> None:
     reference, candidate = pair
-    scale = np.float32(2.0**exponent)  # a power of two rounds nothing
+    scale = np.float32(2.0**exponent)  # scaling by a power of two is exact
     figure = FIGURES[name]
     assert figure(scale * reference, scale * candidate) == figure(reference, candidate)
 
@@ -154,7 +154,7 @@ def test_divergence_of_logits_ignores_a_common_shift(pair: tuple[Array, Array], 
 
 @pytest.mark.parametrize("name", ["max_abs", "mean_abs", "cosine", "top1_agreement", "top5_overlap"])
 @given(pair=pairs())
-def test_neither_side_is_special(name: str, pair: tuple[Array, Array]) -> None:
+def test_the_symmetric_metrics_do_not_depend_on_the_order_of_sides(name: str, pair: tuple[Array, Array]) -> None:
     figure = FIGURES[name]
     assert figure(*pair) == pytest.approx(figure(*reversed(pair)), abs=1e-12)
 
@@ -177,9 +177,9 @@ def test_one_bad_element_gives_the_worst_figure(name: str, poison: float) -> Non
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
-def test_a_bad_sample_agrees_with_nothing(poison: float) -> None:
+def test_a_nan_sample_never_counts_as_agreement(poison: float) -> None:
     candidate = REFERENCE.copy()
-    candidate[1, 0] = poison  # the best class of the sample is still in its place
+    candidate[1, 0] = poison  # the top class of the sample is unchanged
     assert metrics.top1_agreement(REFERENCE, candidate) == 0.5
     assert metrics.top5_overlap(REFERENCE, candidate) == 0.5
 

@@ -1,4 +1,4 @@
-"""The failing stage: the first whose own error exceeds its bound, whatever later stages inherit."""
+"""The failing stage: the first whose own error exceeds its bound, regardless of errors inherited by later stages."""
 
 import numpy as np
 import pytest
@@ -13,14 +13,14 @@ DATA = DataRecord("photos", "evaluation", 50, real=True, labelled=False, sha256=
 TRUTH = np.random.default_rng(0).standard_normal((50, 400))
 
 
-def noisy(answers, decibels, seed=7):
-    """Answers with so much noise that their SNR is this."""
+def add_noise(answers, decibels, seed=7):
+    """Outputs with noise for this SNR."""
     noise = np.random.default_rng(seed).standard_normal(answers.shape)
     return answers + noise * np.sqrt(np.square(answers).sum() / np.square(noise).sum() / 10 ** (decibels / 10))
 
 
 class Path:
-    """Stages that each add noise of so many decibels to the answers of the one before."""
+    """Stages that each add noise of the given decibels to the outputs of the previous one."""
 
     def __init__(self):
         self.walk = StageAttribution({"logits": TRUTH}, DATA, "logits", INT8)
@@ -29,7 +29,7 @@ class Path:
 
     def goes_through(self, stage, decibels, tolerance=INT8):
         self.seed += 1
-        before, self.answers = self.answers, noisy(self.answers, decibels, self.seed)
+        before, self.answers = self.answers, add_noise(self.answers, decibels, self.seed)
         self.walk.add_stage(stage, f"the {stage}", tolerance, {"logits": self.answers}, {"logits": before})
         return self
 
@@ -44,43 +44,43 @@ def path():
 
 
 def test_no_stage_fails_where_all_are_within_their_bounds(path):
-    found = path.goes_through("export", 110, FP32).goes_through("precision", 25).goes_through("engine", 30).account
-    assert found.failing_stage is None
-    assert found.combined_failures == ()
-    assert [stage.stage for stage in found.stages] == ["export", "precision", "engine"]
+    account = path.goes_through("export", 110, FP32).goes_through("precision", 25).goes_through("engine", 30).account
+    assert account.failing_stage is None
+    assert account.combined_failures == ()
+    assert [stage.stage for stage in account.stages] == ["export", "precision", "engine"]
 
 
 def test_the_first_stage_beyond_its_bound_fails_and_later_ones_do_not(path):
-    found = path.goes_through("export", 110, FP32).goes_through("precision", 5).goes_through("engine", 30).account
-    assert found.failing_stage is not None
-    assert found.failing_stage.stage == "precision"
-    assert "below the int8 bound of 10.0 dB" in found.failing_stage.failures[-1]
-    assert [bool(stage.failures) for stage in found.stages] == [False, True, False]
+    account = path.goes_through("export", 110, FP32).goes_through("precision", 5).goes_through("engine", 30).account
+    assert account.failing_stage is not None
+    assert account.failing_stage.stage == "precision"
+    assert "below the int8 bound of 10.0 dB" in account.failing_stage.failures[-1]
+    assert [bool(stage.failures) for stage in account.stages] == [False, True, False]
 
 
-def test_an_error_that_int8_would_hide_is_seen_where_the_stage_is_judged_as_fp32(path):
-    found = path.goes_through("export", 30, FP32).goes_through("precision", 25).account
-    assert found.failing_stage is not None
-    assert found.failing_stage.stage == "export"
+def test_an_error_within_int8_tolerance_fails_a_stage_with_fp32_tolerance(path):
+    account = path.goes_through("export", 30, FP32).goes_through("precision", 25).account
+    assert account.failing_stage is not None
+    assert account.failing_stage.stage == "export"
 
 
-def test_a_stage_has_its_own_figures_and_those_of_all_so_far(path):
+def test_a_stage_has_its_own_and_cumulative_figures(path):
     stage = path.goes_through("precision", 20).goes_through("engine", 30).account.stages[1]
     assert stage.stage_outputs[0].snr_db == pytest.approx(30, abs=0.1)
     assert stage.outputs[0].snr_db == pytest.approx(-10 * np.log10(10**-2 + 10**-3), abs=0.3)
 
 
 def test_stages_that_exceed_the_bound_only_together_are_reported(path):
-    found = path.goes_through("precision", 12).goes_through("engine", 12).account
-    assert found.failing_stage is None
-    assert "the engine: output 'logits': the signal-to-noise ratio is 8.9 dB" in " ".join(found.combined_failures)
+    account = path.goes_through("precision", 12).goes_through("engine", 12).account
+    assert account.failing_stage is None
+    assert "the engine: output 'logits': the signal-to-noise ratio is 8.9 dB" in " ".join(account.combined_failures)
 
 
 def test_a_stage_that_cannot_be_run_does_not_fail(path):
     path.walk.skip_stage("precision", "the graph", INT8, "ONNX Runtime is not installed")
-    found = path.goes_through("engine", 30).account
-    assert found.failing_stage is None
-    assert (found.stages[0].not_run_reason, found.stages[0].stage_outputs) == ("ONNX Runtime is not installed", ())
+    account = path.goes_through("engine", 30).account
+    assert account.failing_stage is None
+    assert (account.stages[0].not_run_reason, account.stages[0].stage_outputs) == ("ONNX Runtime is not installed", ())
 
 
 def test_a_stage_without_outputs_is_the_failing_stage(path):
@@ -93,45 +93,48 @@ def test_a_stage_with_nan_is_the_failing_stage_and_the_next_is_not_compared(path
     broken = np.where(np.arange(400) == 3, np.nan, TRUTH)
     path.walk.add_stage("precision", "the graph", INT8, {"logits": broken}, {"logits": TRUTH})
     path.walk.add_stage("engine", "the engine", INT8, {"logits": broken}, {"logits": broken})
-    found = path.account
-    assert "the candidate computes NaN or infinity" in found.failing_stage.failures[0]
-    assert found.failing_stage.stage == "precision"
-    assert "the previous stage computes NaN or infinity" in found.stages[1].not_run_reason
+    account = path.account
+    assert "the candidate computes NaN or infinity" in account.failing_stage.failures[0]
+    assert account.failing_stage.stage == "precision"
+    assert "the previous stage computes NaN or infinity" in account.stages[1].not_run_reason
 
 
 def test_caveats_are_listed_once(path):
-    found = path.goes_through("precision", 20).goes_through("engine", 30).walk.summarize(("nobody ran it on a GPU",))
-    of_top1 = [line for line in found.caveats if line.startswith("top-1 agreement is not checked")]
-    assert found.caveats == ("nobody ran it on a GPU", *of_top1)
+    account = path.goes_through("precision", 20).goes_through("engine", 30).walk.summarize(("nobody ran it on a GPU",))
+    of_top1 = [line for line in account.caveats if line.startswith("top-1 agreement is not checked")]
+    assert account.caveats == ("nobody ran it on a GPU", *of_top1)
     assert len(of_top1) == 1
 
 
-# ── What an export knows by itself ──────────────────────────────────────────────────────────────────────────────────
+# ── Stages of an export ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def verdict(decibels, tolerance):
     return compare_outputs(
-        PairedOutputs({"logits": TRUTH}, {"logits": noisy(TRUTH, decibels)}, (None,) * 50), tolerance, DATA, "logits"
+        PairedOutputs({"logits": TRUTH}, {"logits": add_noise(TRUTH, decibels)}, (None,) * 50),
+        tolerance,
+        DATA,
+        "logits",
     )
 
 
-def test_at_export_typing_and_engine_are_one_stage_without_figures_of_its_own():
+def test_at_export_precision_and_engine_are_one_stage_without_separate_figures():
     exported, typed = verdict(110, FP32), verdict(25, INT8)
-    found = attribute_at_export(exported, typed, "int8", "openvino 2026.4.1")
-    first, second = found.stages
+    account = attribute_at_export(exported, typed, "int8", "openvino 2026.4.1")
+    first, second = account.stages
     assert (first.stage, first.stage_outputs, first.outputs) == ("export", exported.outputs, exported.outputs)
     assert (second.subject, second.stage_outputs) == ("the graph with Q/DQ pairs in openvino 2026.4.1", ())
     assert second.outputs == typed.outputs
-    assert found.failing_stage is None
-    assert found.caveats == (EXPORT_CAVEAT,)
+    assert account.failing_stage is None
+    assert account.caveats == (EXPORT_CAVEAT,)
 
 
 def test_at_export_the_fp32_graph_fails_before_the_converted_graph():
-    found = attribute_at_export(verdict(30, FP32), verdict(5, INT8), "int8", "openvino 2026.4.1")
-    assert found.failing_stage.stage == "export"
+    account = attribute_at_export(verdict(30, FP32), verdict(5, INT8), "int8", "openvino 2026.4.1")
+    assert account.failing_stage.stage == "export"
 
 
-def test_at_export_of_fp32_there_is_one_stage():
+def test_at_export_fp32_has_one_stage():
     exported = verdict(110, FP32)
     (stage,) = attribute_at_export(exported, exported, "fp32", "onnxruntime 1.31.1").stages
     assert (stage.stage, stage.subject) == ("export", "the FP32 graph in onnxruntime 1.31.1")

@@ -28,13 +28,13 @@ def half(array: Array) -> Array:
 
 
 def tf32(array: Array) -> Array:
-    """Ten bits of mantissa, rounded to nearest: what a tensor core makes of float32 unless told otherwise."""
+    """Ten bits of mantissa, rounded to nearest: the default of tensor cores for float32."""
     bits = array.astype(np.float32).view(np.uint32)
     return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
 def chain(depth: int, width: int = 256, seed: int = 0) -> Layers:
-    """Weights of a ReLU network that keeps the size of its activations (He et al. 2015, arXiv:1502.01852, eq. 10)."""
+    """Weights of a ReLU network with activations of constant size (He et al. 2015, arXiv:1502.01852, eq. 10)."""
     chance = np.random.default_rng(seed)
     scale = np.sqrt(2 / width)
     return [(scale * chance.standard_normal((width, width))).astype(np.float32) for _ in range(depth)]
@@ -54,7 +54,7 @@ def run(layers: Layers, samples: Array, rounded: Round = exact) -> Array:
 
 
 def run_in_another_order(layers: Layers, samples: Array) -> Array:
-    """Float32 sums one product after the other, in an order of their own: the worst that a kernel may do."""
+    """Sequential float32 sums in another order: the worst case of a kernel."""
     values = samples
     for number, weights in enumerate(layers, start=1):
         order = np.random.default_rng(number).permutation(len(weights))
@@ -159,7 +159,7 @@ def test_every_bound_has_its_reason(precision: Precision) -> None:
 
 
 @pytest.mark.parametrize("precision", TOLERANCES)
-def test_top1_is_judged_of_trained_weights_only(precision: Precision) -> None:
+def test_top1_is_checked_for_trained_weights_only(precision: Precision) -> None:
     trained, untrained = for_precision(precision, trained=True), for_precision(precision, trained=False)
     assert trained.min_top1_agreement is not None
     assert untrained.min_top1_agreement is None
@@ -167,7 +167,7 @@ def test_top1_is_judged_of_trained_weights_only(precision: Precision) -> None:
 
 
 def test_untrained_networks_have_near_ties() -> None:
-    """The reason itself: faithful to 1 part in 1000, and yet another best class for some samples."""
+    """The reason for the rule: accurate to 1 part in 1000, yet another best class for some samples."""
     classifier = [np.random.default_rng(1).standard_normal((256, 1000)).astype(np.float32)]
     layers = chain(18) + classifier
     reference, candidate = run(layers, images(512)), run(layers, images(512), half)

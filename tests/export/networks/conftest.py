@@ -1,4 +1,4 @@
-"""Small ONNX files as other tools write them, and the command line that takes them in."""
+"""Small ONNX files as other tools write them, and the command line that exports them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHAPES = {"w": (8, 3, 3, 3), "f": (8, 5), "m": (8, 5), "v": (6, 5)}
 
 
 @pytest.fixture
-def saved(tmp_path: Path) -> Callable[..., Path]:
+def save_graph(tmp_path: Path) -> Callable[..., Path]:
     """Writes a graph's text as a file and returns its path. Weights named w, f, m and v are random."""
 
     def save(text: str, opset: int = 18, **more: np.ndarray) -> Path:
@@ -31,13 +31,13 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def export_text(quick_latency: None, saved: Callable[..., Path], tmp_path: Path, cli) -> Callable[..., Path]:  # noqa: ARG001
+def export_text(quick_latency: None, save_graph: Callable[..., Path], tmp_path: Path, cli) -> Callable[..., Path]:  # noqa: ARG001
     """Exports a graph's text and returns the bundle."""
 
     def take(text: str, *words: str, **how) -> Path:
-        target = "openvino" if "--int8" in words else "onnxruntime"  # which has INT8 kernels for layers this small
+        target = "openvino" if "--int8" in words else "onnxruntime"  # it has INT8 kernels for layers this small
         few = ("--target", target, "--samples", "4", "-o", tmp_path / "out")
-        result = cli("export", saved(text, **how), *few, *words)
+        result = cli("export", save_graph(text, **how), *few, *words)
         assert result.code == 0, result.text
         return tmp_path / "out"
 

@@ -33,7 +33,7 @@ def architecture(build=Network) -> Architecture:
     return Architecture("toy", "Toy", "nowhere", build, {}, Preprocessing(8, 8, 8), "fc")
 
 
-# ── Values take the constructor's types ─────────────────────────────────────────────────────────────────────────────
+# ── Values take the constructor's types ───────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -54,17 +54,17 @@ def architecture(build=Network) -> Architecture:
         ("note=", {"note": ""}),
     ],
 )
-def test_a_value_takes_the_constructors_type(text, parsed):
-    found = catalog.parse_arguments(architecture(), [text])
-    assert found == parsed
-    assert [type(value) for value in found.values()] == [type(value) for value in parsed.values()]
+def test_a_value_is_converted_to_the_type_of_the_constructor(text, parsed):
+    arguments = catalog.parse_arguments(architecture(), [text])
+    assert arguments == parsed
+    assert [type(value) for value in arguments.values()] == [type(value) for value in parsed.values()]
 
 
 def test_several_arguments_are_parsed_together():
     assert catalog.parse_arguments(architecture(), ["width=8", "kernel=5"]) == {"width": 8, "kernel": 5}
 
 
-def test_no_argument_is_no_change():
+def test_without_arguments_the_network_is_unchanged():
     assert catalog.parse_arguments(architecture(), []) == {}
 
 
@@ -75,13 +75,13 @@ def test_a_function_builds_as_well_as_a_class():
 @given(
     width=st.integers(-(10**9), 10**9), dropout=st.floats(allow_nan=False), depths=st.lists(st.integers(), min_size=1)
 )
-def test_what_python_prints_is_read_back(width, dropout, depths):
+def test_python_literals_round_trip(width, dropout, depths):
     texts = [f"width={width}", f"dropout={dropout!r}", f"depths={','.join(map(str, depths))}"]
     expected = {"width": width, "dropout": dropout, "depths": tuple(depths)}
     assert catalog.parse_arguments(architecture(), texts) == expected
 
 
-# ── What is refused ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Refusals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_what_python_prints_is_read_back(width, dropout, depths):
         ("kernel=4", "one of 3, 5"),
     ],
 )
-def test_the_error_for_a_value_of_another_type_says_what_is_expected(text, expected):
+def test_the_error_for_a_value_of_another_type_names_the_expected_type(text, expected):
     key, _, value = text.partition("=")
     with pytest.raises(UsageError) as caught:
         catalog.parse_arguments(architecture(), [text])
@@ -124,10 +124,10 @@ def test_the_error_for_text_without_equals_lists_keys_and_types():
     assert "stem=one of none, resnet34" in caught.value.remedy
 
 
-# ── The catalog itself ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── The catalog ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_known_network_is_known():
+def test_a_known_network_is_accepted():
     catalog.require_known_model("resnet50")
 
 
@@ -136,12 +136,12 @@ def test_the_error_for_a_misspelt_network_suggests_the_nearest():
         catalog.require_known_model("resnt50")
 
 
-def test_find_refuses_what_is_unknown():
+def test_find_refuses_an_unknown_name():
     with pytest.raises(InputError, match="unknown model 'nothing'"):
         catalog.find_architecture("nothing")
 
 
-def test_find_gives_the_network_of_that_name():
+def test_find_returns_the_network_with_the_name():
     assert catalog.find_architecture("vgg11").name == "vgg11"
 
 

@@ -1,4 +1,4 @@
-"""Eager PyTorch as a runner: the oracle, so it must not change what it is asked about."""
+"""Eager PyTorch as a runner: the oracle, which must not modify its inputs."""
 
 import numpy as np
 import pytest
@@ -18,13 +18,13 @@ class Doubling(nn.Module):
         return x.mul_(2)
 
 
-def test_outputs_come_by_name():
+def test_outputs_are_returned_by_name():
     outputs = EagerRunner(nn.Identity(), (INPUT,), (OUTPUT,)).run({"input": X})
     assert list(outputs) == ["logits"]
     assert np.array_equal(outputs["logits"], X)
 
 
-def test_a_module_that_writes_to_its_input_does_not_reach_ours():
+def test_a_module_that_writes_to_its_input_does_not_change_the_callers_array():
     array = X.copy()
     array.flags.writeable = False
     outputs = EagerRunner(Doubling(), (INPUT,), (OUTPUT,)).run({"input": array})
@@ -32,7 +32,7 @@ def test_a_module_that_writes_to_its_input_does_not_reach_ours():
     assert np.array_equal(array, X)
 
 
-def test_it_runs_in_eval_mode_and_without_gradients():
+def test_the_module_runs_in_eval_mode_without_gradients():
     class Probe(nn.Module):
         def forward(self, x):
             assert not self.training
@@ -42,7 +42,7 @@ def test_it_runs_in_eval_mode_and_without_gradients():
     EagerRunner(Probe().train(), (INPUT,), (OUTPUT,)).run({"input": X})
 
 
-def test_several_outputs_keep_their_order():
+def test_several_outputs_are_in_order():
     class Two(nn.Module):
         def forward(self, x):
             return x, -x

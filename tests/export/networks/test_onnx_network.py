@@ -1,4 +1,4 @@
-"""Somebody else's ONNX file, from the command line to a bundle: interface, preprocessing, verdict."""
+"""A third-party ONNX file, from the command line to a bundle: interface, preprocessing, verdict."""
 
 import numpy as np
 import onnx
@@ -35,7 +35,7 @@ PREPROCESSING = ("--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25")
 INT8 = ("--int8", "--calibration", "synthetic", "--calibration-size", "100")
 
 
-def fixed(text, size):
+def with_fixed_batch(text, size):
     return text.replace("[N,", f"[{size},")
 
 
@@ -43,7 +43,7 @@ def manifest_of(bundle):
     return manifests.read_manifest(bundle)
 
 
-# ── Interface ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Interface ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_names_and_sizes_stay(export_text):
@@ -54,7 +54,7 @@ def test_names_and_sizes_stay(export_text):
     ]
 
 
-def test_a_graph_with_channels_last_keeps_them_last(export_text):
+def test_a_graph_with_channels_last_retains_the_layout(export_text):
     manifest = manifest_of(export_text(NHWC, *PREPROCESSING))
     assert manifest.inputs[0].shape == ("batch", 16, 16, 3)
     assert manifest.inputs[0].layout == manifest.model.preprocessing.layout == "NHWC"
@@ -74,26 +74,26 @@ def test_names_that_no_file_can_have_are_supported(export_text):
     assert load.verify(bundle).parity.passed
 
 
-def test_a_fixed_batch_is_kept(export_text):
-    batch = manifest_of(export_text(fixed(NCHW, 2))).batch
+def test_a_fixed_batch_is_preserved(export_text):
+    batch = manifest_of(export_text(with_fixed_batch(NCHW, 2))).batch
     assert (batch.minimum, batch.maximum) == (2, 2)
 
 
 def test_a_fixed_batch_becomes_dynamic_on_request(export_text):
-    batch = manifest_of(export_text(fixed(NCHW, 1), "--batch", "1:2:4")).batch
+    batch = manifest_of(export_text(with_fixed_batch(NCHW, 1), "--batch", "1:2:4")).batch
     assert (batch.minimum, batch.maximum) == (1, 4)
 
 
-def test_a_hard_coded_batch_is_refused(cli, saved):
+def test_a_hard_coded_batch_is_refused(cli, save_graph):
     shape = np.array([1, 8])
-    text = fixed(NCHW, 1).replace("d = Flatten (c)", "d = Reshape (c, shape)")
-    result = cli("export", saved(text, shape=shape), "--batch", "1:2:4", "--target", "onnxruntime")
+    text = with_fixed_batch(NCHW, 1).replace("d = Flatten (c)", "d = Reshape (c, shape)")
+    result = cli("export", save_graph(text, shape=shape), "--batch", "1:2:4", "--target", "onnxruntime")
     assert result.code in (1, 3)
     assert "hard-coded batch size" in result.text
 
 
-def test_open_sizes_are_refused_without_a_value(cli, saved):
-    result = cli("export", saved(NCHW.replace("16,16", "H,W")))
+def test_open_sizes_are_refused_without_a_value(cli, save_graph):
+    result = cli("export", save_graph(NCHW.replace("16,16", "H,W")))
     assert result.code == 3
     assert "leaves sizes of its input 'image' open: N×3×?×?" in result.text
 
@@ -103,14 +103,14 @@ def test_open_sizes_may_be_given(export_text):
     assert manifest.inputs[0].shape == ("batch", 3, 16, 12)
 
 
-def test_sizes_other_than_the_files_are_refused(cli, saved):
-    result = cli("export", saved(NCHW), "--input", "image=3x8x8:float32")
+def test_sizes_other_than_the_files_are_refused(cli, save_graph):
+    result = cli("export", save_graph(NCHW), "--input", "image=3x8x8:float32")
     assert result.code == 2
     assert "The input 'image' of" in result.text
     assert "is N×3×16×16 float32, not N×3×8×8 float32" in result.text
 
 
-# ── What the file says ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── Metadata of the file ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_graph_that_ends_in_softmax_gives_probabilities(export_text):
@@ -147,7 +147,7 @@ def test_external_data_is_read(export_text, tmp_path):
     assert open_source(str(tmp_path / "net.onnx")).sha256 != first
 
 
-# ── Preprocessing ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Preprocessing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_no_preprocessing_is_guessed(export_text):
@@ -156,8 +156,8 @@ def test_no_preprocessing_is_guessed(export_text):
     assert manifest.parity.data.name == "normal noise"
 
 
-def test_int8_of_images_needs_preprocessing(cli, saved):
-    result = cli("export", saved(NCHW), *INT8, "--target", "onnxruntime")
+def test_int8_of_images_needs_preprocessing(cli, save_graph):
+    result = cli("export", save_graph(NCHW), *INT8, "--target", "onnxruntime")
     assert result.code == 2
     assert "its preprocessing is unknown" in result.text
 
@@ -179,10 +179,10 @@ def test_int8_of_inputs_as_they_are(export_text, tmp_path):
     assert manifest.parity.passed
 
 
-def test_preprocessing_may_come_from_a_file(export_text, tmp_path):
+def test_preprocessing_can_be_read_from_a_file(export_text, tmp_path):
     (tmp_path / "image.toml").write_text("resize = 20\nscale = 1.0\nmean = [104, 117, 123]\nchannels = 'bgr'\n")
-    found = manifest_of(export_text(NCHW, "--preprocessing-file", str(tmp_path / "image.toml"))).model.preprocessing
-    assert (found.resize, found.height, found.scale, found.mean, found.std, found.channels) == (
+    spec = manifest_of(export_text(NCHW, "--preprocessing-file", str(tmp_path / "image.toml"))).model.preprocessing
+    assert (spec.resize, spec.height, spec.scale, spec.mean, spec.std, spec.channels) == (
         20, 16, 1.0, (104, 117, 123), (1, 1, 1), "bgr",
     )  # fmt: skip
 
@@ -195,9 +195,9 @@ def test_preprocessing_may_come_from_a_file(export_text, tmp_path):
         ("mean = [", "is not a preprocessing file"),
     ],
 )
-def test_an_invalid_preprocessing_file_is_refused(cli, saved, tmp_path, text, message):
+def test_an_invalid_preprocessing_file_is_refused(cli, save_graph, tmp_path, text, message):
     (tmp_path / "image.toml").write_text(text)
-    result = cli("export", saved(NCHW), "--preprocessing-file", tmp_path / "image.toml")
+    result = cli("export", save_graph(NCHW), "--preprocessing-file", tmp_path / "image.toml")
     assert result.code == 3
     assert message in result.text
 
@@ -214,9 +214,9 @@ def test_scores_of_height_and_width_one_are_classes(export_text, tmp_path):
     text = NCHW.replace("float[N,5] scores", "float[N,8,1,1] scores").replace("c = Global", "scores = Global")
     text = text.replace("    d = Flatten (c)\n    scores = Gemm (d, f)\n", "")
     bundle = export_text(text, *PREPROCESSING)
-    (found,) = load.predict(bundle, [tmp_path / "a.png"], 8)
-    assert sorted(found.classes) == list(range(8))
-    assert list(found.scores) == sorted(found.scores, reverse=True)
+    (predictions,) = load.predict(bundle, [tmp_path / "a.png"], 8)
+    assert sorted(predictions.classes) == list(range(8))
+    assert list(predictions.scores) == sorted(predictions.scores, reverse=True)
 
 
 def test_images_are_refused_by_a_bundle_without_preprocessing(export_text, cli, tmp_path):
@@ -226,7 +226,7 @@ def test_images_are_refused_by_a_bundle_without_preprocessing(export_text, cli, 
     assert "net was exported without image preprocessing" in result.text
 
 
-# ── Refused ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Refused ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -240,8 +240,8 @@ def test_images_are_refused_by_a_bundle_without_preprocessing(export_text, cli, 
         (("--input", "picture=3x16x16:float32"), "has no input 'picture'"),
     ],
 )
-def test_an_option_that_does_not_fit_an_onnx_file_is_refused(cli, saved, words, message):
-    result = cli("export", saved(NCHW), *words)
+def test_an_option_that_does_not_fit_an_onnx_file_is_refused(cli, save_graph, words, message):
+    result = cli("export", save_graph(NCHW), *words)
     assert result.code == 2
     assert message in result.text
 
@@ -256,20 +256,20 @@ def test_an_option_that_does_not_fit_an_onnx_file_is_refused(cli, saved, words, 
     ],
     ids=["foreign", "chance", "half", "quantized"],
 )
-def test_an_unsupported_graph_is_refused_with_the_reason(cli, saved, text, message):
-    result = cli("export", saved(text, s=np.float32(0.1)))
+def test_an_unsupported_graph_is_refused_with_the_reason(cli, save_graph, text, message):
+    result = cli("export", save_graph(text, s=np.float32(0.1)))
     assert result.code == 3
     assert message in result.text
 
 
-def test_a_file_that_is_no_graph_is_refused(cli, tmp_path):
+def test_a_file_that_is_not_a_graph_is_refused(cli, tmp_path):
     (tmp_path / "net.onnx").write_text("no graph")
     result = cli("export", tmp_path / "net.onnx")
     assert result.code == 3
     assert "cannot be read as ONNX" in result.text
 
 
-def test_a_file_that_is_not_there_is_refused(cli):
+def test_a_missing_file_is_refused(cli):
     result = cli("export", "gone.onnx")
     assert result.code == 3
     assert "there is no file 'gone.onnx'" in result.text
@@ -297,14 +297,14 @@ def test_the_error_for_a_checkpoint_as_the_network_names_the_weights_option(cli,
         ("scale = inf", "scale holds inf, and must be finite and above 0."),
     ],
 )
-def test_unusable_preprocessing_numbers_are_refused(cli, saved, tmp_path, said, message):
+def test_unusable_preprocessing_numbers_are_refused(cli, save_graph, tmp_path, said, message):
     (tmp_path / "image.toml").write_text(said)
-    result = cli("export", saved(NCHW), "--preprocessing-file", tmp_path / "image.toml")
+    result = cli("export", save_graph(NCHW), "--preprocessing-file", tmp_path / "image.toml")
     assert result.code == 2
     assert message in result.text
 
 
-def test_an_input_given_twice_is_refused(cli, saved):
-    result = cli("export", saved(NCHW), *("--input", "x=3x8x8:float32") * 2)
+def test_an_input_given_twice_is_refused(cli, save_graph):
+    result = cli("export", save_graph(NCHW), *("--input", "x=3x8x8:float32") * 2)
     assert result.code == 2
     assert "the input 'x' is given more than once" in result.text

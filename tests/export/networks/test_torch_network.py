@@ -1,4 +1,4 @@
-"""PyTorch networks that take no image, and torch.export programs, from the command line to a bundle."""
+"""PyTorch networks without image inputs, and torch.export programs, from the command line to a bundle."""
 
 import sys
 
@@ -31,7 +31,7 @@ RANKER = ("users_ranker:Ranker", "--input", "words=6:int64", "--input", "numbers
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def user_folder(tmp_path, monkeypatch):
     """A folder with the user's code and samples, and deploykit started in it."""
     (tmp_path / "users_ranker.py").write_text(CODE)
     random = np.random.default_rng(0)
@@ -43,51 +43,51 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def take(quick_latency, here, cli):  # noqa: ARG001
+def export_network(quick_latency, user_folder, cli):  # noqa: ARG001
     def export(*words):
         result = cli("export", *words, "--target", "onnxruntime", "--samples", "4", "-o", "out")
         assert result.code == 0, result.text
-        return manifests.read_manifest(here / "out")
+        return manifests.read_manifest(user_folder / "out")
 
     return export
 
 
-def test_an_output_that_is_an_input_is_refused_by_name(here, cli):
+def test_an_output_that_is_an_input_is_refused_by_name(user_folder, cli):
     code = CODE.replace('"hidden": hidden}', '"asked": words}')
-    (here / "users_ranker.py").write_text(code)
+    (user_folder / "users_ranker.py").write_text(code)
     result = cli("export", *RANKER, "--data", "samples.npz", "--target", "onnxruntime", "-o", "out")
     assert result.code == 3
     assert "The output 'asked' of users_ranker:Ranker is one of its inputs, unchanged." in result.text
 
 
-def test_several_inputs_come_in_the_order_of_the_arguments(take, here):
-    manifest = take(*RANKER, "--data", "samples.npz")
+def test_several_inputs_are_in_the_order_of_the_arguments(export_network, user_folder):
+    manifest = export_network(*RANKER, "--data", "samples.npz")
     assert [(spec.name, spec.dtype, spec.shape) for spec in manifest.inputs] == [
         ("words", "int64", ("batch", 6)),
         ("numbers", "float32", ("batch", 3)),
     ]
-    assert load.verify(here / "out").parity.passed
+    assert load.verify(user_folder / "out").parity.passed
 
 
-def test_outputs_have_the_names_that_forward_gives_them(take):
-    manifest = take(*RANKER, "--data", "samples.npz", "--fp16")
+def test_outputs_have_the_names_of_the_forward_result(export_network):
+    manifest = export_network(*RANKER, "--data", "samples.npz", "--fp16")
     assert [spec.name for spec in manifest.outputs] == ["score", "hidden"]
 
 
-def test_integer_inputs_are_not_randomized(here, cli):  # noqa: ARG001
+def test_integer_inputs_are_not_randomized(user_folder, cli):  # noqa: ARG001
     result = cli("export", *RANKER)
     assert result.code == 3
     assert "noise is not valid integer input" in result.text
 
 
-def test_a_network_with_unknown_inputs_is_refused(here, cli):  # noqa: ARG001
+def test_a_network_with_unknown_inputs_is_refused(user_folder, cli):  # noqa: ARG001
     result = cli("export", "users_ranker:Ranker")
     assert result.code == 2
     assert "The inputs of users_ranker:Ranker are not known." in result.text
     assert "--input NAME=SHAPE:DTYPE" in result.text
 
 
-def test_inputs_that_forward_does_not_take_are_refused(here, cli):  # noqa: ARG001
+def test_inputs_unknown_to_forward_are_refused(user_folder, cli):  # noqa: ARG001
     result = cli("export", "users_ranker:Ranker", "--input", "words=6:int64", "--data", "samples.npz")
     assert result.code == 3
     assert "cannot process inputs of 6" in result.text
@@ -105,42 +105,42 @@ class Small(nn.Sequential):
 
 
 @pytest.fixture
-def program(here):
+def program(user_folder):
     """A torch.export program with a free batch."""
     torch.manual_seed(0)
     batch = ({0: torch.export.Dim("batch", min=1, max=64)},)
-    made = torch.export.export(Small().eval(), (torch.randn(2, 3, 16, 16),), dynamic_shapes=batch)
-    torch.export.save(made, here / "small.pt2")
+    exported = torch.export.export(Small().eval(), (torch.randn(2, 3, 16, 16),), dynamic_shapes=batch)
+    torch.export.save(exported, user_folder / "small.pt2")
     return "small.pt2"
 
 
-def test_a_program_brings_its_weights(take, program):
-    manifest = take(program)
+def test_a_program_brings_its_weights(export_network, program):
+    manifest = export_network(program)
     assert manifest.weights.trained
     assert manifest.parity.passed
 
 
-def test_a_program_with_image_inputs_accepts_preprocessing(take, program):
-    manifest = take(program, "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5")
+def test_a_program_with_image_inputs_accepts_preprocessing(export_network, program):
+    manifest = export_network(program, "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5")
     assert (manifest.model.preprocessing.height, manifest.model.preprocessing.width) == (16, 16)
     assert manifest.parity.data.name == "photos"
 
 
-def test_a_file_that_is_no_program_is_refused(here, cli):
-    (here / "net.pt2").write_bytes(b"no program")
+def test_a_file_that_is_not_an_exported_program_is_refused(user_folder, cli):
+    (user_folder / "net.pt2").write_bytes(b"no program")
     result = cli("export", "net.pt2")
     assert result.code == 3
     assert "cannot be read as a torch.export program" in result.text
 
 
-def test_a_network_of_tensors_and_of_images_at_once_is_refused(cli, here):  # noqa: ARG001
+def test_a_network_with_both_tensor_and_image_inputs_is_refused(cli, user_folder):  # noqa: ARG001
     result = cli("export", *RANKER, "--mean", "0.5,0.5,0.5")
     assert result.code == 2
     assert "cannot have both tensor inputs (--input) and image preprocessing" in result.text
 
 
-def test_a_checkpoint_named_like_a_program_is_recognized(cli, here):
-    torch.save({"w": torch.zeros(1)}, here / "net.pt2")
+def test_a_checkpoint_named_like_a_program_is_recognized(cli, user_folder):
+    torch.save({"w": torch.zeros(1)}, user_folder / "net.pt2")
     result = cli("export", "net.pt2")
     assert result.code == 3
     assert "it was written by torch.save, such as a checkpoint" in result.text

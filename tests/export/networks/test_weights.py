@@ -64,8 +64,8 @@ RANDOM = WeightsSource("random")
 PHOTOGRAPH = Preprocessing(resize=224, height=224, width=224)
 
 
-def trained(**arguments):
-    """A network whose every parameter differs from what any initialization gives."""
+def trained_network(**arguments):
+    """A network in which every parameter differs from any initialization."""
     with torch.random.fork_rng():
         torch.manual_seed(99)
         net = Net(**arguments)
@@ -76,8 +76,8 @@ def trained(**arguments):
 
 
 @pytest.fixture
-def stored(tmp_path):
-    """Save something as a checkpoint and give the source that leads to it."""
+def save_checkpoint(tmp_path):
+    """Save an object as a checkpoint and return the weights source."""
 
     def store(content, name="net.pth"):
         path = tmp_path / name
@@ -96,15 +96,15 @@ def assert_holds(loaded, net):
         assert torch.equal(state[name], tensor), name
 
 
-def without(state, *prefixes):
+def remove_prefixes(state, *prefixes):
     return {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
 
 
-def prefixed(state, prefix):
+def add_prefix(state, prefix):
     return {prefix + name: tensor for name, tensor in state.items()}
 
 
-# ── Which weights are meant ─────────────────────────────────────────────────────────────────────────────────────────
+# ── Selection of weights ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def prefixed(state, prefix):
         ("a/b.pth", WeightsSource("file", path="a/b.pth")),
     ],
 )
-def test_text_says_which_weights(text, source):
+def test_weights_are_selected_by_text(text, source):
     assert parse_weights(text, seed=7) == source
 
 
@@ -124,8 +124,8 @@ def test_random_weights_are_identified_by_their_seed():
     assert weights_identity(WeightsSource("random", seed=3)) == "random:3"
 
 
-def test_a_file_is_identified_by_its_content(stored):
-    source = stored(trained().state_dict())
+def test_a_file_is_identified_by_its_content(save_checkpoint):
+    source = save_checkpoint(trained_network().state_dict())
     assert weights_identity(source) == hashlib.sha256(Path(source.path).read_bytes()).hexdigest()
 
 
@@ -138,7 +138,7 @@ def test_identifying_weights_needs_no_torch():
 
 
 @pytest.mark.parametrize("use", [weights_identity, lambda source: load_network(NET, {}, source)])
-def test_weights_that_are_not_there_are_answered_with_what_can_be_given(use, tmp_path):
+def test_the_error_for_missing_weights_lists_the_valid_values(use, tmp_path):
     with pytest.raises(InputError, match=r"no weights .*imagnet'.*random, imagenet, or a file"):
         use(WeightsSource("file", path=str(tmp_path / "imagnet")))
 
@@ -155,14 +155,14 @@ def test_an_unsupported_file_suffix_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_unreadable_weights_are_refused(stored):
-    source = stored(trained().state_dict())
+def test_unreadable_weights_are_refused(save_checkpoint):
+    source = save_checkpoint(trained_network().state_dict())
     Path(source.path).chmod(0)
     with pytest.raises(InputError, match="cannot be read: permission denied"):
         load_network(NET, {}, source)
 
 
-# ── Random ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Random ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_seed_gives_the_same_network_again():
@@ -178,12 +178,12 @@ def test_another_seed_gives_another_network():
     )
 
 
-def test_random_weights_say_that_they_are():
+def test_random_weights_are_marked_as_such():
     record = load_network(NET, {}, WeightsSource("random", seed=5)).record
     assert (record.source, record.trained) == ("random, seed 5", False)
 
 
-def test_the_callers_random_state_is_left_alone():
+def test_the_callers_random_state_is_preserved():
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
@@ -191,18 +191,18 @@ def test_the_callers_random_state_is_left_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_batch_norm_is_settled_on_what_reaches_it():
+def test_batch_norm_statistics_are_calibrated_on_its_inputs():
     module = load_network(NET, {"width": 32}, RANDOM).module
     torch.manual_seed(0)
-    seen = module.bn(module.conv(random_weights.synthetic_images(64, 64))).detach()
-    # Other noise than the one it was settled on, so that the statistics agree only roughly.
-    assert seen.mean((0, 2, 3)).abs().max() < 0.5
-    assert seen.std((0, 2, 3)).log2().abs().max() < 1
+    normalized = module.bn(module.conv(random_weights.synthetic_images(64, 64))).detach()
+    # Other noise than in the calibration, so the statistics agree only roughly.
+    assert normalized.mean((0, 2, 3)).abs().max() < 0.5
+    assert normalized.std((0, 2, 3)).log2().abs().max() < 1
 
 
 @pytest.fixture
 def threads():
-    """To set PyTorch's number of threads, for this test."""
+    """Set PyTorch's number of threads for this test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -231,7 +231,7 @@ def test_batch_norm_after_a_global_pool_is_calibrated_on_many_images():
     assert gains.max() / gains.median() < 20  # of two images, the worst channel's is hundreds of times the median
 
 
-def test_batch_norm_is_left_as_if_no_training_had_begun():
+def test_batch_norm_momentum_and_counter_are_restored_after_calibration():
     bn = load_network(NET, {}, RANDOM).module.bn
     assert (bn.momentum, int(bn.num_batches_tracked), bn.training) == (0.25, 0, False)
 
@@ -257,61 +257,67 @@ def test_activations_of_deep_random_networks_stay_far_inside_fp16(model):
     assert 0.1 < max(largest) < 6550  # a tenth of FP16's largest number
 
 
-# ── Modules, arguments, records ─────────────────────────────────────────────────────────────────────────────────────
+# ── Modules, arguments, records ───────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".PTH"])
-def test_a_state_dict_is_loaded_from(stored, suffix):
-    assert_holds(load_network(NET, {}, stored(trained().state_dict(), f"net{suffix}")), trained())
+def test_a_state_dict_is_loaded_from(save_checkpoint, suffix):
+    assert_holds(
+        load_network(NET, {}, save_checkpoint(trained_network().state_dict(), f"net{suffix}")), trained_network()
+    )
 
 
 def test_a_file_of_before_torch_1_6_is_loaded(tmp_path):
-    torch.save(trained().state_dict(), tmp_path / "net.pth", _use_new_zipfile_serialization=False)
-    assert_holds(load_network(NET, {}, WeightsSource("file", path=str(tmp_path / "net.pth"))), trained())
+    torch.save(trained_network().state_dict(), tmp_path / "net.pth", _use_new_zipfile_serialization=False)
+    assert_holds(load_network(NET, {}, WeightsSource("file", path=str(tmp_path / "net.pth"))), trained_network())
 
 
-def test_the_module_is_ready_to_be_judged(stored):
-    module = load_network(NET, {}, stored(trained().state_dict())).module
+def test_the_module_is_in_eval_mode(save_checkpoint):
+    module = load_network(NET, {}, save_checkpoint(trained_network().state_dict())).module
     assert not any(part.training for part in module.modules())
     assert {(tensor.dtype, tensor.device.type) for tensor in module.parameters()} == {(torch.float32, "cpu")}
 
 
-def test_the_file_may_go_once_it_is_loaded(stored):
-    source = stored(trained().state_dict())
+def test_the_file_may_be_deleted_after_loading(save_checkpoint):
+    source = save_checkpoint(trained_network().state_dict())
     loaded = load_network(NET, {}, source)
     Path(source.path).write_bytes(b"\0" * Path(source.path).stat().st_size)
-    assert_holds(loaded, trained())
+    assert_holds(loaded, trained_network())
 
 
-def test_a_file_is_recorded_by_its_name_and_not_by_where_it_lies(stored):
-    record = load_network(NET, {}, stored(trained().state_dict())).record
+def test_a_file_is_recorded_by_its_name_without_its_folder(save_checkpoint):
+    record = load_network(NET, {}, save_checkpoint(trained_network().state_dict())).record
     assert (record.source, record.trained) == ("net.pth", True)
 
 
-def test_the_digest_is_that_of_the_weights_and_not_of_the_file(stored):
-    state = trained().state_dict()
-    files = [stored(state), stored({"model": state}, "other.pt"), stored(state, "net.safetensors")]
+def test_the_digest_is_that_of_the_weights_and_not_of_the_file(save_checkpoint):
+    state = trained_network().state_dict()
+    files = [
+        save_checkpoint(state),
+        save_checkpoint({"model": state}, "other.pt"),
+        save_checkpoint(state, "net.safetensors"),
+    ]
     assert len({load_network(NET, {}, source).record.sha256 for source in files}) == 1
 
 
-def test_the_digest_changes_with_any_weight(stored):
-    state = trained().state_dict()
-    first = load_network(NET, {}, stored(state)).record.sha256
+def test_the_digest_changes_with_any_weight(save_checkpoint):
+    state = trained_network().state_dict()
+    first = load_network(NET, {}, save_checkpoint(state)).record.sha256
     state["conv.bias"][0] += 1
-    assert load_network(NET, {}, stored(state)).record.sha256 != first
+    assert load_network(NET, {}, save_checkpoint(state)).record.sha256 != first
 
 
-def test_the_digest_leaves_out_what_only_training_runs(stored):
-    state = trained().state_dict()
-    first = load_network(NET, {}, stored(state)).record.sha256
+def test_the_digest_excludes_training_only_parameters(save_checkpoint):
+    state = trained_network().state_dict()
+    first = load_network(NET, {}, save_checkpoint(state)).record.sha256
     state["aux.bias"][0] += 1
-    assert load_network(NET, {}, stored(state)).record.sha256 == first
+    assert load_network(NET, {}, save_checkpoint(state)).record.sha256 == first
 
 
-def test_sizes_are_inferred_from_the_checkpoint(stored):
-    loaded = load_network(NET, {}, stored(trained(width=5, num_classes=10).state_dict()))
+def test_sizes_are_inferred_from_the_checkpoint(save_checkpoint):
+    loaded = load_network(NET, {}, save_checkpoint(trained_network(width=5, num_classes=10).state_dict()))
     assert loaded.arguments == {"width": 5, "num_classes": 10}
-    assert_holds(loaded, trained(width=5, num_classes=10))
+    assert_holds(loaded, trained_network(width=5, num_classes=10))
 
 
 def test_an_explicit_argument_wins_over_the_architectures():
@@ -320,66 +326,71 @@ def test_an_explicit_argument_wins_over_the_architectures():
     assert loaded.module.fc.out_features == 7
 
 
-def test_an_explicit_argument_may_agree_with_the_checkpoint(stored):
-    source = stored(trained(num_classes=10).state_dict())
+def test_an_explicit_argument_may_agree_with_the_checkpoint(save_checkpoint):
+    source = save_checkpoint(trained_network(num_classes=10).state_dict())
     assert load_network(NET, {"num_classes": 10}, source).module.fc.out_features == 10
 
 
-def test_an_explicit_argument_that_contradicts_the_checkpoint_is_refused_with_both_values(stored):
-    source = stored(trained(num_classes=10).state_dict())
+def test_an_explicit_argument_that_contradicts_the_checkpoint_is_refused_with_both_values(save_checkpoint):
+    source = save_checkpoint(trained_network(num_classes=10).state_dict())
     with pytest.raises(InputError, match=r"num_classes=7 was requested, but net\.pth has .* num_classes=10"):
         load_network(NET, {"num_classes": 7}, source)
 
 
-def test_an_argument_that_the_network_does_not_take_is_answered_with_the_near_ones():
+def test_an_unknown_argument_suggests_the_nearest_ones():
     with pytest.raises(InputError, match="unknown argument of net 'num_clases'; did you mean num_classes"):
         load_network(NET, {"num_clases": 7}, RANDOM)
 
 
-def test_what_the_constructor_refuses_is_refused_in_its_words():
+def test_a_constructor_error_is_quoted():
     with pytest.raises(InputError, match="width is at most 64, not 65"):
         load_network(NET, {"width": 65}, RANDOM)
 
 
-# ── State dicts as people save them ─────────────────────────────────────────────────────────────────────────────────
+# ── Common forms of state dicts ───────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
-def test_a_state_dict_may_lie_under(stored, key):
-    assert_holds(load_network(NET, {}, stored({"epoch": 3, key: trained().state_dict(), "optimizer": {}})), trained())
+def test_a_state_dict_may_be_nested_under(save_checkpoint, key):
+    assert_holds(
+        load_network(NET, {}, save_checkpoint({"epoch": 3, key: trained_network().state_dict(), "optimizer": {}})),
+        trained_network(),
+    )
 
 
-def test_the_averaged_copy_is_not_loaded(stored):
-    state = trained().state_dict()
+def test_the_averaged_copy_is_not_loaded(save_checkpoint):
+    state = trained_network().state_dict()
     average = {name: tensor + 1 for name, tensor in state.items()}
-    assert_holds(load_network(NET, {}, stored({"model_ema": average, "model": state})), trained())
+    assert_holds(load_network(NET, {}, save_checkpoint({"model_ema": average, "model": state})), trained_network())
 
 
-def test_a_checkpoint_may_contain_a_training_scripts_arguments_and_accuracy(stored):
-    content = {"model": trained().state_dict(), "args": argparse.Namespace(lr=0.1), "best": np.float64(0.9)}
-    assert_holds(load_network(NET, {}, stored(content)), trained())
+def test_a_checkpoint_may_contain_a_training_scripts_arguments_and_accuracy(save_checkpoint):
+    content = {"model": trained_network().state_dict(), "args": argparse.Namespace(lr=0.1), "best": np.float64(0.9)}
+    assert_holds(load_network(NET, {}, save_checkpoint(content)), trained_network())
 
 
 @pytest.mark.parametrize(
     "prefix", ["module.", "backbone.", "model.", "net.", "_orig_mod.", "module.backbone.", "_orig_mod.module.model."]
 )
-def test_a_prefix_of_all_names_is_removed(stored, prefix):
-    loaded = load_network(NET, {}, stored(prefixed(trained(num_classes=10).state_dict(), prefix)))
-    assert_holds(loaded, trained(num_classes=10))
+def test_a_prefix_of_all_names_is_removed(save_checkpoint, prefix):
+    loaded = load_network(NET, {}, save_checkpoint(add_prefix(trained_network(num_classes=10).state_dict(), prefix)))
+    assert_holds(loaded, trained_network(num_classes=10))
 
 
-def test_a_counter_without_the_prefix_is_not_a_parameter(stored):
-    state = prefixed(trained().state_dict(), "module.") | {"n_averaged": torch.tensor(5)}
-    assert_holds(load_network(NET, {}, stored(state)), trained())
+def test_a_counter_without_the_prefix_is_not_a_parameter(save_checkpoint):
+    state = add_prefix(trained_network().state_dict(), "module.") | {"n_averaged": torch.tensor(5)}
+    assert_holds(load_network(NET, {}, save_checkpoint(state)), trained_network())
 
 
-def test_a_head_named_apart_from_the_backbone_is_not_guessed(stored):
-    state = prefixed(without(trained().state_dict(), "fc."), "backbone.") | {"head.weight": torch.zeros(3, 4)}
+def test_a_head_named_separately_from_the_backbone_is_not_guessed(save_checkpoint):
+    state = add_prefix(remove_prefixes(trained_network().state_dict(), "fc."), "backbone.") | {
+        "head.weight": torch.zeros(3, 4)
+    }
     with pytest.raises(InputError, match=r"missing: conv\.weight.*unexpected: backbone\.conv\.weight"):
-        load_network(NET, {}, stored(state))
+        load_network(NET, {}, save_checkpoint(state))
 
 
-def test_a_prefix_of_the_network_itself_is_kept(stored):
+def test_a_prefix_that_belongs_to_the_network_is_preserved(save_checkpoint):
     class Wrapped(nn.Module):
         def __init__(self):
             super().__init__()
@@ -388,78 +399,78 @@ def test_a_prefix_of_the_network_itself_is_kept(stored):
     own = msgspec.structs.replace(
         NET, build=Wrapped, arguments={}, classifier="model.fc", training_only=("model.aux",), inferred_arguments=()
     )
-    loaded = load_network(own, {}, stored(prefixed(trained().state_dict(), "model.")))
-    assert torch.equal(loaded.module.model.fc.weight, trained().fc.weight)
+    loaded = load_network(own, {}, save_checkpoint(add_prefix(trained_network().state_dict(), "model.")))
+    assert torch.equal(loaded.module.model.fc.weight, trained_network().fc.weight)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_floating_point_types_become_float32(stored, dtype):
-    net = trained().to(dtype)
-    assert_holds(load_network(NET, {}, stored(net.state_dict())), net.float())
+def test_other_floating_point_types_become_float32(save_checkpoint, dtype):
+    net = trained_network().to(dtype)
+    assert_holds(load_network(NET, {}, save_checkpoint(net.state_dict())), net.float())
 
 
-def test_what_only_training_runs_may_be_missing(stored):
-    loaded = load_network(NET, {}, stored(without(trained().state_dict(), "aux.")))
-    assert torch.equal(loaded.module.fc.weight, trained().fc.weight)
+def test_training_only_parameters_may_be_missing(save_checkpoint):
+    loaded = load_network(NET, {}, save_checkpoint(remove_prefixes(trained_network().state_dict(), "aux.")))
+    assert torch.equal(loaded.module.fc.weight, trained_network().fc.weight)
 
 
-def test_what_only_training_runs_may_have_another_shape(stored):
-    state = trained().state_dict() | {"aux.weight": torch.zeros(1000, 4), "aux.conv.weight": torch.zeros(1)}
-    loaded = load_network(NET, {}, stored(state))
-    assert torch.equal(loaded.module.fc.weight, trained().fc.weight)
+def test_training_only_parameters_may_have_another_shape(save_checkpoint):
+    state = trained_network().state_dict() | {"aux.weight": torch.zeros(1000, 4), "aux.conv.weight": torch.zeros(1)}
+    loaded = load_network(NET, {}, save_checkpoint(state))
+    assert torch.equal(loaded.module.fc.weight, trained_network().fc.weight)
 
 
-def test_batch_norms_counter_may_be_missing(stored):
-    loaded = load_network(NET, {}, stored(without(trained().state_dict(), "bn.num_batches")))
-    assert torch.equal(loaded.module.bn.running_var, trained().bn.running_var)
+def test_batch_norms_counter_may_be_missing(save_checkpoint):
+    loaded = load_network(NET, {}, save_checkpoint(remove_prefixes(trained_network().state_dict(), "bn.num_batches")))
+    assert torch.equal(loaded.module.bn.running_var, trained_network().bn.running_var)
 
 
-# ── Checkpoints that are refused ────────────────────────────────────────────────────────────────────────────────────
+# ── Checkpoints that are refused ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_every_kind_of_misfit_is_listed_by_name(stored):
-    state = without(trained().state_dict(), "bn.weight")
+def test_every_kind_of_mismatch_is_listed_by_name(save_checkpoint):
+    state = remove_prefixes(trained_network().state_dict(), "bn.weight")
     state |= {"fc.bias": torch.zeros(4), "extra": torch.zeros(1), "bn.bias": torch.zeros(4, dtype=torch.int64)}
     with pytest.raises(InputError) as raised:
-        load_network(NET, {}, stored(state))
+        load_network(NET, {}, save_checkpoint(state))
     assert raised.value.what == (
         "net.pth does not fit the network: missing: bn.weight; unexpected: extra; "
         "of another shape: fc.bias (4, not 3); of another type: bn.bias (torch.int64)."
     )
 
 
-def test_a_long_list_of_misfits_is_cut_and_counted(stored):
-    state = trained().state_dict() | {f"extra{number:02}": torch.zeros(1) for number in range(40)}
+def test_a_long_list_of_misfits_is_cut_and_counted(save_checkpoint):
+    state = trained_network().state_dict() | {f"extra{number:02}": torch.zeros(1) for number in range(40)}
     with pytest.raises(InputError, match=r"unexpected: extra00, .*extra05 and 34 more\."):
-        load_network(NET, {}, stored(state))
+        load_network(NET, {}, save_checkpoint(state))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_weights_that_are_no_numbers_are_refused_by_name(stored, value):
-    state = trained().state_dict()
+def test_non_finite_weights_are_refused_by_name(save_checkpoint, value):
+    state = trained_network().state_dict()
     state["fc.weight"][1, 2] = value
     with pytest.raises(InputError, match=r"NaN or infinite values in .*fc\.weight"):
-        load_network(NET, {}, stored(state))
+        load_network(NET, {}, save_checkpoint(state))
 
 
 @pytest.mark.parametrize(
     "content",
     [{"epoch": 3, "optimizer": {}}, {}, [torch.zeros(1)], torch.zeros(1), {"model": {"fc": 1}}, {1: torch.zeros(1)}],
 )
-def test_a_file_without_a_state_dict_is_refused(stored, content):
+def test_a_file_without_a_state_dict_is_refused(save_checkpoint, content):
     with pytest.raises(InputError, match="contains no state dict"):
-        load_network(NET, {}, stored(content))
+        load_network(NET, {}, save_checkpoint(content))
 
 
-def test_a_file_that_contains_itself_is_refused(stored):
+def test_a_file_that_contains_itself_is_refused(save_checkpoint):
     content = {}
     content["model"] = content
     with pytest.raises(InputError, match="contains no state dict"):
-        load_network(NET, {}, stored(content))
+        load_network(NET, {}, save_checkpoint(content))
 
 
-class Trap:
-    """Leaves a file behind if it is ever unpickled as pickle would."""
+class PickleTrap:
+    """Writes a file if it is ever unpickled by pickle."""
 
     def __init__(self, path):
         self.path = path
@@ -470,13 +481,13 @@ class Trap:
 
 def as_zip(trap):
     buffer = io.BytesIO()
-    torch.save({"model": trained().state_dict(), "trap": trap}, buffer)
+    torch.save({"model": trained_network().state_dict(), "trap": trap}, buffer)
     return buffer.getvalue()
 
 
 def as_legacy(trap):
     buffer = io.BytesIO()
-    torch.save({"model": trained().state_dict(), "trap": trap}, buffer, _use_new_zipfile_serialization=False)
+    torch.save({"model": trained_network().state_dict(), "trap": trap}, buffer, _use_new_zipfile_serialization=False)
     return buffer.getvalue()
 
 
@@ -484,8 +495,8 @@ def as_legacy(trap):
 @pytest.mark.parametrize("form", [as_zip, as_legacy, pickle.dumps, lambda trap: pickle.dumps(trap, protocol=2)])
 def test_code_in_a_checkpoint_is_refused_and_never_runs(tmp_path, form, suffix):
     sprung = tmp_path / "sprung"
-    content = form(Trap(sprung))
-    pickle.loads(pickle.dumps(Trap(sprung)))
+    content = form(PickleTrap(sprung))
+    pickle.loads(pickle.dumps(PickleTrap(sprung)))
     assert sprung.exists(), "the trap does not work, so that the test would prove nothing"
     sprung.unlink()
 
@@ -496,9 +507,9 @@ def test_code_in_a_checkpoint_is_refused_and_never_runs(tmp_path, form, suffix):
     assert not sprung.exists()
 
 
-def test_a_whole_pickled_module_is_refused_by_its_class(stored):
+def test_a_pickled_module_is_refused_and_its_class_named(save_checkpoint):
     with pytest.raises(InputError, match=r"refers to \S*Net: it contains code"):
-        load_network(NET, {}, stored(trained()))
+        load_network(NET, {}, save_checkpoint(trained_network()))
 
 
 def test_a_torchscript_program_is_refused_without_a_warning(tmp_path, recwarn):
@@ -511,7 +522,7 @@ def test_a_torchscript_program_is_refused_without_a_warning(tmp_path, recwarn):
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("content", [b"", b"hello world", b"\x89PNG\r\n\x1a\n" + bytes(60), b"PK\x03\x04" + bytes(60)])
-def test_a_file_that_is_no_checkpoint_is_refused_by_name(tmp_path, suffix, content):
+def test_a_file_that_is_not_a_checkpoint_is_refused_by_name(tmp_path, suffix, content):
     path = tmp_path / f"net{suffix}"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"net\.\w+' is not a checkpoint, or is damaged: "):
@@ -525,8 +536,8 @@ def test_an_empty_file_is_reported_as_empty(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
-def test_half_a_checkpoint_is_refused_by_name(stored, name):
-    source = stored(trained().state_dict(), name)
+def test_a_truncated_checkpoint_is_refused_by_name(save_checkpoint, name):
+    source = save_checkpoint(trained_network().state_dict(), name)
     path = Path(source.path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(InputError, match="is not a checkpoint, or is damaged"):
@@ -549,12 +560,12 @@ def test_damage_is_explained_or_harmless(tmp_path, form, edits):
     assert loaded.module.conv.weight.shape[1:] == (3, 3, 3)
 
 
-# ── Released weights ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Released weights ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
 def release(tmp_path, monkeypatch):
-    """Have torchvision release a state dict for `NET`; `cached` puts it where torch hub would download it to."""
+    """Let torchvision provide a state dict for `NET`; `cached` puts it into the torch hub cache."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
@@ -577,27 +588,27 @@ IMAGENET = WeightsSource("imagenet")
 
 
 def test_released_weights_bring_their_arguments_and_preprocessing(release):
-    architecture, _ = release(trained().state_dict(), arguments={"gain": 2.0})
+    architecture, _ = release(trained_network().state_dict(), arguments={"gain": 2.0})
     loaded = load_network(architecture, {}, IMAGENET)
-    assert_holds(loaded, trained())
+    assert_holds(loaded, trained_network())
     assert loaded.arguments["gain"] == loaded.module.gain == 2.0
     assert loaded.preprocessing == architecture.pretrained.preprocessing
     assert (loaded.record.source, loaded.record.trained) == ("Net_Weights.V1", True)
 
 
 def test_an_argument_that_the_release_was_not_trained_with_is_refused(release):
-    architecture, _ = release(trained().state_dict(), arguments={"gain": 2.0})
+    architecture, _ = release(trained_network().state_dict(), arguments={"gain": 2.0})
     with pytest.raises(InputError, match=r"gain=3\.0 was requested, but Net_Weights\.V1 was trained with 2\.0"):
         load_network(architecture, {"gain": 3.0}, IMAGENET)
 
 
 def test_a_head_of_another_size_than_the_releases_is_refused(release):
-    architecture, _ = release(trained().state_dict())
+    architecture, _ = release(trained_network().state_dict())
     with pytest.raises(InputError, match=r"num_classes=10 was requested, but Net_Weights\.V1 has .*num_classes=3"):
         load_network(architecture, {"num_classes": 10}, IMAGENET)
 
 
-def test_a_network_without_a_release_says_so():
+def test_a_network_without_released_weights_is_an_error():
     with pytest.raises(InputError, match="no ImageNet weights are released for net"):
         load_network(NET, {}, IMAGENET)
 
@@ -606,8 +617,8 @@ def test_a_network_without_a_release_says_so():
     "error",
     [urllib.error.URLError("no route"), TimeoutError("timed out"), OSError("disk full"), IncompleteRead(b"", 9)],
 )
-def test_without_a_network_the_error_says_which_file_to_put_where(release, monkeypatch, error):
-    architecture, file = release(trained().state_dict(), cached=False)
+def test_without_a_network_connection_the_error_names_the_file_and_its_destination(release, monkeypatch, error):
+    architecture, file = release(trained_network().state_dict(), cached=False)
 
     def fail(*_, **__):
         raise error
@@ -619,20 +630,20 @@ def test_without_a_network_the_error_says_which_file_to_put_where(release, monke
     assert str(file.parent) in raised.value.remedy
 
 
-def test_a_download_goes_to_torch_hubs_cache(release, monkeypatch, tmp_path, capsys):
-    architecture, file = release(trained().state_dict(), cached=False)
+def test_a_download_is_stored_in_the_torch_hub_cache(release, monkeypatch, tmp_path, capsys):
+    architecture, file = release(trained_network().state_dict(), cached=False)
     monkeypatch.setattr(
         torch.hub,
         "download_url_to_file",
         lambda _, to, **__: Path(to).write_bytes((tmp_path / "release").read_bytes()),
     )
-    assert_holds(load_network(architecture, {}, IMAGENET), trained())
+    assert_holds(load_network(architecture, {}, IMAGENET), trained_network())
     assert file.is_file()
     assert capsys.readouterr().out == ""  # standard output is the command's result
 
 
 def test_a_cached_file_that_is_not_the_released_one_is_refused(release):
-    architecture, file = release(trained().state_dict())
+    architecture, file = release(trained_network().state_dict())
     file.write_bytes(file.read_bytes() + b"!")
     with pytest.raises(InputError, match=r"is not the released file.*Delete it"):
         load_network(architecture, {}, IMAGENET)
@@ -640,16 +651,16 @@ def test_a_cached_file_that_is_not_the_released_one_is_refused(release):
 
 def test_code_in_a_release_is_refused_and_never_runs(release, tmp_path):
     sprung = tmp_path / "sprung"
-    architecture, _ = release({"model": trained().state_dict(), "trap": Trap(sprung)})
+    architecture, _ = release({"model": trained_network().state_dict(), "trap": PickleTrap(sprung)})
     with pytest.raises(InputError, match="refused without running any"):
         load_network(architecture, {}, IMAGENET)
     assert not sprung.exists()
 
 
-# ── The catalog's networks ──────────────────────────────────────────────────────────────────────────────────────────
+# ── The catalog's networks ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_densenets_old_names_are_understood(stored):
+def test_densenets_old_names_are_understood(save_checkpoint):
     oracle = torchvision.models.densenet121(num_classes=5).eval()
     released = {
         re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", name): tensor
@@ -657,23 +668,23 @@ def test_densenets_old_names_are_understood(stored):
         if not name.endswith("num_batches_tracked")
     }
     assert "features.denseblock1.denselayer1.norm.1.weight" in released
-    loaded = load_network(DENSENET121, {}, stored(released))
+    loaded = load_network(DENSENET121, {}, save_checkpoint(released))
     assert loaded.arguments["num_classes"] == 5
     assert torch.equal(loaded.module.classifier.weight, oracle.classifier.weight)
 
 
 @pytest.mark.parametrize("aux", [True, False])
-def test_googlenet_is_loaded_with_and_without_its_auxiliary_heads(stored, aux):
+def test_googlenet_is_loaded_with_and_without_its_auxiliary_heads(save_checkpoint, aux):
     oracle = torchvision.models.googlenet(num_classes=5, aux_logits=aux, init_weights=False).eval()
-    loaded = load_network(GOOGLENET, {}, stored(oracle.state_dict()))
+    loaded = load_network(GOOGLENET, {}, save_checkpoint(oracle.state_dict()))
     assert (loaded.arguments["num_classes"], loaded.arguments["branch3_kernel"]) == (5, 3)
     assert torch.equal(loaded.module.fc.weight, oracle.fc.weight)
 
 
-def test_a_fine_tuned_backbone_with_its_head_is_loaded(stored):
+def test_a_fine_tuned_backbone_with_its_head_is_loaded(save_checkpoint):
     oracle = torchvision.models.resnet18(num_classes=10).half()
-    checkpoint = {"epoch": 9, "state_dict": prefixed(oracle.state_dict(), "module.backbone.")}
-    loaded = load_network(RESNET18, {}, stored(checkpoint, "fine-tuned.ckpt"))
+    checkpoint = {"epoch": 9, "state_dict": add_prefix(oracle.state_dict(), "module.backbone.")}
+    loaded = load_network(RESNET18, {}, save_checkpoint(checkpoint, "fine-tuned.ckpt"))
     assert loaded.arguments["num_classes"] == 10
     assert torch.equal(loaded.module.fc.weight, oracle.fc.weight.float())
 

@@ -6,7 +6,7 @@ from deploykit.export.passes import canonical_cast
 X = random(2, 3, seed=4)
 
 
-def test_a_cast_to_the_type_that_it_has_is_nothing():
+def test_a_cast_to_the_same_type_is_removed():
     model = parse("g (float[N,3] x) => (float[N,3] y) { a = Relu (x)  b = CastLike (a, x)  y = Neg (b) }")
     assert rewritten(canonical_cast.apply, model, x=X).applied == 1
     assert operators(model) == ["Relu", "Neg"]
@@ -25,13 +25,13 @@ def test_a_weight_is_cast_like_anything_else():
     assert operators(model) == ["Add"]
 
 
-def test_an_output_that_is_only_cast_keeps_its_name():
+def test_an_output_that_is_only_cast_retains_its_name():
     model = parse("g (float[N,3] x) => (float[N,3] y) { a = Relu (x)  y = CastLike (a, x) }")
     assert rewritten(canonical_cast.apply, model, x=X).applied == 1
     assert operators(model) == ["Relu"]
 
 
-def test_where_a_type_is_not_known_it_stays():
+def test_a_cast_from_an_unknown_type_is_preserved():
     model = parse("g (float[N,3] x) => (float[N,3] y) { a = Relu (x)  b = CastLike (a, x)  y = Neg (b) }")
     next(node for node in model.graph if node.op_type == "CastLike").inputs[0].type = None
     rewrite = canonical_cast.apply(model)

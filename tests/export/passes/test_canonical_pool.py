@@ -6,7 +6,7 @@ from deploykit.export.passes import canonical_pool
 X = random(2, 3, 4, 5, seed=9)
 
 
-def mean(axes: str, keepdims: int = 1, output: str = "float[N,3,1,1]") -> str:
+def mean_graph(axes: str, keepdims: int = 1, output: str = "float[N,3,1,1]") -> str:
     count = axes.count(",") + 1
     return f"""g (float[N,3,4,5] x) => ({output} y) <int64[{count}] axes = {{{axes}}}> {{
         [mean] m = ReduceMean <keepdims = {keepdims}> (x, axes)
@@ -14,18 +14,18 @@ def mean(axes: str, keepdims: int = 1, output: str = "float[N,3,1,1]") -> str:
     }}"""
 
 
-# ── Means ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Means ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("axes", ["2, 3", "3, 2", "-2, -1", "2, -1"])
-def test_a_mean_over_height_and_width_is_global_pooling(axes):
-    model = parse(mean(axes))
+def test_a_mean_over_height_and_width_becomes_global_pooling(axes):
+    model = parse(mean_graph(axes))
     assert rewritten(canonical_pool.apply, model, x=X).applied == 1
     assert operators(model) == ["GlobalAveragePool", "Relu"]
 
 
-def test_without_keepdims_it_is_flattened():
-    model = parse(mean("2, 3", keepdims=0, output="float[N,3]"))
+def test_without_keepdims_the_mean_is_flattened():
+    model = parse(mean_graph("2, 3", keepdims=0, output="float[N,3]"))
     assert rewritten(canonical_pool.apply, model, x=X).applied == 1
     assert operators(model) == ["GlobalAveragePool", "Flatten", "Relu"]
 
@@ -39,7 +39,7 @@ def test_axes_may_be_an_attribute_as_before_opset_18(keepdims):
     assert "ReduceMean" not in operators(model)
 
 
-def test_a_mean_at_the_output_keeps_its_name_and_shape():
+def test_a_mean_at_the_output_retains_its_name_and_shape():
     text = """g (float[N,3,4,5] x) => (float[N,3] logits) <int64[2] axes = {2, 3}> {
         logits = ReduceMean <keepdims = 0> (x, axes)
     }"""
@@ -49,26 +49,26 @@ def test_a_mean_at_the_output_keeps_its_name_and_shape():
 @pytest.mark.parametrize(
     ("axes", "named"), [("1", "[1]"), ("2", "[2]"), ("3", "[3]"), ("1, 2, 3", "[1, 2, 3]"), ("0, 1", "[0, 1]")]
 )
-def test_a_mean_over_other_axes_stays(axes, named):
-    model = parse(mean(axes, output="float[A,B,C,D]"))
+def test_a_mean_over_other_axes_is_preserved(axes, named):
+    model = parse(mean_graph(axes, output="float[A,B,C,D]"))
     rewrite = rewritten(canonical_pool.apply, model, x=X)
     assert rewrite.applied == 0
     assert rewrite.skip_reasons == (f"mean: reduces axes {named}, not height and width of N×C×H×W",)
     assert operators(model) == ["ReduceMean", "Relu"]
 
 
-def test_a_mean_over_everything_stays():
+def test_a_mean_over_all_axes_is_preserved():
     text = "g (float[N,3,4,5] x) => (float[1,1,1,1] y) { [mean] y = ReduceMean (x) }"
     assert rewritten(canonical_pool.apply, parse(text), x=X).applied == 0
 
 
-def test_a_mean_of_another_rank_stays():
+def test_a_mean_of_another_rank_is_preserved():
     text = """g (float[N,3,4] x) => (float[N,1,1] y) <int64[2] axes = {1, 2}> { [mean] y = ReduceMean (x, axes) }"""
     rewrite = rewritten(canonical_pool.apply, parse(text), x=random(2, 3, 4))
     assert (rewrite.applied, len(rewrite.skip_reasons)) == (0, 1)
 
 
-def test_a_mean_over_computed_axes_stays():
+def test_a_mean_over_computed_axes_is_preserved():
     text = """g (float[N,3,4,5] x) => (float[A,B,C,D] y) <int64[2] two = {2, 3}> {
         s = Shape <start = 0, end = 1> (x)
         zero = Sub (s, s)
@@ -78,7 +78,7 @@ def test_a_mean_over_computed_axes_stays():
     assert rewritten(canonical_pool.apply, parse(text), x=X).applied == 0
 
 
-# ── Averages over one position ──────────────────────────────────────────────────────────────────────────────────────
+# ── Averages over one position ────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("attributes", ["kernel_shape = [1,1]", "kernel_shape = [1,1], strides = [1,1]"])

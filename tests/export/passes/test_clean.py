@@ -27,7 +27,7 @@ X = random(2, 3, seed=9)
         "dead chain",
     ],
 )
-def test_nothing_that_does_nothing_is_left(body, left):
+def test_redundant_operations_are_removed(body, left):
     model = parse(f"g (float[N,3] x) => (float[N,3] y) {{ {body} }}")
     before = len(model.graph)
     assert rewritten(clean.apply, model, x=X).applied == before - len(left)
@@ -40,7 +40,7 @@ def test_nodes_that_differ_in_an_attribute_both_stay():
     assert rewritten(clean.apply, model, x=X).applied == 0
 
 
-def test_an_unread_weight_goes():
+def test_an_unread_weight_is_removed():
     model = parse("g (float[N,3] x) => (float[N,3] y) { y = Relu (x) }", w=random(3))
     rewritten(clean.apply, model, x=X)
     assert not model.graph.initializers
@@ -55,7 +55,7 @@ def test_nodes_are_in_the_order_of_computation():
     assert operators(model) == ["Neg", "Relu"]
 
 
-def test_operator_sets_that_no_node_uses_go():
+def test_unused_operator_sets_are_removed():
     text = (
         '<ir_version: 8, opset_import: ["" : 20, "pkg.onnxscript" : 1]> g (float[3] x) => (float[3] y) {y = Relu (x)}'
     )

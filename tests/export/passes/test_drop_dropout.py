@@ -6,7 +6,7 @@ from deploykit.export.passes import drop_dropout
 
 
 @pytest.mark.parametrize("inputs", ["x", "x, ratio", "x, ratio, mode"])
-def test_dropout_outside_training_goes(inputs):
+def test_dropout_in_inference_mode_is_removed(inputs):
     text = f"g (float[N,4] x) => (float[N,4] y) {{ a = Dropout ({inputs})  y = Relu (a) }}"
     model = parse(text, ratio=np.float32(0.5), mode=np.bool_(False))
     assert rewritten(drop_dropout.apply, model, x=random(2, 4)).applied == 1

@@ -8,7 +8,7 @@ X = random(2, 4, 5, 5, seed=9)
 W = random(4, 4, 3, 3)
 
 
-def biased(operator: str = "Conv") -> str:
+def biased_graph(operator: str = "Conv") -> str:
     return f"g (float[N,4,5,5] x) => (float[N,4,H,W] y) {{ y = {operator} (x, w, b) }}"
 
 
@@ -18,20 +18,20 @@ def inputs_of_last(model) -> int:
 
 @pytest.mark.parametrize("operator", ["Conv", "ConvTranspose"])
 @pytest.mark.parametrize("zero", [0.0, -0.0])
-def test_a_bias_of_zeros_goes(operator, zero):
-    model = parse(biased(operator), w=W, b=np.full(4, zero, np.float32))
+def test_a_zero_bias_is_removed(operator, zero):
+    model = parse(biased_graph(operator), w=W, b=np.full(4, zero, np.float32))
     assert rewritten(drop_zero_bias.apply, model, x=X).applied == 1
     assert inputs_of_last(model) == 2
 
 
-def test_its_weight_goes_once_nothing_reads_it():
-    model = parse(biased(), w=W, b=np.zeros(4, np.float32))
+def test_the_initializer_of_a_zero_bias_is_removed_if_unused():
+    model = parse(biased_graph(), w=W, b=np.zeros(4, np.float32))
     drop_zero_bias.apply(model)
     clean.apply(model)
     assert set(model.graph.initializers) == {"w"}
 
 
-def test_zeros_that_several_convolutions_share_go_from_all():
+def test_a_shared_zero_bias_is_removed_from_all_convolutions():
     text = "g (float[N,4,5,5] x) => (float[N,4,H,W] y) { a = Conv (x, w, b)  y = Conv (a, w, b) }"
     model = parse(text, w=W, b=np.zeros(4, np.float32))
     assert rewritten(drop_zero_bias.apply, model, x=X).applied == 2
@@ -39,7 +39,7 @@ def test_zeros_that_several_convolutions_share_go_from_all():
 
 @pytest.mark.parametrize("b", [random(4), np.array([0, 0, 1e-30, 0], np.float32)], ids=["random", "one tiny value"])
 def test_a_bias_with_any_other_value_stays(b):
-    model = parse(biased(), w=W, b=b)
+    model = parse(biased_graph(), w=W, b=b)
     assert rewritten(drop_zero_bias.apply, model, x=X).applied == 0
     assert inputs_of_last(model) == 3
 
@@ -50,7 +50,7 @@ def test_a_bias_that_is_an_input_stays():
     assert rewritten(drop_zero_bias.apply, model, x=X, b=np.zeros(4, np.float32)).applied == 0
 
 
-def test_gemm_keeps_its_zeros():
+def test_a_zero_bias_of_gemm_is_preserved():
     model = parse(
         "g (float[N,4] x) => (float[N,4] y) { y = Gemm (x, w, b) }", w=random(4, 4), b=np.zeros(4, np.float32)
     )

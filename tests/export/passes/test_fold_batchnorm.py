@@ -11,7 +11,7 @@ STATISTICS = {"gamma": random(6), "beta": random(6, seed=1), "mean": random(6, s
 WEIGHTS = {"w": random(6, 4, 3, 3), **STATISTICS}
 
 
-def pair(between: str = "", conv: str = "Conv (x, w)", norm: str = "BatchNormalization") -> str:
+def conv_batchnorm_graph(between: str = "", conv: str = "Conv (x, w)", norm: str = "BatchNormalization") -> str:
     """Convolution, something in between, BatchNormalization."""
     read = "a" if not between else "b"
     return f"""g (float[N,4,5,5] x) => (float[N,6,H,W] y) {{
@@ -21,18 +21,18 @@ def pair(between: str = "", conv: str = "Conv (x, w)", norm: str = "BatchNormali
     }}"""
 
 
-# ── Where it applies ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Where it applies ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_convolution_without_bias_gets_one():
-    model = parse(pair(), **WEIGHTS)
+    model = parse(conv_batchnorm_graph(), **WEIGHTS)
     assert rewritten(fold_batchnorm.apply, model, x=X).applied == 1
     assert operators(model) == ["Conv"]
     assert len(next(iter(model.graph)).inputs) == 3
 
 
-def test_a_bias_goes_through_the_normalisation():
-    model = parse(pair(conv="Conv (x, w, b)"), b=random(6, seed=3), **WEIGHTS)
+def test_a_bias_is_folded_too():
+    model = parse(conv_batchnorm_graph(conv="Conv (x, w, b)"), b=random(6, seed=3), **WEIGHTS)
     assert rewritten(fold_batchnorm.apply, model, x=X).applied == 1
     assert operators(model) == ["Conv"]
 
@@ -41,7 +41,7 @@ def test_a_bias_goes_through_the_normalisation():
 @pytest.mark.parametrize("attributes", ["pads = [1,1,1,1]", "strides = [2,2]", "dilations = [2,2]"])
 def test_groups_strides_and_padding_do_not_matter(group, attributes):
     weights = {**WEIGHTS, "w": random(6, 4 // group, 3, 3)}
-    model = parse(pair(conv=f"Conv <group = {group}, {attributes}> (x, w)"), **weights)
+    model = parse(conv_batchnorm_graph(conv=f"Conv <group = {group}, {attributes}> (x, w)"), **weights)
     assert rewritten(fold_batchnorm.apply, model, x=X).applied == 1
     assert operators(model) == ["Conv"]
 
@@ -56,7 +56,7 @@ def test_a_depthwise_convolution_folds():
     assert rewritten(fold_batchnorm.apply, model, x=X).applied == 1
 
 
-def test_it_folds_in_the_middle_of_a_graph():
+def test_a_batchnorm_in_the_middle_of_a_graph_is_folded():
     text = """g (float[N,4,5,5] x) => (float[N,6,H,W] y) {
         [first] a = Relu (x)
         [conv] b = Conv (a, w)
@@ -81,12 +81,12 @@ def test_one_convolution_after_the_other_folds():
 
 
 def test_the_new_bias_is_named_after_the_weight():
-    model = parse(pair(conv='Conv (x, "conv.weight")'), **STATISTICS, **{"conv.weight": WEIGHTS["w"]})
+    model = parse(conv_batchnorm_graph(conv='Conv (x, "conv.weight")'), **STATISTICS, **{"conv.weight": WEIGHTS["w"]})
     fold_batchnorm.apply(model)
     assert next(iter(model.graph)).inputs[2].name == "conv.bias"
 
 
-def test_the_new_bias_takes_no_other_weights_name():
+def test_the_new_bias_has_a_unique_name():
     text = """g (float[N,4,5,5] x) => (float[N,6,H,W] y) {
         a = Conv (x, weight)
         b = BatchNormalization (a, gamma, beta, mean, variance)
@@ -97,8 +97,8 @@ def test_the_new_bias_takes_no_other_weights_name():
     assert next(iter(model.graph)).inputs[2].name == "bias_1"
 
 
-def test_epsilon_is_the_nodes_own():
-    model = parse(pair(norm="BatchNormalization <epsilon = 0.5>"), **WEIGHTS)
+def test_epsilon_is_that_of_the_node():
+    model = parse(conv_batchnorm_graph(norm="BatchNormalization <epsilon = 0.5>"), **WEIGHTS)
     rewritten(fold_batchnorm.apply, model, x=X)
     s = STATISTICS["gamma"].astype(np.float64) / np.sqrt(STATISTICS["variance"].astype(np.float64) + 0.5)
     np.testing.assert_array_equal(weight(model, "w"), (WEIGHTS["w"] * s[:, None, None, None]).astype(np.float32))
@@ -111,13 +111,17 @@ def test_epsilon_is_the_nodes_own():
     mean=st.floats(-4, 4, width=32),
     variance=st.floats(2**-20, 16, width=32),
 )
-def test_it_holds_for_whatever_statistics(gamma, beta, mean, variance):
+def test_folding_is_correct_for_any_statistics(gamma, beta, mean, variance):
     values = {"gamma": gamma, "beta": beta, "mean": mean, "variance": variance}
-    model = parse(pair(), w=WEIGHTS["w"], **{name: np.full(6, value, np.float32) for name, value in values.items()})
+    model = parse(
+        conv_batchnorm_graph(),
+        w=WEIGHTS["w"],
+        **{name: np.full(6, value, np.float32) for name, value in values.items()},
+    )
     assert rewritten(fold_batchnorm.apply, model, x=X).applied == 1
 
 
-# ── Where it refuses ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Where it refuses ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 OTHER_READERS = "the convolution's output has other readers"
 SHARED = "the convolution's weights are shared or computed"
@@ -127,7 +131,7 @@ REFUSED = {
         "g (float[N,6,5,5] x) => (float[N,6,5,5] y) { [norm] y = BatchNormalization (x, gamma, beta, mean, variance) }",
         "its input comes from the graph input, not from a convolution",
     ),
-    "behind an activation": (pair("b = Relu (a)"), "its input comes from Relu, not from a convolution"),
+    "behind an activation": (conv_batchnorm_graph("b = Relu (a)"), "its input comes from Relu, not from a convolution"),
     "behind a transposed convolution": (
         """g (float[N,4,5,5] x) => (float[N,6,H,W] y) {
             a = ConvTranspose (x, v)
@@ -197,7 +201,7 @@ def test_a_batchnorm_stays(case):
     assert operators(model) == before
 
 
-def test_a_batchnorm_whose_statistics_are_an_input_stays():
+def test_a_batchnorm_with_statistics_from_an_input_is_preserved():
     text = """g (float[N,4,5,5] x, float[6] mean) => (float[N,6,H,W] y) {
         a = Conv (x, w)
         [norm] y = BatchNormalization (a, gamma, beta, mean, variance)
@@ -207,7 +211,7 @@ def test_a_batchnorm_whose_statistics_are_an_input_stays():
     assert rewrite.skip_reasons == ("norm: its statistics are not constants",)
 
 
-def test_a_refusal_does_not_stop_the_others():
+def test_a_batchnorm_that_cannot_fold_does_not_stop_the_others():
     text = """g (float[N,6,5,5] x) => (float[N,6,H,W] y) {
         [norm] n = BatchNormalization (x, gamma, beta, mean, variance)
         a = Conv (n, w)
@@ -218,7 +222,7 @@ def test_a_refusal_does_not_stop_the_others():
     assert (rewrite.applied, len(rewrite.skip_reasons)) == (1, 1)
 
 
-def test_a_second_run_finds_nothing():
-    model = parse(pair(), **WEIGHTS)
+def test_a_second_run_changes_nothing():
+    model = parse(conv_batchnorm_graph(), **WEIGHTS)
     fold_batchnorm.apply(model)
     assert fold_batchnorm.apply(model).applied == 0

@@ -5,7 +5,7 @@ from onnx_text import operators, parse, random, rewritten
 from deploykit.export.passes import fold_constants
 
 
-def test_what_depends_on_no_input_is_computed_once():
+def test_constant_expressions_are_computed_once():
     model = parse(
         """g (float[N,3] x) => (float[N,3] y) <float[3] a = {1.0, 2.0, 3.0}> {
             twice = Add (a, a)
@@ -25,7 +25,7 @@ def test_constant_nodes_become_initializers():
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
-def test_what_depends_on_the_batch_stays(batch):
+def test_expressions_of_the_batch_size_are_preserved(batch):
     model = parse(
         """g (float[N,3,4,4] x) => (float[N,48] y) <int64[1] rest = {48}, int64[1] first = {0}> {
             shape = Shape (x)

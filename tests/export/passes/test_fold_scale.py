@@ -13,8 +13,8 @@ CONVS = {"u": random(4, 4, 3, 3), "v": random(4, 4, 3, 3, seed=1), "w": random(4
 HALF, THREE = np.array(0.5, np.float32), np.array(3, np.float32)
 
 
-def scaled(body: str, product: str = "[product] y = Mul (z, k)") -> str:
-    """A convolution `a`, a body that makes `z` of it, and a product of `z`."""
+def scaled_graph(body: str, product: str = "[product] y = Mul (z, k)") -> str:
+    """A convolution `a`, a body that computes `z` from it, and a product of `z`."""
     return f"""g (float[N,4,6,6] x) => (float[N,C,H,W] y) {{
         [conv] a = Conv <pads = [1,1,1,1]> (x, w)
         {body}
@@ -23,7 +23,7 @@ def scaled(body: str, product: str = "[product] y = Mul (z, k)") -> str:
 
 
 def apply(text: str, k: np.ndarray = HALF, **weights: np.ndarray):
-    """The pass on a graph that must compute the same afterwards; the reasons if it did nothing."""
+    """The pass on a graph that must compute the same afterwards; the reasons if the graph is unchanged."""
     read: dict[str, Any] = {
         name: array for name, array in {**CONVS, **weights}.items() if name in text.replace(",", " ")
     }
@@ -32,19 +32,19 @@ def apply(text: str, k: np.ndarray = HALF, **weights: np.ndarray):
     return model, rewrite
 
 
-# ── Products ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Products ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("product", ["Mul (z, k)", "Mul (k, z)", "Div (z, k)"])
 @pytest.mark.parametrize("k", [HALF, THREE, THREE.reshape(1), THREE.reshape(1, 1, 1, 1)], ids=str)
 def test_a_product_with_a_positive_constant_moves_into_the_weights(product, k):
-    model, rewrite = apply(scaled("z = Relu (a)", f"y = {product}"), k)
+    model, rewrite = apply(scaled_graph("z = Relu (a)", f"y = {product}"), k)
     assert (rewrite.applied, rewrite.skip_reasons) == (1, ())
     assert operators(model) == ["Conv", "Relu"]
 
 
 def test_the_weights_are_scaled_in_float64_and_rounded_once():
-    model, _ = apply(scaled("z = Relu (a)", "y = Div (z, k)"), THREE)
+    model, _ = apply(scaled_graph("z = Relu (a)", "y = Div (z, k)"), THREE)
     np.testing.assert_array_equal(weight(model, "w"), (CONVS["w"].astype(np.float64) / 3).astype(np.float32))
 
 
@@ -56,7 +56,7 @@ def test_a_bias_is_scaled_with_its_weight():
 
 
 def test_two_products_in_a_row_both_move():
-    model, rewrite = apply(scaled("b = Mul (a, k)  z = Relu (b)", "y = Div (z, k)"))
+    model, rewrite = apply(scaled_graph("b = Mul (a, k)  z = Relu (b)", "y = Div (z, k)"))
     assert rewrite.applied == 2
     assert operators(model) == ["Conv", "Relu"]
 
@@ -64,10 +64,10 @@ def test_two_products_in_a_row_both_move():
 @settings(max_examples=30, deadline=None)
 @given(k=st.floats(2**-10, 2**10, width=32))
 def test_any_positive_constant_will_do(k):
-    assert apply(scaled("z = Relu (a)"), np.float32(k))[1].applied == 1
+    assert apply(scaled_graph("z = Relu (a)"), np.float32(k))[1].applied == 1
 
 
-# ── What a factor passes ────────────────────────────────────────────────────────────────────────────────────────────
+# ── Operators a factor commutes with ──────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_any_positive_constant_will_do(k):
     ],
 )
 def test_a_factor_passes_positively_homogeneous_functions(function):
-    model, rewrite = apply(scaled(f"z = {function}"))
+    model, rewrite = apply(scaled_graph(f"z = {function}"))
     assert rewrite.applied == 1
     assert "Mul" not in operators(model)
 
@@ -101,13 +101,13 @@ def test_a_factor_passes_a_change_of_shape(function):
 
 @pytest.mark.parametrize("join", ["Add (a, b)", "Sum (a, b)", "Concat <axis = 1> (a, b)", "Concat <axis = 2> (a, b)"])
 def test_a_factor_passes_joins_into_every_branch(join):
-    model, rewrite = apply(scaled(f"b = Conv <pads = [1,1,1,1]> (x, v)  z = {join}"))
+    model, rewrite = apply(scaled_graph(f"b = Conv <pads = [1,1,1,1]> (x, v)  z = {join}"))
     assert rewrite.applied == 1
     np.testing.assert_array_equal(weight(model, "w"), CONVS["w"] / 2)
     np.testing.assert_array_equal(weight(model, "v"), CONVS["v"] / 2)
 
 
-def test_a_mean_of_three_becomes_plain_sums():
+def test_a_mean_of_three_becomes_sums():
     text = """g (float[N,4,6,6] x) => (float[N,4,6,6] y) {
         a = Conv <pads = [1,1,1,1]> (x, u)
         ra = Relu (a)
@@ -124,12 +124,12 @@ def test_a_mean_of_three_becomes_plain_sums():
     assert sorted(operators(model)) == sorted(["Conv", "Relu"] * 3 + ["Add"] * 2)
 
 
-# ── What carries it ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Absorbing layers ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("attributes", ["", "<transB = 1>", "<alpha = 0.5, beta = 2.0>"])
 @pytest.mark.parametrize("bias", ["", ", b"])
-def test_gemm_carries_it_in_weight_and_bias(attributes, bias):
+def test_a_scale_is_folded_into_weight_and_bias_of_gemm(attributes, bias):
     text = f"""g (float[N,4,6,6] x) => (float[N,4] y) {{
         p = GlobalMaxPool (x)
         f = Flatten (p)
@@ -141,7 +141,7 @@ def test_gemm_carries_it_in_weight_and_bias(attributes, bias):
     assert "Mul" not in operators(model)
 
 
-def test_a_batchnorm_that_stayed_carries_it():
+def test_a_scale_is_folded_into_a_remaining_batchnorm():
     text = """g (float[N,4,6,6] x) => (float[N,4,6,6] y) {
         n = BatchNormalization (x, gamma, beta, mean, variance)
         z = Relu (n)
@@ -153,38 +153,42 @@ def test_a_batchnorm_that_stayed_carries_it():
     assert operators(model) == ["BatchNormalization", "Relu"]
 
 
-# ── Where it refuses ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Where it refuses ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 PRODUCT = "not a product with one constant"
 
 REFUSED = {
-    "a negative constant": (scaled("z = Relu (a)"), np.float32(-2), "-2 is not positive"),
-    "zero": (scaled("z = Relu (a)"), np.float32(0), "0 is not positive"),
-    "one factor per channel": (scaled("z = Relu (a)"), positive(4, 1, 1), PRODUCT),
-    "a constant divided": (scaled("z = Exp (a)", "[product] y = Div (k, z)"), HALF, PRODUCT),
-    "a product of two tensors": (scaled("z = Relu (a)", "[product] y = Mul (z, x)"), HALF, PRODUCT),
+    "a negative constant": (scaled_graph("z = Relu (a)"), np.float32(-2), "-2 is not positive"),
+    "zero": (scaled_graph("z = Relu (a)"), np.float32(0), "0 is not positive"),
+    "one factor per channel": (scaled_graph("z = Relu (a)"), positive(4, 1, 1), PRODUCT),
+    "a constant divided": (scaled_graph("z = Exp (a)", "[product] y = Div (k, z)"), HALF, PRODUCT),
+    "a product of two tensors": (scaled_graph("z = Relu (a)", "[product] y = Mul (z, x)"), HALF, PRODUCT),
     "a constant of higher rank": (
-        scaled("z = Relu (a)", "[product] r = Mul (z, k)  y = Squeeze (r, axis)"),
+        scaled_graph("z = Relu (a)", "[product] r = Mul (z, k)  y = Squeeze (r, axis)"),
         HALF.reshape(1, 1, 1, 1, 1),
         "the constant has more axes than the tensor",
     ),
-    "a saturating function": (scaled("z = Sigmoid (a)"), HALF, "Sigmoid does not commute with a factor"),
-    "a clipped function": (scaled("z = Clip (a, low, high)"), HALF, "Clip does not commute with a factor"),
+    "a saturating function": (scaled_graph("z = Sigmoid (a)"), HALF, "Sigmoid does not commute with a factor"),
+    "a clipped function": (scaled_graph("z = Clip (a, low, high)"), HALF, "Clip does not commute with a factor"),
     "the graph's input": (
         "g (float[N,4,6,6] x) => (float[N,4,6,6] y) { [product] y = Mul (x, k) }",
         HALF,
         "the graph's input x has no weights",
     ),
-    "an added constant": (scaled("z = Add (a, low)"), HALF, "the graph's constant low has no weights"),
-    "another reader": (scaled("z = Relu (a)", "[product] r = Mul (z, k)  y = Add (r, z)"), HALF, "z has other readers"),
+    "an added constant": (scaled_graph("z = Add (a, low)"), HALF, "the graph's constant low has no weights"),
+    "another reader": (
+        scaled_graph("z = Relu (a)", "[product] r = Mul (z, k)  y = Add (r, z)"),
+        HALF,
+        "z has other readers",
+    ),
     "another reader on the way": (
-        scaled("z = Relu (a)", "[product] r = Mul (z, k)  y = Add (r, a)"),
+        scaled_graph("z = Relu (a)", "[product] r = Mul (z, k)  y = Add (r, a)"),
         HALF,
         "a has other readers",
     ),
-    "a tensor added to itself": (scaled("z = Add (a, a)"), HALF, "a has other readers"),
+    "a tensor added to itself": (scaled_graph("z = Add (a, a)"), HALF, "a has other readers"),
     "shared weights": (
-        scaled("z = Relu (a)", "[product] r = Mul (z, k)  c = Conv <pads = [1,1,1,1]> (r, w)  y = Relu (c)"),
+        scaled_graph("z = Relu (a)", "[product] r = Mul (z, k)  c = Conv <pads = [1,1,1,1]> (r, w)  y = Relu (c)"),
         HALF,
         "the weights of conv are shared or computed",
     ),
@@ -194,7 +198,7 @@ REFUSED = {
         HALF,
         "the weights of conv are shared or computed",
     ),
-    "a branch that cannot carry it": (scaled("z = Add (a, x)"), HALF, "the graph's input x has no weights"),
+    "a branch that cannot carry it": (scaled_graph("z = Add (a, x)"), HALF, "the graph's input x has no weights"),
 }
 
 
@@ -210,13 +214,13 @@ def test_a_product_stays(case):
 
 
 @pytest.mark.parametrize("k", [np.nan, np.inf])
-def test_a_constant_that_is_no_number_stays(k):
-    model = parse(scaled("z = Relu (a)"), k=np.float32(k), w=CONVS["w"])
+def test_a_non_finite_constant_is_preserved(k):
+    model = parse(scaled_graph("z = Relu (a)"), k=np.float32(k), w=CONVS["w"])
     assert fold_scale.apply(model).applied == 0
     np.testing.assert_array_equal(weight(model, "w"), CONVS["w"])
 
 
-def test_an_output_on_the_way_keeps_its_value():
+def test_an_intermediate_graph_output_retains_its_value():
     text = """g (float[N,4,6,6] x) => (float[N,4,H,W] y, float[N,4,H,W] a) {
         a = Conv (x, w)
         z = Relu (a)
@@ -225,16 +229,16 @@ def test_an_output_on_the_way_keeps_its_value():
     assert apply(text)[1].skip_reasons == ("product: a has other readers",)
 
 
-def test_nothing_moves_unless_every_branch_can_carry_it():
+def test_a_scale_is_preserved_unless_every_branch_can_absorb_it():
     body = "b = Conv <pads = [1,1,1,1]> (x, v)  s = Sigmoid (b)  z = Add (a, s)"
-    model, rewrite = apply(scaled(body))
+    model, rewrite = apply(scaled_graph(body))
     assert rewrite.skip_reasons == ("product: Sigmoid does not commute with a factor",)
     np.testing.assert_array_equal(weight(model, "w"), CONVS["w"])
     np.testing.assert_array_equal(weight(model, "v"), CONVS["v"])
 
 
-def test_joins_of_joins_become_sums_once_cleaned():
-    """FractalNet's f₃: a mean of two inside, whose result one more mean joins."""
+def test_nested_means_become_sums_after_cleaning():
+    """FractalNet's f₃: an inner mean of two whose result enters another mean."""
     text = """g (float[N,4,6,6] x) => (float[N,4,6,6] y) {
         a = Conv <pads = [1,1,1,1]> (x, u)
         b = Conv <pads = [1,1,1,1]> (x, v)

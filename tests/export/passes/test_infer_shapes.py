@@ -13,5 +13,5 @@ def test_a_tensor_without_a_shape_gets_the_one_that_follows():
     assert next(iter(model.graph)).outputs[0].shape[1:] == (5, 4)
 
 
-def test_where_all_shapes_are_known_nothing_is_done():
+def test_a_graph_with_all_shapes_known_is_unchanged():
     assert rewritten(infer_shapes.apply, parse(TEXT, w=random(3, 4)), x=random(2, 5, 3)).applied == 0

@@ -13,7 +13,7 @@ from deploykit.export.passes import names
 RELU = "g (float[N,3] x) => (float[N,3] logits) { a = Relu (x)  logits = Neg (a) }"
 
 
-def dynamo(model: ir.Model, *scopes: list[str]) -> ir.Model:
+def add_dynamo_metadata(model: ir.Model, *scopes: list[str]) -> ir.Model:
     """Note module scopes as torch.export does: full paths from the outermost inwards, then the function."""
     for position, (node, scope) in enumerate(zip(model.graph, scopes, strict=False)):
         node.name = f"node_{position}"
@@ -26,7 +26,7 @@ def first_path(model: ir.Model) -> str:
     return next(iter(model.graph)).metadata_props[MODULE_KEY]
 
 
-# ── Where a node comes from ─────────────────────────────────────────────────────────────────────────────────────────
+# ── Origin of a node ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def first_path(model: ir.Model) -> str:
     ],
 )
 def test_the_default_exporter_notes_full_paths(scopes, path):
-    assert first_path(dynamo(parse(RELU), scopes)) == path
+    assert first_path(add_dynamo_metadata(parse(RELU), scopes)) == path
 
 
 @pytest.mark.parametrize(
@@ -69,17 +69,17 @@ def test_the_torchscript_exporter_names_nodes_after_relative_paths(name, path):
     assert first_path(model) == path
 
 
-def test_a_module_path_is_kept_as_metadata():
-    model = dynamo(parse(RELU), ["", "network", "network.conv1", "relu"])
+def test_a_module_path_is_recorded_as_metadata():
+    model = add_dynamo_metadata(parse(RELU), ["", "network", "network.conv1", "relu"])
     names.apply(model)
     assert first_path(model) == "conv1"
 
 
-# ── What things are called ──────────────────────────────────────────────────────────────────────────────────────────
+# ── Names ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_nodes_and_tensors_are_called_after_module_and_operator():
-    model = dynamo(parse(RELU), ["", "stem", "relu"], ["", "neg"])
+    model = add_dynamo_metadata(parse(RELU), ["", "stem", "relu"], ["", "neg"])
     assert rewritten(names.apply, model, x=random(2, 3)).applied == 2
     relu, neg = model.graph
     assert (relu.name, relu.outputs[0].name) == ("stem/Relu", "stem/Relu")
@@ -88,7 +88,7 @@ def test_nodes_and_tensors_are_called_after_module_and_operator():
 
 def test_the_second_node_of_a_kind_in_a_module_has_a_number():
     text = "g (float[N,3] x) => (float[N,3] y) { a = Relu (x)  b = Neg (a)  c = Relu (b)  y = Relu (c) }"
-    model = dynamo(parse(text), *[["", "act", "f"]] * 4)
+    model = add_dynamo_metadata(parse(text), *[["", "act", "f"]] * 4)
     names.apply(model)
     assert [node.name for node in model.graph] == ["act/Relu", "act/Neg", "act/Relu_1", "act/Relu_2"]
 
@@ -119,25 +119,25 @@ def test_a_parameter_gets_no_name_that_is_in_use(taken):
 def test_names_are_unique_whatever_the_modules(paths):
     nodes = "  ".join(f"t{i + 1} = {'Relu' if i % 3 else 'Neg'} (t{i})" for i in range(len(paths)))
     model = parse(f"g (float[N,3] t0) => (float[N,3] t{len(paths)}) {{ {nodes} }}")
-    names.apply(dynamo(model, *[["", path, "f"] for path in paths]))
+    names.apply(add_dynamo_metadata(model, *[["", path, "f"] for path in paths]))
     assert len({node.name for node in model.graph}) == len(paths)
     assert len({node.outputs[0].name for node in model.graph}) == len(paths)
 
 
 def test_a_second_run_changes_nothing():
-    model = dynamo(parse(RELU), ["", "stem", "relu"], ["", "neg"])
+    model = add_dynamo_metadata(parse(RELU), ["", "stem", "relu"], ["", "neg"])
     names.apply(model)
     once = ir.to_proto(model).SerializeToString(deterministic=True)
     names.apply(model)
     assert ir.to_proto(model).SerializeToString(deterministic=True) == once
 
 
-# ── What is forgotten ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── Removed metadata ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 PRIVATE = "/home/somebody/train.py"
 
 
-def test_no_private_note_of_an_exporter_is_left():
+def test_exporter_metadata_is_removed():
     text = """g (float[N,3] x, bool c) => (float[N,3] y) {
         a = Mul (x, w)
         y = If (c) <then_branch = t () => (float[N,3] p) { p = Relu (a) },
@@ -151,9 +151,9 @@ def test_no_private_note_of_an_exporter_is_left():
     for noted in (model, model.graph, *model.graph.subgraphs(), *nodes, *values):
         noted.metadata_props["pkg.torch.onnx.stack_trace"] = PRIVATE
     names.apply(model)
-    kept = onnx.printer.to_text(ir.to_proto(model)) + str(ir.to_proto(model))
-    assert PRIVATE not in kept
-    assert re.findall(r'key: "(.*)"', kept) == [MODULE_KEY] * 2
+    text_form = onnx.printer.to_text(ir.to_proto(model)) + str(ir.to_proto(model))
+    assert PRIVATE not in text_form
+    assert re.findall(r'key: "(.*)"', text_form) == [MODULE_KEY] * 2
 
 
 def test_the_graph_is_called_main():
@@ -162,7 +162,7 @@ def test_the_graph_is_called_main():
     assert model.graph.name == "main"
 
 
-def test_a_constant_keeps_its_name_and_a_node_of_that_name_gets_another():
+def test_a_constant_retains_its_name_and_a_node_with_that_name_is_renamed():
     model = parse("g (float[N,3] x) => (float[N,3] y) { a = Relu (x)  b = Add (a, w)  y = Neg (b) }", w=random(3))
     model.graph.initializers["w"].name = "Relu"
     rewritten(names.apply, model, x=random(2, 3))

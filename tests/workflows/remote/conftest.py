@@ -1,6 +1,6 @@
-"""A device that is this very machine: an ssh server of the tests' own, on a port of loopback, with keys of its own.
+"""This machine as a device: a separate ssh server on a loopback port, with its own keys.
 
-Neither the user's ~/.ssh nor the machine's own server is touched: an `ssh` first on PATH reads another configuration.
+Neither the user's ~/.ssh nor the machine's server is touched: an `ssh` first on PATH reads another configuration.
 """
 
 import os
@@ -85,34 +85,34 @@ class Device(NamedTuple):
         return shlex.quote(str(self.program))
 
     def script(self, name, text):
-        """Another program there; `$REAL` is deploykit. For --remote-command too."""
+        """Another remote program; `$REAL` is deploykit. For --remote-command too."""
         path = self.folder / name
         path.write_text(f"#!/bin/sh\nREAL={shlex.quote(str(self.program))}\n{text}\n")
         path.chmod(0o755)
         return shlex.quote(str(path))
 
     def drop(self):
-        """Every connection, as if the network were gone."""
+        """Drop every connection, like a network failure."""
         for pid in reversed(descendants(self.server.pid)):
             if (Path("/proc") / str(pid) / "comm").read_text().startswith("sshd"):
                 os.kill(pid, signal.SIGKILL)
 
 
 def descendants(pid):
-    """Processes that a process started, and theirs; parents before children."""
+    """Descendants of a process, parents before children."""
     parents = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
             parents[int(entry.parent.name)] = int(entry.read_text().rpartition(")")[2].split()[1])
         except OSError:  # it has ended
             continue
-    found = [pid]
-    for each in found:
-        found += [child for child, parent in parents.items() if parent == each]
-    return found[1:]
+    pids = [pid]
+    for each in pids:
+        pids += [child for child, parent in parents.items() if parent == each]
+    return pids[1:]
 
 
-def key(path):
+def create_key(path):
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
     return path.with_suffix(".pub").read_text().strip()
 
@@ -130,13 +130,13 @@ def listening(number):
 
 @pytest.fixture(scope="session")
 def device(tmp_path_factory):
-    """Where `--on jetson` leads, from every deploykit that a test starts."""
+    """The host of `--on jetson` for every deploykit started by a test."""
     if MISSING:
         pytest.skip(f"{', '.join(MISSING)} is not installed: apt install openssh-server openssh-client rsync")
     folder = tmp_path_factory.mktemp("device")
     if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # where a server that is started by root ends without it
-    number, closed, host = port(), port(), key(folder / "host")
+        Path("/run/sshd").mkdir(exist_ok=True)  # a server started by root ends without it
+    number, closed, host = port(), port(), create_key(folder / "host")
     bare = folder / "bare-bin"
     bare.mkdir()
     for name in ("sh", "mktemp", "rm", "mkdir", "tar", "cat", "sleep", "env"):
@@ -147,10 +147,12 @@ def device(tmp_path_factory):
         "chatty": 'command="echo Welcome, stranger; exec sh -c \\"$SSH_ORIGINAL_COMMAND\\"" ',
         "mute": 'command="echo only files here >&2; exit 1" ',
     }
-    (folder / "authorized").write_text("".join(f"{said}{key(folder / name)}\n" for name, said in commands.items()))
-    key(folder / "locked")
+    (folder / "authorized").write_text(
+        "".join(f"{said}{create_key(folder / name)}\n" for name, said in commands.items())
+    )
+    create_key(folder / "locked")
     (folder / "known").write_text(f"[127.0.0.1]:{number} {host}\n")
-    (folder / "known-before").write_text(f"[127.0.0.1]:{number} {key(folder / 'host-before')}\n")
+    (folder / "known-before").write_text(f"[127.0.0.1]:{number} {create_key(folder / 'host-before')}\n")
     (folder / "sshd_config").write_text(SERVER.format(port=number, folder=folder))
     (folder / "ssh_config").write_text(CLIENT.format(port=number, folder=folder, closed=closed))
     (folder / "bin").mkdir()
@@ -171,39 +173,39 @@ def device(tmp_path_factory):
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("PATH", f"{ssh.parent}:{os.environ['PATH']}")
-        found = Device(server, folder, program)
+        running_device = Device(server, folder, program)
         try:
             while not listening(number):
                 assert server.poll() is None, (folder / "log").read_text()
                 time.sleep(0.05)
-            yield found
+            yield running_device
         finally:
-            found.drop()
+            running_device.drop()
             server.terminate()
 
 
 @pytest.fixture
-def ground(tmp_path):
-    """Where work is done there; empty whenever nothing is."""
+def remote_folder(tmp_path):
+    """The remote work folder; empty when no work is running."""
     folder = tmp_path / "work there"
     folder.mkdir()
     return folder
 
 
 @pytest.fixture
-def on(cli, bundle, device, ground):
+def compile_on(cli, bundle, device, remote_folder):
     """`deploykit compile BUNDLE --on HOST …`"""
 
     def call(host, *words, target="openvino", command=None):
-        there = ("--remote-command", command or device.command, "--remote-folder", ground)
+        there = ("--remote-command", command or device.command, "--remote-folder", remote_folder)
         return cli("compile", bundle, "--target", target, "--on", host, *there, *words)
 
     return call
 
 
 @pytest.fixture
-def eventually():
-    """Wait until something holds, as long as a busy machine may take."""
+def wait_until():
+    """Wait until a condition is true, with a timeout for busy machines."""
 
     def wait(holds):
         end = time.monotonic() + 120

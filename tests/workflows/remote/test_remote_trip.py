@@ -1,4 +1,4 @@
-"""A bundle goes to a device and comes back with engines: everything real, the device reached over loopback."""
+"""A bundle is sent to a device and returned with engines: all parts are real, the device is reached over loopback."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ rtx = pytest.mark.skipif(not is_installed("tensorrt-rtx"), reason="install the e
 
 
 class Trip(NamedTuple):
-    """One that ended well."""
+    """A successful trip."""
 
     printed: str
     before: Manifest
@@ -53,7 +53,7 @@ def trip(device, fp32_bundle, tmp_path_factory):
 
 
 @openvino
-def test_an_engine_is_judged_and_measured_there_and_packed_here(trip):
+def test_an_engine_is_evaluated_and_measured_remotely_and_added_to_the_local_bundle(trip):
     (beside,) = trip.after.extra_engines
     assert (beside.engine.backend, beside.not_run_reason) == ("openvino", None)
     assert beside.parity.passed
@@ -77,33 +77,33 @@ def test_verdict_and_latency_are_printed(trip):
 
 
 @openvino
-def test_everything_else_in_the_bundle_stays_as_it_was(trip):
+def test_the_rest_of_the_bundle_is_unchanged(trip):
     assert {path: (trip.bundle / path).read_bytes() for path in trip.files} == trip.files
     assert msgspec.structs.replace(trip.after, extra_engines=(), files=trip.before.files) == trip.before
 
 
 @openvino
-def test_the_bundle_is_whole(trip, cli):
+def test_the_bundle_verifies(trip, cli):
     assert cli("verify", "--", trip.bundle).code == 0
 
 
 @openvino
-def test_nothing_is_left_there(trip):
+def test_no_remote_files_remain(trip):
     assert list(trip.ground.iterdir()) == []
 
 
 @rtx
 @openvino
-def test_several_engines_come_from_one_trip(on, bundle, cli):
-    result = on("jetson", "--target", "tensorrt-rtx", "--json")
+def test_one_trip_can_build_several_engines(compile_on, bundle, cli):
+    result = compile_on("jetson", "--target", "tensorrt-rtx", "--json")
     assert result.code == 0, result.err
     assert [beside["engine"]["backend"] for beside in result.content["extra_engines"]] == ["openvino", "tensorrt-rtx"]
     assert cli("verify", bundle).code == 0
 
 
 @rtx
-def test_a_machine_without_rsync_gets_the_bundle_too(on, bundle, cli):
-    result = on("bare", "--compute-capability", "89", target="tensorrt-rtx")
+def test_a_machine_without_rsync_receives_the_bundle_too(compile_on, bundle, cli):
+    result = compile_on("bare", "--compute-capability", "89", target="tensorrt-rtx")
     assert result.code == 0, result.err
     (engine,) = bundle.rglob("engine.plan")
     assert engine.parent.name.endswith("-sm89")
@@ -111,29 +111,29 @@ def test_a_machine_without_rsync_gets_the_bundle_too(on, bundle, cli):
 
 
 @rtx
-def test_what_was_added_here_meanwhile_is_kept(on, bundle, device, program):
+def test_files_added_locally_during_the_trip_are_preserved(compile_on, bundle, device, program):
     here = shlex.join(program("compile", bundle, "--target", "tensorrt-rtx"))
     meanwhile = device.script("meanwhile", f'[ "$1" = compile ] && {here} >/dev/null\nexec "$REAL" "$@"')
-    result = on("jetson", "--compute-capability", "89", target="tensorrt-rtx", command=meanwhile)
+    result = compile_on("jetson", "--compute-capability", "89", target="tensorrt-rtx", command=meanwhile)
     assert result.code == 0, result.err
     assert sorted(path.parent.name.rpartition("-")[2] for path in bundle.rglob("engine.plan")) == ["portable", "sm89"]
 
 
 @click.command()
 @add_build_options
-def heard(**said):
+def parse_options(**said):
     return read_build_options(said)
 
 
-def test_options_are_spoken_there_as_they_were_typed_here():
+def test_options_are_passed_to_the_remote_unchanged():
     everything = BuildOptions(
         compute_capabilities=(86, 120), workspace_mib=64, optimization_level=0, version_compatible=True,
         hardware_compatible=True, strip_weights=True, refittable=True, dla_core=1,
     )  # fmt: skip
-    assert heard.main(list(format_options(everything)), standalone_mode=False) == everything
+    assert parse_options.main(list(format_options(everything)), standalone_mode=False) == everything
 
 
-def test_every_option_but_the_bundles_own_batch_is_spoken():
-    default, told = BuildOptions(), {option.name for option in heard.params}
-    assert len(told) == len(msgspec.structs.fields(default)) - 1
+def test_every_option_except_the_bundles_batch_is_passed_on():
+    default, passed = BuildOptions(), {option.name for option in parse_options.params}
+    assert len(passed) == len(msgspec.structs.fields(default)) - 1
     assert list(format_options(default)) == []

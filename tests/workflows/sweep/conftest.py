@@ -1,4 +1,4 @@
-"""Cells whose export is played by a stand-in that says when it began and when it was finished."""
+"""Cells whose export is replaced by a stand-in that records its start and end."""
 
 import contextlib
 import shutil
@@ -19,8 +19,8 @@ STAND_IN = Path(__file__).with_name("stand_in_export.py")
 PATIENCE_S = 240
 
 
-class Told:
-    """Progress that is remembered."""
+class RecordedProgress:
+    """Progress that records its calls."""
 
     def __init__(self):
         self.notes = []
@@ -34,16 +34,16 @@ class Told:
 
 
 class Workplace(NamedTuple):
-    """A sweep's folder, its destination, and the marks of the stand-in."""
+    """A sweep's folder, its destination, and the mark files of the stand-in."""
 
     folder: Path
     destination: Path
     marks: Path
     program: tuple[str, ...]
-    told: Told
+    told: RecordedProgress
 
     def sweep(self, **kinds):
-        """A cell per name; its network's name says what happens to it."""
+        """A cell per name; its network's name selects its behaviour."""
         return Sweep("many", str(self.folder), tuple(Cell(name, (kind, "--fp32")) for name, kind in kinds.items()))
 
     def run(self, sweep, maker=None, force=False, told=lambda _: None):
@@ -51,17 +51,17 @@ class Workplace(NamedTuple):
         return run.run_sweep(sweep, self.destination, maker or here, force, told, self.told)
 
     def begun(self, cell):
-        """The processes that this cell had, by execution."""
-        found = {path.name.partition("-")[2]: path.read_text().split() for path in self.marks.glob("begun-*")}
-        return {execution: int(words[1]) for execution, words in found.items() if words and words[0] == cell}
+        """The processes of this cell, by execution."""
+        marks = {path.name.partition("-")[2]: path.read_text().split() for path in self.marks.glob("begun-*")}
+        return {execution: int(words[1]) for execution, words in marks.items() if words and words[0] == cell}
 
     def finished(self, cell):
-        """The executions of this cell that came to their end."""
+        """The finished executions of this cell."""
         paths = self.marks.glob("finished-*")
         return [path.name.partition("-")[2] for path in paths if path.read_text() == cell]
 
     def when_begun(self, cell, do):
-        """Call `do` from another thread once the cell is at work."""
+        """Call `do` from another thread once the cell is running."""
 
         def watch():
             until(lambda: self.begun(cell))
@@ -79,7 +79,7 @@ def workplace(fp32_bundle, tmp_path):
         folder.mkdir()
     template = shutil.copytree(fp32_bundle, tmp_path / "template")
     program = (sys.executable, str(STAND_IN), str(template), str(folders[2]))
-    return Workplace(*folders, program, Told())
+    return Workplace(*folders, program, RecordedProgress())
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def wait_until():
 
 
 def until(happened):
-    """Wait for what happens in another process."""
+    """Wait for an event in another process."""
     deadline = time.monotonic() + PATIENCE_S
     while not happened():
         assert time.monotonic() < deadline, "it never happened"
@@ -97,7 +97,7 @@ def until(happened):
 
 @pytest.fixture
 def alive():
-    """Whether a process still runs; one that only waits to be buried does not."""
+    """Whether a process still runs; a zombie does not."""
 
     def ask(pid):
         try:

@@ -1,8 +1,8 @@
-"""In place of `deploykit export`: a bundle that was made before is copied, or what the network's name says happens.
+"""Replaces `deploykit export`: copies a prepared bundle, or behaves as the network's name says.
 
 stand_in_export.py BUNDLE MARKS export MODEL … -o DESTINATION
 
-Each execution leaves a file in MARKS when it begins and one when it is finished, named after its own identity.
+Each execution writes a file to MARKS when it starts and one when it ends, named after its process.
 """
 
 import json

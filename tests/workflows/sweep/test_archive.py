@@ -1,4 +1,4 @@
-"""Files as a stream: what arrives is what was sent, or it is refused."""
+"""Files as a stream: they arrive unchanged, or are refused."""
 
 import hashlib
 import io
@@ -20,71 +20,71 @@ def files(tmp_path):
 
 
 @pytest.fixture
-def arrived(tmp_path):
+def destination(tmp_path):
     folder = tmp_path / "arrived"
     folder.mkdir()
     return folder
 
 
-def sent(files, near):
+def pack(files, near):
     with archive.pack_files(files, near) as packed:
         return packed.label, list(packed.pieces())
 
 
-def test_files_arrive_as_they_were_sent_times_included(files, arrived, tmp_path):
-    label, pieces = sent(files, tmp_path)
-    archive.unpack_archive(pieces, label, arrived)
+def test_files_keep_their_content_and_times(files, destination, tmp_path):
+    label, pieces = pack(files, tmp_path)
+    archive.unpack_archive(pieces, label, destination)
     for name, path in files.items():
-        assert (arrived / name).read_bytes() == path.read_bytes()
-        assert int((arrived / name).stat().st_mtime) == int(path.stat().st_mtime)
+        assert (destination / name).read_bytes() == path.read_bytes()
+        assert int((destination / name).stat().st_mtime) == int(path.stat().st_mtime)
 
 
-def test_equal_files_have_one_label(files, tmp_path):
-    assert sent(files, tmp_path)[0] == sent(dict(reversed(files.items())), tmp_path)[0]
+def test_equal_files_have_equal_labels(files, tmp_path):
+    assert pack(files, tmp_path)[0] == pack(dict(reversed(files.items())), tmp_path)[0]
 
 
-def test_what_is_large_goes_in_pieces(files, arrived, tmp_path, monkeypatch):
+def test_a_large_file_is_sent_in_pieces(files, destination, tmp_path, monkeypatch):
     monkeypatch.setattr(archive, "PIECE", 1000)
-    label, pieces = sent(files, tmp_path)
+    label, pieces = pack(files, tmp_path)
     assert len(pieces) > 250
     assert max(map(len, pieces)) == 1000
-    archive.unpack_archive(pieces, label, arrived)
-    assert (arrived / "model.onnx").read_bytes() == files["model.onnx"].read_bytes()
+    archive.unpack_archive(pieces, label, destination)
+    assert (destination / "model.onnx").read_bytes() == files["model.onnx"].read_bytes()
 
 
 @pytest.mark.parametrize("position", [0, 600, 200_000, -1])
-def test_one_flipped_bit_anywhere_is_noticed_and_nothing_is_unpacked(files, arrived, tmp_path, position):
-    label, pieces = sent(files, tmp_path)
+def test_a_flipped_bit_is_detected_before_anything_is_unpacked(files, destination, tmp_path, position):
+    label, pieces = pack(files, tmp_path)
     content = bytearray(b"".join(pieces))
     content[position] ^= 1
     with pytest.raises(CheckFailed, match="archive is damaged"):
-        archive.unpack_archive([bytes(content)], label, arrived)
-    assert not list(arrived.iterdir())
+        archive.unpack_archive([bytes(content)], label, destination)
+    assert not list(destination.iterdir())
 
 
-def test_a_missing_piece_is_noticed(files, arrived, tmp_path, monkeypatch):
+def test_a_missing_piece_is_detected(files, destination, tmp_path, monkeypatch):
     monkeypatch.setattr(archive, "PIECE", 1000)
-    label, pieces = sent(files, tmp_path)
+    label, pieces = pack(files, tmp_path)
     with pytest.raises(CheckFailed, match="archive is damaged"):
-        archive.unpack_archive(pieces[:-1], label, arrived)
+        archive.unpack_archive(pieces[:-1], label, destination)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/outside", "a/../../outside"])
-def test_a_path_that_leaves_the_folder_is_refused(arrived, tmp_path, name):
+def test_a_path_outside_the_folder_is_refused(destination, tmp_path, name):
     with pytest.raises(CheckFailed, match="not a plain file within the folder"):
-        archive.unpack_archive(*foreign(tarfile.TarInfo(name)), arrived)
+        archive.unpack_archive(*archive_of(tarfile.TarInfo(name)), destination)
     assert not (tmp_path / "outside").exists()
 
 
-def test_a_link_is_refused(arrived):
+def test_a_link_is_refused(destination):
     link = tarfile.TarInfo("model.onnx")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     with pytest.raises(CheckFailed, match="not a plain file within the folder"):
-        archive.unpack_archive(*foreign(link), arrived)
+        archive.unpack_archive(*archive_of(link), destination)
 
 
-def foreign(member):
-    """An archive of one member, with the label that is right for it."""
+def archive_of(member):
+    """An archive of one member, with its correct label."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         archive.addfile(member, io.BytesIO())

@@ -1,4 +1,4 @@
-"""A sweep on this machine: each cell apart, nothing done twice, nothing lost."""
+"""A sweep on this machine: cells are isolated, never repeated, never lost."""
 
 import json
 import os
@@ -13,10 +13,10 @@ from deploykit.workflows.sweep import record, run
 
 
 def states(result):
-    return {each.cell.name: each.state for each in result.cells}
+    return {cell.cell.name: cell.state for cell in result.cells}
 
 
-def test_every_cell_gives_a_bundle_under_its_name_and_one_page_compares_them(workplace):
+def test_every_cell_writes_a_bundle_with_its_name_and_one_report_compares_them(workplace):
     result = workplace.run(workplace.sweep(one="fine", two="fine-too"))
     assert states(result) == {"one": "passed", "two": "passed"}
     assert result.good
@@ -24,26 +24,26 @@ def test_every_cell_gives_a_bundle_under_its_name_and_one_page_compares_them(wor
     assert "one" in (workplace.destination / "report.html").read_text()
 
 
-def test_a_cell_that_fails_has_its_own_words_as_the_reason_and_does_not_stop_the_rest(workplace):
+def test_a_failed_cell_records_its_error_message_and_does_not_stop_the_others(workplace):
     result = workplace.run(workplace.sweep(bad="refused", good="fine"))
     assert states(result) == {"bad": "failed", "good": "passed"}
     assert result.cells[0].error == "there is nothing in this network. Give another one."
     assert not result.good
 
 
-def test_a_cell_that_crashes_takes_nothing_with_it(workplace):
+def test_a_crashing_cell_does_not_affect_the_others(workplace):
     result = workplace.run(workplace.sweep(bad="crashing", good="fine"))
     assert states(result) == {"bad": "failed", "good": "passed"}
     assert "crashed (SIGABRT)" in result.cells[0].error
 
 
-def test_a_cell_that_the_kernel_kills_says_that_memory_may_be_the_reason(workplace):
+def test_a_cell_killed_by_the_kernel_suggests_memory_as_the_reason(workplace):
     result = workplace.run(workplace.sweep(bad="killed"))
     assert "killed from outside (SIGKILL)" in result.cells[0].error
     assert result.report is None
 
 
-def test_a_bundle_that_failed_its_checks_is_kept_and_said_with_the_reason(workplace):
+def test_a_bundle_that_failed_parity_is_preserved_and_reported_with_the_reason(workplace):
     result = workplace.run(workplace.sweep(one="marked"))
     assert states(result) == {"one": "marked"}
     assert result.cells[0].error == "it is too far off"
@@ -51,7 +51,7 @@ def test_a_bundle_that_failed_its_checks_is_kept_and_said_with_the_reason(workpl
     assert not result.good
 
 
-def test_a_cell_that_takes_too_long_is_stopped(workplace, alive):
+def test_a_cell_is_stopped_at_the_time_limit(workplace, alive):
     from deploykit.workflows.sweep.local import LocalExecutor
 
     impatient = LocalExecutor(workplace.folder, workplace.told, 3.0, workplace.program)
@@ -60,7 +60,7 @@ def test_a_cell_that_takes_too_long_is_stopped(workplace, alive):
     assert not any(map(alive, workplace.begun("one").values()))
 
 
-def test_a_combination_that_is_impossible_is_told_and_not_tried(workplace):
+def test_an_impossible_combination_is_reported_and_not_run(workplace):
     sweep = workplace.sweep(one="fine")
     refused = Cell("two", ("fine",), refusal="it cannot be.")
     result = workplace.run(msgspec.structs.replace(sweep, cells=(*sweep.cells, refused)))
@@ -69,10 +69,10 @@ def test_a_combination_that_is_impossible_is_told_and_not_tried(workplace):
     assert not result.good
 
 
-# ── Nothing is done twice ───────────────────────────────────────────────────────────────────────────────────────────
+# ── Resuming ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_finished_cells_are_not_made_again(workplace):
+def test_finished_cells_are_not_repeated(workplace):
     sweep = workplace.sweep(one="fine", two="fine")
     workplace.run(sweep)
     again = workplace.run(sweep)
@@ -81,20 +81,20 @@ def test_finished_cells_are_not_made_again(workplace):
     assert len(workplace.begun("one")) == len(workplace.begun("two")) == 1
 
 
-def test_cells_that_failed_are_tried_again(workplace):
+def test_failed_cells_are_retried(workplace):
     sweep = workplace.sweep(one="refused", two="fine")
     workplace.run(sweep)
     assert workplace.run(sweep).reused == 1
     assert len(workplace.begun("one")) == 2
 
 
-def test_a_cell_whose_words_changed_is_made_anew(workplace):
+def test_a_cell_with_changed_options_is_run_again(workplace):
     workplace.run(workplace.sweep(one="fine"))
     changed = workplace.sweep(one="fine-changed")
     assert run.plan_sweep(changed, workplace.destination).jobs[0].cell.name == "one"
 
 
-def test_a_cell_whose_checkpoint_changed_is_made_again(workplace):
+def test_a_cell_with_a_changed_checkpoint_is_run_again(workplace):
     weights = workplace.folder / "weights.pth"
     weights.write_text("old")
     sweep = workplace.sweep(one="fine")
@@ -105,7 +105,7 @@ def test_a_cell_whose_checkpoint_changed_is_made_again(workplace):
     assert len(run.plan_sweep(sweep, workplace.destination).jobs) == 1
 
 
-def test_a_cell_whose_bundle_was_damaged_is_made_again(workplace):
+def test_a_cell_with_a_damaged_bundle_is_run_again(workplace):
     sweep = workplace.sweep(one="fine")
     workplace.run(sweep)
     (workplace.destination / "one" / "model.onnx").write_bytes(b"damaged")
@@ -118,7 +118,7 @@ def test_a_plan_writes_nothing(workplace, snapshot):
     assert snapshot(workplace.destination) == before
 
 
-def test_two_sweeps_do_not_write_to_one_place_at_once(workplace):
+def test_two_sweeps_cannot_write_to_one_folder_concurrently(workplace):
     def second(_):
         with pytest.raises(InputError, match="Another sweep is writing"):
             workplace.run(workplace.sweep(one="fine"))
@@ -126,17 +126,17 @@ def test_two_sweeps_do_not_write_to_one_place_at_once(workplace):
     assert workplace.run(workplace.sweep(one="fine"), told=second).good
 
 
-def test_a_record_that_is_none_of_ours_is_refused_before_any_work(workplace):
+def test_a_foreign_sweep_record_is_refused_before_any_work(workplace):
     (workplace.destination / record.FILE).write_text(json.dumps({"mine": 1}))
     with pytest.raises(InputError, match="not a valid sweep record"):
         workplace.run(workplace.sweep(one="fine"))
     assert not workplace.begun("one")
 
 
-# ── Ctrl-C ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Ctrl-C ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_ctrl_c_leaves_what_is_finished_and_the_same_command_goes_on(workplace, alive):
+def test_ctrl_c_preserves_finished_cells_and_the_same_command_resumes(workplace, alive):
     sweep = workplace.sweep(one="fine", two="once", three="fine")
     workplace.when_begun("two", lambda: os.kill(os.getpid(), signal.SIGINT))
     result = workplace.run(sweep)

@@ -1,4 +1,4 @@
-"""NVIDIA's tritonserver, as nvidia-pytriton brings it, and bundles of shapes that no network of the catalog has."""
+"""NVIDIA's tritonserver, from nvidia-pytriton, and bundles of shapes that no network of the catalog has."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Server(NamedTuple):
 
 @pytest.fixture(scope="session")
 def backends(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with Triton's Python backend for this interpreter, and ours that stands in for ONNX Runtime's."""
+    """A folder with Triton's Python backend for this interpreter, and our replacement of the ONNX Runtime backend."""
     if util.find_spec("pytriton") is None:
         pytest.skip("nvidia-pytriton, which brings tritonserver, is installed on x86-64 Linux only")
     distribution = Path(str(metadata.distribution("nvidia-pytriton").locate_file("pytriton/tritonserver")))
@@ -45,7 +45,7 @@ def backends(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stub = distribution / "python_backend_stubs" / python / "triton_python_backend_stub"
     if not stub.is_file():
         pytest.skip(f"nvidia-pytriton has no Python backend for {python}")
-    if python != "3.13" and not sysconfig.get_config_var("Py_ENABLE_SHARED"):  # for 3.13, it brings the library itself
+    if python != "3.13" and not sysconfig.get_config_var("Py_ENABLE_SHARED"):  # for 3.13, it contains the library
         pytest.skip("tritonserver's Python backend needs an interpreter with a shared libpython")
     folder = tmp_path_factory.mktemp("backends")
     (folder / "python").mkdir()
@@ -57,7 +57,7 @@ def backends(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def started(backends: Path, repository: Path, log: Path, options: tuple[str, ...]) -> Iterator[Server]:
+def start_process(backends: Path, repository: Path, log: Path, options: tuple[str, ...]) -> Iterator[Server]:
     http, grpc = free_port(), free_port()
     program = metadata.distribution("nvidia-pytriton").locate_file("pytriton/tritonserver/bin/tritonserver")
     words = [
@@ -69,7 +69,7 @@ def started(backends: Path, repository: Path, log: Path, options: tuple[str, ...
         *options,
     ]
     libraries = f"{sysconfig.get_config_var('LIBDIR')}:{os.environ.get('LD_LIBRARY_PATH', '')}"
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the backend's Python finds its packages by it
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the backend's Python finds its packages through it
     with log.open("wb") as file:
         process = subprocess.Popen(
             words, stdout=file, stderr=file, env={**os.environ, "PATH": path, "LD_LIBRARY_PATH": libraries}
@@ -87,7 +87,7 @@ def started(backends: Path, repository: Path, log: Path, options: tuple[str, ...
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + 600  # a loaded machine starts a Python per model
+    deadline = time.monotonic() + 600  # one Python starts per model, slowly on a busy machine
     while time.monotonic() < deadline:
         assert process.poll() is None, f"tritonserver ended:\n{log.read_text()}"
         try:
@@ -105,13 +105,13 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def start(backends: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+def start_server(backends: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
     """Start tritonserver on a repository; it ends with the tests of the module."""
     with ExitStack() as stack:
 
         def call(repository: Path, *options: str) -> Server:
             log = tmp_path_factory.mktemp("tritonserver") / "log.txt"
-            return stack.enter_context(started(backends, repository, log, options))
+            return stack.enter_context(start_process(backends, repository, log, options))
 
         yield call
 
@@ -120,7 +120,7 @@ Crafted = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def crafted(fp32_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Crafted:
+def create_bundle(fp32_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Crafted:
     """A bundle around any ONNX graph: the small bundle's manifest with this graph's interface and golden vectors."""
 
     def make(graph: str, golden: dict[str, np.ndarray], **model: object) -> Path:
@@ -131,7 +131,7 @@ def crafted(fp32_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Craf
         proto = onnx.parser.parse_model(graph)
         onnx.checker.check_model(proto, full_check=True)
         onnx.save(proto, folder / "model.onnx")
-        inputs, outputs = (tuple(map(stated, values)) for values in (proto.graph.input, proto.graph.output))
+        inputs, outputs = (tuple(map(tensor_spec, values)) for values in (proto.graph.input, proto.graph.output))
         answers = onnxruntime.InferenceSession(folder / "model.onnx").run(None, golden)
         vectors = {**golden, **dict(zip((spec.name for spec in outputs), answers, strict=True))}
         paths = {name: f"golden/{index}.npy" for index, name in enumerate(vectors)}
@@ -166,7 +166,7 @@ def crafted(fp32_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Craf
     return make
 
 
-def stated(value: onnx.ValueInfoProto) -> TensorSpec:
+def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
     shape = tuple(axis.dim_param or axis.dim_value for axis in tensor.shape.dim)

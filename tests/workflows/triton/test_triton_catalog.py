@@ -1,6 +1,6 @@
-"""Must show: the repository of every network of the catalog, at every precision, parses with Triton's own schema.
+"""Requirement: the repository of every network of the catalog, at every precision, parses with Triton's own schema.
 
-Its files are functions of the manifest. Here the manifests hold the networks' real names, preprocessing, classes and
+Its files are functions of the manifest. Here the manifests contain the networks' real names, preprocessing, classes and
 interfaces, and everything that `deploykit triton` does is done, but the graphs are placeholders: exporting them all
 would take hours, and nothing of what is written here depends on what is in them.
 """
@@ -26,7 +26,7 @@ BATCHES = {"dynamic": BatchRange(1, 8, 32), "static": BatchRange(4, 4, 4)}
 
 @pytest.fixture
 def bundle(fp32_bundle, tmp_path):
-    """A bundle of a network of the catalog, but for the graph."""
+    """A bundle of a network of the catalog, except for the graph."""
 
     def make(name, precision, io, batch):
         network, base = catalog.find_architecture(name), manifests.read_manifest(fp32_bundle)
@@ -69,9 +69,9 @@ def configs(repository):
     ("fp32", "fp32"), ("fp16", "fp32"), ("fp16", "fp16"), ("bf16", "fp32"), ("int8", "fp32"), ("int8-fp16", "fp32"),
 ])  # fmt: skip
 @pytest.mark.parametrize("name", CATALOG)
-def test_its_repository_parses_and_says_what_its_manifest_says(bundle, tmp_path, name, precision, io, batch):
-    made = bundle(name, precision, io, batch)
-    write_repository([made], tmp_path / "models", ServeOptions())
+def test_the_repository_parses_and_agrees_with_the_manifest(bundle, tmp_path, name, precision, io, batch):
+    folder = bundle(name, precision, io, batch)
+    write_repository([folder], tmp_path / "models", ServeOptions())
     found, size, model = (
         configs(tmp_path / "models"),
         catalog.find_architecture(name).preprocessing,
@@ -82,7 +82,7 @@ def test_its_repository_parses_and_says_what_its_manifest_says(bundle, tmp_path,
     assert {(config.name, config.max_batch_size) for config in found.values()} == {
         (model, most), (f"{model}-preprocess", most), (f"{model}-ensemble", most)
     }  # fmt: skip
-    assert [tuple(found[each].input[0].dims) for each in (model, f"{model}-preprocess", f"{model}-ensemble")] == [
+    assert [tuple(found[name].input[0].dims) for name in (model, f"{model}-preprocess", f"{model}-ensemble")] == [
         (*before, *planes), (*before, *pixels), (*before, *pixels)
     ]  # fmt: skip
     assert found[model].input[0].data_type == (schema.TYPE_FP16 if io == "fp16" else schema.TYPE_FP32)

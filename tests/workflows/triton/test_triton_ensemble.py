@@ -23,7 +23,7 @@ TENSORFLOW = Preprocessing(
 CAFFE_LAST = Preprocessing(resize=8, height=6, width=8, scale=1, mean=(1, 2, 3), channels="bgr", layout="NHWC")
 
 
-def taken(spec, dtype="float32", first="batch"):
+def input_spec(spec, dtype="float32", first="batch"):
     sizes = (3, spec.height, spec.width) if spec.layout == "NCHW" else (spec.height, spec.width, 3)
     shape = (first, *sizes)
     return TensorSpec("data", dtype, shape, layout_of(shape, dtype))
@@ -41,10 +41,13 @@ def images(count):
 @pytest.mark.parametrize(
     "spec", [IMAGENET, CAFFE, TENSORFLOW, CAFFE_LAST], ids=lambda spec: spec.channels + spec.layout
 )
-def test_it_equals_the_reference_in_every_bit(spec):
+def test_preprocessing_is_bit_identical_to_the_reference(spec):
     pixels = np.stack([preprocess.crop_image(image, spec) for image in images(3)])
     expected = preprocess.preprocess_batch(images(3), spec)
-    assert run(ensemble.build_preprocessing_graph(taken(spec), spec, "pixels"), pixels).tobytes() == expected.tobytes()
+    assert (
+        run(ensemble.build_preprocessing_graph(input_spec(spec), spec, "pixels"), pixels).tobytes()
+        == expected.tobytes()
+    )
 
 
 @given(
@@ -53,26 +56,26 @@ def test_it_equals_the_reference_in_every_bit(spec):
     std=st.tuples(*[st.floats(1e-3, 300)] * 3),
     channels=st.sampled_from(["rgb", "bgr"]),
 )
-def test_it_equals_the_reference_whatever_the_numbers(scale, mean, std, channels):
+def test_preprocessing_equals_the_reference_for_any_mean_and_std(scale, mean, std, channels):
     spec = Preprocessing(16, 16, 16, scale, mean, std, channels)
     every_value = np.arange(256, dtype=np.uint8).reshape(16, 16, 1) ^ np.array([0, 85, 170], dtype=np.uint8)
-    answer = run(ensemble.build_preprocessing_graph(taken(spec), spec, "pixels"), every_value[None])
+    answer = run(ensemble.build_preprocessing_graph(input_spec(spec), spec, "pixels"), every_value[None])
     assert answer.tobytes() == preprocess.preprocess_image(every_value, spec).tobytes()
 
 
 def test_half_precision_inputs_get_the_reference_rounded_once():
     pixels = np.stack([preprocess.crop_image(image, IMAGENET) for image in images(2)])
-    answer = run(ensemble.build_preprocessing_graph(taken(IMAGENET, "float16"), IMAGENET, "pixels"), pixels)
+    answer = run(ensemble.build_preprocessing_graph(input_spec(IMAGENET, "float16"), IMAGENET, "pixels"), pixels)
     assert answer.dtype == np.float16
     assert np.array_equal(answer, preprocess.preprocess_batch(images(2), IMAGENET).astype(np.float16))
 
 
 def test_a_static_batch_stays_static():
-    model = onnx.load_from_string(ensemble.build_preprocessing_graph(taken(IMAGENET, first=4), IMAGENET, "pixels"))
+    model = onnx.load_from_string(ensemble.build_preprocessing_graph(input_spec(IMAGENET, first=4), IMAGENET, "pixels"))
     assert [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim] == [4, 6, 8, 3]
 
 
-def test_its_input_is_none_of_the_network_s_tensors():
+def test_the_ensemble_input_has_a_name_of_its_own():
     named = (
         TensorSpec("data", "float32", ("batch", 3, 6, 8), "NCHW"),
         TensorSpec("pixels", "int64", ("batch", 1), "NC"),
@@ -86,7 +89,7 @@ def test_its_input_is_none_of_the_network_s_tensors():
 
 
 @pytest.mark.parametrize("name", ["input/table", "table", "node 0", 'a"b\\c', "höhe/x:0"])
-def test_the_network_s_input_may_be_called_anything(name):
+def test_the_network_input_may_have_any_name(name):
     spec = TensorSpec(name, "float32", ("batch", 3, 6, 8), "NCHW")
     pixels = np.zeros((1, 6, 8, 3), dtype=np.uint8)
     assert run(ensemble.build_preprocessing_graph(spec, IMAGENET, "pixels"), pixels).shape == (1, 3, 6, 8)
@@ -95,6 +98,6 @@ def test_the_network_s_input_may_be_called_anything(name):
 @pytest.mark.parametrize(
     ("dtype", "sizes"), [("uint8", (6, 8, 3)), ("float32", (3, 8, 6)), ("int64", (3, 6, 8)), ("float32", (1, 6, 8))]
 )
-def test_inputs_that_are_no_preprocessed_images_get_no_graph(dtype, sizes):
+def test_non_image_inputs_get_no_preprocessing_graph(dtype, sizes):
     shape = ("batch", *sizes)
     assert not ensemble.is_image_input(TensorSpec("data", dtype, shape, layout_of(shape, dtype)), IMAGENET)

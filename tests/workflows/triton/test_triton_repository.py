@@ -1,4 +1,4 @@
-"""A repository keeps what is in it: versions are added, a tuned config stays, and what does not fit is refused."""
+"""Updates preserve a repository: versions are added, a tuned config is preserved, and mismatches are refused."""
 
 import pytest
 
@@ -13,19 +13,19 @@ def model(name="net", classes=10, **fields):
     return ModelConfig(name, "onnxruntime_onnx", inputs, outputs, 8, instances=InstanceGroup("auto"), **fields)
 
 
-def contents(graph=b"graph", labels=b"cat\ndog\n", warmup=b"\0\0"):
+def model_files(graph=b"graph", labels=b"cat\ndog\n", warmup=b"\0\0"):
     return ModelFiles({"labels.txt": labels, "warmup/input-0.bin": warmup}, {"model.onnx": graph})
 
 
 @pytest.fixture
 def put_model(tmp_path):
     def call(made=None, held=None, version=None, force=False, statements=()):
-        return place_model(tmp_path / "models", made or model(), held or contents(), statements, version, force)
+        return place_model(tmp_path / "models", made or model(), held or model_files(), statements, version, force)
 
     return call
 
 
-def test_a_new_model_begins_with_version_1(put_model, tmp_path):
+def test_a_new_model_has_version_1(put_model, tmp_path):
     assert put_model().version == 1
     folder = tmp_path / "models/net"
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
@@ -33,10 +33,10 @@ def test_a_new_model_begins_with_version_1(put_model, tmp_path):
     }  # fmt: skip
 
 
-def test_another_graph_becomes_the_next_version_and_nothing_else_changes(put_model, tmp_path, snapshot):
+def test_another_graph_becomes_the_next_version_and_other_files_are_unchanged(put_model, tmp_path, snapshot):
     put_model()
     before = snapshot(tmp_path / "models/net/1"), snapshot(tmp_path / "models/net/warmup")
-    assert put_model(held=contents(b"better")).version == 2
+    assert put_model(held=model_files(b"better")).version == 2
     assert (snapshot(tmp_path / "models/net/1"), snapshot(tmp_path / "models/net/warmup")) == before
     assert (tmp_path / "models/net/2/model.onnx").read_bytes() == b"better"
 
@@ -49,57 +49,57 @@ def test_the_same_graph_again_writes_nothing(put_model, tmp_path, snapshot):
     assert snapshot(tmp_path) == before
 
 
-def test_an_older_graph_again_is_a_new_version_for_triton_serves_the_highest(put_model):
-    put_model(held=contents(b"first"))
-    put_model(held=contents(b"second"))
-    assert put_model(held=contents(b"first")).version == 3
+def test_an_older_graph_is_written_as_a_new_version_because_triton_serves_the_highest(put_model):
+    put_model(held=model_files(b"first"))
+    put_model(held=model_files(b"second"))
+    assert put_model(held=model_files(b"first")).version == 3
 
 
-def test_a_file_more_in_a_version_makes_it_another(put_model, tmp_path):
+def test_an_additional_file_makes_a_version_different(put_model, tmp_path):
     put_model()
     (tmp_path / "models/net/1/notes.txt").write_text("tried on Tuesday")
     assert put_model().version == 2
 
 
-def test_versions_may_be_numbered_by_hand(put_model):
+def test_versions_may_be_numbered_explicitly(put_model):
     assert put_model(version=20261122).version == 20261122
-    assert put_model(held=contents(b"better")).version == 20261123
+    assert put_model(held=model_files(b"better")).version == 20261123
 
 
-def test_a_version_below_the_highest_is_said_not_to_be_served(put_model):
+def test_a_version_below_the_highest_is_reported_as_not_served(put_model):
     put_model(version=5)
-    assert put_model(held=contents(b"better"), version=3).caveats == (
+    assert put_model(held=model_files(b"better"), version=3).caveats == (
         "Triton serves version 5, the highest, unless version_policy says otherwise",
     )
 
 
-def test_a_version_that_is_there_is_never_written_again(put_model, tmp_path):
+def test_an_existing_version_is_never_overwritten(put_model, tmp_path):
     put_model()
     with pytest.raises(InputError, match="1 exists with other files"):
-        put_model(held=contents(b"better"), version=1, force=True)
+        put_model(held=model_files(b"better"), version=1, force=True)
     assert (tmp_path / "models/net/1/model.onnx").read_bytes() == b"graph"
 
 
-def test_folders_that_are_no_versions_do_not_count(put_model, tmp_path):
+def test_folders_that_are_not_versions_are_ignored(put_model, tmp_path):
     put_model()
     for name in ("2-old", "٣", "0"):
         (tmp_path / "models/net" / name).mkdir()
-    assert put_model(held=contents(b"better")).version == 2
+    assert put_model(held=model_files(b"better")).version == 2
 
 
-# ── what all versions share ─────────────────────────────────────────────────────────────────────────────────────────
+# ── shared by all versions ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def tuned(tmp_path):
+def tune_config(tmp_path):
     config = tmp_path / "models/net/config.pbtxt"
     config.write_text(config.read_text().replace("count: 1", "count: 4"))
     return config.read_text()
 
 
-def test_a_config_that_was_tuned_by_hand_stays(put_model, tmp_path):
+def test_a_hand_tuned_config_is_preserved(put_model, tmp_path):
     put_model()
-    before = tuned(tmp_path)
-    [statement] = put_model(held=contents(b"better")).caveats
+    before = tune_config(tmp_path)
+    [statement] = put_model(held=model_files(b"better")).caveats
     assert "config.pbtxt was not changed; --force would rewrite it: − count: 4, + count: 1" in statement
     assert (tmp_path / "models/net/config.pbtxt").read_text() == before
 
@@ -112,19 +112,19 @@ def test_many_changes_are_counted_and_not_listed(put_model, tmp_path):
     assert statement.endswith("7 lines differ")
 
 
-def test_with_force_the_config_is_written_anew_and_the_former_stays_beside(put_model, tmp_path):
+def test_with_force_the_config_is_rewritten_and_the_former_one_is_backed_up(put_model, tmp_path):
     put_model()
-    before = tuned(tmp_path)
+    before = tune_config(tmp_path)
     assert put_model(force=True).caveats == ("the old config.pbtxt is kept as config.pbtxt.1",)
     assert (tmp_path / "models/net/config.pbtxt").read_text() == format_config(model())
     assert (tmp_path / "models/net/config.pbtxt.1").read_text() == before
 
 
-def test_what_was_set_aside_once_is_not_lost_by_the_next_time(put_model, tmp_path):
+def test_a_backup_is_not_overwritten_by_the_next_one(put_model, tmp_path):
     put_model()
-    first = tuned(tmp_path)
+    first = tune_config(tmp_path)
     put_model(force=True)
-    tuned(tmp_path)
+    tune_config(tmp_path)
     put_model(force=True)
     assert (tmp_path / "models/net/config.pbtxt.1").read_text() == first
     assert (tmp_path / "models/net/config.pbtxt.2").exists()
@@ -134,16 +134,16 @@ def test_another_interface_is_refused_and_both_are_named(put_model, tmp_path, sn
     put_model()
     before = snapshot(tmp_path)
     with pytest.raises(InputError) as refusal:
-        put_model(model(classes=100), contents(b"better"))
+        put_model(model(classes=100), model_files(b"better"))
     assert "'logits' float32 10; the bundle's is" in str(refusal.value)
     assert "'logits' float32 100" in str(refusal.value)
     assert "--name" in refusal.value.remedy
     assert snapshot(tmp_path) == before
 
 
-def test_with_force_another_interface_is_written_and_the_former_config_stays_beside(put_model, tmp_path):
+def test_with_force_another_interface_is_written_and_the_former_config_is_backed_up(put_model, tmp_path):
     put_model()
-    assert put_model(model(classes=100), contents(b"better"), force=True).version == 2
+    assert put_model(model(classes=100), model_files(b"better"), force=True).version == 2
     assert "dims: [ 10 ]" in (tmp_path / "models/net/config.pbtxt.1").read_text()
     assert "dims: [ 100 ]" in (tmp_path / "models/net/config.pbtxt").read_text()
 
@@ -151,37 +151,37 @@ def test_with_force_another_interface_is_written_and_the_former_config_stays_bes
 def test_other_labels_are_refused(put_model):
     put_model()
     with pytest.raises(InputError, match=r"labels.txt has other classes"):
-        put_model(held=contents(b"better", labels=b"dog\ncat\n"))
+        put_model(held=model_files(b"better", labels=b"dog\ncat\n"))
 
 
-def test_with_force_other_labels_are_written_and_the_former_stay_beside(put_model, tmp_path):
+def test_with_force_other_labels_are_written_and_the_former_ones_are_backed_up(put_model, tmp_path):
     put_model()
-    put_model(held=contents(b"better", labels=b"dog\ncat\n"), force=True)
+    put_model(held=model_files(b"better", labels=b"dog\ncat\n"), force=True)
     assert (tmp_path / "models/net/labels.txt").read_bytes() == b"dog\ncat\n"
     assert (tmp_path / "models/net/labels.txt.1").read_bytes() == b"cat\ndog\n"
 
 
-def test_other_samples_to_warm_up_with_are_no_reason_to_change_anything(put_model, tmp_path):
+def test_other_warm_up_samples_change_nothing(put_model, tmp_path):
     put_model()
-    assert put_model(held=contents(warmup=b"\1\1")).present
+    assert put_model(held=model_files(warmup=b"\1\1")).present
     assert (tmp_path / "models/net/warmup/input-0.bin").read_bytes() == b"\0\0"
 
 
-def test_warm_up_files_that_went_missing_come_back(put_model, tmp_path):
+def test_missing_warm_up_files_are_restored(put_model, tmp_path):
     put_model()
     (tmp_path / "models/net/warmup/input-0.bin").unlink()
     put_model()
     assert (tmp_path / "models/net/warmup/input-0.bin").exists()
 
 
-def test_a_model_of_someone_else_is_refused(put_model, tmp_path):
+def test_a_foreign_model_is_refused(put_model, tmp_path):
     (tmp_path / "models/net").mkdir(parents=True)
     (tmp_path / "models/net/config.pbtxt").write_text('name: "net"')
     with pytest.raises(InputError, match="was not written by deploykit"):
         put_model()
 
 
-def test_a_folder_that_is_no_model_is_refused_with_force_too(put_model, tmp_path):
+def test_a_folder_that_is_not_a_model_is_refused_even_with_force(put_model, tmp_path):
     (tmp_path / "models/net").mkdir(parents=True)
     with pytest.raises(InputError, match=r"has no config.pbtxt"):
         put_model(force=True)
@@ -190,22 +190,22 @@ def test_a_folder_that_is_no_model_is_refused_with_force_too(put_model, tmp_path
 def test_a_repository_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "models").write_text("")
     with pytest.raises(InputError, match="is not a folder"):
-        check_model(tmp_path / "models", model(), contents(), None, False)
+        check_model(tmp_path / "models", model(), model_files(), None, False)
 
 
-def test_a_repository_below_a_file_is_refused_by_the_name_of_the_file(tmp_path):
+def test_a_repository_below_a_file_is_refused_and_the_file_named(tmp_path):
     (tmp_path / "notes").write_text("")
     with pytest.raises(InputError, match=r"notes is not a folder"):
-        check_model(tmp_path / "notes" / "models", model(), contents(), None, False)
+        check_model(tmp_path / "notes" / "models", model(), model_files(), None, False)
 
 
-def test_a_copy_that_breaks_off_leaves_nothing(put_model, tmp_path):
+def test_an_interrupted_copy_leaves_no_files(put_model, tmp_path):
     with pytest.raises(FileNotFoundError):
         put_model(held=ModelFiles({}, {"model.onnx": tmp_path / "gone.onnx"}))
     assert list((tmp_path / "models").iterdir()) == []
 
 
-def test_a_number_that_another_call_took_meanwhile_is_left_to_it(put_model, tmp_path, monkeypatch):
+def test_a_version_number_claimed_concurrently_is_not_overwritten(put_model, tmp_path, monkeypatch):
     put_model()
     theirs = tmp_path / "models/net/2/model.onnx"
 
@@ -216,29 +216,29 @@ def test_a_number_that_another_call_took_meanwhile_is_left_to_it(put_model, tmp_
 
     monkeypatch.setattr("deploykit.workflows.triton.repository._write_shared", slow)
     with pytest.raises(InputError, match="was created by another process in the meantime"):
-        put_model(held=contents(b"ours"))
+        put_model(held=model_files(b"ours"))
     assert theirs.read_bytes() == b"theirs"
     assert sorted(path.name for path in (tmp_path / "models/net").iterdir() if path.is_dir()) == ["1", "2", "warmup"]
 
 
 def test_a_check_writes_nothing(put_model, tmp_path, snapshot):
-    check_model(tmp_path / "models", model(), contents(), None, False)
+    check_model(tmp_path / "models", model(), model_files(), None, False)
     assert not (tmp_path / "models").exists()
     put_model()
     before = snapshot(tmp_path)
-    check_model(tmp_path / "models", model(), contents(b"better"), None, True)
+    check_model(tmp_path / "models", model(), model_files(b"better"), None, True)
     assert snapshot(tmp_path) == before
 
 
-def test_a_check_refuses_what_would_be_refused(put_model, tmp_path):
+def test_a_check_refuses_what_a_write_would_refuse(put_model, tmp_path):
     put_model()
     with pytest.raises(InputError, match="holds a model with another interface"):
-        check_model(tmp_path / "models", model(classes=100), contents(), None, False)
+        check_model(tmp_path / "models", model(classes=100), model_files(), None, False)
     with pytest.raises(InputError, match="exists with other files"):
-        check_model(tmp_path / "models", model(), contents(b"better"), 1, False)
+        check_model(tmp_path / "models", model(), model_files(b"better"), 1, False)
 
 
-def test_a_file_is_never_written_over_without_being_told_to(tmp_path):
+def test_a_file_is_never_overwritten_without_force(tmp_path):
     write_file(tmp_path / "a.yaml", b"first", force=False)
     write_file(tmp_path / "a.yaml", b"first", force=False)
     with pytest.raises(InputError, match="exists with other content"):

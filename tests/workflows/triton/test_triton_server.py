@@ -1,7 +1,7 @@
-"""NVIDIA's tritonserver serves what `deploykit triton` writes, unchanged, and answers as PyTorch does.
+"""NVIDIA's tritonserver serves what `deploykit triton` writes, unchanged, and reproduces PyTorch.
 
 The server is the real one, with its scheduler, batching, warm-up, versions and ensembles; only the arithmetic of its
-ONNX Runtime backend is ONNX Runtime's Python package instead of its C++ library: tests/serving/backend.
+ONNX Runtime backend is ONNX Runtime's Python package instead of its C++ library: tests/workflows/triton/backend.
 """
 
 import json
@@ -49,27 +49,27 @@ several (float[batch, 2, 3] "left/x", int64[batch, 4] codes) => (float[batch, 2,
 
 
 @pytest.fixture(scope="module")
-def bundles(small, fp32_bundle, fp16_bundle, int8_bundle, crafted, tmp_path_factory):
-    """One of each kind, by the name that it is served under."""
+def bundles(small_export, fp32_bundle, fp16_bundle, int8_bundle, create_bundle, tmp_path_factory):
+    """One bundle of each kind, by its served name."""
     from deploykit.cli import run
 
     folder = tmp_path_factory.mktemp("bundles")
     half, bytes_in = folder / "half", folder / "bytes"
-    assert run([*small, "--fp16", "--io", "fp16", "--batch", "2", "-o", str(half)]) == 0
-    assert run([*small, "--preprocess-in", "graph", "--head", "embedding", "-o", str(bytes_in)]) == 0
+    assert run([*small_export, "--fp16", "--io", "fp16", "--batch", "2", "-o", str(half)]) == 0
+    assert run([*small_export, "--preprocess-in", "graph", "--head", "embedding", "-o", str(bytes_in)]) == 0
     random = np.random.default_rng(0)
     several = {"left/x": random.normal(size=(3, 2, 3)).astype(np.float32), "codes": random.integers(0, 99, (3, 4))}
     return {
-        "fp32": labelled(fp32_bundle, folder / "labelled"),
+        "fp32": add_labels(fp32_bundle, folder / "labelled"),
         "fp16": fp16_bundle,
         "int8": int8_bundle,
         "half": half,
         "bytes": bytes_in,
-        "several": crafted(SEVERAL, several, preprocessing=None),
+        "several": create_bundle(SEVERAL, several, preprocessing=None),
     }
 
 
-def labelled(bundle, folder):
+def add_labels(bundle, folder):
     shutil.copytree(bundle, folder)
     (folder / "labels.txt").write_text("".join(f"kind {index}\n" for index in range(10)))
     manifest = manifests.read_manifest(folder)
@@ -88,11 +88,11 @@ def repository(bundles, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(start, repository):
-    return start(repository)
+def server(start_server, repository):
+    return start_server(repository)
 
 
-def ask(client, model, arrays, outputs, classes=0):
+def request_outputs(client, model, arrays, outputs, classes=0):
     """One request over either protocol, in binary."""
     library = http if isinstance(client, http.InferenceServerClient) else grpc
     inputs = []
@@ -110,20 +110,20 @@ def client_of(server, protocol):
 
 
 class Served:
-    """A served model as a runner, for the same judgement that every other runner gets."""
+    """A served model as a runner, evaluated like every other runner."""
 
     def __init__(self, client, model, manifest):
         self.client, self.model = client, model
         self.inputs, self.outputs = manifest.inputs, manifest.outputs
 
     def run(self, arrays):
-        given = {spec.name: arrays[spec.name].astype(spec.dtype, copy=False) for spec in self.inputs}
-        return ask(self.client, self.model, given, [spec.name for spec in self.outputs])
+        inputs = {spec.name: arrays[spec.name].astype(spec.dtype, copy=False) for spec in self.inputs}
+        return request_outputs(self.client, self.model, inputs, [spec.name for spec in self.outputs])
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 @pytest.mark.parametrize("name", ["fp32", "fp16", "int8", "half", "bytes"])
-def test_a_served_bundle_answers_its_golden_inputs_as_eager_pytorch_does(server, bundles, name, protocol):
+def test_a_served_bundle_reproduces_eager_pytorch_on_its_golden_inputs(server, bundles, name, protocol):
     manifest = manifests.read_manifest(bundles[name])
     inputs, outputs = read_golden(bundles[name], manifest)
     count = manifest.golden.count
@@ -138,12 +138,12 @@ def test_a_served_bundle_answers_its_golden_inputs_as_eager_pytorch_does(server,
     assert parity.passed, parity.failures
 
 
-def test_several_inputs_and_outputs_keep_their_names_types_and_shapes(server, bundles):
+def test_multiple_inputs_and_outputs_retain_names_types_and_shapes(server, bundles):
     inputs, outputs = read_golden(bundles["several"], manifests.read_manifest(bundles["several"]))
-    given = ask(client_of(server, "http"), "several", inputs, outputs)
+    results = request_outputs(client_of(server, "http"), "several", inputs, outputs)
     for name, expected in outputs.items():
-        assert given[name].dtype == expected.dtype
-        assert np.array_equal(given[name].reshape(expected.shape), expected)
+        assert results[name].dtype == expected.dtype
+        assert np.array_equal(results[name].reshape(expected.shape), expected)
 
 
 def crops(manifest, count):
@@ -152,49 +152,49 @@ def crops(manifest, count):
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp16", "int8", "half"])
-def test_an_ensemble_gives_for_pixels_what_its_network_gives_for_planes(server, bundles, name):
+def test_an_ensemble_on_pixels_equals_its_network_on_preprocessed_planes(server, bundles, name):
     manifest = manifests.read_manifest(bundles[name])
     images, pixels = crops(manifest, 2)
     planes = preprocess.preprocess_batch(images, manifest.model.preprocessing).astype(manifest.inputs[0].dtype)
     client = client_of(server, "http")
-    direct = ask(client, name, {"input": planes}, ["logits"])["logits"]
-    assert np.array_equal(ask(client, f"{name}-ensemble", {"pixels": pixels}, ["logits"])["logits"], direct)
+    direct = request_outputs(client, name, {"input": planes}, ["logits"])["logits"]
+    assert np.array_equal(request_outputs(client, f"{name}-ensemble", {"pixels": pixels}, ["logits"])["logits"], direct)
 
 
-def test_an_ensemble_fed_with_crops_answers_as_eager_pytorch_does(server, bundles):
+def test_an_ensemble_on_crops_reproduces_eager_pytorch(server, bundles):
     manifest = manifests.read_manifest(bundles["fp32"])
     images, pixels = crops(manifest, 3)
     eager = rebuild_source_network(bundles["fp32"], manifest, None, TerminalProgress()).oracle(
         manifest.inputs, manifest.outputs
     )
     expected = eager.run({"input": preprocess.preprocess_batch(images, manifest.model.preprocessing)})["logits"]
-    given = ask(client_of(server, "grpc"), "fp32-ensemble", {"pixels": pixels}, ["logits"])["logits"]
-    np.testing.assert_allclose(given, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    results = request_outputs(client_of(server, "grpc"), "fp32-ensemble", {"pixels": pixels}, ["logits"])["logits"]
+    np.testing.assert_allclose(results, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp32-ensemble"])
-def test_requests_of_several_clients_are_joined_and_each_gets_its_own_answer(server, bundles, name):
+def test_concurrent_requests_are_batched_and_each_client_gets_its_own_outputs(server, bundles, name):
     manifest = manifests.read_manifest(bundles["fp32"])
     _, pixels = crops(manifest, 8)
     planes = preprocess.preprocess_batch(list(pixels), manifest.model.preprocessing)
     tensor, rows = ("pixels", pixels) if name.endswith("ensemble") else ("input", planes)
-    before = counts(server, "fp32")
+    before = inference_counts(server, "fp32")
 
     def one(index):
-        return ask(client_of(server, "http"), name, {tensor: rows[index : index + 1]}, ["logits"])["logits"]
+        return request_outputs(client_of(server, "http"), name, {tensor: rows[index : index + 1]}, ["logits"])["logits"]
 
     with ThreadPoolExecutor(8) as clients:
         answers = np.concatenate(list(clients.map(one, range(8))))
-    inferences, executions = counts(server, "fp32")
+    inferences, executions = inference_counts(server, "fp32")
     assert inferences - before[0] == 8
     assert executions - before[1] < 8
     client = client_of(server, "http")
-    halves = [ask(client, "fp32", {"input": planes[at : at + 4]}, ["logits"])["logits"] for at in (0, 4)]
+    halves = [request_outputs(client, "fp32", {"input": planes[at : at + 4]}, ["logits"])["logits"] for at in (0, 4)]
     np.testing.assert_allclose(answers, np.concatenate(halves), rtol=0, atol=1e-5)
 
 
-def counts(server, model):
-    """Samples that the model has answered, and calls that it took."""
+def inference_counts(server, model):
+    """Samples inferred by the model, and its execution count."""
     [stats] = client_of(server, "http").get_inference_statistics(model)["model_stats"]
     return stats["inference_count"], stats["execution_count"]
 
@@ -207,24 +207,24 @@ def test_no_call_is_larger_than_the_bundle_allows(server):
 def test_more_samples_than_the_largest_batch_are_refused(server, bundles):
     _, pixels = crops(manifests.read_manifest(bundles["fp32"]), 5)
     with pytest.raises(Exception, match="batch-size must be <= 4"):
-        ask(client_of(server, "http"), "fp32-ensemble", {"pixels": pixels}, ["logits"])
+        request_outputs(client_of(server, "http"), "fp32-ensemble", {"pixels": pixels}, ["logits"])
 
 
-def test_a_static_batch_takes_its_own_size_and_no_other(server, bundles):
+def test_a_static_batch_accepts_only_its_size(server, bundles):
     _, pixels = crops(manifests.read_manifest(bundles["half"]), 3)
     with pytest.raises(Exception, match="unexpected shape"):
-        ask(client_of(server, "http"), "half-ensemble", {"pixels": pixels}, ["logits"])
+        request_outputs(client_of(server, "http"), "half-ensemble", {"pixels": pixels}, ["logits"])
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp32-ensemble"])
-def test_classes_come_with_the_bundle_s_labels(server, bundles, name):
+def test_classes_have_the_labels_of_the_bundle(server, bundles, name):
     manifest = manifests.read_manifest(bundles["fp32"])
     images, pixels = crops(manifest, 1)
     planes = preprocess.preprocess_batch(images, manifest.model.preprocessing)
     arrays = {"pixels": pixels} if name.endswith("ensemble") else {"input": planes}
     client = client_of(server, "http")
-    scores = ask(client, name, arrays, ["logits"])["logits"][0]
-    [rows] = ask(client, name, arrays, ["logits"], classes=2)["logits"]
+    scores = request_outputs(client, name, arrays, ["logits"])["logits"][0]
+    [rows] = request_outputs(client, name, arrays, ["logits"], classes=2)["logits"]
     for row, index in zip(rows, np.argsort(-scores)[:2], strict=True):
         assert row.decode().endswith(f":{index}:kind {index}")
 
@@ -235,15 +235,15 @@ def test_every_model_is_warmed_up_at_the_batch_sizes_of_its_bundle(server, size)
     assert {"input": [size, 3, 32, 32]} in [json.loads(shapes) for shapes in re.findall(r"ran (\{.*\})", log)]
 
 
-def test_a_further_version_takes_over_while_the_server_runs(start, bundles, tmp_path):
+def test_a_new_version_replaces_the_old_one_while_the_server_runs(start_server, bundles, tmp_path):
     place, options = tmp_path / "models", ServeOptions(with_ensemble=False)
     write_repository([bundles["fp32"]], place, options, name="net")
-    server = start(place, "--model-control-mode=poll", "--repository-poll-secs=1")
+    server = start_server(place, "--model-control-mode=poll", "--repository-poll-secs=1")
     client = client_of(server, "http")
     assert client.is_model_ready("net", "1")
     other = shutil.copytree(bundles["fp32"], tmp_path / "other")
     shutil.copy(bundles["fp16"] / "model.onnx", other / "model.onnx")
-    reseal(other)
+    update_digests(other)
     write_repository([other], place, options, name="net")
     until = time.monotonic() + 300
     while not client.is_model_ready("net", "2") and time.monotonic() < until:
@@ -251,7 +251,7 @@ def test_a_further_version_takes_over_while_the_server_runs(start, bundles, tmp_
     assert client.is_model_ready("net", "2")
 
 
-def reseal(folder):
+def update_digests(folder):
     manifest = manifests.read_manifest(folder)
     files = {path: record_file(folder, path) for path in manifest.files}
     (folder / manifests.MANIFEST).write_bytes(manifests.encode_manifest(msgspec.structs.replace(manifest, files=files)))

@@ -8,11 +8,11 @@ from deploykit.export.networks import sources
 from deploykit.export.networks.sources import registered
 
 
-def test_a_name_of_the_catalog_is_known():
+def test_a_catalog_name_is_accepted():
     sources.require_known_model("resnet18")
 
 
-def test_a_name_of_the_catalog_is_found_there():
+def test_a_catalog_name_resolves_to_the_catalog():
     assert sources.find_architecture("resnet18").family == "ResNet"
 
 
@@ -52,13 +52,13 @@ def test_networks_without_a_classifier_are_refused_with_the_reason(name, reason)
         sources.require_known_model(f"torchvision:{name}")
 
 
-def test_the_names_read_from_torchvisions_source_are_those_that_it_registers():
+def test_the_torchvision_names_are_those_that_it_registers():
     from torchvision import models
 
     assert set(registered.registered_models("torchvision", "export")) == set(models.list_models())
 
 
-def test_the_classifiers_among_them_are_those_of_its_own_module():
+def test_the_torchvision_classifiers_are_those_of_its_models_module():
     from torchvision import models
 
     from deploykit.export.networks.sources import torchvision
@@ -66,7 +66,7 @@ def test_the_classifiers_among_them_are_those_of_its_own_module():
     assert set(torchvision.list_models()) == set(models.list_models(models))
 
 
-def test_the_names_read_from_timms_source_are_those_that_it_registers():
+def test_the_timm_names_are_those_that_it_registers():
     timm = pytest.importorskip("timm")
     assert set(timm.list_models(include_tags=False)) <= set(registered.registered_models("timm", "timm"))
 
@@ -76,11 +76,11 @@ def test_a_missing_library_gets_the_install_command():
         registered.registered_models("a_library_that_nobody_has", "extra")
 
 
-def test_a_name_of_the_catalog_is_its_own_identity():
+def test_a_catalog_name_is_its_identity():
     assert sources.network_identity("resnet18") == "resnet18"
 
 
-def test_a_librarys_network_is_identified_by_its_version_too():
+def test_a_library_network_is_identified_by_name_and_version():
     from importlib.metadata import version
 
     assert sources.network_identity("torchvision:resnet18").endswith(version("torchvision"))

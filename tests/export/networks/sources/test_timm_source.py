@@ -14,7 +14,7 @@ RANDOM = WeightsSource("random")
 SMALL = "timm:test_resnet.r160_in1k"
 
 
-def test_it_computes_what_timms_own_does(tmp_path):
+def test_the_network_equals_timms(tmp_path):
     own = timm.create_model("test_resnet").eval()
     torch.save(own.state_dict(), tmp_path / "own.pth")
     module = load_network(
@@ -29,7 +29,7 @@ def test_a_name_without_a_tag_has_the_default_ones_configuration():
     assert sources.find_architecture("timm:test_resnet").pretrained.enum == SMALL
 
 
-def test_the_error_for_an_unknown_tag_lists_the_others():
+def test_the_error_for_an_unknown_tag_lists_the_valid_ones():
     with pytest.raises(InputError, match="no weights 'nothing' of test_resnet; it has r160_in1k"):
         sources.find_architecture("timm:test_resnet.nothing")
 
@@ -39,7 +39,7 @@ def test_attention_is_of_plain_products():
     assert not module.blocks[0].attn.fused_attn
 
 
-# ── What images become ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── Preprocessing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_preprocessing_is_that_of_its_configuration():
@@ -48,18 +48,18 @@ def test_preprocessing_is_that_of_its_configuration():
     assert spec.mean == spec.std == (0.5, 0.5, 0.5)
 
 
-def test_images_are_resized_to_what_timm_itself_resizes_them_to():
+def test_images_are_resized_as_in_timm():
     own = timm.data.create_transform(
         **timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg("resnet18.a1_in1k").to_dict())
     )
     assert sources.find_architecture("timm:resnet18.a1_in1k").preprocessing.resize == own.transforms[0].size
 
 
-def test_another_interpolation_than_ours_is_noted():
+def test_a_different_interpolation_is_noted():
     assert any("bicubic" in note for note in sources.find_architecture("timm:resnet18.a1_in1k").notes)
 
 
-def test_a_network_without_classes_says_so():
+def test_a_network_without_classes_is_noted():
     assert any("features" in note for note in sources.find_architecture("timm:vit_small_patch14_dinov2.lvd142m").notes)
 
 
@@ -67,13 +67,15 @@ def test_a_restrictive_licence_is_noted():
     assert any("cc-by-nc-4.0" in note for note in sources.find_architecture("timm:convnextv2_atto.fcmae_ft_in1k").notes)
 
 
-# ── Arguments and heads ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── Arguments and heads ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_arguments_take_the_class_types():
+def test_arguments_are_converted_to_the_types_of_the_class():
     architecture = sources.find_architecture("timm:test_vit")
-    found = sources.parse_arguments(architecture, ["num_classes=7", "qkv_bias=false", "drop_rate=0.5", "img_size=64"])
-    assert found == {"num_classes": 7, "qkv_bias": False, "drop_rate": 0.5, "img_size": 64}
+    arguments = sources.parse_arguments(
+        architecture, ["num_classes=7", "qkv_bias=false", "drop_rate=0.5", "img_size=64"]
+    )
+    assert arguments == {"num_classes": 7, "qkv_bias": False, "drop_rate": 0.5, "img_size": 64}
 
 
 def test_arguments_passed_on_to_a_base_class_can_be_set():
@@ -82,13 +84,13 @@ def test_arguments_passed_on_to_a_base_class_can_be_set():
     }
 
 
-def test_the_classes_of_a_checkpoint_are_found_out(tmp_path):
+def test_the_number_of_classes_is_read_from_the_checkpoint(tmp_path):
     torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), tmp_path / "own.pth")
-    found = load_network(sources.find_architecture(SMALL), {}, WeightsSource("file", path=str(tmp_path / "own.pth")))
-    assert found.arguments["num_classes"] == 7
+    network = load_network(sources.find_architecture(SMALL), {}, WeightsSource("file", path=str(tmp_path / "own.pth")))
+    assert network.arguments["num_classes"] == 7
 
 
-def test_the_classifier_is_what_the_configuration_says():
+def test_the_classifier_is_that_of_the_configuration():
     assert sources.find_architecture(SMALL).classifier == "fc"
 
 
@@ -96,11 +98,11 @@ def test_a_distilled_network_has_no_one_classifier():
     assert sources.find_architecture("timm:deit_tiny_distilled_patch16_224").classifier == ""
 
 
-# ── Released weights ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Released weights ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_released_weights_come_from_timms_hub(monkeypatch, tmp_path):
-    """The hub is played by a folder that holds what it would have sent."""
+    """A folder with the downloaded files replaces the hub."""
     from safetensors.torch import save_file
 
     torch.manual_seed(3)
@@ -108,13 +110,13 @@ def test_released_weights_come_from_timms_hub(monkeypatch, tmp_path):
     file = tmp_path / "model.safetensors"
     save_file(own.state_dict(), file)
     monkeypatch.setattr(timm.models._hub, "hf_hub_download", lambda *_, **__: str(file))
-    found = load_network(sources.find_architecture(SMALL), {}, WeightsSource("imagenet"))
-    assert found.record.source == SMALL
-    assert found.record.trained
-    assert all(torch.equal(each, found.module.state_dict()[name]) for name, each in own.state_dict().items())
+    network = load_network(sources.find_architecture(SMALL), {}, WeightsSource("imagenet"))
+    assert network.record.source == SMALL
+    assert network.record.trained
+    assert all(torch.equal(weight, network.module.state_dict()[name]) for name, weight in own.state_dict().items())
 
 
-def test_a_failed_download_says_the_reason_and_the_source(monkeypatch):
+def test_a_failed_download_reports_the_reason_and_the_source(monkeypatch):
     def unreachable(*_, **__):
         raise ConnectionError("Name or service not known")
 
@@ -131,5 +133,5 @@ def test_released_weights_name_their_classes():
     assert sources.released_classes("timm:resnet18.a1_in1k")[0].startswith("tench")
 
 
-def test_weights_for_classes_that_timm_does_not_name_have_no_names():
+def test_classes_unnamed_by_timm_have_no_labels():
     assert sources.released_classes("timm:vit_small_patch14_dinov2.lvd142m") == ()

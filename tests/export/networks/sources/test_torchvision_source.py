@@ -11,38 +11,38 @@ from deploykit.export.prepare import wrap_network
 RANDOM = WeightsSource("random")
 
 
-def loaded(text, source=RANDOM, *arguments):
+def load(text, source=RANDOM, *arguments):
     architecture = sources.find_architecture(text)
     return load_network(architecture, sources.parse_arguments(architecture, arguments), source)
 
 
-# ── The network ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The network ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_it_computes_what_torchvisions_own_does(tmp_path):
+def test_the_network_equals_torchvisions(tmp_path):
     own = models.squeezenet1_1().eval()
     torch.save(own.state_dict(), tmp_path / "own.pth")
-    module = loaded("torchvision:squeezenet1_1", WeightsSource("file", path=str(tmp_path / "own.pth"))).module
+    module = load("torchvision:squeezenet1_1", WeightsSource("file", path=str(tmp_path / "own.pth"))).module
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(module(pixels), own(pixels))
 
 
-def test_its_name_says_where_it_is_from():
+def test_the_name_states_the_source():
     assert sources.find_architecture("torchvision:squeezenet1_1").name == "torchvision:squeezenet1_1"
 
 
-def test_finding_it_takes_no_memory_for_its_weights():
+def test_resolving_a_network_allocates_no_weights():
     from deploykit.export.networks.sources.outline import build_outline
 
-    assert all(each.is_meta for each in build_outline(models.vgg16).parameters() if each.dim() > 1)
+    assert all(parameter.is_meta for parameter in build_outline(models.vgg16).parameters() if parameter.dim() > 1)
 
 
-def test_a_network_whose_builder_computes_with_tensors_is_found():
+def test_a_network_whose_builder_computes_with_tensors_is_resolved():
     assert sources.find_architecture("torchvision:regnet_y_400mf").classifier == "fc"
 
 
-def test_finding_it_leaves_the_random_numbers_alone():
+def test_resolving_a_network_preserves_the_random_state():
     torch.manual_seed(5)
     sources.find_architecture("torchvision:squeezenet1_1")
     drawn = torch.rand(3)
@@ -50,23 +50,23 @@ def test_finding_it_leaves_the_random_numbers_alone():
     assert torch.equal(drawn, torch.rand(3))
 
 
-# ── What `--model-arg` takes ──────────────────────────────────────────────────────────────────────────────────────────
+# ── Values of `--model-arg` ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_number_of_classes_can_be_set():
-    assert loaded("torchvision:squeezenet1_1", RANDOM, "num_classes=7").module(torch.zeros(1, 3, 64, 64)).shape == (
+    assert load("torchvision:squeezenet1_1", RANDOM, "num_classes=7").module(torch.zeros(1, 3, 64, 64)).shape == (
         1,
         7,
     )
 
 
-def test_the_classes_of_a_checkpoint_are_found_out(tmp_path):
+def test_the_number_of_classes_is_read_from_the_checkpoint(tmp_path):
     torch.save(models.shufflenet_v2_x0_5(num_classes=7).state_dict(), tmp_path / "own.pth")
-    found = loaded("torchvision:shufflenet_v2_x0_5", WeightsSource("file", path=str(tmp_path / "own.pth")))
-    assert found.arguments["num_classes"] == 7
+    network = load("torchvision:shufflenet_v2_x0_5", WeightsSource("file", path=str(tmp_path / "own.pth")))
+    assert network.arguments["num_classes"] == 7
 
 
-def test_what_no_word_can_say_is_not_offered():
+def test_parameters_that_text_cannot_express_are_not_offered():
     with pytest.raises(UsageError, match="choose from groups, num_classes, width_per_group, zero_init_residual"):
         sources.parse_arguments(sources.find_architecture("torchvision:resnet18"), ["norm_layer=x"])
 
@@ -77,25 +77,25 @@ def test_a_required_size_with_a_default_in_the_builder_can_be_set():
     }
 
 
-# ── What images become ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── Preprocessing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_preprocessing_is_that_of_the_default_weights():
     assert sources.find_architecture("torchvision:resnet50").preprocessing == Preprocessing(232, 224, 224)
 
 
-def test_another_interpolation_than_ours_is_noted():
+def test_a_different_interpolation_is_noted():
     (note,) = sources.find_architecture("torchvision:swin_t").notes
     assert "bicubic" in note
 
 
-def test_our_own_interpolation_needs_no_note():
+def test_the_same_interpolation_is_not_noted():
     assert sources.find_architecture("torchvision:squeezenet1_1").notes == ()
 
 
-def test_weights_that_are_for_one_size_only_bring_it_along():
-    found = sources.find_architecture("torchvision:vit_h_14")
-    assert found.arguments["image_size"] == found.preprocessing.height == 518
+def test_weights_for_a_fixed_image_size_set_that_size():
+    architecture = sources.find_architecture("torchvision:vit_h_14")
+    assert architecture.arguments["image_size"] == architecture.preprocessing.height == 518
 
 
 def test_googlenets_internal_rescaling_is_part_of_the_released_preprocessing():
@@ -111,7 +111,7 @@ def test_googlenets_internal_rescaling_is_part_of_the_released_preprocessing():
     assert torch.allclose(inside[0, :, 0, 0], ours, atol=1e-5)
 
 
-# ── Heads and what only training runs ───────────────────────────────────────────────────────────────────────────────
+# ── Heads and training-only modules ───────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -125,15 +125,15 @@ def test_googlenets_internal_rescaling_is_part_of_the_released_preprocessing():
         ("googlenet", "fc"),
     ],
 )
-def test_the_classifier_is_the_last_layer_that_answers(name, classifier):
+def test_the_classifier_is_the_last_layer_with_the_class_outputs(name, classifier):
     assert sources.find_architecture(f"torchvision:{name}").classifier == classifier
 
 
-def test_an_embedding_is_what_the_classifier_would_read():
+def test_an_embedding_is_the_input_of_the_classifier():
     architecture = sources.find_architecture("torchvision:shufflenet_v2_x0_5")
-    found = load_network(architecture, {}, RANDOM)
-    spec = ModelSpec(architecture.name, "", "", found.arguments, found.preprocessing, head="embedding")
-    assert wrap_network(found.module, spec, architecture.classifier)(torch.zeros(2, 3, 64, 64)).shape == (2, 1024)
+    network = load_network(architecture, {}, RANDOM)
+    spec = ModelSpec(architecture.name, "", "", network.arguments, network.preprocessing, head="embedding")
+    assert wrap_network(network.module, spec, architecture.classifier)(torch.zeros(2, 3, 64, 64)).shape == (2, 1024)
 
 
 @pytest.mark.parametrize(("name", "parts"), [("googlenet", ("aux1", "aux2")), ("inception_v3", ("AuxLogits",))])
@@ -141,7 +141,7 @@ def test_auxiliary_classifiers_are_for_training_only(name, parts):
     assert sources.find_architecture(f"torchvision:{name}").training_only == parts
 
 
-# ── Released weights ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Released weights ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_released_weights_are_the_default_ones():

@@ -1,7 +1,7 @@
 """Stands in for Triton's ONNX Runtime backend, which is C++ and comes with NVIDIA's container only.
 
 The server is NVIDIA's own: it reads config.pbtxt, versions, labels and warm-up files, queues and joins requests, calls
-ensembles step by step. What stands here is what its backend does with one batch: join the requests' tensors along the
+ensembles step by step. This file does what its backend does with one batch: join the requests' tensors along the
 first axis where the model batches, run the graph once, hand each request its rows.
 
 Tensors are passed by DLPack: Triton's own way to NumPy is compiled for NumPy 1 and gives empty arrays under NumPy 2.
@@ -36,16 +36,16 @@ class TritonPythonModel:
         return [response for call in calls for response in self.run(call)]
 
     def run(self, requests):
-        taken = [{tensor.name(): np.from_dlpack(tensor) for tensor in request.inputs()} for request in requests]
-        joined = {name: np.concatenate([each[name] for each in taken]) if self.batches else taken[0][name]
-                  for name in taken[0]}  # fmt: skip
+        inputs = [{tensor.name(): np.from_dlpack(tensor) for tensor in request.inputs()} for request in requests]
+        joined = {name: np.concatenate([tensors[name] for tensors in inputs]) if self.batches else inputs[0][name]
+                  for name in inputs[0]}  # fmt: skip
         print(f"ran {json.dumps({name: array.shape for name, array in joined.items()})}", flush=True)
         names = [output.name for output in self.session.get_outputs()]
-        given = dict(zip(names, self.session.run(names, joined), strict=True))
+        outputs = dict(zip(names, self.session.run(names, joined), strict=True))
         if not self.batches:
-            return [self.response(given)]
-        ends = np.cumsum([len(next(iter(each.values()))) for each in taken])[:-1]
-        rows = {name: np.split(array, ends) for name, array in given.items()}
+            return [self.response(outputs)]
+        ends = np.cumsum([len(next(iter(tensors.values()))) for tensors in inputs])[:-1]
+        rows = {name: np.split(array, ends) for name, array in outputs.items()}
         return [self.response({name: pieces[index] for name, pieces in rows.items()}) for index in range(len(requests))]
 
     def response(self, given):

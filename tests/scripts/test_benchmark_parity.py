@@ -61,4 +61,4 @@ def test_failed_and_refused_networks_are_not_counted_as_within_tolerance():
 
 
 def test_the_page_states_that_random_weights_do_not_show_accuracy():
-    assert "about arithmetic, not about accuracy" in render([row({"fp16": FP16})])
+    assert "these figures describe arithmetic, not accuracy" in render([row({"fp16": FP16})])

@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
@@ -155,6 +155,11 @@ def _run_builder(
     return serialized
 
 
+SIGNAL_POLL_S: Final = 0.1
+"""The system may deliver SIGINT to any thread, and Python's handler runs in the main one, which a wait without a timeout
+would keep asleep until the build has ended."""
+
+
 def _run_interruptibly(work: Callable[[], T], on_interrupt: Callable[[], None]) -> T:
     """Run `work` in a thread and return its result. On Ctrl-C `on_interrupt` is called, and the KeyboardInterrupt is
     raised when the work has ended, whatever its result. The thread starts only when this one can handle an interrupt.
@@ -174,7 +179,7 @@ def _run_interruptibly(work: Callable[[], T], on_interrupt: Callable[[], None]) 
     while not future.done():
         try:
             ready.set()
-            future.exception()
+            wait([future], timeout=SIGNAL_POLL_S)
         except KeyboardInterrupt as raised:
             interrupt = raised
             on_interrupt()

@@ -156,8 +156,8 @@ def _run_builder(
 
 
 SIGNAL_POLL_S: Final = 0.1
-"""The system may deliver SIGINT to any thread, and Python's handler runs in the main one, which a wait without a timeout
-would keep asleep until the build has ended."""
+"""The system may deliver SIGINT to any thread, while Python's handler runs in the main one: a wait without a timeout
+would keep that one asleep until the build has ended."""
 
 
 def _run_interruptibly(work: Callable[[], T], on_interrupt: Callable[[], None]) -> T:

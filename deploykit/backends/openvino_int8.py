@@ -1,4 +1,4 @@
-"""OpenVINO's form of a Q/DQ graph: unsigned activation codes, fastest and correct on every processor.
+"""OpenVINO's form of a Q/DQ graph: unsigned activation codes.
 
 `model.onnx` has the symmetric int8 codes that TensorRT requires. OpenVINO 2026.4.1 computes a Conv after a Concat of
 such codes incorrectly on an AMD EPYC with AVX512-VNNI, and the same values as unsigned codes correctly; its fastest

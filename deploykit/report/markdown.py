@@ -156,7 +156,7 @@ def _stages_section(stages: Stages) -> Iterator[str]:
             else (
                 stage_label(stage),
                 stage.subject,
-                format_db(worst_snr(stage.stage_outputs)),
+                format_db(worst_snr(stage.stage_outputs)) if stage.stage_outputs else ABSENT,
                 format_db(worst_snr(stage.outputs)),
                 "; ".join(stage.failures) or "pass",
             )

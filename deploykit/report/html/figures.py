@@ -18,6 +18,7 @@ from deploykit.core.values import (
     OutputParity,
     Precision,
     PrecisionReceipt,
+    StageParity,
     Stages,
 )
 from deploykit.report.bench import ENOUGH_FOR_P999
@@ -73,20 +74,26 @@ def draw_stages(stages: Stages) -> Markup | None:
     def plot_stages(axes: Axes) -> None:
         for place, stage in enumerate(tested):
             own, total = _worst_db(stage.stage_outputs), _worst_db(stage.outputs)
-            axes.barh(place, end if own is None else own, 0.5, color=ORANGE if stage.failures else BLUE, zorder=2)
+            if stage.stage_outputs:
+                axes.barh(place, end if own is None else own, 0.5, color=ORANGE if stage.failures else BLUE, zorder=2)
             if stage.tolerance is not None:
                 bound = stage.tolerance.min_snr_db
                 axes.plot([bound, bound], [place - 0.25, place + 0.38], color=INK, linewidth=2, zorder=4)
             if total is not None:
                 axes.plot(total, place, "o", markeredgecolor=INK, markerfacecolor=PAPER, zorder=5)
-            text = f"{stage_label(stage)}: {format_db(own)}"
-            axes.annotate(text, (0, place - 0.3), (0, 1), textcoords="offset points", va="bottom")
+            axes.annotate(_stage_text(stage, ": "), (0, place - 0.3), (0, 1), textcoords="offset points", va="bottom")
         axes.set(ylim=(len(tested) - 0.5, -0.8), yticks=[], xlim=(0, end), xlabel="SNR, dB: more is better")
         axes.spines["left"].set_visible(False)
         axes.grid(axis="y", visible=False)
 
-    parts = ", ".join(f"{stage_label(stage)} {format_db(_worst_db(stage.stage_outputs))}" for stage in tested)
+    parts = ", ".join(_stage_text(stage, " ") for stage in tested)
     return render_svg("stages", f"Stage SNR: {parts}", 56 + 44 * len(tested), plot_stages)
+
+
+def _stage_text(stage: StageParity, separator: str) -> str:
+    """The stage and its own SNR; an export measures the engine together with the conversion before it, not alone."""
+    snr = format_db(_worst_db(stage.stage_outputs)) if stage.stage_outputs else "not measured alone"
+    return f"{stage_label(stage)}{separator}{snr}"
 
 
 def draw_layers(errors: LayerErrors) -> Markup | None:

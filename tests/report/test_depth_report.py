@@ -17,6 +17,7 @@ from deploykit.core.values import (
 )
 from deploykit.evaluate.parity.tolerances import for_precision
 from deploykit.report import depth, terminal
+from deploykit.report.html.figures import draw_stages
 
 DATA = DataRecord("photos", "evaluation", 16, real=True, labelled=True, sha256="0" * 64)
 FP32, FP16, INT8 = (for_precision(precision, trained=True) for precision in ("fp32", "fp16", "int8"))
@@ -144,3 +145,11 @@ def test_a_set_without_labels_has_no_column_for_them(text):
 def test_unchanged_predictions_are_reported(text):
     out = text(Diagnosis("b", "int8", samples=SampleDifferences((), (), DATA)))
     assert "all 16 samples are classified as by PyTorch" in out
+
+
+def test_a_stage_that_was_not_measured_alone_has_no_snr_of_its_own_in_the_figure():
+    """An export knows the SNR of conversion and engine together only."""
+    together = msgspec.structs.replace(stage("engine", "the graph with Q/DQ pairs in openvino"), stage_outputs=())
+    drawing = draw_stages(Stages((stage("export", "the FP32 graph", 110.0, FP32), together), DATA))
+    assert "engine not measured alone" in drawing
+    assert "identical" not in drawing

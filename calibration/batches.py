@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 
 from deploykit.core import calibration
@@ -47,6 +48,13 @@ class SampleBatches(NamedTuple):
     def length(self) -> int:
         """Number of batches."""
         return math.ceil(self.record.count / self.size)
+
+    def first(self, count: int) -> SampleBatches:
+        """The first samples: `count`, or all there are, in whole batches where there are more."""
+        if self.record.count <= count:
+            return self
+        whole = max(count // self.size, 1) * self.size
+        return self._replace(record=msgspec.structs.replace(self.record, count=whole), digests=self.digests[:whole])
 
     def batches(self, model: ModelSpec, advance: Callable[[], None] = lambda: None) -> Iterator[Batch]:
         """Iterate over batches of network inputs, prefetched a few samples ahead; `advance` is called per batch."""

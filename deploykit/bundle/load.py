@@ -36,7 +36,6 @@ from deploykit.core.values import (
     TensorSpec,
 )
 from deploykit.evaluate.parity.compare import compare_runners, untrained_caveats
-from deploykit.evaluate.parity.tolerances import for_precision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,7 +96,7 @@ def run_self_test(folder: Path, manifest: Manifest, engine: Engine, runner: Runn
         ReplayRunner(manifest.inputs, manifest.outputs, outputs),
         runner,
         [Batch(inputs, (None,) * count)],
-        for_precision(manifest.precision, manifest.weights.trained),
+        manifest.parity.tolerance,
         msgspec.structs.replace(manifest.parity.data, count=count, labelled=False),
         manifest.model.head,
         (*untrained_caveats(manifest.weights), *engine.caveats),

@@ -136,7 +136,7 @@ def export_command(
     destination = output or Path("build") / f"{network_defaults(model).name}-{request.precision}"
     outcome = export.export(request, destination, force, TerminalProgress())
     _print_outcome(outcome, as_json)
-    return 1 if outcome.manifest.failures else 0
+    return 1 if outcome.manifest.failures or outcome.manifest.named_engine_failures else 0
 
 
 def _read_precision(options: dict[str, Any]) -> Precision:
@@ -222,9 +222,8 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     out = terminal.create_console()
     state = "is up to date" if outcome.up_to_date else "written, marked failed" if manifest.failures else "written"
     out.print(Text(str(outcome.folder), "bold"), state, soft_wrap=True)
-    out.print(terminal.render_verdict(manifest.parity, manifest.precision, outcome.folder))
-    for failure in manifest.failures[len(manifest.parity.failures) :]:
-        out.print(Text(f"FAILED  {failure}", "bold red"))
+    others = manifest.failures[len(manifest.parity.failures) :]
+    out.print(terminal.render_verdict(manifest.parity, manifest.precision, outcome.folder, manifest.receipt, others))
     out.print(precision.render_precision(manifest.calibration, manifest.budget, manifest.receipt))
     if manifest.graph.fp32_nodes:
         out.print(f"  {len(manifest.graph.fp32_nodes)} nodes stay FP32:")
@@ -234,5 +233,5 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
         out.print(terminal.render_latency(manifest.latency))
     for engine in manifest.extra_engines:
         out.print(extra_engines.render_engine(engine, manifest.precision, outcome.folder))
-    if manifest.failures:
+    if manifest.failures or manifest.named_engine_failures:
         out.print(next_steps.conclude_export(manifest, outcome.folder))

@@ -59,10 +59,8 @@ def stages_table(stages: Stages) -> Table:
 
 
 def stage_label(stage: StageParity) -> str:
-    """A stage's printed name: the stage `precision` is `cast` or `Q/DQ`."""
-    if stage.stage != "precision":
-        return stage.stage
-    return "Q/DQ" if stage.tolerance is not None and stage.tolerance.name.startswith("int8") else "cast"
+    """A stage's printed name."""
+    return stage.stage
 
 
 def stages_verdict(stages: Stages) -> Iterator[RenderableType]:

@@ -21,11 +21,13 @@ from deploykit.core.values import (
     ModelSpec,
     OutputParity,
     Parity,
+    PrecisionReceipt,
     Prediction,
     TensorSpec,
     WeightsRecord,
 )
 from deploykit.report.formatting import fill_bundle_path, format_batch_shape, format_bytes, format_path
+from deploykit.report.verdict import format_headline, list_qualifiers, list_verdict_lines
 
 UNWRAPPED: Final = 1_000_000
 """Columns of a pipe or a file: more than any line needs."""
@@ -99,13 +101,24 @@ def render_catalog(rows: Sequence[CatalogRow]) -> Group:
     return Group(table, "", *references, "", weights)
 
 
-def render_verdict(parity: Parity, precision: str, folder: Path | None = None) -> Group:
-    """The verdict in one line, then its figures, failures and caveats; commands in them name the bundle's `folder`."""
-    text = Text("PASSED" if parity.passed else "FAILED", style="bold green" if parity.passed else "bold red")
+def render_verdict(
+    parity: Parity,
+    precision: str,
+    folder: Path | None = None,
+    receipt: PrecisionReceipt | None = None,
+    other_failures: Sequence[str] = (),
+) -> Group:
+    """The verdict in one line, then its figures, failures and caveats; commands in them name the bundle's `folder`.
+
+    `receipt` is that of the engine, `other_failures` what failed besides parity.
+    """
+    passed = parity.passed and not other_failures
+    headline = format_headline(passed, list_qualifiers(parity, precision, receipt))
+    text = Text(headline, style="bold green" if passed else "bold red")
     text.append(
         f"  {precision} against {parity.oracle} on {parity.data.count} samples of {parity.data.name}", style="none"
     )
-    figures = [_format_output(output) for output in parity.outputs]
+    figures = list(list_verdict_lines(parity, precision)) or [_format_output(output) for output in parity.outputs]
     if parity.accuracy is not None:
         figures.append(format_accuracy(parity.accuracy, parity.oracle))
     caveats = parity.caveats
@@ -114,7 +127,7 @@ def render_verdict(parity: Parity, precision: str, folder: Path | None = None) -
     return Group(
         text,
         *(hang(" ", figure) for figure in figures),
-        *map(render_failure, parity.failures),
+        *map(render_failure, (*parity.failures, *other_failures)),
         *map(render_note, caveats),
     )
 
@@ -126,7 +139,9 @@ def format_accuracy(figures: Accuracy, oracle: str) -> str:
 
 def _format_output(output: OutputParity) -> str:
     snr = "identical" if output.snr_db is None else f"SNR {output.snr_db:.1f} dB"
-    parts = [f"{output.name}: max |Δ| {output.max_relative:.1e} of full scale", snr, f"cosine {output.cosine:.7f}"]
+    parts = [f"{output.name}: max |Δ| {output.max_relative:.1e} of full scale", snr]
+    if output.cosine is not None:
+        parts.append(f"cosine {output.cosine:.7f}")
     if output.top1_agreement is not None:
         parts.append(f"top-1 agreement {output.top1_agreement:.1%}")
     return ", ".join(parts)
@@ -165,7 +180,8 @@ def format_matrix_row(row: MatrixRow) -> str:
 def _output_cells(output: OutputParity) -> tuple[str, str, str, str]:
     snr = "∞" if output.snr_db is None else f"{output.snr_db:.1f}"
     top1 = "" if output.top1_agreement is None else f"{output.top1_agreement:.0%}"
-    return f"{output.max_relative:.1e}", snr, f"{output.cosine:.6f}", top1
+    cosine = "" if output.cosine is None else f"{output.cosine:.6f}"
+    return f"{output.max_relative:.1e}", snr, cosine, top1
 
 
 def render_predictions(rows: Iterable[Prediction]) -> Text:

@@ -46,7 +46,7 @@ def quantize_graph(candidates: Int8Candidates, recipe: Recipe) -> PrecisionGraph
 
 def evaluate_recipe(candidates: Int8Candidates, recipe: Recipe) -> Verdict:
     """Parity of the graph that `recipe` gives."""
-    return stages.evaluate_parity(candidates.session, quantize_graph(candidates, recipe))
+    return stages.compare_engine(candidates.session, quantize_graph(candidates, recipe))
 
 
 def worst_snr_db(verdict: Verdict) -> float:

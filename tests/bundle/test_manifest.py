@@ -71,7 +71,7 @@ def test_equal_manifests_give_equal_bytes(manifest, fp16_bundle):
 
 def test_the_manifest_is_indented_and_ends_with_a_newline(fp16_bundle):
     text = (fp16_bundle / "manifest.json").read_text()
-    assert text.startswith('{\n  "schema_version": 5,\n')
+    assert text.startswith('{\n  "schema_version": 6,\n')
     assert text.endswith("}\n")
 
 

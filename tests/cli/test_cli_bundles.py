@@ -250,7 +250,7 @@ def a_field_less(content):
 
 
 def another_version(content):
-    content["schema_version"] = 6
+    content["schema_version"] = 7
     content["of version 6"] = {}
     del content["graph"]
 
@@ -296,7 +296,7 @@ def a_graph_without_a_digest(content):
     [
         (a_field_more, "is damaged: Object contains unknown field `colour`"),
         (a_field_less, "is damaged: Object missing required field `weights`"),
-        (another_version, "has schema version 6, and this deploykit reads version 5. Use the deploykit that wrote it"),
+        (another_version, "has schema version 7, and this deploykit reads version 6. Use the deploykit that wrote it"),
         (a_version_in_words, "is damaged: Expected `int`, got `str` - at `$.schema_version`"),
         (no_version, "is damaged: Object missing required field `schema_version`"),
         (a_file_outside, "is damaged: the path '../x' leaves the bundle"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from deploykit.core.values.base import ChannelOrder, Head, IoType, Observer, Precision, PreprocessIn, Value
+from deploykit.core.values.costs import OutputKind
 from deploykit.core.values.engines import BuildOptions
 from deploykit.core.values.networks import ExportOptions, InputSpec, WeightsSource
 
@@ -71,8 +74,12 @@ class ExportRequest(Value, frozen=True):
     """
     samples: int = 16
     """Number of evaluation samples for parity."""
+    output_kinds: Mapping[str, OutputKind] = msgspec.field(default_factory=dict)
+    """Kinds of outputs by name, which set the terms of their cost; those of others are inferred."""
     target: str = "onnxruntime"
     """Backend of the primary engine, which is evaluated and measured."""
+    fallback_targets: tuple[str, ...] = ()
+    """Backends to take instead, in order, where the engine of `target` does not compute its graph."""
     extra_engines: tuple[str, ...] = ()
     """Backends of additional engines, evaluated if this machine can run them."""
     optional_engines: tuple[str, ...] = ()

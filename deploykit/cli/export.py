@@ -232,6 +232,8 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
             out.print(f"    {node.node}: {node.reason}")
     if manifest.latency is not None:
         out.print(terminal.render_latency(manifest.latency))
+    if manifest.fp32_latency is not None:
+        out.print(terminal.render_speedup(manifest.fp32_latency, manifest.precision, manifest.engine.backend))
     for engine in manifest.extra_engines:
         out.print(extra_engines.render_engine(engine, manifest.precision, outcome.folder))
     if manifest.failures:

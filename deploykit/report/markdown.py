@@ -25,6 +25,7 @@ from deploykit.report.formatting import (
 )
 from deploykit.report.key_figures import key_figures
 from deploykit.report.precision import describe_disjointness
+from deploykit.report.speedup import format_factor, list_slower_than_fp16
 
 MARK = "<!-- deploykit report -->"
 
@@ -38,7 +39,10 @@ def render_markdown(report: Report) -> str:
     if len(report.bundles) == 1:
         parts += _bundle_sections(report.bundles[0])
     else:
-        parts += [f"# {len(report.bundles)} bundles compared", _engines_table(engine_rows(report))]
+        rows = engine_rows(report)
+        parts += [f"# {len(report.bundles)} bundles compared", _engines_table(rows)]
+        if slower := tuple(list_slower_than_fp16(rows)):
+            parts.append(_bullet_list(slower))
         for bundle in report.bundles:
             parts += [f"## {_escape_markdown(bundle.name)}", *_verdict_lines(bundle)]
             parts += _caveat_lines(bundle)
@@ -123,6 +127,7 @@ def _engines_table(rows: Sequence[EngineRow]) -> str:
             "top-1 agreement",
             "accuracy",
             "p50",
+            "over FP32",
             "samples/s",
             "size",
         ),
@@ -138,6 +143,7 @@ def _engines_table(rows: Sequence[EngineRow]) -> str:
                 format_percent(row.top1_agreement),
                 ABSENT if row.accuracy is None else format_percent(row.accuracy.candidate, 2),
                 format_ms(row.latency.p50_ms if row.latency else None),
+                ABSENT if row.fp32 is None else format_factor(row.fp32.speedup.estimate),
                 format_number(row.latency.throughput_per_s if row.latency else None),
                 format_bytes(row.bytes),
             )

@@ -23,6 +23,7 @@ from deploykit.report.formatting import ABSENT, FILTERS, format_number, placehol
 from deploykit.report.html import figures
 from deploykit.report.key_figures import key_figures
 from deploykit.report.precision import describe_disjointness
+from deploykit.report.speedup import format_factor, list_slower_than_fp16
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -31,7 +32,7 @@ HERE: Final = Path(__file__).parent
 
 ENGINE_COLUMNS: Final = (
     ("#", "right"), ("network", ""), ("precision", ""), ("backend", ""), ("verdict", ""), ("SNR", "right"),
-    ("top-1", "right"), ("accuracy", "right"), ("p50", "right"), ("samples/s", "right"), ("size", "right"),
+    ("top-1", "right"), ("accuracy", "right"), ("p50", "right"), ("over FP32", "right"), ("samples/s", "right"), ("size", "right"),
 )  # fmt: skip
 """Columns of the comparison, with the CSS class of their cells."""
 
@@ -172,6 +173,8 @@ def _create_environment() -> Environment:
         caveats=list_caveats,
         disjointness=describe_disjointness,
         picture=_is_picture,
+        factor=format_factor,
+        slower_than_fp16=list_slower_than_fp16,
     )
     return environment
 

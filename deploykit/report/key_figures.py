@@ -19,7 +19,7 @@ class KeyFigure(Value, frozen=True):
 
 
 def key_figures(bundle: ReportedBundle) -> tuple[KeyFigure, ...]:
-    """Speed-up and size against FP32, parity, accuracy, latency, size and executed precision, as far as they are known."""
+    """Speed-up and size against FP32, parity, accuracy, latency, size and executed precision, where known."""
     return tuple(_list_figures(bundle))
 
 
@@ -42,7 +42,9 @@ def _list_figures(bundle: ReportedBundle) -> Iterator[KeyFigure]:
 
 def _speedup_figures(beside: Fp32Comparison, backend: str) -> Iterator[KeyFigure]:
     """The first tiles: what the precision gains."""
-    against = f"{format_ms(beside.engine_p50_ms)} against {format_ms(beside.p50_ms)} in {backend}, {format_spread(beside)}"
+    against = (
+        f"{format_ms(beside.engine_p50_ms)} against {format_ms(beside.p50_ms)} in {backend}, {format_spread(beside)}"
+    )
     warning = "slower than FP32: " if beside.slower else ""
     yield KeyFigure("speed-up over FP32", format_factor(beside.speedup.estimate), f"{warning}p50 {against}")
     yield KeyFigure("size against FP32", format_factor(beside.size_ratio), f"FP32: {format_bytes(beside.bytes)}")

@@ -10,10 +10,12 @@ from deploykit.report.bench import ENOUGH_FOR_P999, THROUGH
 from deploykit.report.bounds import list_bounds
 from deploykit.report.bundle_document import EngineRow, Report, ReportedBundle, engine_rows, worst_snr
 from deploykit.report.caveats import list_caveats
+from deploykit.report.cpp_engine import describe_cpp_engine
 from deploykit.report.depth import stage_label
 from deploykit.report.export_command import export_command_words
 from deploykit.report.formatting import (
     ABSENT,
+    fill_bundle_path,
     format_bytes,
     format_db,
     format_ms,
@@ -22,6 +24,7 @@ from deploykit.report.formatting import (
     format_power,
     format_precision,
     format_samples,
+    placeholder_path,
 )
 from deploykit.report.key_figures import key_figures
 from deploykit.report.precision import describe_disjointness
@@ -102,6 +105,8 @@ def _verdict_lines(bundle: ReportedBundle) -> Iterator[str]:
     )
     if failures:
         yield _bullet_list(failures)
+    if (cpp := describe_cpp_engine(manifest)) is not None:
+        yield f"**C++**: {_escape_markdown(fill_bundle_path(cpp, placeholder_path(bundle.name)))}."
     if not manifest.weights.trained:
         origin = _escape_markdown(manifest.weights.source)
         yield f"**Untrained**: the weights are {origin}. Predictions are meaningless; accuracy was not evaluated."

@@ -213,7 +213,9 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     from rich.text import Text
 
     from deploykit.report import extra_engines, next_steps, precision, terminal
+    from deploykit.report.cpp_engine import describe_cpp_engine
     from deploykit.report.document import encode_document
+    from deploykit.report.formatting import fill_bundle_path, format_path
 
     manifest = outcome.manifest
     if as_json:
@@ -224,6 +226,8 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     out.print(Text(str(outcome.folder), "bold"), state, soft_wrap=True)
     others = manifest.failures[len(manifest.parity.failures) :]
     out.print(terminal.render_verdict(manifest.parity, manifest.precision, outcome.folder, manifest.receipt, others))
+    if (cpp := describe_cpp_engine(manifest)) is not None:
+        out.print(terminal.render_note(fill_bundle_path(cpp, format_path(outcome.folder))))
     out.print(precision.render_precision(manifest.calibration, manifest.budget, manifest.receipt))
     if manifest.graph.fp32_nodes:
         out.print(f"  {len(manifest.graph.fp32_nodes)} nodes stay FP32:")
@@ -231,6 +235,8 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
             out.print(f"    {node.node}: {node.reason}")
     if manifest.latency is not None:
         out.print(terminal.render_latency(manifest.latency))
+    if manifest.fp32_latency is not None:
+        out.print(terminal.render_speedup(manifest.fp32_latency, manifest.precision, manifest.engine.backend))
     for engine in manifest.extra_engines:
         out.print(extra_engines.render_engine(engine, manifest.precision, outcome.folder))
     if manifest.failures or manifest.named_engine_failures:

@@ -10,6 +10,7 @@ import msgspec
 from deploykit.core.values import (
     Accuracy,
     Engine,
+    Fp32Comparison,
     Latency,
     Manifest,
     OutputParity,
@@ -67,6 +68,8 @@ class EngineRow(Value, frozen=True):
     top1_agreement: float | None
     accuracy: Accuracy | None
     latency: Latency | None
+    fp32: Fp32Comparison | None
+    """FP32 on the same backend, timed in alternation with the engine."""
     bytes: int
     """Size of the engine's file, with the external data of a graph."""
 
@@ -97,6 +100,7 @@ def engine_rows(report: Report) -> tuple[EngineRow, ...]:
         first = _engine_row(
             len(rows) + 1, bundle, manifest.engine, manifest.parity, not bundle.failures, manifest.latency
         )
+        first = msgspec.structs.replace(first, fp32=manifest.fp32_latency)
         rows.append(first)
         rows += [
             _extra_engine_row(number, bundle, other)
@@ -108,6 +112,7 @@ def engine_rows(report: Report) -> tuple[EngineRow, ...]:
 def _extra_engine_row(number: int, bundle: ReportedBundle, other: SecondaryEngine) -> EngineRow:
     passed = None if other.parity is None else not other.failures
     row = _engine_row(number, bundle, other.engine, other.parity, passed, other.latency)
+    row = msgspec.structs.replace(row, fp32=other.fp32_latency)
     at, home = other.provenance, bundle.manifest.provenance
     if at is None or (at.host, at.processor) == (home.host, home.processor):
         return row
@@ -139,6 +144,7 @@ def _engine_row(
         top1_agreement=min(agreements, default=None),
         accuracy=parity.accuracy if parity is not None else None,
         latency=latency,
+        fp32=None,
         bytes=engine_bytes(bundle.manifest, engine),
     )
 

@@ -29,6 +29,8 @@ def render_engine(secondary: SecondaryEngine, precision: str, folder: Path) -> G
         parts.append(precisions.render_executed(secondary.receipt))
     if secondary.latency is not None:
         parts.append(terminal.render_latency(secondary.latency))
+    if secondary.fp32_latency is not None:
+        parts.append(terminal.render_speedup(secondary.fp32_latency, precision, secondary.engine.backend))
     return Group(*parts)
 
 

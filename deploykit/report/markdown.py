@@ -10,10 +10,12 @@ from deploykit.report.bench import ENOUGH_FOR_P999, THROUGH
 from deploykit.report.bounds import list_bounds
 from deploykit.report.bundle_document import EngineRow, Report, ReportedBundle, engine_rows, worst_snr
 from deploykit.report.caveats import list_caveats
+from deploykit.report.cpp_engine import describe_cpp_engine
 from deploykit.report.depth import stage_label
 from deploykit.report.export_command import export_command_words
 from deploykit.report.formatting import (
     ABSENT,
+    fill_bundle_path,
     format_bytes,
     format_db,
     format_ms,
@@ -22,9 +24,11 @@ from deploykit.report.formatting import (
     format_power,
     format_precision,
     format_samples,
+    placeholder_path,
 )
 from deploykit.report.key_figures import key_figures
 from deploykit.report.precision import describe_disjointness
+from deploykit.report.speedup import format_factor, list_slower_than_fp16
 
 MARK = "<!-- deploykit report -->"
 
@@ -38,7 +42,10 @@ def render_markdown(report: Report) -> str:
     if len(report.bundles) == 1:
         parts += _bundle_sections(report.bundles[0])
     else:
-        parts += [f"# {len(report.bundles)} bundles compared", _engines_table(engine_rows(report))]
+        rows = engine_rows(report)
+        parts += [f"# {len(report.bundles)} bundles compared", _engines_table(rows)]
+        if slower := tuple(list_slower_than_fp16(rows)):
+            parts.append(_bullet_list(slower))
         for bundle in report.bundles:
             parts += [f"## {_escape_markdown(bundle.name)}", *_verdict_lines(bundle)]
             parts += _caveat_lines(bundle)
@@ -98,6 +105,8 @@ def _verdict_lines(bundle: ReportedBundle) -> Iterator[str]:
     )
     if failures:
         yield _bullet_list(failures)
+    if (cpp := describe_cpp_engine(manifest)) is not None:
+        yield f"**C++**: {_escape_markdown(fill_bundle_path(cpp, placeholder_path(bundle.name)))}."
     if not manifest.weights.trained:
         origin = _escape_markdown(manifest.weights.source)
         yield f"**Untrained**: the weights are {origin}. Predictions are meaningless; accuracy was not evaluated."
@@ -123,6 +132,7 @@ def _engines_table(rows: Sequence[EngineRow]) -> str:
             "top-1 agreement",
             "accuracy",
             "p50",
+            "over FP32",
             "samples/s",
             "size",
         ),
@@ -138,6 +148,7 @@ def _engines_table(rows: Sequence[EngineRow]) -> str:
                 format_percent(row.top1_agreement),
                 ABSENT if row.accuracy is None else format_percent(row.accuracy.candidate, 2),
                 format_ms(row.latency.p50_ms if row.latency else None),
+                ABSENT if row.fp32 is None else format_factor(row.fp32.speedup.estimate),
                 format_number(row.latency.throughput_per_s if row.latency else None),
                 format_bytes(row.bytes),
             )

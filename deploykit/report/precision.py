@@ -63,12 +63,17 @@ def render_executed(receipt: PrecisionReceipt) -> Text:
     """Shares of the multiply-accumulates by executed precision, as the backend reports them."""
     if not receipt.layers:
         return Text("executed precision: no layer of the network multiplies by weights")
+    runtime = RUNTIMES.get(receipt.backend, receipt.backend)
+    return Text(f"executed precision: {format_shares(receipt)} ({runtime} {receipt.version}, {receipt.evidence})")
+
+
+def format_shares(receipt: PrecisionReceipt) -> str:
+    """`97.3 % INT8, 2.7 % FP32 by MACs`, the largest share first."""
     shares = sorted(receipt.shares.items(), key=lambda item: -item[1])
     parts = [f"{format_share(share)} {arithmetic.upper()}" for arithmetic, share in shares]
     if receipt.unreported:
         parts.append(f"{format_share(1 - sum(receipt.shares.values()))} unreported")
-    runtime = RUNTIMES.get(receipt.backend, receipt.backend)
-    return Text(f"executed precision: {', '.join(parts)} by MACs ({runtime} {receipt.version}, {receipt.evidence})")
+    return f"{', '.join(parts)} by MACs"
 
 
 def format_share(share: float) -> str:

@@ -15,6 +15,7 @@ from deploykit.core.values import (
     BatchRange,
     CatalogRow,
     Finding,
+    Fp32Comparison,
     Latency,
     LayerRow,
     MatrixRow,
@@ -27,6 +28,7 @@ from deploykit.core.values import (
     WeightsRecord,
 )
 from deploykit.report.formatting import fill_bundle_path, format_batch_shape, format_bytes, format_path
+from deploykit.report.speedup import describe_slowdown, describe_speedup
 from deploykit.report.verdict import format_headline, list_qualifiers, list_verdict_lines
 
 UNWRAPPED: Final = 1_000_000
@@ -156,6 +158,12 @@ def render_latency(figures: Latency) -> Group:
     if figures.settled:
         return Group(text)
     return Group(text, render_note("warm-up did not settle: the machine was busy"))
+
+
+def render_speedup(beside: Fp32Comparison, precision: str, backend: str) -> Group:
+    """The engine beside FP32 on the same backend; a note where it is slower."""
+    slowdown = describe_slowdown(beside, precision, backend)
+    return Group(describe_speedup(beside, backend), *([] if slowdown is None else [render_note(slowdown)]))
 
 
 def matrix_table(rows: Iterable[MatrixRow]) -> Table:

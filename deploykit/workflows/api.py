@@ -230,13 +230,15 @@ def measure_latency(
     load: Load | None = None,
     settings: Settings | None = None,
     scenario: Scenario | None = None,
+    backend: str | None = None,
     progress: Progress = QUIET,
 ) -> Bench:
     """Latency on this machine, in milliseconds, of calls with the bundle's golden inputs at each batch size (default:
     the smallest that it accepts), after a warm-up that lasts until latency is stable.
 
     `load` sets the number of callers and the arrival rate, `settings` the duration; `scenario` adds MLPerf's LoadGen.
-    `runtime="cpp"` measures the C++ library, which is built on first use.
+    `runtime="cpp"` measures the C++ library, which is built on first use. `backend` names the engine's backend; without
+    it the engine is the one that `load` chooses, and the result's caveats say which were skipped.
 
     UsageError for a batch size that the bundle does not accept.
     """
@@ -245,7 +247,7 @@ def measure_latency(
     from deploykit.workflows import benchmark
 
     load, settings = load or Load(), settings or Settings()
-    return benchmark.bench_bundle(Path(bundle), runtime, batches, load, settings, scenario, progress)
+    return benchmark.bench_bundle(Path(bundle), runtime, batches, load, settings, scenario, progress, backend)
 
 
 @translate_import_errors()

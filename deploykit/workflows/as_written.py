@@ -14,7 +14,8 @@ from typing import Literal
 from deploykit.backends import create_backend
 from deploykit.backends.adapters import CastingRunner
 from deploykit.core.values import Precision, Runner
-from deploykit.quantize.emulate import write_floor_graph, write_rounded_graph
+from deploykit.quantize.emulate import write_rounded_graph
+from deploykit.quantize.floor import write_floor_graph
 
 
 @contextmanager

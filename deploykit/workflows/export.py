@@ -5,7 +5,7 @@
     select precision                cast to FP16/BF16, or calibrate and quantize to INT8, on samples of their own
     audit executed precision        read back which arithmetic the engine really uses
     evaluate parity                 compare the engine with its graph, and the graph with the reference
-    measure latency                 on this machine
+    measure latency                 on this machine, with FP32 in alternation
     build extra engines             for other backends, evaluated likewise where this machine can run them
     write bundle                    whole and with its report, or not at all
 
@@ -33,9 +33,7 @@ from deploykit.core.values import (
     CLASSIFIER_HEADS,
     Backend,
     ExportRequest,
-    Latency,
     MatrixRow,
-    Measurement,
     Parity,
     PrecisionReceipt,
     Progress,
@@ -45,6 +43,7 @@ from deploykit.core.values import (
 )
 from deploykit.export.networks import Network, open_network, sources
 from deploykit.workflows import cache_keys, reporting, stages
+from deploykit.workflows.fp32_beside import TimedEngine, time_engine
 from deploykit.workflows.precision import PrecisionResult, select_precision
 from deploykit.workflows.stages import BuiltEngine, Fp32Graph, Session
 
@@ -69,9 +68,9 @@ def export(request: ExportRequest, destination: Path, force: bool, progress: Pro
     require_replaceable(destination, force)
 
     state = build_state(request, open_network(request, create_backend), progress)
-    measured = stages.measure_latency(state.session, state.selected.graph, state.primary.built)
+    timed = time_engine(state.session, state.selected.graph, state.primary.built)
     extra = (*_build_extra_engines(state), *_build_optional_engines(state))
-    manifest = _write_bundle(destination, key, state, measured, extra)
+    manifest = _write_bundle(destination, key, state, timed, extra)
     return Outcome(manifest, destination, up_to_date=False)
 
 
@@ -189,19 +188,21 @@ def _build_extra_engine(state: ExportState, backend: Backend) -> ExtraEngine:
         built = stages.compile_engine(session, graph)
         return ExtraEngine(SecondaryEngine(built.engine, reason), built.folder)
     built, parity, _, receipt = _judge_engine(session, state.selected)
-    latency = stages.measure_latency(session, graph, built).latency
-    return ExtraEngine(SecondaryEngine(built.engine, None, parity, receipt, latency), built.folder)
+    timed = time_engine(session, graph, built)
+    latency = timed.measured.latency
+    secondary = SecondaryEngine(built.engine, None, parity, receipt, latency, fp32_latency=timed.fp32)
+    return ExtraEngine(secondary, built.folder)
 
 
 def _write_bundle(
-    destination: Path, key: str, state: ExportState, measured: Measurement, extra: Sequence[ExtraEngine]
+    destination: Path, key: str, state: ExportState, timed: TimedEngine, extra: Sequence[ExtraEngine]
 ) -> Manifest:
     """Write the bundle with its records and its report; returns the manifest with the digests of all files."""
-    session, records = state.session, Records(measured, state.primary.by_stage)
+    session, records = state.session, Records(timed.measured, state.primary.by_stage)
     with session.progress.step("writing the bundle"):
         return write_bundle(
             destination,
-            _compose_manifest(key, state, measured.latency, extra),
+            _compose_manifest(key, state, timed, extra),
             state.primary.built.folder,
             session.oracle.folder,
             _class_labels(session.graph, session.data),
@@ -211,7 +212,7 @@ def _write_bundle(
         )
 
 
-def _compose_manifest(key: str, state: ExportState, latency: Latency, extra: Sequence[ExtraEngine]) -> Manifest:
+def _compose_manifest(key: str, state: ExportState, timed: TimedEngine, extra: Sequence[ExtraEngine]) -> Manifest:
     session, graph, engine = state.session, state.selected.graph, state.primary.built.engine
     exported, conversion = session.graph.exported, graph.conversion
     return Manifest(
@@ -244,9 +245,10 @@ def _compose_manifest(key: str, state: ExportState, latency: Latency, extra: Seq
         extra_engines=tuple(other.engine for other in extra),
         golden=session.oracle.golden,
         parity=state.primary.parity,
-        latency=latency,
+        latency=timed.measured.latency,
         provenance=collect_provenance(),
         files={},
+        fp32_latency=timed.fp32,
     )
 
 

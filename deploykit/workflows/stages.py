@@ -302,23 +302,20 @@ def audit_precision(session: Session, graph: PrecisionGraph, built: BuiltEngine)
     return load_entry(folder, PrecisionReceipt)
 
 
-def measure_latency(session: Session, graph: PrecisionGraph, built: BuiltEngine) -> Measurement:
-    """Measure the latency of one call on this machine, at the smallest batch that the graph accepts."""
-    backend = session.backend
+def measure_latency(session: Session, built: BuiltEngine) -> Measurement:
+    """Measure the latency of one call on this machine, at the smallest batch that the graph accepts. Never cached: a
+    time is that of this run.
+    """
+    runner = session.backend.load(built.engine, built.folder)
+    inputs = first_call_inputs(runner, session.oracle)
+    with session.progress.step("measuring latency", PROGRESS_STEPS) as advance:
+        return measure_calls(lambda: runner.run(inputs), batch=len(next(iter(inputs.values()))), advance=advance)
 
-    def write_latency(folder: Path) -> None:
-        runner = backend.load(built.engine, built.folder)
-        inputs = first_call_inputs(runner, session.oracle)
-        with session.progress.step("measuring latency", PROGRESS_STEPS) as advance:
-            measured = measure_calls(
-                lambda: runner.run(inputs), batch=len(next(iter(inputs.values()))), advance=advance
-            )
-        save_entry(folder, measured)
 
-    here = collect_provenance()
-    key = {"graph": graph.sha256, "backend": backend.identity, **cache_keys.tool_versions()}
-    machine = {"host": here.host, "processor": here.processor, "cores": here.cores}
-    return load_entry(cache.fetch_or_build("latency", {**key, **machine}, write_latency), Measurement)
+def engine_bytes(built: BuiltEngine) -> int:
+    """Size of the engine's file, with the external data of a graph."""
+    data = built.folder / f"{built.engine.file.path}.data"
+    return built.engine.file.bytes + (data.stat().st_size if data.is_file() else 0)
 
 
 def acceptance_sizes(batch: BatchRange) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import Literal
 from deploykit.core.values.base import Origin, Precision, Value
 from deploykit.core.values.engines import Engine, SecondaryEngine
 from deploykit.core.values.graphs import FileRecord, Fp32Node, Golden, Rewrite, TensorSpec
-from deploykit.core.values.latencies import Latency
+from deploykit.core.values.latencies import Fp32Comparison, Latency
 from deploykit.core.values.networks import BatchRange, ModelSpec, WeightsRecord
 from deploykit.core.values.quantization import Budget, CalibrationReceipt, Placement, PrecisionReceipt, Recipe
 from deploykit.core.values.requests import ExportRequest
@@ -63,6 +63,8 @@ class Manifest(Value, frozen=True):
     latency: Latency | None
     provenance: Provenance
     files: Mapping[str, FileRecord]
+    fp32_latency: Fp32Comparison | None = None
+    """The primary engine beside FP32 on the same backend; None: it is FP32 itself, or FP32 was not timed."""
 
     def __post_init__(self) -> None:
         for path, file in self.files.items():

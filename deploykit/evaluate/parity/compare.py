@@ -224,8 +224,7 @@ def _check_output(parity: OutputParity, samples: int, tolerance: Tolerance) -> l
     cosine, least = parity.cosine, tolerance.min_cosine
     if cosine is not None and least is not None and not cosine >= least:
         failures.append(
-            f"{where} the worst sample's cosine is {cosine:.6f}, "
-            f"below the {tolerance.name} bound of {least:.6f}"
+            f"{where} the worst sample's cosine is {cosine:.6f}, below the {tolerance.name} bound of {least:.6f}"
         )
     if parity.snr_db is not None and not parity.snr_db >= tolerance.min_snr_db:
         failures.append(

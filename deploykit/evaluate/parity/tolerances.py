@@ -66,5 +66,6 @@ def derive_tolerance(precision: Precision, pairs: Iterable[tuple[NDArray[Any], N
     """
     snrs_db = [snr for pair in pairs if (snr := metrics.bounded_snr_db(*pair)) is not None]
     least_db = min(min(snrs_db, default=FP32.min_snr_db) - GOLDEN_MARGIN_DB, FP32.min_snr_db)
-    reason = f"on the golden vectors the graph as written has {least_db + GOLDEN_MARGIN_DB:.1f} dB; twice that error is allowed"
+    written = f"{least_db + GOLDEN_MARGIN_DB:.1f} dB"
+    reason = f"on the golden vectors the graph as written has {written}; twice that error is allowed"
     return Tolerance(precision, None, None, least_db, None, {"min_snr_db": reason})

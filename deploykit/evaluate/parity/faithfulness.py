@@ -12,19 +12,20 @@ from typing import Final, NamedTuple
 from deploykit.core.values import Arrays, Faithfulness, OutputKind, PartFaithfulness, Precision, PrecisionReceipt
 from deploykit.evaluate.cost import split_parts
 from deploykit.evaluate.parity import metrics
-from deploykit.evaluate.parity.graph_outputs import GraphOutputs
+from deploykit.evaluate.parity.graph_outputs import GraphOutputs, pair_parts
 from deploykit.evaluate.parity.tolerances import FP32
 
-INT8_DB: Final = 30.0
-"""Smallest SNR of an engine that computes a Q/DQ graph in integers."""
-
-INT8_REASON: Final = (
-    "the integers are the graph's: a code differs, by one step, where a sum lies within float32's rounding of the "
-    "middle between two steps"
-)
-
 ROUNDING_MARGIN_DB: Final = 6.0
-"""SNR that an engine which rounds elsewhere may lose against the graph's own rounding error: twice that error."""
+"""SNR that an engine may lose against its graph's own rounding error: twice that error."""
+
+LARGEST_DB: Final = 60.0
+"""A bound is never above this: where rounding is all but exact, a single code that falls on the other side is more."""
+
+ROUNDING_REASON: Final = (
+    "it may round elsewhere than the graph, or nowhere, and a sum near the middle between two steps may fall on either"
+    " side: each such step moves the sums behind it, so that two right computations drift apart as far as rounding itself "
+    "moves the outputs. Twice that is allowed"
+)
 
 
 class FaithfulnessBound(NamedTuple):
@@ -65,38 +66,22 @@ def bound_faithfulness(
     `oracle` and `written` hold the same samples. An engine that computes FP16 nodes in FP32 is compared with a graph
     that rounds no activation either, and must agree as FP32 does.
     """
-    if precision in ("int8", "int8-fp16"):
-        return FaithfulnessBound(_same_for_all(written, kinds, INT8_DB), INT8_REASON)
     if not rounds_activations(precision, receipt):
         reason = f"it computes in FP32, as the graph is computed here: {FP32.reasons['min_snr_db']}"
-        return FaithfulnessBound(_same_for_all(written, kinds, FP32.min_snr_db), reason)
+        bounds = {(name, part): FP32.min_snr_db for name, part, _, _ in pair_parts(oracle, written, kinds)}
+        return FaithfulnessBound(bounds, reason)
     bounds = {}
-    for name, array in written.items():
-        rounded = split_parts(kinds[name], array)
-        for part, reference in split_parts(kinds[name], oracle[name][: len(array)]).items():
-            snr_db = metrics.bounded_snr_db(reference, rounded[part])
-            bounds[name, part] = min(
-                FP32.min_snr_db, (FP32.min_snr_db if snr_db is None else snr_db) - ROUNDING_MARGIN_DB
-            )
-    return FaithfulnessBound(
-        bounds,
-        f"it may round elsewhere than the graph, or nowhere: twice the error of all roundings of {precision.upper()}",
-    )
+    for name, part, reference, rounded in pair_parts(oracle, written, kinds):
+        snr_db = metrics.bounded_snr_db(reference, rounded)
+        bounds[name, part] = LARGEST_DB if snr_db is None else min(snr_db - ROUNDING_MARGIN_DB, LARGEST_DB)
+    return FaithfulnessBound(bounds, ROUNDING_REASON)
 
 
 def rounds_activations(precision: Precision, receipt: PrecisionReceipt | None) -> bool:
-    """Whether an engine of an FP16 or BF16 graph rounds its activations: where it executes a layer in 16 bits, or does
-    not say what it executes.
-    """
-    if precision not in ("fp16", "bf16"):
-        return False
-    return (
-        receipt is None or not receipt.layers or any(share for name, share in receipt.shares.items() if name != "fp32")
-    )
-
-
-def _same_for_all(written: Arrays, kinds: Mapping[str, OutputKind], min_snr_db: float) -> dict[tuple[str, str], float]:
-    return {(name, part): min_snr_db for name, array in written.items() for part in split_parts(kinds[name], array)}
+    """Whether an engine rounds the activations of its graph: not where it executes an FP16 or BF16 graph in FP32."""
+    if precision not in ("fp16", "bf16") or receipt is None or not receipt.layers:
+        return True
+    return any(share for name, share in receipt.shares.items() if name != "fp32")
 
 
 def _describe_failure(row: PartFaithfulness, subject: str) -> list[str]:

@@ -7,13 +7,13 @@ affords.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from deploykit.core.values import Arrays, OutputCost, OutputKind, PartCost, Precision, PrecisionCost
 from deploykit.evaluate.cost import judge_cost, measure_cost, split_parts
 from deploykit.evaluate.parity import metrics
-from deploykit.evaluate.parity.graph_outputs import GraphOutputs
+from deploykit.evaluate.parity.graph_outputs import GraphOutputs, pair_parts
 
 FLOOR_MARGIN_DB: Final = 6.0
 """SNR that a graph may lose against the floor: twice its error."""
@@ -40,7 +40,7 @@ def measure_half_precision_cost(
 ) -> PrecisionCost:
     """The cost of FP16 or BF16, judged by its floor: outputs of an emulation that rounds the FP32 graph."""
     parts = []
-    for name, part, reference, rounded in _pair_parts(oracle, written.outputs, kinds):
+    for name, part, reference, rounded in pair_parts(oracle, written.outputs, kinds):
         floor_db = metrics.bounded_snr_db(reference, split_parts(kinds[name], floor[name])[part])
         least = ENOUGH_DB[precision] if floor_db is None else min(floor_db - FLOOR_MARGIN_DB, ENOUGH_DB[precision])
         parts.append(PartCost(name, part, metrics.bounded_snr_db(reference, rounded), floor_db, least))
@@ -58,7 +58,7 @@ def measure_int8_cost(
     least = None if trained else INT8_LEAST_DB
     parts = [
         PartCost(name, part, metrics.bounded_snr_db(reference, rounded), None, least)
-        for name, part, reference, rounded in _pair_parts(oracle, written.outputs, kinds)
+        for name, part, reference, rounded in pair_parts(oracle, written.outputs, kinds)
     ]
     outputs = _measure_outputs(oracle, written.outputs, kinds)
     judged = tuple(map(judge_cost, outputs)) if trained else outputs
@@ -67,16 +67,6 @@ def measure_int8_cost(
 
 def _measure_outputs(oracle: Arrays, written: Arrays, kinds: Mapping[str, OutputKind]) -> tuple[OutputCost, ...]:
     return tuple(measure_cost(name, kinds[name], oracle[name][: len(array)], array) for name, array in written.items())
-
-
-def _pair_parts(
-    oracle: Arrays, written: Arrays, kinds: Mapping[str, OutputKind]
-) -> Iterator[tuple[str, str, metrics.Array, metrics.Array]]:
-    """Name and part, then both arrays, of the samples that were computed as written."""
-    for name, array in written.items():
-        rounded = split_parts(kinds[name], array)
-        for part, reference in split_parts(kinds[name], oracle[name][: len(array)]).items():
-            yield name, part, reference, rounded[part]
 
 
 def _compose_cost(

@@ -23,6 +23,7 @@ from deploykit.core.values import (
 )
 from deploykit.report.depth import stage_label
 from deploykit.report.document import DOCUMENT_VERSION
+from deploykit.report.verdict import format_headline, list_qualifiers
 
 
 class ReportedBundle(Value, frozen=True):
@@ -85,6 +86,13 @@ def describe_bundle(name: str, manifest: Manifest, records: Records) -> Reported
     return ReportedBundle(name, manifest, records, (*at_export, *later))
 
 
+def bundle_headline(bundle: ReportedBundle) -> str:
+    """`FAILED`, or `PASSED` with what a reader must know beside it."""
+    manifest = bundle.manifest
+    qualifiers = list_qualifiers(manifest.parity, manifest.precision, manifest.receipt)
+    return format_headline(not bundle.failures, qualifiers)
+
+
 def _stage_failures(stages: Stages | None) -> tuple[str, ...]:
     if stages is None:
         return ()
@@ -139,8 +147,8 @@ def _engine_row(
         precision=bundle.manifest.precision,
         backend=f"{engine.backend} {engine.version}",
         passed=passed,
-        snr_db=worst_snr(outputs),
-        identical=bool(outputs) and all(output.snr_db is None for output in outputs),
+        snr_db=None if parity is None else parity.worst_snr_db,
+        identical=bool(outputs) and parity is not None and parity.worst_snr_db is None,
         top1_agreement=min(agreements, default=None),
         accuracy=parity.accuracy if parity is not None else None,
         latency=latency,

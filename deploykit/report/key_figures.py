@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from deploykit.core.values import Accuracy, Fp32Comparison, Latency, Parity, Value
-from deploykit.report.bundle_document import ReportedBundle, engine_bytes, worst_snr
+from deploykit.report.bundle_document import ReportedBundle, engine_bytes
 from deploykit.report.formatting import format_bytes, format_db, format_ms, format_number, format_percent
 from deploykit.report.speedup import format_factor, format_spread
 
@@ -51,7 +51,7 @@ def _speedup_figures(beside: Fp32Comparison, backend: str) -> Iterator[KeyFigure
 
 
 def _parity_figures(parity: Parity) -> Iterator[KeyFigure]:
-    yield KeyFigure("SNR", format_db(worst_snr(parity.outputs)), f"against {parity.oracle}")
+    yield KeyFigure("SNR", format_db(parity.worst_snr_db), f"against {parity.oracle}")
     agreements = [output.top1_agreement for output in parity.outputs if output.top1_agreement is not None]
     if agreements:
         judged = "" if parity.tolerance.min_top1_agreement is not None else ", not judged"

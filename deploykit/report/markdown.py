@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from deploykit.core.values import Bench, LayerErrors, Measurement, SampleDifferences, Stages
 from deploykit.report.bench import ENOUGH_FOR_P999, THROUGH
 from deploykit.report.bounds import list_bounds
-from deploykit.report.bundle_document import EngineRow, Report, ReportedBundle, engine_rows, worst_snr
+from deploykit.report.bundle_document import EngineRow, Report, ReportedBundle, bundle_headline, engine_rows, worst_snr
 from deploykit.report.caveats import list_caveats
 from deploykit.report.cpp_engine import describe_cpp_engine
 from deploykit.report.depth import stage_label
@@ -100,7 +100,7 @@ def _verdict_lines(bundle: ReportedBundle) -> Iterator[str]:
     manifest, failures = bundle.manifest, bundle.failures
     oracle, data = map(_escape_markdown, (manifest.model.oracle, format_samples(manifest.parity.data)))
     yield (
-        f"**{'FAILED' if failures else 'PASSED'}**: {format_precision(manifest.precision)}, computed by "
+        f"**{bundle_headline(bundle)}**: {format_precision(manifest.precision)}, computed by "
         f"{manifest.engine.backend} {manifest.engine.version}, compared with {oracle} in FP32 on {data}."
     )
     if failures:

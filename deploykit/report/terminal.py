@@ -174,19 +174,20 @@ def matrix_table(rows: Iterable[MatrixRow]) -> Table:
         output = row.parity.outputs[0] if row.parity.outputs else None
         passed = Text("passed", "green") if row.passed else Text("FAILED", "bold red")
         int8 = f"{row.receipt.shares.get('int8', 0.0):.1%}" if row.receipt and row.precision.startswith("int8") else ""
-        table.add_row(row.model, row.precision, passed, *(_output_cells(output) if output else ("", "", "", "")), int8)
+        cells = _output_cells(output, row.parity) if output else ("", "", "", "")
+        table.add_row(row.model, row.precision, passed, *cells, int8)
     return table
 
 
 def format_matrix_row(row: MatrixRow) -> str:
     """`resnet50 int8: passed, SNR 25.4 dB`, printed as soon as the row is known."""
-    worst = min((output.snr_db for output in row.parity.outputs if output.snr_db is not None), default=None)
+    worst = row.parity.worst_snr_db
     figures = "" if worst is None else f", SNR {worst:.1f} dB"
     return f"{row.model} {row.precision}: {'passed' if row.passed else 'FAILED'}{figures}"
 
 
-def _output_cells(output: OutputParity) -> tuple[str, str, str, str]:
-    snr = "∞" if output.snr_db is None else f"{output.snr_db:.1f}"
+def _output_cells(output: OutputParity, parity: Parity) -> tuple[str, str, str, str]:
+    snr = "∞" if parity.worst_snr_db is None else f"{parity.worst_snr_db:.1f}"
     top1 = "" if output.top1_agreement is None else f"{output.top1_agreement:.0%}"
     cosine = "" if output.cosine is None else f"{output.cosine:.6f}"
     return f"{output.max_relative:.1e}", snr, cosine, top1

@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+from example_tolerances import example_tolerance
 
 from deploykit.core.values import (
     ClassChange,
@@ -15,12 +16,11 @@ from deploykit.core.values import (
     Stages,
     WorstSample,
 )
-from deploykit.evaluate.parity.tolerances import for_precision
 from deploykit.report import depth, terminal
 from deploykit.report.html.figures import draw_stages
 
 DATA = DataRecord("photos", "evaluation", 16, real=True, labelled=True, sha256="0" * 64)
-FP32, FP16, INT8 = (for_precision(precision, trained=True) for precision in ("fp32", "fp16", "int8"))
+FP32, FP16, INT8 = (example_tolerance(precision, trained=True) for precision in ("fp32", "fp16", "int8"))
 
 
 def figures(snr_db):

@@ -5,11 +5,11 @@ from typing import get_args
 
 import msgspec
 import pytest
+from example_tolerances import example_tolerance
 
 from deploykit.bundle import manifest as manifests
 from deploykit.core.values import DataRecord, Diagnosis, MatrixRow, OutputParity, Stage, StageParity, Stages
 from deploykit.core.values.sweeps import Cell, CellResult, SweepResult
-from deploykit.evaluate.parity.tolerances import for_precision
 from deploykit.report import next_steps
 from deploykit.report.formatting import fill_bundle_path, format_path
 
@@ -70,7 +70,7 @@ def test_a_failed_network_in_a_matrix_is_to_be_exported(failed_parity):
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 @pytest.mark.parametrize("stage", get_args(Stage))
 def test_every_stage_has_a_remedy(stage, precision):
-    tolerance = for_precision(precision, trained=True)
+    tolerance = example_tolerance(precision, trained=True)
     failing = StageParity(stage, "x", OUTPUTS, OUTPUTS, tolerance, ("too noisy",))
     diagnosis = Diagnosis("x", precision, stages=Stages((failing,), DATA))
     line = next_steps.conclude_diagnosis(diagnosis, Path("build/x")).plain

@@ -151,6 +151,15 @@ class Parity(Value, frozen=True):
         """The cost of the graph that the engine computes."""
         return self.form_cost or self.cost
 
+    @property
+    def worst_snr_db(self) -> float | None:
+        """SNR of the worst output against the reference, of the graph that the engine computes where it rounds; None:
+        identical.
+        """
+        if self.executed_cost is not None:
+            return self.executed_cost.worst_snr_db
+        return min((output.snr_db for output in self.outputs if output.snr_db is not None), default=None)
+
 
 class Provenance(Value, frozen=True):
     """Machine, library versions and time of creation."""

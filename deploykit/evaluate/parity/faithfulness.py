@@ -22,9 +22,9 @@ LARGEST_DB: Final = 60.0
 """A bound is never above this: where rounding is all but exact, a single code that falls on the other side is more."""
 
 ROUNDING_REASON: Final = (
-    "it may round elsewhere than the graph, or nowhere, and a sum near the middle between two steps may fall on either"
-    " side: each such step moves the sums behind it, so that two right computations drift apart as far as rounding itself "
-    "moves the outputs. Twice that is allowed"
+    "it may round elsewhere than the graph, or nowhere, and a sum near the middle between two steps may fall on either "
+    "side: each such step moves the sums behind it, so that two right computations drift apart as far as rounding "
+    "itself moves the outputs. Twice that is allowed"
 )
 
 

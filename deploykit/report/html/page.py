@@ -14,7 +14,7 @@ from markupsafe import Markup
 from deploykit.core.values import CLASSIFIER_HEADS, Bench, Measurement
 from deploykit.report.bench import ENOUGH_FOR_P999
 from deploykit.report.bounds import list_bounds
-from deploykit.report.bundle_document import Report, ReportedBundle, engine_rows, worst_snr
+from deploykit.report.bundle_document import Report, ReportedBundle, bundle_headline, engine_rows, worst_snr
 from deploykit.report.caveats import list_caveats
 from deploykit.report.cpp_engine import describe_cpp_engine
 from deploykit.report.depth import list_not_run, stage_label
@@ -167,6 +167,7 @@ def _create_environment() -> Environment:
     environment.filters.update(FILTERS)
     environment.filters.update(
         worst=worst_snr,
+        headline=bundle_headline,
         stage_label=stage_label,
         not_run=list_not_run,
         p999=p999_ms,

@@ -28,6 +28,7 @@ from deploykit.core.values.base import (
     TensorLayout,
     Value,
 )
+from deploykit.core.values.costs import CostFigure, CostUnit, OutputCost, OutputKind, TopOneDrop
 from deploykit.core.values.diagnosis import (
     ClassChange,
     Diagnosis,
@@ -144,6 +145,8 @@ __all__ = [
     "ChannelOrder",
     "ClassChange",
     "Convergence",
+    "CostFigure",
+    "CostUnit",
     "DType",
     "DataRecord",
     "DeviceConditions",
@@ -184,6 +187,8 @@ __all__ = [
     "ModelSpec",
     "Observer",
     "Origin",
+    "OutputCost",
+    "OutputKind",
     "OutputParity",
     "Parity",
     "Pixels",
@@ -220,6 +225,7 @@ __all__ = [
     "TensorSpec",
     "TimedRunner",
     "Tolerance",
+    "TopOneDrop",
     "Value",
     "WeightsRecord",
     "WeightsSource",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from deploykit.core.values.base import ChannelOrder, Head, IoType, Observer, Precision, PreprocessIn, Value
+from deploykit.core.values.costs import OutputKind
 from deploykit.core.values.engines import BuildOptions
 from deploykit.core.values.networks import ExportOptions, InputSpec, WeightsSource
 
@@ -82,6 +85,8 @@ class ExportRequest(Value, frozen=True):
     io: IoType = "fp32"
     calibration: CalibrationOptions | None = None
     budget: BudgetOptions | None = None
+    output_kinds: Mapping[str, OutputKind] = {}
+    """Kinds of outputs by name, where they are not to be inferred."""
 
     @property
     def build_options(self) -> BuildOptions:

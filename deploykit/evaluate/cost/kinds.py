@@ -74,11 +74,11 @@ def infer_kind(reference: Array, head: Head) -> OutputKind:
         map          N×C×H×W with one channel in [0, 1] or of both signs, with channels that sum to 1, or whose best
                      channel is mostly the same in neighbouring pixels. A depth map in [0, 1] is taken for a mask, a
                      residual of both signs too; several masks that do not sum to 1 for a tensor, since images look so.
-        sequence     N×T×V whose rows sum to 1, or their logarithms or logits with a clear best token. Attention
-                     weights sum to 1 as well.
         detections   N×(4+C)×A or N×A×(4+C) with many anchors, the first four parts boxes, the others in [0, 1]. Boxes
                      with class numbers (after suppression in the graph) and scores before their sigmoid are not.
         boxes        N×A×4 with positive widths and heights. Any four positive numbers per row look so.
+        sequence     N×T×V whose rows sum to 1 (this comes before detections), or their logarithms or logits with a
+                     clear best token. Attention weights sum to 1 as well; logits that are seldom sure are a tensor.
         tensor       anything else.
 
     Integers are chosen classes (N, N×1), tokens (N×T) or classes per pixel (N×H×W, N×1×H×W); counts look the same.
@@ -152,24 +152,37 @@ def _is_map(reference: Array) -> bool:
 
 
 def _kind_of_rows(reference: Array) -> OutputKind:
-    """Of N×A×B."""
-    if _is_sequence(reference):
+    """Of N×A×B. Coordinates of pixels would look like logits with a clear best token, so that boxes come first."""
+    if sum_to_one(reference, 2) and _varies_best(reference):
         return "sequence"
+    if _are_detections(reference):
+        return "detections"
+    if reference.shape[2] == 4 and find_box_format(reference) is not None:
+        return "boxes"
+    return "sequence" if _are_token_logits(reference) else "tensor"
+
+
+def _are_detections(reference: Array) -> bool:
     parts, anchors = sorted(reference.shape[1:])
-    if parts > 4 and anchors >= MANY_ANCHORS * parts:
-        split = split_detections(reference)
-        in_range = split["scores"].min() >= 0 and split["scores"].max() <= 1
-        return "detections" if in_range and find_box_format(split["boxes"]) is not None else "tensor"
-    return "boxes" if reference.shape[2] == 4 and find_box_format(reference) is not None else "tensor"
-
-
-def _is_sequence(reference: Array) -> bool:
-    """Whether N×T×V holds probabilities, their logarithms, or logits over V tokens, with more than one best token."""
-    best = reference.argmax(axis=2)
-    if reference.shape[2] < 2 or best.min() == best.max():
+    if parts <= 4 or anchors < MANY_ANCHORS * parts:
         return False
-    if sum_to_one(reference, 2):
-        return True
+    split = split_detections(reference)
+    in_range = split["scores"].min() >= 0 and split["scores"].max() <= 1
+    return bool(in_range and find_box_format(split["boxes"]) is not None)
+
+
+def _are_token_logits(reference: Array) -> bool:
+    """Whether N×T×V holds logits over V tokens, or logarithms of probabilities: of both signs or negative, and mostly
+    with a clear best token.
+    """
+    if reference.shape[2] < 2 or not _varies_best(reference):
+        return False
     largest = reference.max(axis=2, keepdims=True)
     weights = np.exp(reference - largest).sum(axis=2)  # N×T: 1 / probability of the best token
     return bool(reference.min() < 0 and np.median(1 / weights) >= PEAKED)
+
+
+def _varies_best(reference: Array) -> bool:
+    """Whether not all rows of N×T×V have the same largest element, as hidden states with one huge dimension have."""
+    best = reference.argmax(axis=2)
+    return bool(best.min() != best.max())

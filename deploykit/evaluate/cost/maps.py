@@ -57,7 +57,7 @@ def measure_map(reference: Array, candidate: Array) -> list[CostFigure]:
 def _compare_masks(reference: Array, candidate: Array) -> list[CostFigure]:
     """Masks at each threshold: mean IoU over the samples that have one, and the share of pixels that change sides."""
     thresholds = PROBABILITY_THRESHOLDS if _are_probabilities(reference) else LOGIT_THRESHOLDS
-    figures = []
+    figures: list[CostFigure] = []
     for threshold in thresholds:
         r, c = (array.reshape(len(array), -1) > threshold for array in (reference, candidate))  # N×pixels
         present = r.mean(axis=1) >= SMALLEST_MASK
@@ -65,7 +65,7 @@ def _compare_masks(reference: Array, candidate: Array) -> list[CostFigure]:
             overlaps = (r & c).sum(axis=1)[present] / (r | c).sum(axis=1)[present]
             figures.append(make_share(f"mask IoU at {threshold:g}", overlaps, np.ones(len(overlaps))))
         if threshold == thresholds[0]:
-            figures.append(_measure_changes(r, c))
+            figures += [_measure_changes(r, c), make_figure("samples with a mask", int(present.sum()), "")]
     return figures
 
 

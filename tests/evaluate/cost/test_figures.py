@@ -79,6 +79,7 @@ def test_masks_are_compared_at_three_thresholds():
     assert values == {
         "mask IoU at 0.3": pytest.approx(1 / 3),
         "changed pixels": 0.4,
+        "samples with a mask": 1,
         "mask IoU at 0.5": pytest.approx(1 / 3),
         "mask IoU at 0.7": 0,
     }
@@ -86,7 +87,7 @@ def test_masks_are_compared_at_three_thresholds():
 
 def test_logits_are_cut_at_zero():
     values = values_of("map", draw_rectangle(0, 4) - 0.5, draw_rectangle(0, 3) - 0.5)
-    assert values == {"mask IoU at 0": 0.75, "changed pixels": pytest.approx(0.1)}
+    assert values == {"mask IoU at 0": 0.75, "changed pixels": pytest.approx(0.1), "samples with a mask": 1}
 
 
 def test_the_mean_over_masks_leaves_out_samples_without_one():
@@ -96,7 +97,8 @@ def test_the_mean_over_masks_leaves_out_samples_without_one():
 
 
 def test_without_any_mask_only_changed_pixels_are_given():
-    assert values_of("map", draw_rectangle(0, 0), draw_rectangle(0, 1)) == {"changed pixels": pytest.approx(0.1)}
+    values = values_of("map", draw_rectangle(0, 0), draw_rectangle(0, 1))
+    assert values == {"changed pixels": pytest.approx(0.1), "samples with a mask": 0}
 
 
 def test_classes_of_pixels_are_compared_by_their_iou():
@@ -297,15 +299,26 @@ def test_sequences_are_collapsed_as_ctc_does():
     candidate = np.array([[0, 0, 1, 0, 1, 2, 2, 0]])  # 1 1 2, a step later
     assert values_of("sequence", reference, candidate) == {
         "token agreement": 0.75,
-        "token error rate": 0,
+        "normalized edit distance": 0,
         "equal sequences": 1,
+        "samples with text": 1,
         "blank token": 0,
     }
 
 
-def test_the_error_rate_counts_insertions_too():
+def test_the_edit_distance_is_normalized_by_the_longer_text():
     reference, candidate = np.array([[0, 0, 0, 0, 0, 1]]), np.array([[2, 3, 4, 0, 1, 0]])
-    assert values_of("sequence", reference, candidate)["token error rate"] == 3
+    assert values_of("sequence", reference, candidate)["normalized edit distance"] == 0.75
+
+
+@pytest.mark.parametrize("as_given", [lambda p: p, np.log], ids=["probabilities", "logarithms"])
+@pytest.mark.parametrize(("probability", "texts"), [(0.4, 0), (0.6, 1)])
+def test_a_text_that_the_reference_guesses_is_not_compared(probability, texts, as_given):
+    steps = np.tile([0.98, 0.01, 0.005, 0.005], (1, 6, 1))
+    steps[0, 2] = [0.0001, probability, (1 - probability) / 2, (1 - probability) / 2 - 0.0001]
+    values = values_of("sequence", as_given(steps), as_given(steps))
+    assert values["samples with text"] == texts
+    assert ("normalized edit distance" in values) == bool(texts)
 
 
 def test_the_blank_is_the_most_frequent_token_wherever_it_stands():
@@ -313,8 +326,9 @@ def test_the_blank_is_the_most_frequent_token_wherever_it_stands():
     assert values_of("sequence", scores, scores)["blank token"] == 59
 
 
-def test_a_blank_text_has_no_error_rate():
-    assert "token error rate" not in values_of("sequence", np.zeros((2, 5), int), np.ones((2, 5), int))
+def test_a_blank_text_has_no_edit_distance():
+    values = values_of("sequence", np.zeros((2, 5), int), np.ones((2, 5), int))
+    assert values == {"token agreement": 0, "samples with text": 0, "blank token": 0}
 
 
 @pytest.mark.parametrize(

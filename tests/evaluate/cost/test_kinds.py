@@ -12,6 +12,10 @@ FEATURES = np.maximum(0, RNG.normal(size=(4, 32, 7, 7))).astype(np.float32)
 PHOTOGRAPHS = drawn.smooth_images(RNG.uniform(size=(2, 3, 32, 32)))
 UNIT = drawn.draw_embeddings() / np.linalg.norm(drawn.draw_embeddings(), axis=1, keepdims=True)
 DETECTIONS = drawn.draw_detections()
+ACROSS = DETECTIONS.copy()
+ACROSS[:, 0, 7] = -3  # a center outside the image
+CORNERS = np.concatenate([DETECTIONS[:, :2] - DETECTIONS[:, 2:4] / 2, DETECTIONS[:, :2] + DETECTIONS[:, 2:4] / 2], 1)
+CORNERS = CORNERS.transpose(0, 2, 1)  # N×A×4, some of them negative
 
 CASES = {
     "logits of a classifier": ("logits", drawn.draw_class_logits(), "classes"),
@@ -30,6 +34,9 @@ CASES = {
     "an image": ("tensors", PHOTOGRAPHS, "tensor"),
     "YOLOv8": ("tensors", DETECTIONS, "detections"),
     "YOLOv8, anchors first": ("tensors", DETECTIONS.transpose(0, 2, 1), "detections"),
+    "YOLOv5 with a box across the left edge": ("tensors", ACROSS.transpose(0, 2, 1), "detections"),
+    "faces, one class": ("tensors", ACROSS[:, :5], "detections"),
+    "corners across the left edge": ("tensors", CORNERS, "boxes"),
     "heatmaps over time": ("tensors", RNG.normal(size=(2, 9, 400)), "tensor"),
     "boxes": ("tensors", DETECTIONS[:, :4].transpose(0, 2, 1), "boxes"),
     "four numbers of both signs": ("tensors", RNG.normal(size=(2, 50, 4)), "tensor"),
@@ -42,6 +49,10 @@ CASES = {
     "CTC probabilities": ("tensors", drawn.apply_softmax(drawn.draw_text_logits(), 2), "sequence"),
     "CTC logits": ("tensors", drawn.draw_text_logits(), "sequence"),
     "chosen tokens": ("tensors", RNG.integers(0, 9, (4, 12)), "sequence"),
+    "logarithms of CTC probabilities": (
+        "tensors", np.log(drawn.apply_softmax(drawn.draw_text_logits(), 2) + 1e-30), "sequence"
+    ),
+    "hidden states with a huge dimension": ("tensors", RNG.normal(size=(4, 50, 96)) + 60 * np.eye(96)[5], "tensor"),
     "hidden states": ("tensors", RNG.normal(size=(4, 50, 96)), "tensor"),
     "video": ("tensors", RNG.normal(size=(2, 3, 4, 8, 8)), "tensor"),
 }  # fmt: skip

@@ -41,6 +41,10 @@ BOUNDS: Final[Mapping[OutputKind, Mapping[str, Bound]]] = {
 FINITE: Final = "finite samples"
 ALL_FINITE: Final = Bound(1.0, "NaN and infinity are no imprecision")
 
+ENOUGH: Final[Mapping[str, int]] = {"samples with a mask": 4, "boxes of the reference": 10, "samples with text": 4}
+"""Counts, by their figures, below which the figures of masks, boxes and texts have such wide intervals that hardly
+anything can fail: with 4 samples, a candidate that finds nothing is within the interval of one that finds half."""
+
 COEFFICIENTS: Final = ("worst cosine", "median cosine", "median cosine about the mean", "rank correlation")
 """Figures from −1 to 1."""
 
@@ -71,6 +75,18 @@ def judge_cost(cost: OutputCost) -> OutputCost:
     bounds = {**BOUNDS[cost.kind], FINITE: ALL_FINITE}
     figures = (_judge_figure(figure, bounds.get(figure.name)) for figure in cost.figures)
     return OutputCost(cost.name, cost.kind, tuple(figures))
+
+
+def find_cost_caveats(cost: OutputCost) -> tuple[str, ...]:
+    """What the cost of an output rests on too little for: a network that finds nothing in the samples passes as well as
+    one that works.
+    """
+    return tuple(
+        f"output {cost.name!r} ({cost.kind}): {figure.value:.0f} {figure.name}, which is too few to judge by: give "
+        "samples like those in use with --data"
+        for figure in cost.figures
+        if figure.value < ENOUGH.get(figure.name, 0)
+    )
 
 
 def split_parts(kind: OutputKind, array: Array) -> dict[str, Array]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from deploykit.core.values import OutputCost
-from deploykit.evaluate.cost import judge_cost, measure_cost
+from deploykit.evaluate.cost import find_cost_caveats, judge_cost, measure_cost
 from deploykit.evaluate.cost.judge import BOUNDS
 
 CLASSES = drawn.draw_class_logits()
@@ -125,6 +125,24 @@ def test_a_sample_that_is_not_finite_fails_with_the_worst_figures(kind, referenc
 def test_measuring_judges_nothing(kind, reference):
     figures = measure_cost("out", kind, reference, -reference).figures
     assert all(figure.bound is None and figure.passed is None and not figure.reason for figure in figures)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reference", "message"),
+    [
+        ("map", sigmoid_of(MASKS - 20), "output 'out' (map): 0 samples with a mask, which is too few to judge by"),
+        ("detections", DETECTIONS[:2], "6 boxes of the reference, which is too few"),
+        ("sequence", TEXTS * 0.1, "0 samples with text, which is too few"),
+    ],
+)
+def test_samples_with_too_little_to_find_are_a_caveat(kind, reference, message):
+    [caveat] = find_cost_caveats(measure_cost("out", kind, reference, reference))
+    assert message in caveat
+
+
+@pytest.mark.parametrize(("kind", "reference"), EVERY_KIND.items())
+def test_samples_with_enough_to_find_are_no_caveat(kind, reference):
+    assert find_cost_caveats(measure_cost("out", kind, reference, reference)) == ()
 
 
 def test_every_bound_has_a_reason():

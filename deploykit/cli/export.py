@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from deploykit.cli.build_options import add_build_options, read_build_options
-from deploykit.cli.options import Batch, Input, Positive, Size, Triple
+from deploykit.cli.options import Batch, Input, NamedKind, Positive, Size, Triple, read_output_kinds
 from deploykit.core.values import (
     BatchRange,
     BudgetOptions,
@@ -66,6 +66,9 @@ INT8_ONLY = ("calibration", "calibration_size", "observer", "max_drop", "min_snr
 @click.option("--batch", type=Batch(), help="Batch range (default: 1:8:32, or a file's own); one number is static.")
 @click.option("--input", "inputs", multiple=True, type=Input(),
               help="Shape and type of a non-image input, without the batch; repeatable.")  # fmt: skip
+@click.option("--output-kind", "output_kinds", multiple=True, type=NamedKind(),
+              help="Kind of an output, where it is inferred wrongly: classes, map, detections, boxes, embedding, "
+              "scalar, sequence or tensor; repeatable.")  # fmt: skip
 @click.option("--input-size", type=Size(), metavar="HxW", help="Height and width of the network's input, in pixels.")
 @click.option("--resize", type=click.IntRange(min=1), metavar="PIXELS",
               help="Resize the shorter side before the center crop.")  # fmt: skip
@@ -129,6 +132,7 @@ def export_command(
         io=options["io"],
         calibration=_read_calibration(options),
         budget=_read_budget(options),
+        output_kinds=read_output_kinds(options["output_kinds"]),
     )
     arguments = options["model_arg"]  # as typed: the network's constructor parses them
     request = msgspec.structs.replace(request, arguments=arguments)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from deploykit.core.values import Faithfulness, OutputParity, Parity, PrecisionCost, Value
 from deploykit.report.formatting import ABSENT, format_db, format_percent
-from deploykit.report.verdict import format_figure, format_figure_bound
 
 
 class Bound(Value, frozen=True):
@@ -50,11 +49,9 @@ def _cost_bounds(cost: PrecisionCost) -> Iterator[Bound]:
         )  # fmt: skip
     for output in cost.outputs:
         for figure in output.figures:
-            bound = ABSENT if figure.bound is None else format_figure_bound(figure)
             yield Bound(
-                output.name, figure.name, format_figure(figure).removeprefix(figure.name).strip(), bound,
-                figure.passed, figure.reason,
-            )  # fmt: skip
+                output.name, figure.name, figure.text, figure.bound_text or ABSENT, figure.passed, figure.reason
+            )
 
 
 def _name_part(output: str, part: str) -> str:

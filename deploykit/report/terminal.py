@@ -136,7 +136,13 @@ def render_verdict(
 
 def format_accuracy(figures: Accuracy, oracle: str) -> str:
     """Top-1 accuracy of the candidate and of the oracle, in percent."""
-    return f"top-1 on {figures.count} labelled samples {figures.candidate:.2%}, {oracle} {figures.reference:.2%}"
+    interval = ""
+    if figures.drop_low is not None and figures.drop_high is not None:
+        points = f"{100 * figures.drop_low:.1f} to {100 * figures.drop_high:.1f} points"
+        interval = f", drop {100 * figures.drop:.2f} points (95 % interval {points})"
+    return (
+        f"top-1 on {figures.count} labelled samples {figures.candidate:.2%}, {oracle} {figures.reference:.2%}{interval}"
+    )
 
 
 def _format_output(output: OutputParity) -> str:

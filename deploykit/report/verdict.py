@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from deploykit.core.values import CostFigure, OutputKind, Parity, PartCost, PrecisionCost, PrecisionReceipt
-from deploykit.report.formatting import format_db, format_percent
+from deploykit.report.formatting import format_db
 
 KIND_TITLES: Final[dict[OutputKind, str]] = {
     "classes": "class scores",
@@ -72,20 +72,5 @@ def _format_part(part: PartCost) -> str:
 
 
 def format_figure(figure: CostFigure) -> str:
-    """`top-1 agreement 93.8 % (71.7 to 98.9 %)`"""
-    if figure.unit == "share":
-        value = format_percent(figure.value)
-        low, high = figure.low, figure.high
-        interval = "" if low is None or high is None else f" ({format_percent(low)} to {format_percent(high)})"
-    else:
-        unit = f" {figure.unit}" if figure.unit else ""
-        value, interval = f"{figure.value:.3g}{unit}", ""
-        if figure.low is not None and figure.high is not None:
-            interval = f" ({figure.low:.3g} to {figure.high:.3g}{unit})"
-    return f"{figure.name} {value}{interval}"
-
-
-def format_figure_bound(figure: CostFigure) -> str:
-    """The bound of a judged figure, in its unit."""
-    assert figure.bound is not None
-    return format_percent(figure.bound) if figure.unit == "share" else f"{figure.bound:g} {figure.unit}".strip()
+    """`top-1 agreement 93.8 % (95 % interval 71.7 % to 98.9 %)`"""
+    return f"{figure.name} {figure.text}"

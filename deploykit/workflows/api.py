@@ -36,6 +36,7 @@ from deploykit.core.values import (
     LatencyComparison,
     LayerRow,
     Manifest,
+    OutputKind,
     Parity,
     Precision,
     PreprocessIn,
@@ -90,6 +91,7 @@ def export_request(
     io: IoType = "fp32",
     calibration: CalibrationOptions | str | None = None,
     budget: BudgetOptions | None = None,
+    output_kinds: Mapping[str, OutputKind] | None = None,
 ) -> ExportRequest:
     """A complete request for `export_bundle`, with defaults for everything that is not given.
 
@@ -98,7 +100,7 @@ def export_request(
     or the path of a checkpoint; the default is random, or the weights in the file. `arguments` go to the network's
     constructor. `calibration` and `data` are a set (`photos`, `digits`) or the path of your images, or of an .npz for a
     network that takes `inputs`; INT8 needs `calibration`. `target` names backends: the first one that runs here builds
-    the primary engine.
+    the primary engine. `output_kinds` says what outputs mean, by name, where that is inferred wrongly.
 
     UsageError for arguments that contradict each other, InputError for a file that cannot be read, BackendError for a
     library that is not installed. Nothing is built yet.
@@ -110,6 +112,9 @@ def export_request(
     name = os.fspath(model)
     if precision not in get_args(Precision):
         raise UsageError(format_unknown("precision", precision, get_args(Precision)), "")
+    for kind in (output_kinds or {}).values():
+        if kind not in get_args(OutputKind):
+            raise UsageError(format_unknown("kind of output", kind, get_args(OutputKind)), "")
     if io == "fp16" and precision not in ("fp16", "int8-fp16"):
         raise UsageError("FP16 inputs and outputs need an FP16 graph.", "Choose the precision fp16 or int8-fp16.")
     defaults = network_defaults(name)
@@ -141,6 +146,7 @@ def export_request(
             io=io,
             calibration=calibration,
             budget=budget,
+            output_kinds=dict(output_kinds or {}),
         )
         checked = msgspec.convert(msgspec.to_builtins(request), ExportRequest)
     except ValueError as error:

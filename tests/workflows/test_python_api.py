@@ -92,6 +92,7 @@ SAME = {
     ),
     "a batch": (("--batch", "1:2:4", "--samples", "5"), {"batch": BatchRange(1, 2, 4), "samples": 5}),
     "a target": (("--target", "openvino", "--target", "onnxruntime"), {"target": ("openvino", "onnxruntime")}),
+    "kinds of outputs": (("--output-kind", "logits=embedding"), {"output_kinds": {"logits": "embedding"}}),
     "a head": (("--head", "probabilities", "--fp16", "--io", "fp16"),
                {"head": "probabilities", "precision": "fp16", "io": "fp16"}),
 }  # fmt: skip
@@ -122,6 +123,7 @@ def test_a_request_is_that_of_the_command_line(cli, monkeypatch, words, said):
         ({"samples": 0}, "cannot be evaluated on 0 samples"),
         ({"io": "fp16"}, "need an FP16 graph"),
         ({"target": "onnxrunt"}, "did you mean onnxruntime?"),
+        ({"output_kinds": {"logits": "clases"}}, "unknown kind of output 'clases'; did you mean classes?"),
     ],
 )
 def test_invalid_arguments_are_refused(said, message):

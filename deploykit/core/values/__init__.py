@@ -28,7 +28,7 @@ from deploykit.core.values.base import (
     TensorLayout,
     Value,
 )
-from deploykit.core.values.costs import CostFigure, OutputCost, OutputKind
+from deploykit.core.values.costs import CostFigure, CostUnit, OutputCost, OutputKind, TopOneDrop
 from deploykit.core.values.diagnosis import (
     ClassChange,
     Diagnosis,
@@ -151,6 +151,7 @@ __all__ = [
     "ClassChange",
     "Convergence",
     "CostFigure",
+    "CostUnit",
     "DType",
     "DataRecord",
     "DeviceConditions",
@@ -234,6 +235,7 @@ __all__ = [
     "TensorSpec",
     "TimedRunner",
     "Tolerance",
+    "TopOneDrop",
     "Value",
     "WeightsRecord",
     "WeightsSource",

@@ -74,8 +74,6 @@ class ExportRequest(Value, frozen=True):
     """
     samples: int = 16
     """Number of evaluation samples for parity."""
-    output_kinds: Mapping[str, OutputKind] = msgspec.field(default_factory=dict)
-    """Kinds of outputs by name, which set the terms of their cost; those of others are inferred."""
     target: str = "onnxruntime"
     """Backend of the primary engine, which is evaluated and measured."""
     fallback_targets: tuple[str, ...] = ()
@@ -89,6 +87,8 @@ class ExportRequest(Value, frozen=True):
     io: IoType = "fp32"
     calibration: CalibrationOptions | None = None
     budget: BudgetOptions | None = None
+    output_kinds: Mapping[str, OutputKind] = {}
+    """Kinds of outputs by name, where they are not to be inferred."""
 
     @property
     def build_options(self) -> BuildOptions:

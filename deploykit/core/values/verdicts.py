@@ -46,6 +46,9 @@ class Accuracy(Value, frozen=True):
     reference: float
     candidate: float
     count: int
+    drop_low: float | None = None
+    """Lower end of the drop's 95 % interval for paired samples; None: not computed."""
+    drop_high: float | None = None
 
     @property
     def drop(self) -> float:

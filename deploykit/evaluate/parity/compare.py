@@ -28,6 +28,7 @@ from deploykit.core.values import (
     Tolerance,
     WeightsRecord,
 )
+from deploykit.evaluate.cost import measure_drop
 from deploykit.evaluate.parity import metrics
 
 Array = NDArray[Any]
@@ -257,21 +258,10 @@ def _labelled_accuracy(observed: PairedOutputs, head: Head) -> Accuracy | None:
         return None
     if math.prod(reference.shape[2:]) != 1:
         return None
-    reference, candidate = (
-        array.reshape(len(array), -1) for array in (reference, candidate)
-    )  # N×classes×1×1 → N×classes
-    labels = np.array([observed.labels[index] for index in labelled])
-    if labels.min() < 0 or labels.max() >= reference.shape[1]:
-        raise InputError(
-            f"the data has labels from {labels.min()} to {labels.max()}, but the network has {reference.shape[1]} "
-            "classes.",
-            "Use data with the classes that the network was trained on.",
-        )
-    return Accuracy(
-        reference=metrics.top1_accuracy(reference[labelled], labels),
-        candidate=metrics.top1_accuracy(candidate[labelled], labels),
-        count=len(labelled),
+    drop = measure_drop(
+        reference[labelled], candidate[labelled], np.array([observed.labels[index] for index in labelled])
     )
+    return Accuracy(drop.reference, drop.candidate, drop.count, drop.low, drop.high)
 
 
 def _find_caveats(observed: PairedOutputs, tolerance: Tolerance, data: DataRecord, head: Head) -> list[str]:

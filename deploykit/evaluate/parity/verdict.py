@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from deploykit.core.values import (
+    Accuracy,
     Arrays,
     DataRecord,
     Faithfulness,
@@ -28,7 +29,7 @@ from deploykit.core.values import (
     Tolerance,
     WeightsRecord,
 )
-from deploykit.evaluate.cost import resolve_kinds
+from deploykit.evaluate.cost import find_cost_caveats, resolve_kinds
 from deploykit.evaluate.parity.compare import (
     PairedOutputs,
     compare_outputs,
@@ -42,6 +43,11 @@ from deploykit.evaluate.parity.precision_cost import measure_half_precision_cost
 from deploykit.evaluate.parity.tolerances import derive_tolerance, for_fp32
 
 HALF_PRECISIONS: Final = ("fp16", "bf16")
+
+LARGEST_DROP: Final = 0.05
+"""Top-1 drop, as a share of 1, that fails a verdict where the whole interval is above it: a network that lost more is
+broken rather than imprecise. What an application affords is a budget: --max-drop.
+"""
 
 
 class JudgedNetwork(NamedTuple):
@@ -131,9 +137,12 @@ def _judge_precision(
     faithfulness = compare_with_graph(outputs.engine.outputs, compiled, kinds, bound)
     cost = _measure_cost(network, outputs, portable, kinds)
     form_cost = None if outputs.form is None else _measure_cost(network, outputs, outputs.form, kinds)
+    executed = form_cost or cost
+    drop = _check_drop(measured.accuracy) if network.weights.trained else []
     return msgspec.structs.replace(
         measured,
-        failures=(*measured.failures, *faithfulness.failures, *(form_cost or cost).failures),
+        failures=(*measured.failures, *faithfulness.failures, *executed.failures, *drop),
+        caveats=(*measured.caveats, *(caveat for output in executed.outputs for caveat in find_cost_caveats(output))),
         faithfulness=faithfulness,
         cost=cost,
         form_cost=form_cost,
@@ -159,6 +168,17 @@ def _measure_cost(
         assert outputs.floor is not None
         return measure_half_precision_cost(outputs.oracle, graph, outputs.floor, kinds, network.precision)
     return measure_int8_cost(outputs.oracle, graph, kinds, network.weights.trained)
+
+
+def _check_drop(accuracy: Accuracy | None) -> list[str]:
+    """Why the labelled samples show that a network is broken: its top-1 drop with the whole interval."""
+    if accuracy is None or accuracy.drop_low is None or accuracy.drop_low <= LARGEST_DROP:
+        return []
+    assert accuracy.drop_high is not None
+    return [
+        f"top-1 drops by {accuracy.drop:.1%} on {accuracy.count} labelled samples (95 % interval {accuracy.drop_low:.1%} "
+        f"to {accuracy.drop_high:.1%}), above the bound of {LARGEST_DROP:.0%}"
+    ]
 
 
 def _golden_tolerance(network: JudgedNetwork, outputs: JudgedOutputs) -> Tolerance:

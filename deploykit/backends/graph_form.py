@@ -1,4 +1,4 @@
-"""Shared steps of the backends' own graph forms: finding Q/DQ pairs and writing the rewritten file."""
+"""Shared steps of the backends' own graph forms: finding Q/DQ pairs, removing what is unread, writing the file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from deploykit.core import onnx_io
 from deploykit.core.files import explain_os_error
+from deploykit.core.graph_edit import drop_unused_initializers
 
 
 def dequantize_readers(quantize: ir.Node) -> list[ir.Node]:
@@ -17,6 +18,23 @@ def dequantize_readers(quantize: ir.Node) -> list[ir.Node]:
     if quantize.outputs[0].is_graph_output() or any(reader.op_type != "DequantizeLinear" for reader in readers):
         return []
     return readers
+
+
+def find_pair(value: ir.Value | None) -> ir.Node | None:
+    """The QuantizeLinear of the Q/DQ pair that writes a tensor; None where no pair does."""
+    dequantize = None if value is None else value.producer()
+    if dequantize is None or dequantize.op_type != "DequantizeLinear" or dequantize.inputs[0] is None:
+        return None
+    quantize = dequantize.inputs[0].producer()
+    return quantize if quantize is not None and quantize.op_type == "QuantizeLinear" else None
+
+
+def remove_unread_nodes(graph: ir.Graph) -> None:
+    """Remove nodes without readers, and constants that only they read."""
+    for node in reversed(list(graph)):
+        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
+            graph.remove(node, safe=True)
+    drop_unused_initializers(graph)
 
 
 def write_form(model: ir.Model, path: Path) -> None:

@@ -171,7 +171,8 @@ def swap_engine(bundle: Path, other: Path) -> None:
 
 
 EXPORT: Final = ("export",)
-PRECISION: Final = ("precision",)
+CAST: Final = ("cast",)
+QDQ: Final = ("Q/DQ",)
 ENGINE: Final = ("form", "engine")
 """A CPU backend's engine is a form of the graph, whose file is the engine's."""
 
@@ -180,15 +181,15 @@ FAULTS: Final = (
     Fault("wrong mean", "fp32", ("preprocessing",), zero_mean),
     Fault("bias dropped in the FP32 graph", "fp32", EXPORT, in_graph(drop_bias)),
     Fault("5 % noise on a layer of the FP32 graph", "fp32", EXPORT, in_graph(add_weight_noise)),
-    Fault("another network's graph", "fp16", PRECISION, swap_graph),
-    Fault("bias dropped in the FP16 graph", "fp16", PRECISION, in_graph(drop_bias)),
-    Fault("5 % noise on a layer of the FP16 graph", "fp16", PRECISION, in_graph(add_weight_noise)),
+    Fault("another network's graph", "fp16", CAST, swap_graph),
+    Fault("bias dropped in the FP16 graph", "fp16", CAST, in_graph(drop_bias)),
+    Fault("5 % noise on a layer of the FP16 graph", "fp16", CAST, in_graph(add_weight_noise)),
     Fault("channels swapped", "int8", ("preprocessing",), swap_channels),
     Fault("wrong mean", "int8", ("preprocessing",), zero_mean),
-    Fault("activation scale ×4", "int8", PRECISION, in_graph(multiply_input_scale)),
-    Fault("weight scale ×4", "int8", PRECISION, in_graph(multiply_weight_scale)),
-    Fault("bias dropped in the Q/DQ graph", "int8", PRECISION, in_graph(drop_bias)),
-    Fault("5 % noise on a layer of the Q/DQ graph", "int8", PRECISION, in_graph(add_weight_noise)),
+    Fault("activation scale ×4", "int8", QDQ, in_graph(multiply_input_scale)),
+    Fault("weight scale ×4", "int8", QDQ, in_graph(multiply_weight_scale)),
+    Fault("bias dropped in the Q/DQ graph", "int8", QDQ, in_graph(drop_bias)),
+    Fault("5 % noise on a layer of the Q/DQ graph", "int8", QDQ, in_graph(add_weight_noise)),
     Fault("another network's engine", "int8", ENGINE, swap_engine),
     Fault("bias dropped in the engine", "int8", ENGINE, in_engine(drop_bias)),
     Fault("5 % noise on a layer of the engine", "int8", ENGINE, in_engine(add_weight_noise)),

@@ -52,9 +52,11 @@ class VerdictRow(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def error(self) -> str:
-        """`false alarm`, `miss` or nothing."""
-        if self.usable and self.word != "PASSED":
-            return "false alarm" if self.word == "FAILED" else "refused"
+        """`refused`, `false alarm`, `miss` or nothing."""
+        if self.word == "REFUSED":
+            return "refused"
+        if self.word == "FAILED" and self.usable:
+            return "false alarm"
         return "miss" if self.word == "PASSED" and not self.usable else ""
 
 

@@ -48,7 +48,7 @@ def render_verdicts(rows: Sequence[VerdictRow]) -> list[str]:
         "",
         *format_table(("measure", "FP16", "INT8"), [(name, *bounds.values()) for name, bounds in USABLE.items()]),
         "",
-        "*False alarm*: usable, and marked FAILED. *Miss*: broken, and marked PASSED.",
+        "*False alarm*: usable, and marked FAILED. *Miss*: broken, and marked PASSED. *Refused*: there is no bundle.",
         "",
         *format_table(columns, [format_verdict(row) for row in rows]),
         "",

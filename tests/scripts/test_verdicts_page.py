@@ -143,7 +143,7 @@ def test_without_a_bundle_the_message_is_the_reason(tmp_path):
 
 
 def make_document(*failing, combined=()):
-    names = ("preprocessing", "export", "precision", "engine")
+    names = ("preprocessing", "export", "Q/DQ", "engine")
     stages = [{"stage": name, "failures": ["beyond its bound"] if name in failing else []} for name in names]
     return {"content": [{"stages": {"stages": stages, "combined_failures": list(combined)}}]}
 
@@ -152,7 +152,7 @@ def make_document(*failing, combined=()):
     ("document", "stage"),
     [
         (make_document(), None),
-        (make_document("precision", "engine"), "precision"),
+        (make_document("Q/DQ", "engine"), "Q/DQ"),
         (make_document(combined=["too noisy"]), "all together"),
     ],
 )
@@ -182,17 +182,16 @@ def verdict_row(usable=True, word="PASSED"):
     [
         (True, "PASSED", ""),
         (True, "FAILED", "false alarm"),
-        (True, "REFUSED", "refused"),
         (False, "FAILED", ""),
         (False, "PASSED", "miss"),
-        (False, "REFUSED", ""),
+        (False, "REFUSED", "refused"),
     ],
 )
 def test_a_verdict_is_compared_with_the_truth(usable, word, error):
     assert verdict_row(usable, word).error == error
 
 
-def fault_row(expected=("precision",), stage=None, new=False, code=0):
+def fault_row(expected=("Q/DQ",), stage=None, new=False, code=0):
     return measure.FaultRow(
         subject="resnet18",
         fault="weight scale ×4" if expected else "none",
@@ -209,7 +208,7 @@ def fault_row(expected=("precision",), stage=None, new=False, code=0):
 @pytest.mark.parametrize(
     ("row", "error"),
     [
-        (fault_row(stage="precision", new=True, code=1), ""),
+        (fault_row(stage="Q/DQ", new=True, code=1), ""),
         (fault_row(stage="engine", new=True, code=1), "wrong stage"),
         (fault_row(), "miss"),
         (fault_row(expected=()), ""),
@@ -229,8 +228,8 @@ GOOD = measure.Checks(0, 0, None)
         (GOOD, GOOD, False),
         (GOOD, measure.Checks(1, 0, None), True),
         (GOOD, measure.Checks(0, 1, "engine"), True),
-        (measure.Checks(1, 1, "precision"), measure.Checks(1, 1, "precision"), False),
-        (measure.Checks(1, 1, "precision"), measure.Checks(1, 1, "export"), True),
+        (measure.Checks(1, 1, "Q/DQ"), measure.Checks(1, 1, "Q/DQ"), False),
+        (measure.Checks(1, 1, "Q/DQ"), measure.Checks(1, 1, "export"), True),
     ],
 )
 def test_a_bundle_that_failed_before_shows_a_fault_by_another_stage_only(before, after, new):
@@ -243,7 +242,7 @@ def test_the_page_counts_errors_and_gives_reasons_and_commands():
     assert "**3 verdicts: 1 false alarm, 1 miss, no refused.**" in text
     assert "- nudenet-yolov8n, INT8, OpenVINO: too noisy" in text
     assert text.count("    deploykit export nudenet/320n.onnx --int8\n") == 1
-    assert "| resnet18 | INT8 | weight scale ×4 | 3.2 dB | pass | pass | – | precision | **miss** |" in text
+    assert "| resnet18 | INT8 | weight scale ×4 | 3.2 dB | pass | pass | – | Q/DQ | **miss** |" in text
 
 
 def test_a_command_on_the_page_has_no_folder_of_this_machine(tmp_path):

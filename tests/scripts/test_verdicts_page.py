@@ -3,7 +3,6 @@
 import json
 import zipfile
 
-import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -251,13 +250,32 @@ def test_a_command_on_the_page_has_no_folder_of_this_machine(tmp_path):
     assert measure.shorten_command(place, arguments) == "deploykit export nudenet/320n.onnx --data set"
 
 
-def test_kept_rows_are_not_measured_again(tmp_path):
-    path = tmp_path / "rows/one.json"
-    kept = check_verdicts.keep_rows(path, measure.VerdictRow, verdict_row)
-    assert kept == verdict_row()
-    assert check_verdicts.keep_rows(path, measure.VerdictRow, lambda: pytest.fail("measured again")) == kept
+def make_result(**rows):
+    origin = {"date": "2026-11-28", "processor": "a processor", "cores": 2, "versions": {"onnx": "1.0"}}
+    return check_verdicts.Measured(network="nudenet-yolov8n", **origin, **rows)
 
 
-def test_fault_rows_round_trip():
-    rows = [fault_row()]
-    assert msgspec.json.decode(msgspec.json.encode(rows), type=list[measure.FaultRow]) == rows
+def test_a_kept_result_is_not_measured_again(tmp_path):
+    path, result = tmp_path / "rows/one.json", make_result(verdicts=(verdict_row(),), faults=(fault_row(),))
+    assert check_verdicts.keep_result(path, lambda: result) == result
+    assert check_verdicts.keep_result(path, lambda: pytest.fail("measured again")) == result
+
+
+def test_the_page_says_where_kept_results_were_measured():
+    text = "\n".join(check_verdicts.render_results([make_result(verdicts=(verdict_row(),))]))
+    assert "- machine: a processor, 2 cores, no GPU used" in text
+
+
+def test_an_error_in_either_table_is_an_error():
+    assert [*check_verdicts.list_errors([make_result(verdicts=(verdict_row(word="FAILED"),))])] == ["false alarm"]
+    assert [*check_verdicts.list_errors([make_result(faults=(fault_row(),))])] == ["miss"]
+
+
+def test_only_what_was_named_is_measured():
+    names = [name for name, _ in check_verdicts.list_steps(None, ["nudenet-yolov8n"])]
+    assert names == [
+        "nudenet-yolov8n-fp16-onnxruntime",
+        "nudenet-yolov8n-fp16-openvino",
+        "nudenet-yolov8n-int8-onnxruntime",
+        "nudenet-yolov8n-int8-openvino",
+    ]

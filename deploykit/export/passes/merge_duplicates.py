@@ -3,9 +3,9 @@
     v = W                      →  one initializer, read twice        bit for bit equal, of `SMALLEST` elements or more
     a = f(W)  b = f(W)         →  a = f(W), read twice
 
-Before constants are folded: what two layers share stays one weight if it is computed from one. onnx-ir's pass merges the
-nodes. Its pass for initializers would merge small ones too: the biases of zeros and scales of ones of a whole network
-would lose their names, and passes that change a layer's own bias would find it shared.
+Before constants are folded: what two layers share stays one weight if it is computed from one. onnx-ir's pass merges
+the nodes. Its pass for initializers would merge small ones too: the biases of zeros and scales of ones of a whole
+network would lose their names, and passes that change a layer's own bias would find it shared.
 """
 
 from __future__ import annotations

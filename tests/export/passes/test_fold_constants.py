@@ -53,7 +53,11 @@ COMPUTED = {
         variance = ReduceMean <keepdims = 1> (square, axes)
         deviation = Sqrt (variance)
         v = Div (centred, deviation)""",
-    "a pruning mask": "zero = Constant <value_float = 0.0> () kept = Less (zero, w) mask = Cast <to = 1> (kept) v = Mul (w, mask)",
+    "a pruning mask": """
+        zero = Constant <value_float = 0.0> ()
+        kept = Less (zero, w)
+        mask = Cast <to = 1> (kept)
+        v = Mul (w, mask)""",
     "a low-rank update": "product = MatMul (low, rank) update = Reshape (product, shape) v = Add (w, update)",
     "a normalization of the weight": """
         flat = Reshape (w, flat_shape)

@@ -103,6 +103,7 @@ from deploykit.core.values.quantization import (
     Ranges,
     Recipe,
     Sensitivity,
+    UncountedProduct,
 )
 from deploykit.core.values.records import Records
 from deploykit.core.values.requests import BudgetOptions, CalibrationOptions, ExportRequest, ImageOverrides
@@ -220,6 +221,7 @@ __all__ = [
     "TensorSpec",
     "TimedRunner",
     "Tolerance",
+    "UncountedProduct",
     "Value",
     "WeightsRecord",
     "WeightsSource",

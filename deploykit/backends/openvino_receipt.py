@@ -79,7 +79,8 @@ def _find_product(tensors: Mapping[str, openvino.Output], layer: ir.Node) -> ope
     """The multiplying operator of `layer`, searched upwards from its outputs. A tensor named in the ONNX graph ends the
     search: another node begins there.
     """
-    pending = [tensors[output.name].get_node() for output in layer.outputs if output.name in tensors]
+    written = [output.name or "" for output in layer.outputs]  # a recurrent layer may write its last state only
+    pending = [tensors[name].get_node() for name in written if name in tensors]
     while pending:
         node = pending.pop()
         if node.get_type_name() in MULTIPLYING:

@@ -80,7 +80,8 @@ def _count_product_macs(node: ir.Node) -> int:
             return math.prod(_sizes(node.inputs[0])[:2]) * (_elements(node.inputs[1]) + _elements(node.inputs[2]))
         case "Einsum":
             return _count_einsum(node)
-    raise Uncountable(f"deploykit does not count {node.op_type}")
+        case _:
+            raise Uncountable(f"deploykit does not count {node.op_type}")
 
 
 def _count_convolution(node: ir.Node, weight: ir.Value | None, positions: ir.Value | None) -> int:

@@ -145,6 +145,10 @@ def _elements(value: ir.Value) -> int:
 
 def _result_elements(node: ir.Node) -> float:
     """The elements of the outputs; infinite where a size is unknown."""
-    sizes = [output.shape for output in node.outputs]
-    known = [math.prod(shape) for shape in sizes if shape is not None and all(isinstance(size, int) for size in shape)]
-    return sum(known) if len(known) == len(sizes) else math.inf
+    return sum(_value_elements(output) for output in node.outputs)
+
+
+def _value_elements(value: ir.Value) -> float:
+    if value.shape is None or not value.shape.is_static():
+        return math.inf
+    return math.prod(value.shape.numpy())

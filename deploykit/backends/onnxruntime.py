@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deploykit.backends.cpu_backend import CpuBackend
 from deploykit.backends.interface import tensor_spec, tensor_types
-from deploykit.backends.weighted_layers import find_weighted_layers
 from deploykit.core.errors import InputError
 from deploykit.core.files import record_file
 from deploykit.core.onnx_outline import read_outline
+from deploykit.core.products import find_products
 from deploykit.core.values import Arrays, Engine, ExecutedPrecision, Progress, TensorSpec
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class OnnxRuntime(CpuBackend):
         return open_graph(folder / engine.file.path)
 
     def read_executed_precision(self, engine: Engine, folder: Path) -> ExecutedPrecision:
-        """The type each layer's kernel multiplies in, by the name of its ONNX node."""
+        """The type each product's kernel multiplies in, by the name of its ONNX node."""
         import onnx_ir as ir
 
         from deploykit.backends import onnxruntime_receipt as receipt
@@ -83,9 +83,8 @@ class OnnxRuntime(CpuBackend):
             options.optimized_model_filepath = str(optimized)
             _open_session(graph, options)
             kernels = ir.load(optimized).graph
-            return ExecutedPrecision(
-                receipt.EVIDENCE, receipt.read_arithmetic(kernels, find_weighted_layers(ir.load(graph).graph))
-            )
+            products = find_products(ir.load(graph).graph)
+            return ExecutedPrecision(receipt.EVIDENCE, receipt.read_arithmetic(kernels, products))
 
 
 def open_graph(graph: Path) -> OnnxRuntimeRunner:

@@ -30,6 +30,9 @@ FLOATING_TYPES: Final[Mapping[ir.DataType, Arithmetic]] = {
     ir.DataType.BFLOAT16: "bf16",
 }
 
+PRODUCT_PARTS: Final = ("Conv", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN")
+"""Parts of the names of operators that multiply: `FusedMatMul`, for example."""
+
 NAME_SUFFIX: Final = re.compile(r"_token_\d+$")
 """The suffix that ONNX Runtime appends to a name that another node already has."""
 
@@ -50,12 +53,7 @@ def read_arithmetic(optimized: ir.Graph, layers: Sequence[ir.Node]) -> dict[str,
 
 
 def _is_product(node: ir.Node) -> bool:
-    return (
-        node.op_type in INTEGER_OPERATORS
-        or "Conv" in node.op_type
-        or "Gemm" in node.op_type
-        or "MatMul" in node.op_type
-    )
+    return node.op_type in INTEGER_OPERATORS or any(part in node.op_type for part in PRODUCT_PARTS)
 
 
 def _kernel_names(layer: ir.Node) -> Iterator[str]:
@@ -75,8 +73,8 @@ def _kernel_names(layer: ir.Node) -> Iterator[str]:
 
 
 def _kernel_arithmetic(kernel: ir.Node) -> Arithmetic | None:
-    """The type of the kernel's weight, which its other input shares; read from the constants that produce the weight,
-    since shape inference does not know ONNX Runtime's own operators. None where the type cannot be determined.
+    """The type of the kernel's second operand, which the first shares; read from the constants that produce it where
+    shape inference does not know ONNX Runtime's own operators. None where the type cannot be determined.
     """
     if kernel.op_type in INTEGER_OPERATORS:
         return "int8"

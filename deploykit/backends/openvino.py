@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 from deploykit.backends import openvino_receipt as receipt
 from deploykit.backends.cpu_backend import CpuBackend
 from deploykit.backends.interface import read_interface, tensor_types
-from deploykit.backends.weighted_layers import find_weighted_layers
 from deploykit.core.errors import BackendError, InputError
 from deploykit.core.files import record_file
 from deploykit.core.input_check import find_input_mismatch
 from deploykit.core.onnx_outline import read_outline
+from deploykit.core.products import find_products
 from deploykit.core.values import Arrays, Engine, ExecutedPrecision, Progress, TensorSpec
 
 if TYPE_CHECKING:
@@ -77,10 +77,10 @@ class OpenVino(CpuBackend):
         return OpenVinoRunner(_compile_model(_read_model(graph), graph), engine.inputs, engine.outputs)
 
     def read_executed_precision(self, engine: Engine, folder: Path) -> ExecutedPrecision:
-        """The type each layer's kernel multiplies in, by the name of its ONNX node."""
+        """The type each product's kernel multiplies in, by the name of its ONNX node."""
         graph = folder / engine.file.path
         model = _read_model(graph)
-        marks = receipt.mark_layers(model, find_weighted_layers(_parse_onnx(graph).graph))
+        marks = receipt.mark_layers(model, find_products(_parse_onnx(graph).graph))
         return ExecutedPrecision(
             receipt.EVIDENCE, receipt.read_arithmetic(_compile_model(model, graph).get_runtime_model(), marks)
         )

@@ -22,12 +22,18 @@ if TYPE_CHECKING:
 EVIDENCE: Final = "execution graph"
 
 MULTIPLYING: Final = frozenset(
-    {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
+    {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul", "Einsum"}
+    | {"DeformableConvolution", "LSTMSequence", "GRUSequence", "RNNSequence"}
 )
-"""Operator types that the frontend makes of Conv, ConvTranspose, Gemm and MatMul."""
+"""Operator types that the frontend makes of products: Conv, ConvTranspose, Gemm, MatMul, Einsum, LSTM …"""
 
-KERNELS: Final = frozenset({"Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul"})
+KERNELS: Final = frozenset(
+    {"Convolution", "GroupConvolution", "Deconvolution", "DeformableConvolution", "FullyConnected", "MatMul", "RNNSeq"}
+)
 """Layer types of the execution graph that multiply."""
+
+ATTENTION_KERNELS: Final = frozenset({"Subgraph", "ScaledDotProductAttention"})
+"""Layer types that may contain products, among other operators: attention, with the Softmax between its products."""
 
 ARITHMETIC: Final[Mapping[str, Arithmetic]] = {"i8": "int8", "u8": "int8", "f16": "fp16", "bf16": "bf16", "f32": "fp32"}
 """By a kernel's `runtimePrecision`: the type it multiplies in, not the type it writes."""
@@ -70,11 +76,11 @@ def _layer_operators(product: openvino.Node) -> Iterator[openvino.Node]:
 
 
 def _find_product(tensors: Mapping[str, openvino.Output], layer: ir.Node) -> openvino.Node | None:
-    """The multiplying operator of `layer`, searched upwards from its output. A tensor named in the ONNX graph ends the
+    """The multiplying operator of `layer`, searched upwards from its outputs. A tensor named in the ONNX graph ends the
     search: another node begins there.
     """
-    tensor = layer.outputs[0].name or ""
-    pending = [tensors[tensor].get_node()] if tensor in tensors else []
+    written = [output.name or "" for output in layer.outputs]  # a recurrent layer may write its last state only
+    pending = [tensors[name].get_node() for name in written if name in tensors]
     while pending:
         node = pending.pop()
         if node.get_type_name() in MULTIPLYING:
@@ -101,12 +107,21 @@ def read_arithmetic(execution: openvino.Model, marks: Marks) -> dict[str, Arithm
     """The arithmetic of each marked layer; no entry for a layer that the execution graph does not show."""
     kernels = [_parse_kernel(node.get_rt_info()) for node in execution.get_ops()]
     multiplying = [kernel for kernel in kernels if kernel.kind in KERNELS]
-    result = {layer: _arithmetic_of(names, multiplying) for layer, names in marks.items()}
-    missing = [layer for layer, names in marks.items() if all(kernel.names.isdisjoint(names) for kernel in multiplying)]
+    attention = [kernel for kernel in kernels if kernel.kind in ATTENTION_KERNELS]
+    result = {
+        # an attention kernel may begin with an operator behind a product: only the product itself counts there
+        layer: _arithmetic_of(names, multiplying) or _arithmetic_of(names[:1], attention)
+        for layer, names in marks.items()
+    }
+    missing = [
+        layer
+        for layer, names in marks.items()
+        if result[layer] is None and all(kernel.names.isdisjoint(names) for kernel in multiplying)
+    ]
     # Some kernels are named after an operator that the compiler created. Which layer each belongs to does not matter
-    # where all of them compute in the same type; products of two computed tensors are not layers.
+    # where all of them compute in the same type.
     marked = {name for names in marks.values() for name in names}
-    unmatched = [kernel for kernel in multiplying if kernel.kind != "MatMul" and marked.isdisjoint(kernel.names)]
+    unmatched = [kernel for kernel in multiplying if marked.isdisjoint(kernel.names)]
     if len(unmatched) >= len(missing) and len({kernel.arithmetic for kernel in unmatched}) == 1:
         result |= dict.fromkeys(missing, unmatched[0].arithmetic)
     return {layer: arithmetic for layer, arithmetic in result.items() if arithmetic is not None}

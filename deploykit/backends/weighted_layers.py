@@ -1,10 +1,13 @@
-"""The nodes of a graph that multiply by constant weights: the layers whose executed precision is reported."""
+"""The nodes of a graph that multiply by constant weights: where runtimes begin a fused kernel.
+
+Receipts report every product, of `core.products`; these are the products that `diagnose` compares layer by layer.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from deploykit.core.errors import InputError
+from deploykit.core.products import require_unique_names
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -31,11 +34,7 @@ def find_weighted_layers(graph: ir.Graph) -> list[ir.Node]:
             constants.update(node.outputs)  # dequantized int8 codes, for example
         elif _has_constant_weight(node, constants):
             layers.append(node)
-    names = [node.name for node in layers]
-    for name in names:
-        if not name or names.count(name) > 1:
-            problem = f"{names.count(name)} layers are named {name}" if name else "a layer has no name"
-            raise InputError(f"In this graph {problem}.", "Export it with deploykit, which names every node.")
+    require_unique_names(layers)
     return layers
 
 

@@ -60,11 +60,22 @@ def render_budget(budget: Budget) -> Text:
 
 
 def render_executed(receipt: PrecisionReceipt) -> Text:
-    """Shares of the multiply-accumulates by executed precision, as the backend reports them."""
-    if not receipt.layers:
-        return Text("executed precision: no layer of the network multiplies by weights")
+    """Shares of the multiply-accumulates by executed precision, as the backend reports them; below them, what an INT8
+    network leaves in floating point, and what the shares leave out.
+    """
+    if not receipt.layers and not receipt.uncounted:
+        return Text("executed precision: the network has no product")
+    text = Text(f"executed precision: {describe_shares(receipt)}")
+    for line in (describe_floating(receipt), describe_uncounted(receipt)):
+        if line is not None:
+            text.append(f"\n  {line}")
+    return text
+
+
+def describe_shares(receipt: PrecisionReceipt) -> str:
+    """`97.3 % INT8, 2.7 % FP32 by MACs (OpenVINO 2026.4.1, execution graph)`."""
     runtime = RUNTIMES.get(receipt.backend, receipt.backend)
-    return Text(f"executed precision: {format_shares(receipt)} ({runtime} {receipt.version}, {receipt.evidence})")
+    return f"{format_shares(receipt)} ({runtime} {receipt.version}, {receipt.evidence})"
 
 
 def format_shares(receipt: PrecisionReceipt) -> str:
@@ -73,7 +84,37 @@ def format_shares(receipt: PrecisionReceipt) -> str:
     parts = [f"{format_share(share)} {arithmetic.upper()}" for arithmetic, share in shares]
     if receipt.unreported:
         parts.append(f"{format_share(1 - sum(receipt.shares.values()))} unreported")
-    return f"{', '.join(parts)} by MACs"
+    whole = "by MACs" if not receipt.uncounted else "by the MACs that can be counted"
+    return f"{', '.join(parts) or 'unknown'} {whole}"
+
+
+LISTED: Final = 5
+"""Products that are named; the others are counted."""
+
+
+def describe_floating(receipt: PrecisionReceipt) -> str | None:
+    """What an INT8 network leaves in floating point, by module and share of the MACs, and how much is INT8 at all where
+    that is little; None where there is nothing.
+    """
+    floating, total = receipt.left_floating, sum(layer.macs for layer in receipt.layers)
+    if not floating:
+        return None
+    named = [f"{layer.title} ({layer.op_type}, {format_share(layer.macs / total)})" for layer in floating[:LISTED]]
+    if rest := floating[LISTED:]:
+        named.append(f"{len(rest)} more ({format_share(sum(layer.macs for layer in rest) / total)})")
+    asked = format_share(receipt.requested_shares["int8"])
+    little = f"only {asked} of the network is INT8 by MACs; " if receipt.int8_shortfall is not None else ""
+    return f"{little}in floating point: {', '.join(named)}"
+
+
+def describe_uncounted(receipt: PrecisionReceipt) -> str | None:
+    """The products that no share includes, with the reason; None where every product counts."""
+    if not receipt.uncounted:
+        return None
+    named = [f"{product.title} ({product.op_type}): {product.reason}" for product in receipt.uncounted[:LISTED]]
+    if len(receipt.uncounted) > LISTED:
+        named.append(f"and {len(receipt.uncounted) - LISTED} more")
+    return f"not counted in these shares: {'; '.join(named)}"
 
 
 def format_share(share: float) -> str:

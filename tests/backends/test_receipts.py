@@ -167,9 +167,9 @@ class Execution:
         (Kernel("Eltwise", "f32", "a"),),
         (Kernel("Convolution", "f32", "a"), Kernel("Convolution", "i8", "a")),
         (Kernel("Convolution", "f64", "a"),),
-        (Kernel("MatMul", "f32", "of two computed tensors"),),
+        (Kernel("Subgraph", "f32", "elementwise"),),
     ],
-    ids=["none", "only its addition", "two", "of an unknown type", "of no layer"],
+    ids=["none", "only its addition", "two", "of an unknown type", "of no product"],
 )
 def test_openvino_s_layer_without_a_single_kernel_has_no_arithmetic(kernels):
     assert openvino_receipt.read_arithmetic(Execution(*kernels), {"layer": ["a"]}) == {}
@@ -196,3 +196,53 @@ def test_openvino_s_unnamed_kernels_fewer_than_layers_are_not_assigned():
 def test_openvino_s_unnamed_kernels_of_different_types_are_not_assigned():
     kernels = Kernel("FullyConnected", "i8", "made up"), Kernel("FullyConnected", "f32", "made up, too")
     assert openvino_receipt.read_arithmetic(Execution(*kernels), {"one": ["b"], "other": ["c"]}) == {}
+
+
+# ── Products without weights, and recurrent layers ────────────────────────────────────────────────────────────────────
+
+EVERY_PRODUCT = """
+<ir_version: 9, opset_import: ["" : 20]>
+every_product (float[batch, 16, 8] x) => (float[batch, 4, 16] y)
+<float[8, 8] query_weight, float[8, 8] key_weight, float[4, 16] left_weight, float[8, 8] einsum_weight,
+ float[2, 32, 8] lstm_weight, float[2, 32, 8] lstm_recurrent_weight, float[1, 24, 16] gru_weight,
+ float[1, 24, 8] gru_recurrent_weight, float[1, 4, 8] rnn_weight, float[1, 4, 4] rnn_recurrent_weight,
+ int64[3] joined = {16, -1, 16}, int64[1] first = {1}> {
+    [query] q = MatMul (x, query_weight)
+    [key] k = MatMul (x, key_weight)
+    t = Transpose <perm = [0, 2, 1]> (k)
+    [scores] s = MatMul (q, t)
+    p = Softmax (s)
+    [context] c = MatMul (p, x)
+    [einsum] e = Einsum <equation = "btc,dc->btd"> (c, einsum_weight)
+    steps = Transpose <perm = [1, 0, 2]> (e)
+    [lstm] l = LSTM <hidden_size = 8, direction = "bidirectional"> (steps, lstm_weight, lstm_recurrent_weight)
+    both = Transpose <perm = [0, 2, 1, 3]> (l)
+    flat = Reshape (both, joined)
+    [gru] g = GRU <hidden_size = 8> (flat, gru_weight, gru_recurrent_weight)
+    u = Squeeze (g, first)
+    [rnn] r, last = RNN <hidden_size = 4> (u, rnn_weight, rnn_recurrent_weight)
+    v = Squeeze (r, first)
+    w = Transpose <perm = [1, 0, 2]> (v)
+    o = Tanh (w)
+    [left] m = MatMul (left_weight, o)
+    z = Transpose <perm = [0, 2, 1]> (o)
+    [outer] y = MatMul (m, z)
+}
+"""
+
+
+@pytest.mark.parametrize("name", ON_CPU)
+def test_every_product_is_found_and_is_float32(arithmetic, name):
+    expected = {"query", "key", "scores", "context", "einsum", "lstm", "gru", "rnn", "left", "outer"}
+    assert arithmetic(name, EVERY_PRODUCT) == dict.fromkeys(expected, "fp32")
+
+
+def test_openvino_s_attention_kernel_computes_the_products_it_contains():
+    kernel = Kernel("Subgraph", "f32", "scores,softmax,context")
+    marks = {"first": ["scores", "softmax"], "second": ["context"]}
+    assert openvino_receipt.read_arithmetic(Execution(kernel), marks) == {"first": "fp32", "second": "fp32"}
+
+
+def test_openvino_s_elementwise_kernel_behind_a_product_is_not_the_product():
+    kernel = Kernel("Subgraph", "f32", "activation")
+    assert openvino_receipt.read_arithmetic(Execution(kernel), {"product": ["product", "activation"]}) == {}

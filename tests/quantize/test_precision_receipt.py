@@ -1,25 +1,26 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 from small_int8 import KERNELS, calibrated, convolutional, parse, random
 
-from deploykit.core.errors import InputError
 from deploykit.core.values import ExecutedPrecision, Recipe
 from deploykit.quantize import int8
-from deploykit.quantize.receipt import compute_int8_share, compute_precision_receipt, count_macs, has_weight
+from deploykit.quantize.mac_count import count_macs
+from deploykit.quantize.receipt import compute_int8_share, compute_precision_receipt
 
 CATALOG = Path(__file__).resolve().parents[2] / "architectures" / "catalog.json"
 
 
-def layers(model):
-    return [node for node in model.graph if has_weight(node)]
-
-
 def macs_by_node(model):
-    return {node.name: count for node, count in count_macs(model).items()}
+    return {node.name: count for node, count in count_macs(model).macs.items()}
+
+
+def uncounted_by_node(model):
+    return {node.name: reason for node, reason in count_macs(model).uncounted.items()}
 
 
 # ── Multiply-accumulates ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -88,25 +89,74 @@ def test_the_total_is_that_of_the_catalog(fp32_bundle):
     assert sum(macs_by_node(ir.load(fp32_bundle / "model.onnx")).values()) == expected
 
 
-def test_an_unknown_height_is_refused_with_a_remedy():
+def test_a_product_of_unknown_height_is_not_counted_and_says_why():
     model = parse("g (float[N,4,H,W] x) => (float[N,4,H,W] y) { [conv] y = Conv (x, w) }", w=KERNELS["w0"])
-    with pytest.raises(InputError, match="size H at the input x is dynamic") as caught:
-        count_macs(model)
-    assert "one height and width" in caught.value.remedy
+    assert uncounted_by_node(model) == {"conv": "the size H of y is dynamic"}
 
 
-def test_a_tensor_of_unknown_shape_is_refused():
+def test_a_product_of_unknown_shape_is_not_counted_and_says_why():
     proto = onnx.parser.parse_model(
         '<ir_version: 10, opset_import: ["" : 20, "other" : 1]> g (float[N,4,8,8] x) => (float[N,4,8,8] y) '
         "{ a = other.Unknown (x) [conv] b = Conv (a, w) y = Relu (b) }"
     )
     proto.graph.initializer.append(onnx.numpy_helper.from_array(KERNELS["w0"], "w"))
-    with pytest.raises(InputError, match="no shapes for conv"):
-        count_macs(ir.from_proto(proto))
+    assert uncounted_by_node(ir.from_proto(proto)) == {"conv": "the graph does not say its shapes"}
 
 
-def test_products_of_two_computed_tensors_are_not_layers():
-    assert layers(convolutional("a = Relu (x) y = MatMul (x, a)")) == []
+EVERY_PRODUCT = {
+    "two computed tensors": ("y = MatMul (x, x)", {}, 4 * 8 * 8 * 8),
+    "weights on the left": ("y = MatMul (w, x)", {"w": random(5, 8)}, 4 * 5 * 8 * 8),
+    "Einsum": ('y = Einsum <equation = "nchw,oc->nohw"> (x, w)', {"w": random(5, 4)}, 4 * 8 * 8 * 5),
+    "Einsum of two computed tensors": ('y = Einsum <equation = "nchw,nchv->nhwv"> (x, x)', {}, 4 * 8 * 8 * 8),
+    "Einsum with an ellipsis": ('y = Einsum <equation = "...w,vw->...v"> (x, w)', {"w": random(5, 8)}, 4 * 8 * 8 * 5),
+    "DeformConv": (
+        "y = DeformConv <kernel_shape = [1, 1]> (x, w, offset)",
+        {"w": random(6, 4, 1, 1), "offset": np.zeros((1, 2, 8, 8), np.float32)},
+        8 * 8 * 6 * 4,
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "weights", "expected"), EVERY_PRODUCT.values(), ids=EVERY_PRODUCT)
+def test_every_product_counts(text, weights, expected):
+    assert macs_by_node(convolutional(f"[product] {text}", **weights)) == {"product": expected}
+
+
+@pytest.mark.parametrize(("operator", "gates"), [("RNN", 1), ("GRU", 3), ("LSTM", 4)])
+def test_recurrent_layers_count_input_and_hidden_products_of_every_step_and_direction(operator, gates):
+    text = f"""g (float[N,9,6] x) => (float[9,2,N,5] y) {{
+        steps = Transpose <perm = [1, 0, 2]> (x)
+        [recurrent] y = {operator} <hidden_size = 5, direction = "bidirectional"> (steps, w, r)
+    }}"""
+    model = parse(text, w=random(2, gates * 5, 6), r=random(2, gates * 5, 5))
+    assert macs_by_node(model) == {"recurrent": 9 * 2 * gates * 5 * (6 + 5)}
+
+
+def test_a_sum_of_one_tensor_is_no_product():
+    assert macs_by_node(convolutional('y = Einsum <equation = "nchw->nhwc"> (x)')) == {}
+
+
+def test_a_product_with_a_vector():
+    text = "g (float[N,4,8] x) => (float[N,4] y) { [product] y = MatMul (x, w) }"
+    assert macs_by_node(parse(text, w=random(8))) == {"product": 4 * 8}
+
+
+BRANCHES = """
+    answer = ReduceMax <keepdims = 0> (x)
+    zero = Constant <value_float = 0.0> ()
+    positive = Greater (answer, zero)
+    [choice] y = If (positive) <
+        then_branch = left () => (float[N,4,8,8] a) { [inner] a = MatMul (x, x) },
+        else_branch = right () => (float[N,4,8,8] b) { b = Relu (x) }
+    >
+"""
+
+
+def test_a_product_inside_a_branch_is_named_as_not_counted(tmp_path):
+    ir.save(convolutional(BRANCHES), tmp_path / "branches.onnx")
+    (product,) = compute_receipt(tmp_path / "branches.onnx").uncounted
+    assert (product.node, product.op_type) == ("inner", "MatMul")
+    assert product.reason == "it is computed inside choice, a If, as often as the data decide"
 
 
 # ── Against a backend's report ────────────────────────────────────────────────────────────────────────────────────────
@@ -224,3 +274,40 @@ def test_layers_that_cannot_be_quantized_count_among_all(tmp_path):
     text = "g (float[4,4] x) => (float[4,4] y) { [scaled] a = Gemm <alpha = 2.0> (x, w) [plain] y = Gemm (a, w) }"
     ir.save(parse(text, w=random(4, 4)), tmp_path / "source.onnx")
     assert compute_int8_share(tmp_path / "source.onnx", frozenset()) == 1 / 2
+
+
+# ── What an INT8 graph leaves in floating point ───────────────────────────────────────────────────────────────────────
+
+
+def test_the_largest_products_outside_int8_come_first(graph):
+    receipt = compute_receipt(graph, one="fp32", two="fp32", three="int8")
+    assert [layer.node for layer in receipt.left_floating] == ["one", "two"]
+
+
+def test_a_graph_without_int8_leaves_nothing_in_floating_point(tmp_path):
+    ir.save(convolutional(BODY, **WEIGHTS), tmp_path / "source.onnx")
+    assert compute_receipt(tmp_path / "source.onnx", one="fp32").left_floating == ()
+
+
+def test_the_shares_that_the_graph_requests(graph):
+    assert compute_receipt(graph).requested_shares["int8"] == (WORK["one"] + WORK["three"]) / TOTAL
+
+
+def test_a_graph_that_is_nearly_all_int8_has_no_shortfall(graph):
+    assert compute_receipt(graph, one="int8", two="fp32", three="int8").int8_shortfall is None
+
+
+def test_a_graph_that_is_int8_only_in_part_says_so(tmp_path):
+    source = tmp_path / "source.onnx"
+    ir.save(convolutional(BODY, **WEIGHTS), source)
+    int8.write_quantized_graph(source, calibrated(source), Recipe(excluded=("one",)), tmp_path)
+    shortfall = compute_receipt(tmp_path / "model.onnx", one="fp32", two="int8", three="int8").int8_shortfall
+    share = 100 * (WORK["two"] + WORK["three"]) / TOTAL
+    assert shortfall == f"only {share:.1f} % of the network is INT8 by MACs: one stay in floating point"
+
+
+def test_products_carry_the_module_that_issued_them(tmp_path):
+    model = convolutional(BODY, **WEIGHTS)
+    next(node for node in model.graph if node.name == "two").metadata_props["deploykit.module"] = "head.proj"
+    ir.save(model, tmp_path / "source.onnx")
+    assert [layer.title for layer in compute_receipt(tmp_path / "source.onnx").layers] == ["one", "head.proj", "three"]

@@ -20,11 +20,11 @@ from deploykit.backends.tensorrt.gate import reject_foreign_engine, try_in_child
 from deploykit.backends.tensorrt.library import LibraryName, import_library
 from deploykit.backends.tensorrt.library import library_version as version_of
 from deploykit.backends.tensorrt.runner import TensorRtRunner
-from deploykit.backends.weighted_layers import find_weighted_layers as multiplying
 from deploykit.core import cache
 from deploykit.core.errors import BackendError, CheckFailed, DeploykitError
 from deploykit.core.extras import install_command
 from deploykit.core.files import find_damage, record_file
+from deploykit.core.products import find_products
 from deploykit.core.values import BuildOptions, BuildRecord, Engine, EngineLayer, ExecutedPrecision, Progress
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ class TensorRt:
         )
 
     def read_executed_precision(self, engine: Engine, folder: Path) -> ExecutedPrecision:
-        """The type each layer of the ONNX graph computes in, from the engine inspector."""
-        names = [layer.name or "" for layer in multiplying(_source_graph(engine, folder))]
+        """The type each product of the ONNX graph computes in, from the engine inspector."""
+        names = [layer.name or "" for layer in find_products(_source_graph(engine, folder))]
         return ExecutedPrecision(
             inspector.EVIDENCE, inspector.arithmetic_by_node(self.read_layers(engine, folder, 0), names)
         )

@@ -89,7 +89,7 @@ MOVING: Final = re.compile(
 """Prefixes of the layer types that convert, rearrange or wait: they compute nothing."""
 
 MULTIPLYING: Final = re.compile(
-    r"conv|gemm|matrixmultiply|matmul|fullyconnected|correlation|fusion|myelin|dla", re.IGNORECASE
+    r"conv|gemm|matrixmultiply|matmul|einsum|rnn|attention|fullyconnected|correlation|fusion|myelin|dla", re.IGNORECASE
 )
 """Parts of the layer types that may contain a convolution or matrix product; Myelin calls a convolution `correlation`,
 and either one with the operators after it `fusion`.

@@ -105,6 +105,7 @@ from deploykit.core.values.quantization import (
     Ranges,
     Recipe,
     Sensitivity,
+    UncountedProduct,
 )
 from deploykit.core.values.records import Records
 from deploykit.core.values.requests import BudgetOptions, CalibrationOptions, ExportRequest, ImageOverrides
@@ -236,6 +237,7 @@ __all__ = [
     "TimedRunner",
     "Tolerance",
     "TopOneDrop",
+    "UncountedProduct",
     "Value",
     "WeightsRecord",
     "WeightsSource",

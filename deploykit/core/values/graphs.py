@@ -41,6 +41,8 @@ class Rewrite(Value, frozen=True):
     name: str
     applied: int
     skip_reasons: tuple[str, ...] = ()
+    added_bytes: int = 0
+    """Bytes by which the pass enlarged the weights: computed ones, and copies for readers that shared one."""
 
 
 class ExportedGraph(Value, frozen=True):

@@ -147,7 +147,7 @@ class ExecutedPrecision(Value, frozen=True):
 
 
 class LayerArithmetic(Value, frozen=True):
-    """One Conv, ConvTranspose, Gemm or MatMul: its multiply-accumulates (MACs) per image, and their arithmetic type."""
+    """One product, such as a Conv or MatMul: its multiply-accumulates (MACs) per image, and their arithmetic type."""
 
     node: str
     op_type: str
@@ -156,7 +156,35 @@ class LayerArithmetic(Value, frozen=True):
     """Arithmetic type given by the graph's data types."""
     executed: Arithmetic | None
     """Arithmetic type that the backend executes; None: not reported."""
+    module: str = ""
+    """Dotted path of the PyTorch module that issued it; empty for the outermost one, and where it is not known."""
 
+    @property
+    def title(self) -> str:
+        """What a reader finds it by: the module's path, or the node's name."""
+        return self.module or self.node
+
+
+class UncountedProduct(Value, frozen=True):
+    """A product whose multiply-accumulates are not known, so that no share includes it."""
+
+    node: str
+    op_type: str
+    reason: str
+    """Why it is not counted, as a clause."""
+    module: str = ""
+    """Dotted path of the PyTorch module that issued it; empty for the outermost one, and where it is not known."""
+
+    @property
+    def title(self) -> str:
+        """What a reader finds it by: the module's path, or the node's name."""
+        return self.module or self.node
+
+
+SMALL_INT8_SHARE = 0.8
+"""Share of the multiply-accumulates below which an INT8 graph is said to be INT8 only in part. Attention is a tenth to
+a fifth of a vision transformer's, and stays in floating point.
+"""
 
 MAX_INT8_FALLBACK_SHARE = 0.05
 """Largest share of the graph's INT8 multiply-accumulates that a backend may execute in floating point."""
@@ -169,8 +197,39 @@ class PrecisionReceipt(Value, frozen=True):
     version: str
     evidence: str
     shares: Mapping[Arithmetic, float]
-    """Shares of all multiply-accumulates, of 1; the remainder to 1 is not reported."""
+    """Shares of all counted multiply-accumulates, of 1; the remainder to 1 is not reported."""
     layers: tuple[LayerArithmetic, ...]
+    """Every product that can be counted, in the graph's order."""
+    uncounted: tuple[UncountedProduct, ...] = ()
+    """Every other product: of dynamic sizes, or inside the branches of an If or the body of a Loop."""
+
+    @property
+    def requested_shares(self) -> Mapping[Arithmetic, float]:
+        """Shares of all counted multiply-accumulates by the arithmetic type that the graph requests, of 1."""
+        total = sum(layer.macs for layer in self.layers)
+        types = dict.fromkeys(layer.requested for layer in self.layers)
+        return {kind: sum(layer.macs for layer in self.layers if layer.requested == kind) / total for kind in types}
+
+    @property
+    def left_floating(self) -> tuple[LayerArithmetic, ...]:
+        """In a graph with INT8 layers, those that are not executed in INT8, by their multiply-accumulates."""
+        if not any(layer.requested == "int8" for layer in self.layers):
+            return ()
+        floating = [layer for layer in self.layers if (layer.executed or layer.requested) != "int8"]
+        return tuple(sorted(floating, key=lambda layer: -layer.macs))
+
+    @property
+    def int8_shortfall(self) -> str | None:
+        """That the graph asks for INT8 in less than SMALL_INT8_SHARE of the multiply-accumulates, as a sentence without
+        its full stop; None where it asks for more, or for none.
+        """
+        share = self.requested_shares.get("int8", 0.0)
+        if not 0 < share < SMALL_INT8_SHARE:
+            return None
+        names = list(dict.fromkeys(layer.title for layer in self.left_floating if layer.requested != "int8"))
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        stay = f"{', '.join(names[:3])}{more} stay in floating point"
+        return f"only {100 * share:.1f} % of the network is INT8 by MACs: {stay}"
 
     @property
     def int8_fallbacks(self) -> tuple[LayerArithmetic, ...]:

@@ -1,7 +1,7 @@
 """Rewrites of the traced graph, one per file, in the order in which they run.
 
-onnx-ir's and onnxscript's own passes come first: `clean`, `fold_constants`, `drop_zero_bias` and `infer_shapes` call
-them. A pass is written here only where theirs computes something else; its docstring says so.
+onnx-ir's and onnxscript's own passes come first: `clean`, `merge_duplicates`, `fold_constants`, `drop_zero_bias` and
+`infer_shapes` call them. A pass is written here only where theirs computes something else; its docstring says so.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from deploykit.export.passes import (
     canonical_pool,
     canonical_sum,
     clean,
-    constant_fill,
     drop_dropout,
     drop_zero_bias,
     fold_batchnorm,
     fold_constants,
     fold_scale,
     infer_shapes,
+    merge_duplicates,
     names,
 )
 
@@ -45,8 +45,8 @@ class Pass(Protocol):
 PASSES: Final[tuple[Pass, ...]] = (
     names.apply,  # first, so that skip reasons name the user's modules
     drop_dropout.apply,
+    merge_duplicates.apply,  # before folding: what layers share stays one weight
     fold_constants.apply,
-    constant_fill.apply,
     canonical_cast.apply,
     canonical_sum.apply,
     canonical_pool.apply,

@@ -7,35 +7,37 @@
 Exact in real arithmetic; computed in float64 and rounded once. Anything in between prevents it: a BatchNorm after a
 Concat (DenseNet's pre-activation) normalizes tensors that other layers read too, and stays.
 
+Convolutions may share W, as the heads of RTMDet and EfficientDet do, with a BatchNorm of its own for every scale of the
+image. Each gets a weight of its own then: the file grows by a copy for each.
+
 onnxscript's rule of the same purpose computes in float32, gives the result the BatchNorm's module path instead of the
 convolution's, and does not report why it skipped a node.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from deploykit.core.graph_edit import (
-    bypass_node,
-    has_single_use,
-    is_single_use_initializer,
-    read_constant,
-    set_initializer,
-)
+from deploykit.core.graph_edit import add_initializer, bypass_node, has_single_use, read_constant, set_initializer
 from deploykit.core.values import Rewrite
+from deploykit.export.contract import initializer_bytes
 
 
 def apply(model: ir.Model) -> Rewrite:
     """Fold every BatchNormalization that has no `skip_reason`, and count them. The others are skipped."""
-    applied, skip_reasons = 0, []
+    applied, skip_reasons, bytes_before = 0, [], initializer_bytes(model)
     for norm in [node for node in model.graph if node.op_type == "BatchNormalization"]:
         if (reason := skip_reason(norm)) is None:
             fold_into_conv(norm)
             applied += 1
         else:
             skip_reasons.append(f"{norm.name}: {reason}")
-    return Rewrite("fold_batchnorm", applied, tuple(skip_reasons))
+    added = max(0, initializer_bytes(model) - bytes_before)
+    return Rewrite("fold_batchnorm", applied, tuple(skip_reasons), added)
 
 
 def skip_reason(norm: ir.Node) -> str | None:
@@ -49,8 +51,8 @@ def skip_reason(norm: ir.Node) -> str | None:
         return f"its input comes from {conv.op_type if conv else 'the graph input'}, not from a convolution"
     if not has_single_use(source):
         return "the convolution's output has other readers"
-    if not all(map(is_single_use_initializer, conv.inputs[1:])):
-        return "the convolution's weights are shared or computed"
+    if any(value is not None and read_constant(value) is None for value in conv.inputs[1:]):
+        return "the convolution's weights depend on the input"
     if any(read_constant(value) is None for value in norm.inputs[1:5]):
         return "its statistics are not constants"
     return None
@@ -69,7 +71,17 @@ def fold_into_conv(norm: ir.Node) -> None:
     s = gamma / np.sqrt(variance + norm.attributes.get_float("epsilon", 1e-5))
     folded = weight * s.reshape(-1, *[1] * (weight.ndim - 1))  # s: (C_out, 1, 1, 1)
     weight_name = conv.inputs[1].name or ""  # type: ignore[union-attr]
-    set_initializer(conv, 1, folded.astype(weight.dtype), weight_name)
+    _set_own_initializer(conv, 1, folded.astype(weight.dtype), weight_name)
     bias_name = weight_name.removesuffix("weight") + "bias"
-    set_initializer(conv, 2, (s * (bias - mean) + beta).astype(weight.dtype), bias_name)
+    _set_own_initializer(conv, 2, (s * (bias - mean) + beta).astype(weight.dtype), bias_name)
     bypass_node(norm, conv.outputs[0])
+
+
+def _set_own_initializer(node: ir.Node, position: int, array: NDArray[Any], name: str) -> None:
+    """Replace the constant at input `position`; where other nodes read it too, they keep it."""
+    current = node.inputs[position] if position < len(node.inputs) else None
+    if current is None or (current.is_initializer() and has_single_use(current)):
+        set_initializer(node, position, array, name)
+        return
+    assert node.graph is not None
+    node.replace_input_with(position, add_initializer(node.graph, current.name or name, array))

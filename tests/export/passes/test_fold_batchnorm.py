@@ -121,10 +121,55 @@ def test_folding_is_correct_for_any_statistics(gamma, beta, mean, variance):
     assert rewritten(fold_batchnorm.apply, model, x=X).applied == 1
 
 
+# ── Shared weights ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+HEADS = """g (float[N,4,5,5] x) => (float[N,6,H,W] y) {
+    [high] a = Conv (x, w, c)
+    [high_norm] b = BatchNormalization (a, gamma, beta, mean, variance)
+    pooled = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x)
+    [low] d = Conv (pooled, w, c)
+    [low_norm] e = BatchNormalization (d, gamma, beta, variance, variance)
+    y = Add (b, e)
+}"""
+"""One convolution at two scales, with a BatchNorm for each, as in the heads of RTMDet and EfficientDet."""
+
+
+def test_a_convolution_shared_by_several_batchnorms_gets_a_weight_for_each():
+    model = parse(HEADS, c=random(6, seed=3), **WEIGHTS)
+    assert rewritten(fold_batchnorm.apply, model, x=X).applied == 2
+    assert operators(model) == ["Conv", "MaxPool", "Conv", "Add"]
+
+
+def test_the_copies_of_a_shared_weight_are_accounted_for():
+    model = parse(HEADS, c=random(6, seed=3), **WEIGHTS)
+    assert fold_batchnorm.apply(model).added_bytes == WEIGHTS["w"].nbytes + 6 * 4
+
+
+def test_a_reader_without_batchnorm_keeps_the_weight():
+    text = """g (float[N,4,5,5] x) => (float[N,6,H,W] y) {
+        a = Conv (x, w)
+        [norm] b = BatchNormalization (a, gamma, beta, mean, variance)
+        c = Conv (x, w)
+        y = Add (b, c)
+    }"""
+    model = parse(text, **WEIGHTS)
+    assert rewritten(fold_batchnorm.apply, model, x=X).applied == 1
+    np.testing.assert_array_equal(weight(model, "w"), WEIGHTS["w"])
+
+
+def test_a_bias_that_something_else_reads_is_copied():
+    text = """g (float[N,4,5,5] x) => (float[N,6,H,W] y) {
+        a = Conv (x, w, beta)
+        [norm] y = BatchNormalization (a, gamma, beta, mean, variance)
+    }"""
+    assert rewritten(fold_batchnorm.apply, parse(text, **WEIGHTS), x=X).applied == 1
+
+
 # ── Where it refuses ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 OTHER_READERS = "the convolution's output has other readers"
-SHARED = "the convolution's weights are shared or computed"
+COMPUTED = "the convolution's weights depend on the input"
 
 REFUSED = {
     "of the graph's input": (
@@ -154,22 +199,6 @@ REFUSED = {
         }""",
         OTHER_READERS,
     ),
-    "with weights that something else reads": (
-        """g (float[N,4,5,5] x) => (float[N,6,H,W] y) {
-            a = Conv (x, w)
-            [norm] b = BatchNormalization (a, gamma, beta, mean, variance)
-            c = Conv (x, w)
-            y = Add (b, c)
-        }""",
-        SHARED,
-    ),
-    "with a bias that something else reads": (
-        """g (float[N,4,5,5] x) => (float[N,6,H,W] y) {
-            a = Conv (x, w, beta)
-            [norm] y = BatchNormalization (a, gamma, beta, mean, variance)
-        }""",
-        SHARED,
-    ),
     "with computed weights": (
         """g (float[N,4,5,5] x) => (float[N,6,H,W] y) {
             s = ReduceMax <keepdims = 0> (x)
@@ -177,7 +206,7 @@ REFUSED = {
             a = Conv (x, v)
             [norm] y = BatchNormalization (a, gamma, beta, mean, variance)
         }""",
-        SHARED,
+        COMPUTED,
     ),
     "in training mode": (
         """g (float[N,4,5,5] x) => (float[N,6,H,W] y) {

@@ -53,6 +53,17 @@ def find_damage(folder: Path, file: FileRecord) -> str | None:
     return None
 
 
+def link_or_copy(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Make a file available under a second path: a hard link, or a copy where the file system allows no link. A file
+    at `target` is replaced; a symbolic link at `source` is copied as one.
+    """
+    Path(target).unlink(missing_ok=True)
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
 @contextmanager
 def stage_folder(
     destination: Path, remedy: str = "Free some space, or choose another folder with -o."

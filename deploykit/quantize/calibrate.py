@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from deploykit.core import onnx_io
 from deploykit.core.errors import InputError, InternalError
 from deploykit.core.onnx_io import REMEDY
 from deploykit.core.values import Arrays, CalibrationResult, Convergence, DataRecord, Observer, Range, Ranges, Runner
@@ -29,7 +30,7 @@ def add_graph_outputs(source: Path, target: Path, tensors: Collection[str] | Non
             is_float = isinstance(output.type, ir.TensorType) and output.dtype in FLOAT_TYPES
             if is_float and not output.is_graph_output() and (tensors is None or output.name in tensors):
                 model.graph.outputs.append(output)
-    ir.save(model, target)
+    onnx_io.save_model(model, target)
 
 
 def observe_ranges(runner: Runner, batches: Iterable[Arrays], data: DataRecord) -> Ranges:

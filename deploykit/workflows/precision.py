@@ -17,6 +17,7 @@ from deploykit.core import cache
 from deploykit.core.calibration.batches import SampleBatches, open_data
 from deploykit.core.calibration.overlap import find_common_samples
 from deploykit.core.errors import InputError, UsageError
+from deploykit.core.onnx_io import remove_graph
 from deploykit.core.values import (
     Budget,
     CalibrationOptions,
@@ -105,7 +106,7 @@ def cast_graph(session: Session) -> PrecisionResult:
     shared = len(find_common_samples(data.digests, session.data.digests))
     caveat = f"value ranges were checked on {shared} of the samples that parity is evaluated on"
     return PrecisionResult(
-        PrecisionGraph(folder, file.path, file.sha256, request.precision, record, data.record),
+        PrecisionGraph(folder, file.path, record.sha256, request.precision, record, data.record),
         caveats=(caveat,) if shared else (),
     )
 
@@ -236,7 +237,7 @@ def _load_exposed(session: Session, folder: Path, tensors: Collection[str] | Non
     reference, file = session.reference, folder / "exposed.onnx"
     add_graph_outputs(session.graph.path, file, tensors)
     runner = reference.load(reference.compile(file, folder), folder)
-    file.unlink()
+    remove_graph(file)
     return runner
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploykit.core.errors import InputError
-from deploykit.core.files import find_damage, hash_file, record_file, replace_file, stage_folder
+from deploykit.core.files import find_damage, hash_file, link_or_copy, record_file, replace_file, stage_folder
 from deploykit.core.values import FileRecord
 
 
@@ -260,6 +260,23 @@ def test_an_interrupted_write_preserves_the_old_file(tmp_path, monkeypatch):
 def test_a_file_in_a_missing_folder_is_explained(tmp_path):
     with pytest.raises(InputError, match="absent/file cannot be written: No such file or directory"):
         replace_file(tmp_path / "absent" / "file", b"new", "")
+
+
+def test_a_file_is_linked_in_place_of_another(tmp_path):
+    for name in ("source", "target"):
+        (tmp_path / name).write_text(name)
+    link_or_copy(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "source").samefile(tmp_path / "target")
+
+
+def test_a_file_on_another_disk_is_copied(tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    (tmp_path / "source").write_text("content")
+    monkeypatch.setattr(os, "link", refuse)
+    link_or_copy(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "target").read_text() == "content"
 
 
 # ── Disks and permissions ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import tempfile
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deploykit.core import cache
-from deploykit.core.files import link_or_copy
+from deploykit.core.files import is_abandoned, link_or_copy, owner_tag
 from deploykit.core.values import Value
 from deploykit.workflows.sweep import archive
 from deploykit.workflows.sweep.archive import ArchiveLabel
@@ -54,7 +53,7 @@ def run_cell(task: CellTask, sent: Sequence[ShippedFiles]) -> Iterator[CellAnswe
     root = cache.cache_folder() / "cells"
     root.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(root)
-    with tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=root, ignore_cleanup_errors=True) as temporary:
+    with tempfile.TemporaryDirectory(prefix=f"{owner_tag()}-", dir=root, ignore_cleanup_errors=True) as temporary:
         place, bundle = Path(temporary) / "here", Path(temporary) / task.name
         place.mkdir()
         for shipped in sent:
@@ -100,8 +99,7 @@ def place_files(source: Path, target: Path) -> None:
 
 
 def _remove_leftovers(root: Path) -> None:
-    """Remove the temporary folders of killed workers."""
+    """Remove the temporary folders of killed workers; other nodes may use the same cache."""
     for folder in root.glob("*-*"):
-        pid = folder.name.partition("-")[0]
-        if pid.isdigit() and not Path("/proc", pid).exists():
+        if is_abandoned(folder, folder.name):
             shutil.rmtree(folder, ignore_errors=True)

@@ -5,6 +5,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from deploykit.workflows.sweep import node
 from deploykit.workflows.sweep.node import place_files
 
 
@@ -40,3 +41,10 @@ def test_a_file_that_several_arguments_name_is_replaced_and_not_written_through(
     place_files(tmp_path / "earlier", tmp_path / "here")
     place_files(sent, tmp_path / "here")
     assert (tmp_path / "earlier" / "nets" / "net.bin").read_bytes() == b"from another argument"
+
+
+def test_a_running_cell_of_another_node_is_preserved(tmp_path):
+    """Nodes may share a cache, and cannot ask for each other's processes."""
+    (tmp_path / "00000000-999999999-abc").mkdir()
+    node._remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["00000000-999999999-abc"]

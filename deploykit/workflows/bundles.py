@@ -98,7 +98,9 @@ def reevaluate_parity(
     check_files(folder, manifest)
     network, request = rebuild_source_network(folder, manifest, weights, progress), manifest.request
     inputs = tensor_inputs(manifest.model, manifest.inputs)
-    evaluation = open_data(data or request.data, "evaluation", samples or request.samples, manifest.batch, inputs)
+    evaluation = open_data(
+        data or request.data, "evaluation", samples or request.samples, manifest.batch, inputs, note=progress.note
+    )
     if (calibration := manifest.calibration) is not None:
         precision.require_disjoint(calibration.data, calibration.samples, evaluation)
     engine, runner = open_engine(folder, manifest)

@@ -141,7 +141,15 @@ def calibrate_graph(session: Session, options: CalibrationOptions) -> tuple[Cali
     placement = int8.plan_placement(graph.path)
     with progress.step(f"reading the images of {options.data}", options.count) as advance:
         batch = session.request.options.batch
-        data = open_data(options.data, "calibration", options.count, batch, graph.tensor_inputs, advance=advance)
+        data = open_data(
+            options.data,
+            "calibration",
+            options.count,
+            batch,
+            graph.tensor_inputs,
+            advance=advance,
+            note=progress.note,
+        )
     check_calibration_data(data.record, progress)
     disjoint = require_disjoint(data.record, data.digests, session.data)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import msgspec
 import numpy as np
 
-from deploykit.bundle.manifest import MANIFEST, encode_manifest, is_ours
+from deploykit.bundle.manifest import MANIFEST, encode_manifest, is_ours, read_manifest
 from deploykit.core.errors import InputError
 from deploykit.core.files import escape_name, link_or_copy, record_file, stage_folder
 from deploykit.core.values import Engine, Golden, Manifest, SecondaryEngine
@@ -87,10 +87,12 @@ def pack_engine(
     """Add an engine to the bundle at `folder`, its file copied from `source`. Returns the new manifest.
 
     The bundle is rewritten in a temporary folder next to it, which then replaces it: if this is interrupted, the bundle
-    is either unchanged or complete.
+    is either unchanged or complete. `manifest` is the one that the engine was built from: engines and records that
+    other processes have added since then are kept; InputError where the bundle was exported again.
     """
     with stage_folder(folder, NO_ROOM_REMEDY) as partial:
         shutil.copytree(folder, partial, dirs_exist_ok=True, copy_function=link_or_copy)
+        manifest = _read_current(partial, folder, manifest)
         packed = msgspec.structs.replace(extra, engine=_copy_engine(extra.engine, manifest.graph.file, source, partial))
         path = packed.engine.file.path
         is_other = packed.engine.build is not None or packed.engine.file != manifest.engine.file
@@ -109,6 +111,16 @@ def pack_engine(
         files |= {name: record_file(partial, name) for name in _with_external_data(partial, path)}
         complete = msgspec.structs.replace(manifest, extra_engines=(*others, packed), files=files)
         return _write_manifest(partial, complete, report_renderer)
+
+
+def _read_current(copy: Path, folder: Path, manifest: Manifest) -> Manifest:
+    """The manifest of the `copy` of the bundle at `folder`. InputError where it is another bundle than `manifest`'s."""
+    current = read_manifest(copy)
+    if msgspec.structs.replace(current, extra_engines=(), files={}) != msgspec.structs.replace(
+        manifest, extra_engines=(), files={}
+    ):
+        raise InputError(f"{folder} was exported again in the meantime.", "Run the command again.")
+    return current
 
 
 NO_ROOM_REMEDY: Final = "Free space on the bundle's disk, or copy the bundle to a folder that you can write to."

@@ -206,7 +206,7 @@ def _machine_tag() -> str:
     """Eight hex digits of the host and, within it, of the container: process ids are unique only there."""
     namespace = ""
     with suppress(OSError):
-        namespace = os.readlink("/proc/self/ns/pid")
+        namespace = str(Path("/proc/self/ns/pid").readlink())
     return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
 
 

@@ -77,7 +77,7 @@ def calibrate(
             _extend_range(statistics.ranges, name, array, data)
             if name in statistics.histograms:
                 statistics.histograms[name].add(array)
-            if name in inputs and array.ndim > 1:
+            if name in inputs and array.ndim > 1 and array.size > 0:
                 _add_channel_sums(statistics, name, array)
         done += len(next(iter(batch.values())))
         reached = [checkpoint for checkpoint in checkpoints if checkpoint <= done]
@@ -135,6 +135,8 @@ def _add_channel_sums(statistics: _TensorStatistics, name: str, array: NDArray[A
 
 
 def _extend_range(ranges: dict[str, Range], name: str, array: NDArray[Any], data: DataRecord) -> None:
+    if array.size == 0:  # nothing was detected in this batch, for example
+        return
     batch = Range(float(np.min(array)), float(np.max(array)))
     if not np.isfinite([batch.low, batch.high]).all():
         raise InputError(

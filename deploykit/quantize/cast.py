@@ -54,9 +54,7 @@ def write_cast_graph(
     quantized = any(node.op_type in QDQ_OPERATORS for node in model.graph)
     precision: Precision = "int8-fp16" if quantized else dtype
     casts = sum(1 for node in model.graph if node.op_type == "Cast")
-    return PrecisionGraphRecord(
-        files=files, precision=precision, fp32_nodes=fp32_nodes, cast_nodes=casts
-    )
+    return PrecisionGraphRecord(files=files, precision=precision, fp32_nodes=fp32_nodes, cast_nodes=casts)
 
 
 def cast_model(

@@ -14,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploykit.core.errors import InputError
-from deploykit.core.files import find_damage, hash_file, link_or_copy, owner_tag, record_file, replace_file, stage_folder
+from deploykit.core.files import (
+    find_damage,
+    hash_file,
+    link_or_copy,
+    owner_tag,
+    record_file,
+    replace_file,
+    stage_folder,
+)
 from deploykit.core.values import FileRecord
 
 

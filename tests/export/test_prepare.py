@@ -177,13 +177,13 @@ class Hooked(Pair):
 class HookedNorm(Pair):
     def __init__(self) -> None:
         super().__init__()
-        self.norm.register_forward_hook(lambda norm, inputs, output: output * 3)
+        self.norm.register_forward_hook(lambda _norm, _inputs, output: output * 3)
 
 
 class PreHookedNorm(Pair):
     def __init__(self) -> None:
         super().__init__()
-        self.norm.register_forward_pre_hook(lambda norm, inputs: (inputs[0] - 1,))
+        self.norm.register_forward_pre_hook(lambda _norm, inputs: (inputs[0] - 1,))
 
 
 class ReparametrizedNorm(Pair):

@@ -1,4 +1,4 @@
-"""Networks whose weights do not fit into one ONNX file: every stage works with two, and keeps both apart from others'."""
+"""Networks whose weights do not fit into one ONNX file: every stage works with two, and keeps networks apart."""
 
 import numpy as np
 import onnx

@@ -122,6 +122,22 @@ def test_another_machine_with_the_name_of_the_exporting_one_evaluates_the_graph_
     assert f"on {home} (Cortex-A78AE)" in cli("report", bundle, "--format", "markdown").out
 
 
+def test_an_engine_added_by_another_process_during_the_build_is_kept(bundle):
+    manifest = manifests.read_manifest(bundle)
+    for host in ("nano", "orin"):  # both began with the same manifest
+        pack_engine(bundle, manifest, verdict_on(host, manifest), bundle)
+    assert hosts(bundle) == ["nano", "orin"]
+
+
+def test_a_bundle_exported_again_during_the_build_gets_no_engine(bundle):
+    manifest = manifests.read_manifest(bundle)
+    exported = manifests.encode_manifest(msgspec.structs.replace(manifest, key="of another export"))
+    (bundle / "manifest.json").write_bytes(exported)
+    with pytest.raises(InputError, match="was exported again in the meantime"):
+        pack_engine(bundle, manifest, verdict_on("nano", manifest), bundle)
+    assert (bundle / "manifest.json").read_bytes() == exported
+
+
 @pytest.mark.usefixtures("short_measurement")
 def test_the_library_that_evaluated_a_bundle_on_another_machine_runs_on_this_one_too(cli, bundle_of_another_machine):
     result = cli("compile", bundle_of_another_machine, "--target", "onnxruntime")

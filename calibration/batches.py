@@ -86,13 +86,14 @@ def open_data(
     *,
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
+    note: Callable[[str], object] = lambda _: None,
 ) -> SampleBatches:
     """Open `count` samples (or all there are) of the set's split for `purpose`, in batches of a size within `batch`.
     Without a name: photographs, or noise for a network with the tensor inputs `tensors` (see `tensor_inputs`).
 
     Where the graph does not accept single samples, `count` is rounded up to whole batches, or down at the end of the
-    set; the record states the samples used. `seed` determines the selection. All samples are decoded once for the
-    record; `advance` is called after each.
+    set; the record states the samples used, and `note` is called where they are fewer than `count`. `seed` determines
+    the selection. All samples are decoded once for the record; `advance` is called after each.
 
     InputError if the set cannot fill a batch, or if more than 1 % of the samples are damaged.
     """
@@ -108,7 +109,12 @@ def open_data(
             "Give more images, or a smaller --batch.",
         )
     selection = calibration.select_samples(dataset, wanted, seed, multiple=multiple, advance=advance)
-    return SampleBatches(selection.samples, selection.record, size, selection.digests)
+    record = selection.record
+    if record.count < count:
+        batches = f" in whole batches of {multiple}" if multiple > 1 else ""
+        samples = "1 sample" if record.count == 1 else f"{record.count} samples"
+        note(f"{record.name} has {samples}{batches}, fewer than the {count} requested.")
+    return SampleBatches(selection.samples, record, size, selection.digests)
 
 
 def require_known_data(name: str | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from pathlib import Path
 
 import onnx_ir as ir
@@ -38,16 +38,16 @@ def remove_unread_nodes(graph: ir.Graph) -> None:
 
 
 def write_form(model: ir.Model, path: Path) -> None:
-    """Write the file atomically: another process may be compiling the same graph into the same folder.
+    """Write the file, and its external data if it needs any, atomically: another process may be compiling the same
+    graph into the same folder.
 
     InputError where `path` cannot be written.
     """
     ir.external_data.load_to_model(model)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        onnx_io.save_model(model, partial)
-        partial.replace(path)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.partial-", dir=path.parent) as folder:
+            partial = Path(folder) / path.name  # under its final name, by which it refers to its external data
+            for name in reversed(onnx_io.save_model(model, partial)):  # the graph last
+                partial.with_name(name).replace(path.with_name(name))
     except OSError as error:
         raise explain_os_error(error, path, "Free some space, or choose a folder that can be written.") from error
-    finally:
-        partial.unlink(missing_ok=True)

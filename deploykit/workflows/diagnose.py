@@ -108,7 +108,9 @@ class DiagnosedBundle:
         self.manifest = manifest
         self.network = rebuild_source_network(folder, manifest, weights, progress)
         request, inputs = manifest.request, tensor_inputs(manifest.model, manifest.inputs)
-        self.data = open_data(data or request.data, "evaluation", samples or request.samples, manifest.batch, inputs)
+        self.data = open_data(
+            data or request.data, "evaluation", samples or request.samples, manifest.batch, inputs, note=progress.note
+        )
         if (calibration := manifest.calibration) is not None:
             precision.require_disjoint(calibration.data, calibration.samples, self.data)
         self.progress = progress

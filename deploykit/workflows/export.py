@@ -108,7 +108,8 @@ class ExportState(NamedTuple):
 def build_state(request: ExportRequest, network: Network, progress: Progress) -> ExportState:
     """Run the stages from the network to the verdict on the primary engine, which every verb shares."""
     graph = stages.export_graph(request, network, reference_backend(), progress)
-    data = open_data(request.data, "evaluation", request.samples, request.options.batch, graph.tensor_inputs)
+    batch, inputs = request.options.batch, graph.tensor_inputs
+    data = open_data(request.data, "evaluation", request.samples, batch, inputs, note=progress.note)
     oracle = stages.run_oracle(network, graph, data, progress)
     backend = create_backend(request.target, request.build_options)
     session = Session(request, graph, oracle, data, reference_backend(), backend, progress)

@@ -5,7 +5,6 @@ The files of a stage lie in a cache folder, together with their record, `entry.j
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -19,6 +18,7 @@ from deploykit.core import cache
 from deploykit.core.calibration.batches import SampleBatches, tensor_inputs
 from deploykit.core.errors import CheckFailed, UsageError
 from deploykit.core.files import escape_name
+from deploykit.core.onnx_io import place_graph
 from deploykit.core.provenance import collect_provenance
 from deploykit.core.values import (
     Backend,
@@ -68,8 +68,8 @@ class Fp32Graph(NamedTuple):
 
     @property
     def sha256(self) -> str:
-        """Digest of the ONNX file."""
-        return self.exported.files[0].sha256
+        """Digest of the ONNX file and its external data."""
+        return self.exported.sha256
 
     @property
     def tensor_inputs(self) -> tuple[TensorSpec, ...]:
@@ -205,9 +205,7 @@ def compile_engine(session: Session, graph: PrecisionGraph) -> BuiltEngine:
     backend = session.backend
 
     def write_engine(folder: Path) -> None:
-        for file in (graph.file, f"{graph.file}.data"):
-            if (graph.folder / file).is_file():
-                os.link(graph.folder / file, folder / file)
+        place_graph(graph.path, folder / graph.file)
         with session.progress.step(f"compiling for {backend.name}"):
             engine = backend.compile(folder / graph.file, folder, session.progress)
         save_entry(folder, engine)

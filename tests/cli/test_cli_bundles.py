@@ -398,6 +398,12 @@ def test_parity_of_a_bundle_on_other_data(cli, fp32_bundle):
     assert (row["parity"]["data"]["name"], row["parity"]["passed"]) == ("digits", True)
 
 
+def test_parity_on_fewer_samples_than_requested_says_so(cli, fp32_bundle, photograph):
+    result = cli("parity", fp32_bundle, "--data", photograph.parent, "--samples", "500", "--json")
+    assert result.content[0]["parity"]["data"]["count"] == 1
+    assert f"{photograph.parent.name} has 1 sample, fewer than the 500 requested." in result.err
+
+
 @pytest.mark.usefixtures("small_export")
 def test_parity_of_a_network_is_a_row_per_precision(cli):
     rows = cli("parity", "nin_cifar10", "--data", "synthetic", "--samples", "4", "--json").content

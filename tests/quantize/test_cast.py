@@ -1,4 +1,5 @@
 import tempfile
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from deploykit.backends.onnxruntime import open_graph
 from deploykit.core.errors import InputError
 from deploykit.core.files import find_damage
 from deploykit.core.values import DataRecord, Fp32Node, PrecisionGraphRecord, Range, Ranges
+from deploykit.quantize import batchnorm_affine
 from deploykit.quantize.calibrate import add_graph_outputs, observe_ranges
 from deploykit.quantize.cast import write_cast_graph
 from deploykit.quantize.formats import HALF as FLOAT16
@@ -421,6 +423,19 @@ def test_unnamed_batchnorms_that_share_weights_stay_correct(cast_graph):
         y = BatchNormalization <epsilon = 0.1> (d, gamma, beta, mean, variance)
     }"""
     assert cast_graph(text, **statistics(0.5)).error["y"] < 2 * HALF
+
+
+def test_the_search_for_batchnorms_converts_no_other_weight():
+    proto = onnx.parser.parse_model(HEADER + "g (float[2,1024] x) => (float[2,1024] y) { y = MatMul (x, w) }")
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(random(1024, 1024), "w"))
+    model = ir.from_proto(proto)
+    tracemalloc.start()
+    try:
+        batchnorm_affine.fold_statistics(model.graph, FLOAT16)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 2**20  # w in float64 has 8 MiB
 
 
 def test_a_batchnorm_scale_beyond_fp16_keeps_it_fp32(cast_graph):

@@ -108,6 +108,13 @@ def test_other_samples_reuse_the_graph(export, progress, tmp_path):
     assert "comparing fp32 with eager PyTorch on synthetic" in progress.titles
 
 
+@pytest.mark.usefixtures("fp32_bundle")
+def test_fewer_samples_than_requested_are_noted_and_recorded(export, progress, photograph, tmp_path):
+    request = msgspec.structs.replace(FP32, data=str(photograph.parent), samples=500)
+    assert export(request, tmp_path / "bundle").manifest.parity.data.count == 1
+    assert progress.notes == [f"{photograph.parent.name} has 1 sample, fewer than the 500 requested."]
+
+
 def test_an_up_to_date_bundle_is_unchanged(export, progress, bundle):
     outcome = export(FP32, bundle)
     assert (outcome.up_to_date, outcome.folder, progress.titles) == (True, bundle, [])

@@ -1,5 +1,5 @@
-"""Nodes that must stay FP32, and why: values outside the type's range, constants that it cannot hold, operators that do
-not support it.
+"""Nodes that must stay FP32, and why: values outside the type's range, inside an operator too; small values that are
+divided by; constants that the type cannot hold; operators that do not support it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from deploykit.core.graph_edit import read_constant
 from deploykit.core.values import Fp32Node, Range
 from deploykit.quantize import clip_bounds, dequantize, schemas
 from deploykit.quantize.formats import Format
+from deploykit.quantize.hidden_sums import explain_hidden_value
 from deploykit.quantize.placement import LAYERS
+from deploykit.quantize.small_values import find_small_operands
 
 BRANCH_ATTRIBUTES: Final = frozenset({ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS})
 QDQ_OPERATORS: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -55,9 +57,13 @@ def list_floating_nodes(graph: ir.Graph) -> list[ir.Node]:
 def find_fp32_nodes(graph: ir.Graph, ranges: Mapping[str, Range], to: Format) -> dict[ir.Node, Fp32Node]:
     """The nodes that must stay FP32, each with its reason."""
     candidates = frozenset(list_floating_nodes(graph))
+    small = find_small_operands(graph, ranges, to)
     fp32_nodes = {}
     for node in graph:
-        reason = _explain_fp32_node(node, ranges, to) if node in candidates else _explain_fp32_scale(node, to)
+        if node in candidates:
+            reason = _explain_fp32_node(node, ranges, to) or small.get(node)
+        else:
+            reason = _explain_fp32_scale(node, to)
         if reason is not None:
             fp32_nodes[node] = Fp32Node(node.name or "", node.op_type, reason)
     return fp32_nodes
@@ -113,7 +119,7 @@ def _explain_fp32_node(node: ir.Node, ranges: Mapping[str, Range], to: Format) -
         return _explain_missing_form(node, inputs, to)
     read = [node.inputs[i] for i in inputs if not clip_bounds.is_unreachable_bound(node, i, to)]
     reasons = (explain_out_of_range(value, ranges, to) for value in (*read, *outputs) if value is not None)
-    return next(filter(None, reasons), None)
+    return next(filter(None, reasons), None) or explain_hidden_value(node, ranges, to)
 
 
 def _explain_missing_form(node: ir.Node, inputs: list[int], to: Format) -> str:

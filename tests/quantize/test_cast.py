@@ -309,6 +309,19 @@ def test_a_weight_beyond_the_range_keeps_its_node_fp32(cast_graph):
     assert initializer_dtypes(result.model) == {"w": "FLOAT"}
 
 
+def test_a_bias_too_small_for_fp16_beside_larger_outputs_is_rounded(cast_graph):
+    """EfficientNet's folded BatchNorms leave such biases: rounded to zero, they change nothing."""
+    text = "g (float[N,3,8,8] x) => (float[N,4,8,8] y) { y = Conv (x, w, b) }"
+    result = cast_graph(text, w=random(4, 3, 1, 1), b=random(4) * np.float32(1e-8))
+    assert result.record.fp32_nodes == ()
+
+
+def test_a_bias_too_small_for_fp16_that_its_output_shows_keeps_the_layer_fp32(cast_graph):
+    text = "g (float[N,3,8,8] x) => (float[N,4,8,8] y) { [conv] a = Conv (x, w, b) y = Mul (a, k) }"
+    weights = {"w": np.full((4, 3, 1, 1), 2.0**-20, np.float32), "b": np.full(4, 1e-5, np.float32), "k": random(1)}
+    assert fp32_names(cast_graph(text, **weights)) == ["conv"]
+
+
 @pytest.mark.parametrize("values", [(1e-9, 2e-9, 3e-9), (1e-7, 1e-7, 1e-7), (3.3e-6, 2.2e-6, 0.0)])
 def test_weights_too_small_for_fp16_keep_their_node_fp32(cast_graph, values):
     result = cast_with_weights(cast_graph, *values)
@@ -469,7 +482,7 @@ def test_a_batchnorm_scale_beyond_fp16_keeps_it_fp32(cast_graph):
         "c = Greater (x, w)  y = Where (c, x, top)",
         "y = Pow (x, square)",
         "y = LayerNormalization (x, row)",
-        "y = InstanceNormalization (x, channel, channel)",
+        "y = InstanceNormalization <epsilon = 0.001> (x, channel, channel)",
         "y = Gelu (x)",
         "y = ScatterND (x, place, update)",
     ],

@@ -81,7 +81,9 @@ def test_a_comparison_measures_both_bundles_in_the_backend_that_is_named(cli, fp
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb[0])
-def test_an_engine_that_the_bundle_lacks_is_refused_with_the_command_that_builds_it(cli, words, fp32_bundle, verb, monkeypatch):
+def test_an_engine_that_the_bundle_lacks_is_refused_with_the_command_that_builds_it(
+    cli, words, fp32_bundle, verb, monkeypatch
+):
     monkeypatch.setattr("deploykit.bundle.open.find_backend", lambda _: None)  # as if it were installed
     result = cli(*words(verb, fp32_bundle, "--backend", "tensorrt"))
     assert result.code == 4

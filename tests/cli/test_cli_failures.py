@@ -25,10 +25,10 @@ def failing(monkeypatch):
     """`deploykit verify` with this error."""
 
     def fail(error):
-        def verify(_):
+        def open_bundle(*_):
             raise error
 
-        monkeypatch.setattr(load, "verify", verify)
+        monkeypatch.setattr(load, "load", open_bundle)
 
     return fail
 

@@ -27,6 +27,7 @@ class CppChoice(NamedTuple):
     receipt: PrecisionReceipt | None = None
     latency: Latency | None = None
     failures: tuple[str, ...] = ()
+    """Failed checks of its outputs."""
 
 
 def choose_cpp_engine(manifest: Manifest) -> CppChoice:
@@ -43,16 +44,22 @@ def _list_candidates(manifest: Manifest) -> Iterator[CppChoice]:
     """Engines that ran and that the C++ library can load, the primary one first."""
     primary = manifest.engine
     if _is_loadable(primary):
-        failures = (*manifest.parity.failures, *manifest.receipt.failures)
         yield CppChoice(
-            primary.backend, primary.version, primary.file.path, True, manifest.receipt, manifest.latency, failures
+            primary.backend,
+            primary.version,
+            primary.file.path,
+            True,
+            manifest.receipt,
+            manifest.latency,
+            manifest.parity.failures,
         )
     for other in manifest.extra_engines:
         engine = other.engine
         ran = other.not_run_reason is None or engine.build is None  # a graph needs no machine of its own
         if ran and _is_loadable(engine):
+            failures = other.parity.failures if other.parity is not None else ()
             yield CppChoice(
-                engine.backend, engine.version, engine.file.path, False, other.receipt, other.latency, other.failures
+                engine.backend, engine.version, engine.file.path, False, other.receipt, other.latency, failures
             )
 
 

@@ -247,9 +247,9 @@ def _compose_manifest(key: str, state: ExportState, timed: TimedEngine, extra: S
         golden=session.oracle.golden,
         parity=state.primary.parity,
         latency=timed.measured.latency,
+        fp32_latency=timed.fp32,
         provenance=collect_provenance(),
         files={},
-        fp32_latency=timed.fp32,
     )
 
 

@@ -188,7 +188,7 @@ def test_the_folder_is_never_broken_over_lines(cli, small_export, tmp_path):
 @pytest.fixture
 def strict_tolerances(cache_without, monkeypatch):
     """Bounds that every rounding error exceeds, and no earlier verdict."""
-    cache_without("verdict", "latency")
+    cache_without("verdict")
 
     def bounds(precision, trained):
         return msgspec.structs.replace(for_precision(precision, trained), max_relative=0.0)

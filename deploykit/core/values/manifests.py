@@ -61,10 +61,10 @@ class Manifest(Value, frozen=True):
     golden: Golden
     parity: Parity
     latency: Latency | None
+    fp32_latency: Fp32Comparison | None
+    """The primary engine beside FP32 on the same backend; None: it is FP32 itself, or FP32 was not timed."""
     provenance: Provenance
     files: Mapping[str, FileRecord]
-    fp32_latency: Fp32Comparison | None = None
-    """The primary engine beside FP32 on the same backend; None: it is FP32 itself, or FP32 was not timed."""
 
     def __post_init__(self) -> None:
         for path, file in self.files.items():

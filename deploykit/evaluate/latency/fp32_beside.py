@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+import msgspec
+
 from deploykit.core.values import Interval, Measurement, Value
 from deploykit.evaluate.latency.alternate import WARMUP_CALLS, alternate_blocks
 from deploykit.evaluate.latency.clock import MONOTONIC, Clock
@@ -53,16 +55,18 @@ def time_beside_fp32(
     settings: Settings = Settings(),  # noqa: B008 - a frozen value
     blocks: Blocks = Blocks(),  # noqa: B008 - a frozen value
 ) -> TimedPair:
-    """Warm up each side as `settings` say, then alternate them. Each side's throughput counts its own time only.
+    """Warm up each side, in at most half of the time that `settings` allow, then alternate them. Each side's throughput
+    counts its own time only.
 
     Where the rounds would take longer than `settings.seconds_at_most`, there are only as many as an interval needs.
     """
     runs = {"engine": engine, "fp32": fp32}
+    warmup = msgspec.structs.replace(settings, warmup_at_most_s=settings.warmup_at_most_s / 2)
     warmups: dict[str, Warmup] = {}
     call_s: dict[str, float] = {}
     for name, run in runs.items():
         start = clock()
-        warmups[name] = warm_up(run, clock, settings)
+        warmups[name] = warm_up(run, clock, warmup)
         call_s[name] = (clock() - start) / 1e9 / max(warmups[name].iterations, 1)
     slow = max(call_s.values()) >= SLOW_CALL_S
     warmup_calls = 0 if slow else WARMUP_CALLS

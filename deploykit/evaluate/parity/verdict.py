@@ -175,9 +175,10 @@ def _check_drop(accuracy: Accuracy | None) -> list[str]:
     if accuracy is None or accuracy.drop_low is None or accuracy.drop_low <= LARGEST_DROP:
         return []
     assert accuracy.drop_high is not None
+    interval = f"95 % interval {accuracy.drop_low:.1%} to {accuracy.drop_high:.1%}"
     return [
-        f"top-1 drops by {accuracy.drop:.1%} on {accuracy.count} labelled samples (95 % interval {accuracy.drop_low:.1%} "
-        f"to {accuracy.drop_high:.1%}), above the bound of {LARGEST_DROP:.0%}"
+        f"top-1 drops by {accuracy.drop:.1%} on {accuracy.count} labelled samples ({interval}), above the bound of "
+        f"{LARGEST_DROP:.0%}"
     ]
 
 

@@ -81,7 +81,7 @@ def infer_kind(reference: Array, head: Head) -> OutputKind:
                      clear best token. Attention weights sum to 1 as well; logits that are seldom sure are a tensor.
         tensor       anything else.
 
-    Integers are chosen classes (N, N×1), tokens (N×T) or classes per pixel (N×H×W, N×1×H×W); counts look the same.
+    Integers are chosen classes (N, N×1), tokens (N×T) or regions of classes (N×H×W, N×1×H×W); counts look the same.
     """
     if has_integers(reference):
         return _kind_of_integers(reference)
@@ -124,9 +124,8 @@ def _kind_of_integers(reference: Array) -> OutputKind:
         return "classes"
     if reference.ndim == 2:
         return "sequence"
-    if _fits_shape("map", reference) and math.prod(reference.shape[1:-2]) == 1:
-        return "map"
-    return "tensor"
+    one_channel = _fits_shape("map", reference) and math.prod(reference.shape[1:-2]) == 1
+    return "map" if one_channel and _is_coherent(reference) else "tensor"
 
 
 def _kind_of_vector(rows: Array, head: Head) -> OutputKind:
@@ -146,9 +145,13 @@ def _is_map(reference: Array) -> bool:
         return bool(low < high and ((low >= 0 and high <= 1) or low < 0 < high))
     if sum_to_one(reference, 1):
         return True
-    best = reference.argmax(axis=1)  # N×H×W
-    same = (best[..., 1:] == best[..., :-1]).mean()
-    return bool(low < 0 < high and same >= COHERENT and best.min() != best.max())
+    return bool(low < 0 < high and _is_coherent(reference.argmax(axis=1)))
+
+
+def _is_coherent(classes: Array) -> bool:
+    """Whether …×H×W are regions of classes: more than one, and mostly the same in neighbouring pixels."""
+    same = (classes[..., 1:] == classes[..., :-1]).mean()
+    return bool(same >= COHERENT and classes.min() != classes.max())
 
 
 def _kind_of_rows(reference: Array) -> OutputKind:

@@ -4,7 +4,7 @@ import drawn
 import numpy as np
 import pytest
 
-from deploykit.core.values import OutputCost
+from deploykit.core.values import CostFigure, OutputCost
 from deploykit.evaluate.cost import find_cost_caveats, judge_cost, measure_cost
 from deploykit.evaluate.cost.judge import BOUNDS
 
@@ -125,6 +125,26 @@ def test_a_sample_that_is_not_finite_fails_with_the_worst_figures(kind, referenc
 def test_measuring_judges_nothing(kind, reference):
     figures = measure_cost("out", kind, reference, -reference).figures
     assert all(figure.bound is None and figure.passed is None and not figure.reason for figure in figures)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "low", "high", "passed"),
+    [
+        ("classes", "top-1 agreement", 0.65, 0.5, 0.71, True),
+        ("classes", "top-1 agreement", 0.65, 0.6, 0.69, False),
+        ("map", "changed pixels", 0.35, 0.29, 0.5, True),
+        ("map", "changed pixels", 0.35, 0.31, 0.5, False),
+        ("tensor", "SNR over the spread", 3.0, None, None, True),
+        ("tensor", "SNR over the spread", 2.9, None, None, False),
+        ("scalar", "median error", 0.51, None, None, False),
+    ],
+)
+def test_a_figure_fails_where_its_whole_interval_is_beyond_the_bound(kind, name, value, low, high, passed):
+    lower_is_better = name in ("changed pixels", "median error")
+    [figure] = judge_cost(
+        OutputCost("out", kind, (CostFigure(name, value, low, high, "share", lower_is_better=lower_is_better),))
+    ).figures
+    assert figure.passed is passed
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import special, stats
@@ -283,6 +283,16 @@ def test_the_rank_correlation_is_scipys_with_ties_too(decimals):
     assert figure.low < figure.value < figure.high
 
 
+@pytest.mark.parametrize(("count", "rank"), [(5, None), (6, 1), (8, 1), (9, 2), (16, 4), (100, 40)])
+def test_the_interval_of_the_median_is_of_order_statistics(count, rank):
+    reference, errors = np.arange(count) * 1.0, np.random.default_rng(0).permutation(count) + 1.0
+    figure = figures_of("scalar", reference, reference + errors)["median error"]
+    expected = None if rank is None else (rank / reference.std(), (count + 1 - rank) / reference.std())
+    assert ((figure.low, figure.high) if figure.low is not None else None) == pytest.approx(expected)
+    if rank is not None:
+        assert stats.binom.cdf(rank - 1, count, 0.5) <= 0.025 < stats.binom.cdf(rank, count, 0.5)
+
+
 def test_fewer_than_eight_samples_have_no_rank_correlation():
     assert "rank correlation" not in values_of("scalar", np.arange(7.0), np.arange(7.0))
 
@@ -371,15 +381,16 @@ def test_anchors_that_are_the_same_for_all_samples_have_the_spread_of_their_elem
     assert values_of("tensor", anchors, anchors + anchors.std() / 10)["SNR over the spread"] == pytest.approx(20)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.bool_, np.float16])
+def test_a_tensor_of_any_type_is_measured_in_floating_point(dtype):
+    reference = np.random.default_rng(0).integers(0, 2, (4, 20)).astype(dtype)
+    expected = values_of("tensor", reference.astype(np.float32), 1 - reference.astype(np.float32))
+    assert values_of("tensor", reference, (1 - reference.astype(np.int8)).astype(dtype)) == pytest.approx(expected)
+
+
 @given(arrays(np.float32, (4, 6), elements=st.floats(-100, 100, width=32)), st.floats(0.5, 100))
 def test_the_unit_of_a_tensor_does_not_matter(reference, scale):
-    candidate = reference + np.float32(1)
-    first, second = (
-        values_of("tensor", array.astype(np.float64), other.astype(np.float64))
-        for array, other in (
-            (reference, candidate),
-            (scale * reference.astype(np.float64), scale * candidate.astype(np.float64)),
-        )
-    )
-    if reference.any():
-        assert second == pytest.approx(first, rel=1e-3, abs=1e-3)
+    assume(reference.any())
+    pair = reference.astype(np.float64), reference + 1.0
+    scaled = [scale * array for array in pair]
+    assert values_of("tensor", *scaled) == pytest.approx(values_of("tensor", *pair), rel=1e-3, abs=1e-3)

@@ -29,6 +29,7 @@ CASES = {
     "a segmentation": ("logits", drawn.draw_segmentation_logits(), "map"),
     "a segmentation's probabilities": ("tensors", drawn.apply_softmax(drawn.draw_segmentation_logits(), 1), "map"),
     "classes per pixel": ("tensors", drawn.draw_segmentation_logits().argmax(axis=1), "map"),
+    "a photograph of bytes": ("tensors", (255 * PHOTOGRAPHS[:, 0]).astype(np.uint8), "tensor"),
     "rectified features": ("tensors", FEATURES, "tensor"),
     "features of both signs": ("tensors", RNG.normal(size=(4, 32, 7, 7)), "tensor"),
     "an image": ("tensors", PHOTOGRAPHS, "tensor"),

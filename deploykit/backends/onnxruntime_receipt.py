@@ -33,8 +33,10 @@ FLOATING_TYPES: Final[Mapping[ir.DataType, Arithmetic]] = {
 PRODUCT_PARTS: Final = ("Conv", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN")
 """Parts of the names of operators that multiply: `FusedMatMul`, for example."""
 
-NAME_SUFFIX: Final = re.compile(r"_token_\d+$")
-"""The suffix that ONNX Runtime appends to a name that another node already has."""
+NAME_SUFFIX: Final = re.compile(r"_token_\d+$|(/MatMulAddFusion|/MatmulTransposeFusion/|/MatMulScaleFusion/)+$")
+"""The suffixes that ONNX Runtime appends to a name that another node already has, and to the names of products that it
+fuses with a sum, a transposition or a factor.
+"""
 
 
 def read_arithmetic(optimized: ir.Graph, layers: Sequence[ir.Node]) -> dict[str, Arithmetic]:
@@ -59,8 +61,6 @@ def _is_product(node: ir.Node) -> bool:
 def _kernel_names(layer: ir.Node) -> Iterator[str]:
     """Names that the kernel of a layer may have, the most certain first."""
     yield layer.name or ""
-    yield f"{layer.name}/MatMulAddFusion"
-    yield f"{layer.name}/MatmulTransposeFusion/"
     yield f"fused {layer.name}"  # Gemm and Relu
     tensor = layer.outputs[0]
     while True:

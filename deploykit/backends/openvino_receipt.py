@@ -33,7 +33,9 @@ KERNELS: Final = frozenset(
 """Layer types of the execution graph that multiply."""
 
 ATTENTION_KERNELS: Final = frozenset({"Subgraph", "ScaledDotProductAttention"})
-"""Layer types that may contain products, among other operators: attention, with the Softmax between its products."""
+"""Layer types that may contain products, among other operators: attention, with the Softmax between its products. A
+Subgraph that contains none is elementwise. Of the first product sometimes only the factor behind it keeps its name.
+"""
 
 ARITHMETIC: Final[Mapping[str, Arithmetic]] = {"i8": "int8", "u8": "int8", "f16": "fp16", "bf16": "bf16", "f32": "fp32"}
 """By a kernel's `runtimePrecision`: the type it multiplies in, not the type it writes."""
@@ -107,11 +109,10 @@ def read_arithmetic(execution: openvino.Model, marks: Marks) -> dict[str, Arithm
     """The arithmetic of each marked layer; no entry for a layer that the execution graph does not show."""
     kernels = [_parse_kernel(node.get_rt_info()) for node in execution.get_ops()]
     multiplying = [kernel for kernel in kernels if kernel.kind in KERNELS]
-    attention = [kernel for kernel in kernels if kernel.kind in ATTENTION_KERNELS]
+    products = {name for names in marks.values() for name in names[:1]}
+    attention = [kernel for kernel in kernels if kernel.kind in ATTENTION_KERNELS and kernel.names & products]
     result = {
-        # an attention kernel may begin with an operator behind a product: only the product itself counts there
-        layer: _arithmetic_of(names, multiplying) or _arithmetic_of(names[:1], attention)
-        for layer, names in marks.items()
+        layer: _arithmetic_of(names, multiplying) or _arithmetic_of(names, attention) for layer, names in marks.items()
     }
     missing = [
         layer

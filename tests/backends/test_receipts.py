@@ -246,3 +246,22 @@ def test_openvino_s_attention_kernel_computes_the_products_it_contains():
 def test_openvino_s_elementwise_kernel_behind_a_product_is_not_the_product():
     kernel = Kernel("Subgraph", "f32", "activation")
     assert openvino_receipt.read_arithmetic(Execution(kernel), {"product": ["product", "activation"]}) == {}
+
+
+def test_openvino_s_attention_kernel_computes_a_product_of_which_it_names_only_the_factor():
+    kernel = Kernel("Subgraph", "f32", ",factor,softmax,context")
+    marks = {"first": ["scores", "factor", "softmax"], "second": ["context"]}
+    assert openvino_receipt.read_arithmetic(Execution(kernel), marks) == {"first": "fp32", "second": "fp32"}
+
+
+def test_onnxruntime_products_with_a_fused_factor_are_found(arithmetic):
+    scaled = """
+    <ir_version: 9, opset_import: ["" : 20]>
+    scaled (float[batch, 16, 8] x) => (float[batch, 16, 16] y) <float half = {0.5}> {
+        t = Transpose <perm = [0, 2, 1]> (x)
+        [scores] s = MatMul (x, t)
+        h = Mul (s, half)
+        y = Softmax (h)
+    }
+    """
+    assert arithmetic("onnxruntime", scaled) == {"scores": "fp32"}

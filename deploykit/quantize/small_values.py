@@ -57,7 +57,7 @@ def find_small_operands(graph: ir.Graph, ranges: Mapping[str, Range], to: Format
             continue
         smallest = _describe_smallest(operand, ranges, to)
         reasons.setdefault(node, f"{VERBS[node.op_type]} {operand.name}, {smallest}")
-        reason = f"computes what {node.op_type} {node.name or node.outputs[0].name} {VERBS[node.op_type]}, {smallest}"
+        reason = f"computes what {node.name or node.op_type} {VERBS[node.op_type]}, {smallest}"
         for producer in _list_small_producers(operand, ranges, to, DEPTH):
             reasons.setdefault(producer, reason)
         reach = _largest_result(node, ranges)

@@ -1,5 +1,6 @@
 """The FP32 emulation of a 16-bit graph: onnx's reference evaluator, which rounds as NumPy does, is the oracle."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -262,6 +263,16 @@ def test_weights_of_more_than_two_gibibytes_go_to_a_file_beside_the_graph(emulat
     source.unlink()
     assert (target.parent / f"{target.name}.data").exists()
     assert compute(target, x=np.ones((1, 1024), np.float32)) == np.float16(1024 * np.float32(weight[0, 0]))
+
+
+def test_weights_beside_the_typed_graph_are_read_from_there(emulate, tmp_path):
+    text = "g (float16[1, 1024] x) => (float16[1, 1] z) { z = MatMul (x, w) }"
+    source, _ = emulate(text, w=np.ones((1024, 1), np.float16))
+    (tmp_path / "large").mkdir()
+    ir.save(ir.load(source), tmp_path / "large" / "model.onnx", external_data="weights.data")
+    write_rounded_graph(tmp_path / "large" / "model.onnx", tmp_path / "rounded.onnx")
+    shutil.rmtree(tmp_path / "large")
+    assert compute(tmp_path / "rounded.onnx", x=np.ones((1, 1024), np.float32)) == [[1024.0]]
 
 
 # ── A network, beside PyTorch ─────────────────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""Rewrites that go round what OpenVINO computes incorrectly in INT8.
+"""Rewrites that go round what OpenVINO computes incorrectly in INT8, or not in INT8.
 
 Observed in 2026.4.1 on an AMD EPYC with AVX512-VNNI, by comparing OpenVINO with ONNX Runtime without optimizations on
 the same file, as tests/backends/test_operators_int8.py does for every operator:
@@ -15,6 +15,9 @@ the same file, as tests/backends/test_operators_int8.py does for every operator:
                           stay in floating point.
     Conv → Q/DQ → Add     is one kernel, which does not round to the pair's steps (44 dB). The pair is removed, so that
                           the form says what is computed: values finer than those of `model.onnx`.
+    1×1 Conv with strides whose input is read only with these strides (both paths of Keras' ResNet-50): the strides
+                          become a pooling between the pair and the convolution, and the layers stay in FP32. A MaxPool
+                          of one element does the same in the form, and is computed on codes.
 """
 
 from __future__ import annotations
@@ -48,8 +51,9 @@ def avoid_faults(model: ir.Model) -> int:
     biased = sum(add_negligible_bias(node) + separate_negative_factor(node) for node in nodes)
     moved = sum(quantize_before_extreme(node) for node in nodes)
     removed = sum(remove_fused_pair(node) for node in nodes)
+    sampled = sum(separate_strides(node) for node in nodes)
     remove_unread_nodes(model.graph)
-    return biased + moved + removed
+    return biased + moved + removed + sampled
 
 
 def add_negligible_bias(layer: ir.Node) -> bool:
@@ -133,15 +137,47 @@ def climb_arithmetic(value: ir.Value | None) -> Iterator[ir.Node]:
 
 
 def remove_fused_pair(add: ir.Node) -> bool:
-    """Remove the pair between a convolution, or its activation, and an Add whose other input has a pair too."""
-    pairs = [find_pair(value) for value in add.inputs] if add.op_type == "Add" else []
-    for value, pair in zip(add.inputs, pairs, strict=bool(pairs)):
-        if value is None or pair is None or None in pairs or find_single_reader(value) is not add:
+    """Remove the pair between a convolution, or its activation, and an Add that is fused with no other convolution."""
+    if add.op_type != "Add" or any(_is_fusable(value) for value in add.inputs):
+        return False
+    for value in add.inputs:
+        pair = find_pair(value)
+        if value is None or pair is None or find_single_reader(value) is not add:
             continue
         if find_single_reader(pair.outputs[0]) is not None and _is_fusable(pair.inputs[0]):
             _bypass_pair(pair, dequantize_readers(pair))
             return True
     return False
+
+
+def separate_strides(quantize: ir.Node) -> bool:
+    """Put the strides of the 1×1 convolutions that read a pair into one MaxPool before them, where all of them have the
+    same.
+    """
+    readers = dequantize_readers(quantize) if quantize.op_type == "QuantizeLinear" else []
+    layers = [use.node for reader in readers for use in reader.outputs[0].uses()]
+    strides = {_read_strides(layer) for layer in layers}
+    steps = strides.pop() if len(strides) == 1 else None
+    if steps is None or any(reader.outputs[0].is_graph_output() for reader in readers) or quantize.graph is None:
+        return False
+    tensor, ones = readers[0].outputs[0], [1] * len(steps)
+    pool = ir.node("MaxPool", [tensor], {"kernel_shape": ones, "strides": steps}, name=f"{tensor.name}/strides")
+    pool.outputs[0].name, pool.outputs[0].type = pool.name, tensor.type
+    for layer in layers:
+        layer.replace_input_with(0, pool.outputs[0])
+        layer.attributes["strides"] = ir.AttrInt64s("strides", ones)
+    quantize.graph.insert_after(readers[0], pool)
+    return True
+
+
+def _read_strides(layer: ir.Node) -> tuple[int, ...] | None:
+    """The strides of a convolution with a kernel of one element; None for other nodes, and where all strides are 1."""
+    weight = layer.inputs[1].producer() if layer.op_type == "Conv" and layer.inputs[1] is not None else None
+    codes = None if weight is None else read_constant(weight.inputs[0])
+    strides = tuple(layer.attributes.get_ints("strides", ()))
+    if codes is None or {*codes.shape[2:]} != {1} or {*strides} <= {1} or any(layer.attributes.get_ints("pads", ())):
+        return None
+    return strides
 
 
 def _is_fusable(value: ir.Value | None) -> bool:

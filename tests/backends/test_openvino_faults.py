@@ -55,6 +55,7 @@ SAME_VALUES = {
     "negative divisors": ("y = Div (x, factors)", 1),
     "a maximum": (f"b = ReduceMax (x, axis) {PAIR} y = Conv (bd, w, bias_weight)", 1),
     "a minimum": (f"b = ReduceMin (x, axis) {PAIR} y = Conv (bd, w, bias_weight)", 1),
+    "strides of one element": ("y = Conv <strides = [2, 2]> (xd, w, bias_weight)", 1),
     "a global maximum, then a Relu": (f"a = GlobalMaxPool (x) b = Relu (a) {PAIR} y = Conv (bd, w, bias_weight)", 1),
 }
 
@@ -74,6 +75,10 @@ UNCHANGED = {
     "a maximum that nothing quantizes": "y = ReduceMax (x, axis)",
     "a mean": f"b = ReduceMean (x, axis) {PAIR} y = Conv (bd, w, bias_weight)",
     "an Add of one pair": "a = Conv (xd, w, bias_weight) y = Add (a, xd)",
+    "an Add fused with another convolution": f"b = Conv (xd, w, bias_weight) {PAIR} c = Conv (xd, v, bias_weight)"
+    " y = Add (bd, c)",
+    "strides beside a layer without": "a = Conv <strides = [2, 2]> (xd, w, bias_weight) b = Conv (xd, v, bias_weight)"
+    " c = MaxPool <kernel_shape = [1, 1], strides = [2, 2]> (b) y = Add (a, c)",
     "an Add of pairs after no convolution": f"b = Sigmoid (x) {PAIR} y = Add (bd, xd)",
     "a pair that a layer reads too": f"b = Conv (xd, w, bias_weight) {PAIR} c = Add (bd, xd)"
     " d = Conv (bd, v, bias_weight) y = Add (c, d)",
@@ -107,3 +112,14 @@ def test_an_add_rounds_one_of_two_branches(network, activation):
     _, model = rewrite(network(nodes))
     assert before.count("QuantizeLinear") == 2
     assert kinds(model).count("QuantizeLinear") == 1
+
+
+def test_convolutions_that_share_strides_read_one_pool_and_compute_in_int8(network, tmp_path):
+    """Both paths of a block of Keras' ResNet-50: without the rewrite OpenVINO 2026.4.1 computes them in FP32."""
+    path = network(
+        "[path] a = Conv <strides = [2, 2]> (xd, w, bias_weight)"
+        " [shortcut] b = Conv <strides = [2, 2]> (xd, v, bias_weight) y = Add (a, b)"
+    )
+    assert kinds(rewrite(path)[1]) == ["QuantizeLinear", "MaxPool", "Conv", "Conv", "Add"]
+    engine = OpenVino().compile(path, tmp_path)
+    assert OpenVino().read_executed_precision(engine, tmp_path).arithmetic == {"path": "int8", "shortcut": "int8"}

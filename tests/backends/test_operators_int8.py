@@ -62,6 +62,9 @@ JOINS = {
     "skip, linear": STEM + "c = Conv (a, w_32_32_1_1, b_32c) m = Add (c, a)" + LAST,
     "projection": STEM + "c = Conv <pads=[1,1,1,1], strides=[2,2]> (a, w_32_32_3_3, b_32c)"
     " p = Conv <strides=[2,2]> (a, w_32_32_1_1, b_32p) s = Add (c, p) m = Relu (s)" + LAST,
+    "strides in both paths": STEM + "c = Conv <strides=[2,2]> (a, w_16_32_1_1, b_16) r = Relu (c)"
+    " d = Conv <pads=[1,1,1,1]> (r, w_32_16_3_3, b_32d) p = Conv <strides=[2,2]> (a, w_32_32_1_1, b_32p) s = Add (p, d)"
+    " m = Relu (s)" + LAST,
     "pre-activation": STEM + "c = Conv <pads=[1,1,1,1]> (a, w_32_32_3_3) s = Add (c, first) m = Relu (s)"
     " d = Conv <pads=[1,1,1,1]> (m, w_32_32_3_3d) t = Add (d, s) e = Relu (t) y = Conv (e, w_24_32_1_1)",
     "inverted residual": STEM + "c = Conv (a, w_64_32_1_1, b_64) e = Clip (c, c_0, c_60)"
@@ -71,6 +74,8 @@ JOINS = {
     " e = Conv (a, w_32_32_1_1) f = Relu (e) m = Add (d, f)" + LAST,
     "mean of branches": STEM + "c = Conv <pads=[1,1,1,1]> (a, w_32_32_3_3) d = Relu (c)"
     " e = Conv (a, w_32_32_1_1) f = Relu (e) s = Add (d, f) m = Mul (s, c_5)" + LAST,
+    "three branches": STEM + "c = Conv <pads=[1,1,1,1]> (a, w_32_32_3_3) d = Relu (c) e = Conv (a, w_32_32_1_1)"
+    " f = Relu (e) g = Conv (a, w_32_32_1_1g) h = Relu (g) s = Add (d, f) m = Add (s, h)" + LAST,
     "darknet": STEM + "c = Conv <pads=[1,1,1,1]> (a, w_32_32_3_3) d = LeakyRelu (c) m = Add (a, d)" + LAST,
     "csp": STEM
     + "c = Conv <pads=[1,1,1,1]> (a, w_32_32_3_3, b_32c) s = Sigmoid (c) d = Mul (c, s) m = Add (a, d)"

@@ -145,7 +145,7 @@ def _compare_nodes(pair: _GraphPair) -> Iterator[str]:
             yield f"{_name_node(node)}: casts to {ir.DataType(node.attributes.get_int('to', 0)).name}"
     for node, other in pair.matched:
         if (node.op_type, node.domain) != (other.op_type, other.domain):
-            yield f"{node.name}: is a {other.op_type}, and a {node.op_type} in the FP32 graph"
+            yield f"{_name_node(node)}: its operator is {other.op_type}, and {node.op_type} in the FP32 graph"
             continue
         if names := _differing_attributes(node, other):
             yield f"{_name_node(node)}: its attributes differ from the FP32 graph's: {', '.join(names)}"
@@ -351,8 +351,10 @@ def _compare_pairs(pair: _GraphPair, account: Int8Account) -> Iterator[str]:
             if expected is None or is_constant(expected) or (not placed and not origin.quantizers):
                 continue
             if len(origin.quantizers) != placed:
-                count = "has no" if placed else "has a"
-                yield f"{node.name}: its input {expected.name} {count} Q/DQ pair, which the manifest places otherwise"
+                count = {0: "no Q/DQ pair", 1: "a Q/DQ pair"}.get(
+                    number := len(origin.quantizers), f"{number} Q/DQ pairs"
+                )
+                yield f"{node.name}: its input {expected.name} has {count}, which the manifest places otherwise"
                 continue
             quantize = origin.quantizers[0]
             if quantize not in reported:

@@ -35,6 +35,9 @@ from deploykit.quantize.placement import LAYERS
 
 FLOATS: Final = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
+CONVERSIONS: Final = frozenset({*QDQ_OPERATORS, "Cast"})
+"""Operators that a conversion may insert."""
+
 MEAN_MARGIN: Final = 2.0
 """How far the mean of a channel may lie beyond the threshold at which an observer clips its tensor."""
 
@@ -98,8 +101,9 @@ class _GraphPair:
     def trace(self, value: ir.Value | None) -> _Origin:
         """The tensor or constant of the converted graph that `value` is, but for the inserted nodes."""
         quantizers: list[ir.Node] = []
-        while value is not None and (node := value.producer()) in self.inserted:
-            assert node is not None
+        while value is not None and (node := value.producer()) is not None and node in self.inserted:
+            if node.op_type not in CONVERSIONS:
+                break
             source = node.inputs[0]
             if node.op_type == "DequantizeLinear" and is_constant(source):
                 return _Origin(source, node, tuple(quantizers))
@@ -139,7 +143,7 @@ def _compare_nodes(pair: _GraphPair) -> Iterator[str]:
     for node in pair.missing:
         yield f"{_name_node(node)}: this {node.op_type} of the FP32 graph is missing"
     for node in pair.inserted:
-        if node.op_type not in {*QDQ_OPERATORS, "Cast"}:
+        if node.op_type not in CONVERSIONS:
             yield f"{_name_node(node)}: the FP32 graph has no such {node.op_type}"
         elif node.op_type == "Cast" and node.attributes.get_int("to", 0) not in FLOATS:
             yield f"{_name_node(node)}: casts to {ir.DataType(node.attributes.get_int('to', 0)).name}"
@@ -255,6 +259,9 @@ def _compare_batchnorm(node: ir.Node, other: ir.Node, to: Format) -> Iterator[st
     gamma, beta, mean, variance = (_require(value).astype(np.float64) for value in node.inputs[1:5])
     s = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
     given_s, given_t = (_require(value) for value in other.inputs[1:3])
+    if given_s.shape != s.shape:
+        yield f"{node.name}: its scale has shape {given_s.shape}, not {s.shape}"
+        return
     if constant_audit.explain_difference(s, given_s) is not None:
         difference = constant_audit.explain_difference(s, given_s, to.dtype.numpy())
         if difference is not None:
@@ -287,14 +294,16 @@ def _compare_corrected(
     if account is None or not account.recipe.correct_bias or codes.dequantize is None or node.inputs[0] is None:
         yield f"{node.name}: its bias was corrected, which the manifest does not record"
         return
-    given = _require(origin.value)
+    given, dequantized = _require(origin.value), constant_audit.dequantize_codes(codes.dequantize)
     axis = qdq.output_channel_axis(node)
     expected = np.zeros(weight.shape[axis]) if bias is None else bias.astype(np.float64)
+    if dequantized.shape != weight.shape:
+        return  # said of its weights
     if given.shape != expected.shape:
         yield f"{node.name}: its bias has shape {given.shape}, not {expected.shape}"
         return
     # error: (out_channels, in_channels / groups, kH, kW), or (out, in); the mean of an input channel scales its sum
-    error = np.moveaxis(constant_audit.dequantize_codes(codes.dequantize) - weight, axis, 0).astype(np.float64)
+    error = np.moveaxis(dequantized - weight, axis, 0).astype(np.float64)
     summed = np.abs(error.reshape(*error.shape[:2], -1).sum(axis=2)).sum(axis=1)  # (out_channels,)
     threshold = account.thresholds.get(node.inputs[0].name or "", 0.0)
     noise = constant_audit.half_step(given.astype(np.float64), given.dtype) + constant_audit.NOISE * np.abs(given).max()
@@ -317,8 +326,8 @@ def _compare_quantized(
         yield f"{_name_node(node)}: a constant is quantized, which the manifest does not record"
         return
     weight, axis = _require(expected), qdq.output_channel_axis(node)
-    least = functools.reduce(np.maximum, map(qdq.min_weight_scales, _list_layers(origin.value)))
-    scales = qdq.weight_scales(weight, axis, pair.half_scales, least)
+    least = [_find_least_scales(layer, weight.shape[axis]) for layer in _list_layers(origin.value)]
+    scales = qdq.weight_scales(weight, axis, pair.half_scales, functools.reduce(np.maximum, least))
     problem = constant_audit.explain_codes(origin.dequantize, weight, scales, axis, pair.half_scales)
     if problem is not None:
         yield f"{node.name}: {problem}"
@@ -329,6 +338,16 @@ def _list_layers(codes: ir.Value | None) -> list[ir.Node]:
     assert codes is not None
     dequantizers = [use.node for use in codes.uses()]
     return [use.node for node in dequantizers for use in node.outputs[0].uses() if use.node.op_type in LAYERS]
+
+
+def _find_least_scales(layer: ir.Node, channels: int) -> NDArray[np.float64] | float:
+    """The smallest weight scales that the layer's bias calls for, where bias and activation scale have right shapes."""
+    pair = None if layer.inputs[0] is None else layer.inputs[0].producer()
+    scale = None if pair is None or len(pair.inputs) < 2 else read_constant(pair.inputs[1])
+    bias = read_constant(layer.inputs[2]) if len(layer.inputs) > 2 else None
+    if scale is None or scale.size != 1 or not scale.all() or bias is None or bias.shape != (channels,):
+        return qdq.SMALLEST
+    return qdq.min_weight_scales(layer)
 
 
 def _require(value: ir.Value | None) -> NDArray[Any]:

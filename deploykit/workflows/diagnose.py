@@ -78,6 +78,7 @@ from deploykit.export.layer_rows import read_layer_rows
 from deploykit.quantize.calibrate import add_graph_outputs
 from deploykit.workflows import precision, stages
 from deploykit.workflows.as_written import open_as_written, open_floor, open_node_by_node
+from deploykit.workflows.bundle_audit import Findings, audit_engine_form, audit_precision_graph
 from deploykit.workflows.source_network import rebuild_source_network
 from deploykit.workflows.verdict import JudgedBundle, LoadedEngine, judge
 
@@ -225,6 +226,11 @@ class DiagnosedBundle:
             return self.precision_graph
         return stages.export_graph(self.network.request, self.network, reference_backend(), self.progress).path
 
+    @cached_property
+    def graph_findings(self) -> Findings:
+        """How the bundle's own graph differs from the FP32 graph beyond its conversion."""
+        return audit_precision_graph(self.folder, self.manifest, self.fp32_graph)
+
     @property
     def precision_graph(self) -> Path:
         """The bundle's own graph."""
@@ -295,7 +301,7 @@ def evaluate_stages(bundle: DiagnosedBundle) -> Stages:
     attribution = StageAttribution(bundle.oracle_outputs, bundle.data.record, manifest.model.head, tolerance)
     caveats = [*untrained_caveats(manifest.weights), *_preprocessing_differences(bundle)]
     if _evaluate_preprocessing(bundle, attribution):
-        _evaluate_graphs(bundle, attribution)
+        caveats += _evaluate_graphs(bundle, attribution)
         caveats += _evaluate_engines(bundle, attribution)
     return attribution.summarize(tuple(dict.fromkeys(caveats)))
 
@@ -315,8 +321,8 @@ def _evaluate_preprocessing(bundle: DiagnosedBundle, attribution: StageAttributi
     return True
 
 
-def _evaluate_graphs(bundle: DiagnosedBundle, attribution: StageAttribution) -> None:
-    """Evaluate the FP32 graph, and the graph at the bundle's precision."""
+def _evaluate_graphs(bundle: DiagnosedBundle, attribution: StageAttribution) -> tuple[str, ...]:
+    """Evaluate the FP32 graph, and the graph at the bundle's precision; returns their caveats."""
     precision = bundle.manifest.precision
     backend = reference_backend()
     with _compiled_runner(backend, bundle.fp32_graph, _copy_graph) as runner:
@@ -326,15 +332,27 @@ def _evaluate_graphs(bundle: DiagnosedBundle, attribution: StageAttribution) -> 
     attribution.add_stage("export", name, bundle.fp32_tolerance, outputs, attribution.previous_outputs)
     attribution.previous_outputs = outputs
     if precision == "fp32":
-        return
+        return ()
     stage, name = conversion_stage(precision), f"{graph_name(precision)}, as written"
     try:
         outputs = bundle.run_as_written(bundle.precision_graph, name)
     except (BackendError, InputError) as error:
-        attribution.skip_stage(stage, name, None, error.what)
-        return
-    _add_graph_stage(bundle, attribution, stage, GraphOutputs(name, outputs), bundle.manifest.parity.cost)
-    attribution.previous_outputs = outputs
+        _add_graph_without_outputs(attribution, stage, name, bundle.graph_findings, error.what)
+    else:
+        graph, recorded = GraphOutputs(name, outputs), bundle.manifest.parity.cost
+        _add_graph_stage(bundle, attribution, stage, graph, recorded, bundle.graph_findings)
+        attribution.previous_outputs = outputs
+    return bundle.graph_findings.caveats
+
+
+def _add_graph_without_outputs(
+    attribution: StageAttribution, stage: Stage, name: str, findings: Findings, reason: str
+) -> None:
+    """Add a graph that cannot be computed here for a `reason`: it fails where its content is wrong."""
+    if findings.differences:
+        attribution.fail_stage(stage, name, None, "; ".join(findings.differences))
+    else:
+        attribution.skip_stage(stage, name, None, reason)
 
 
 def _add_graph_stage(
@@ -343,10 +361,11 @@ def _add_graph_stage(
     stage: Stage,
     graph: GraphOutputs,
     recorded: PrecisionCost | None,
+    findings: Findings,
 ) -> None:
-    """Add a graph of the bundle's precision, judged by its cost; `recorded` is that at the export."""
+    """Add a graph of the bundle's precision, judged by its content and its cost; `recorded` is that at the export."""
     cost = bundle.measure_cost(graph)
-    failures = (*cost.failures, *_compare_with_recorded(bundle, graph, recorded))
+    failures = (*findings.differences, *cost.failures, *_compare_with_recorded(bundle, graph, recorded))
     tolerance = cost_tolerance(bundle.manifest.precision, cost)
     attribution.add_judged_stage(stage, graph.subject, tolerance, graph.outputs, attribution.previous_outputs, failures)
 
@@ -381,7 +400,9 @@ def _evaluate_engines(bundle: DiagnosedBundle, attribution: StageAttribution) ->
     caveats: list[str] = []
     runs_by_file: dict[str, _EngineRun] = {}
     for engine, parity, receipt in _list_engines(bundle.manifest):
-        expected = _evaluate_form(bundle, attribution, engine, parity)
+        findings = _audit_form(bundle, engine)
+        expected = _evaluate_form(bundle, attribution, engine, parity, findings)
+        caveats += findings.caveats
         try:
             loaded, outputs = bundle.run_engine(engine)
         except BackendError as error:
@@ -401,8 +422,21 @@ def _list_engines(manifest: Manifest) -> Iterator[tuple[Engine, Parity | None, P
         yield other.engine, other.parity, other.receipt
 
 
+def _audit_form(bundle: DiagnosedBundle, engine: Engine) -> Findings:
+    """How the backend's own form of the graph, where there is one, differs from what the backend makes of the graph."""
+    if not stages.is_own_form(engine, bundle.manifest.graph.file):
+        return Findings()
+    if bundle.graph_findings.differences:
+        return Findings(caveats=(f"{engine.backend}'s form was not compared with the graph, which is damaged itself",))
+    return audit_engine_form(bundle.folder, bundle.manifest, engine)
+
+
 def _evaluate_form(
-    bundle: DiagnosedBundle, attribution: StageAttribution, engine: Engine, recorded: Parity | None
+    bundle: DiagnosedBundle,
+    attribution: StageAttribution,
+    engine: Engine,
+    recorded: Parity | None,
+    findings: Findings,
 ) -> Arrays:
     """The outputs that an engine is compared with: those of the backend's own form of the graph, computed as written,
     where there is one that this machine can compute; else those of the stage before.
@@ -413,10 +447,10 @@ def _evaluate_form(
     try:
         outputs = bundle.run_as_written(bundle.folder / engine.file.path, name)
     except (BackendError, InputError) as error:
-        attribution.skip_stage("form", name, None, error.what)
+        _add_graph_without_outputs(attribution, "form", name, findings, error.what)
         return attribution.previous_outputs
     form_cost = None if recorded is None else recorded.form_cost
-    _add_graph_stage(bundle, attribution, "form", GraphOutputs(name, outputs), form_cost)
+    _add_graph_stage(bundle, attribution, "form", GraphOutputs(name, outputs), form_cost, findings)
     return outputs
 
 

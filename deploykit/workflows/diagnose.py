@@ -73,7 +73,6 @@ from deploykit.evaluate.parity.stages import (
     graph_name,
 )
 from deploykit.evaluate.parity.tolerances import for_fp32
-from deploykit.evaluate.parity.verdict import HALF_PRECISIONS
 from deploykit.export.layer_rows import read_layer_rows
 from deploykit.quantize.calibrate import add_graph_outputs
 from deploykit.workflows import precision, stages
@@ -467,7 +466,7 @@ def _add_engine(
         attribution.add_stage("engine", engine.subject, bundle.fp32_tolerance, engine.outputs, expected)
         return bundle.fp32_tolerance
     compiled = GraphOutputs("its graph as written", expected)
-    if precision in HALF_PRECISIONS and not rounds_activations(precision, receipt):
+    if not rounds_activations(precision, receipt):
         compiled = GraphOutputs("its graph, activations not rounded", bundle.unrounded_outputs)
     bound = bound_faithfulness(bundle.manifest_oracle_outputs, compiled.outputs, bundle.kinds, precision, receipt)
     faithfulness = compare_with_graph(engine.outputs, compiled, bundle.kinds, bound)

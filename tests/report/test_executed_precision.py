@@ -32,6 +32,10 @@ def test_what_stays_in_floating_point_is_named_by_its_module_largest_first():
     ]
 
 
+def test_the_products_of_one_module_are_one_entry():
+    assert rendered(CONV, SCORES, SCORES)[1] == "  in floating point: attention (2 MatMul, 11.8 %)"
+
+
 def test_many_products_in_floating_point_are_counted():
     many = [LayerArithmetic(f"n{i}", "MatMul", 10, "fp32", "fp32") for i in range(8)]
     assert rendered(CONV, *many)[1].endswith("n4 (MatMul, 1.0 %), 3 more (3.1 %)")

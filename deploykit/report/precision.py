@@ -128,5 +128,7 @@ def describe_uncounted(receipt: PrecisionReceipt) -> str | None:
 
 
 def format_share(share: float) -> str:
-    """`100 %`, `97.3 %`: a share of 1 that is not all never reads as 100."""
+    """`100 %`, `97.3 %`: a share of 1 that is not all never reads as 100, and one that is not nothing never as 0."""
+    if 0 < share < 0.0005:
+        return "under 0.1 %"
     return "100 %" if round(share, 6) == 1 else f"{min(100 * share, 99.9):.1f} %"

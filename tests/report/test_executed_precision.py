@@ -49,6 +49,12 @@ def test_a_network_that_is_int8_in_small_part_says_so():
     )
 
 
+def test_a_small_product_never_reads_as_nothing():
+    tiny = LayerArithmetic("tiny", "MatMul", 1, "fp32", "fp32")
+    large = LayerArithmetic("large", "Conv", 10_000, "int8", "int8")
+    assert rendered(large, tiny)[1] == "  in floating point: tiny (MatMul, under 0.1 %)"
+
+
 def test_a_floating_point_network_lists_nothing():
     assert len(rendered(SCORES, EINSUM)) == 1
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploykit.core.values import LayerArithmetic, PrecisionReceipt, UncountedProduct
+from deploykit.core.values import Arithmetic, LayerArithmetic, PrecisionReceipt, UncountedProduct
 from deploykit.report.precision import render_executed
 
 CONV = LayerArithmetic("layer1/Conv", "Conv", 900, "int8", "int8", "layer1")
@@ -13,7 +13,7 @@ LOOPED = UncountedProduct("body/MatMul", "MatMul", "it is computed inside decode
 
 def rendered(*layers: LayerArithmetic, uncounted: tuple[UncountedProduct, ...] = ()) -> list[str]:
     total = sum(layer.macs for layer in layers)
-    shares: dict[str, float] = {}
+    shares: dict[Arithmetic, float] = {}
     for layer in layers:
         if layer.executed is not None:
             shares[layer.executed] = shares.get(layer.executed, 0) + layer.macs / total

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 
 from deploykit.core import calibration
@@ -48,6 +49,13 @@ class SampleBatches(NamedTuple):
         """Number of batches."""
         return math.ceil(self.record.count / self.size)
 
+    def first(self, count: int) -> SampleBatches:
+        """The first samples: `count`, or all there are, in whole batches where there are more."""
+        if self.record.count <= count:
+            return self
+        whole = max(count // self.size, 1) * self.size
+        return self._replace(record=msgspec.structs.replace(self.record, count=whole), digests=self.digests[:whole])
+
     def batches(self, model: ModelSpec, advance: Callable[[], None] = lambda: None) -> Iterator[Batch]:
         """Iterate over batches of network inputs, prefetched a few samples ahead; `advance` is called per batch."""
 
@@ -78,13 +86,14 @@ def open_data(
     *,
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
+    note: Callable[[str], object] = lambda _: None,
 ) -> SampleBatches:
     """Open `count` samples (or all there are) of the set's split for `purpose`, in batches of a size within `batch`.
     Without a name: photographs, or noise for a network with the tensor inputs `tensors` (see `tensor_inputs`).
 
     Where the graph does not accept single samples, `count` is rounded up to whole batches, or down at the end of the
-    set; the record states the samples used. `seed` determines the selection. All samples are decoded once for the
-    record; `advance` is called after each.
+    set; the record states the samples used, and `note` is called where they are fewer than `count`. `seed` determines
+    the selection. All samples are decoded once for the record; `advance` is called after each.
 
     InputError if the set cannot fill a batch, or if more than 1 % of the samples are damaged.
     """
@@ -100,7 +109,12 @@ def open_data(
             "Give more images, or a smaller --batch.",
         )
     selection = calibration.select_samples(dataset, wanted, seed, multiple=multiple, advance=advance)
-    return SampleBatches(selection.samples, selection.record, size, selection.digests)
+    record = selection.record
+    if record.count < count:
+        batches = f" in whole batches of {multiple}" if multiple > 1 else ""
+        samples = "1 sample" if record.count == 1 else f"{record.count} samples"
+        note(f"{record.name} has {samples}{batches}, fewer than the {count} requested.")
+    return SampleBatches(selection.samples, record, size, selection.digests)
 
 
 def require_known_data(name: str | None) -> None:

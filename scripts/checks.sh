@@ -9,7 +9,8 @@ static_checks() {
     check "lint" -m ruff check --quiet .
     check "types" -m mypy
     # The programs have no suffix and are no package: mypy is told their names, and where they find each other.
-    local programs=(scripts/{cpp,gpu,gpu_check,make_outlier_layer,picture_report,train_digits,update_generated}
+    local programs=(scripts/{cpp,gpu,verdicts,check_verdicts,gpu_check,make_outlier_layer,picture_report,train_digits}
+        scripts/update_generated
         scripts/{chromium,lowest_versions,benchmarks/common}.py
         scripts/benchmarks/{cpp_overhead,engines,harness,latency,parity,quantization,sweep})
     MYPYPATH="$checkout/scripts:$checkout/scripts/benchmarks:$checkout/.venv/stubs" \

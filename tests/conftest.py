@@ -67,13 +67,18 @@ def quick_latency() -> Iterator[None]:
     these.
     """
     from deploykit.backends import choice
+    from deploykit.evaluate.latency.fp32_beside import Blocks, time_beside_fp32
     from deploykit.evaluate.latency.measure import Settings, measure_calls
-    from deploykit.workflows import stages
+    from deploykit.workflows import fp32_beside, stages
 
     few = Settings(window_s=0, agreement=1e9, iterations_at_least=3, seconds_at_least=0.001)
+    brief = Blocks(rounds=6, pause_s=0, block_s=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "measure_calls", functools.partial(measure_calls, settings=few))
+        quick = functools.partial(time_beside_fp32, settings=few, blocks=brief)
+        patch.setattr(fp32_beside, "time_beside_fp32", quick)
         patch.setattr(choice, "find_optional_engines", tuple)
+        patch.setattr(choice, "find_cpp_engines", lambda *_: ())
         yield
 
 

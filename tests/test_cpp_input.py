@@ -424,14 +424,14 @@ def test_cpp_refuses_json_that_python_refuses(in_cpp: Reader, data: st.DataObjec
         assert in_cpp.refuses(content)
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 3, 4, 6, 10**9])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 4, 5, 7, 10**9])
 def test_both_name_a_version_that_they_do_not_read(in_cpp: Reader, version: int) -> None:
     content = encode_json({"schema_version": version, "unlike": "anything"})
-    with pytest.raises(InputError, match=f"has schema version {version}, and this deploykit reads version 5"):
+    with pytest.raises(InputError, match=f"has schema version {version}, and this deploykit reads version 6"):
         manifests.decode_manifest(content, Path("bundle"))
     message = in_cpp(content)["error"]
     assert message["code"] == "bad_input"
-    assert f"it has schema version {version}, and this library reads version 5" in message["what"]
+    assert f"it has schema version {version}, and this library reads version 6" in message["what"]
 
 
 # ── Folders ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -27,7 +27,9 @@ from deploykit.backends import create_backend
 from deploykit.bundle import load as runtime
 from deploykit.bundle import manifest as manifests
 from deploykit.core.calibration.preprocess import preprocess_image
+from deploykit.core.cpp_choice import choose_cpp_engine
 from deploykit.core.values import Prediction
+from deploykit.report.precision import RUNTIMES
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 LIBRARY: Final = ROOT / "deploykit/cpp"
@@ -649,3 +651,29 @@ def test_deploykit_bench_measures_a_bundle_of_tensors(shared: Path, tensors: Ten
     )
     assert said_of_it["latency"]["batch"] == 3
     assert said_of_it["latency"]["p50_ms"] > 0
+
+
+# The engine that the library loads
+
+
+@pytest.fixture(scope="session")
+def bundle_with_two_engines(int8_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The INT8 bundle with an engine of ONNX Runtime besides."""
+    from deploykit.cli import run
+
+    folder = Path(shutil.copytree(int8_bundle, tmp_path_factory.mktemp("engines") / "bundle"))
+    run(["compile", str(folder), "--target", "onnxruntime"])  # 1 where ONNX Runtime has no INT8 kernels
+    return folder
+
+
+@pytest.mark.parametrize("name", ["fp32_bundle", "int8_bundle", "bundle_with_two_engines"])
+def test_the_library_loads_the_engine_that_python_names(
+    shared: Path, name: str, request: pytest.FixtureRequest
+) -> None:
+    bundle = request.getfixturevalue(name)
+    quick = ("--seconds", "0.01", "--seconds-at-most", "0.1", "--iterations", "3")
+    loaded = json.loads(run_checked(shared.parent / "build/deploykit-bench", bundle, "--batch", "1", *quick))
+    choice = choose_cpp_engine(manifests.read_manifest(bundle))
+    assert loaded["file"] == choice.file
+    assert loaded["runtime"].startswith(f"{RUNTIMES[choice.backend]} ")
+    assert (choice.file == "model.onnx") == (name != "bundle_with_two_engines")

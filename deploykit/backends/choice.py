@@ -38,6 +38,8 @@ class Targets(NamedTuple):
     extra_engines: tuple[str, ...] = ()
     optional_engines: tuple[str, ...] = ()
     """Additional engines that the user did not name: skipped where the library does not accept the graph."""
+    fallback_targets: tuple[str, ...] = ()
+    """Backends to take in order where the primary one's engine does not compute its graph."""
 
 
 def select_targets(requested: Sequence[str], precision: Precision, options: BuildOptions = DEFAULT_OPTIONS) -> Targets:
@@ -45,7 +47,8 @@ def select_targets(requested: Sequence[str], precision: Precision, options: Buil
     build extra engines. Where this machine can run none of them, a CPU backend is the primary one.
 
     `auto` is TensorRT where there is a GPU, else a CPU backend, plus a portable TensorRT-RTX engine where that library
-    is installed. UsageError for unknown names, BackendError for a library that is not installed.
+    is installed, and beside OpenVINO's INT8 engine one of ONNX Runtime, which the C++ library runs. UsageError for
+    unknown names, BackendError for a library that is not installed.
     """
     names = tuple(dict.fromkeys(requested))
     if AUTO in names:
@@ -55,13 +58,29 @@ def select_targets(requested: Sequence[str], precision: Precision, options: Buil
                 "Give either --target auto or the names of backends.",
             )
         primary = resolve_target(AUTO, precision)
-        return Targets(primary, optional_engines=find_optional_engines() if primary not in ON_GPU else ())
+        others = find_optional_engines() if primary not in ON_GPU else ()
+        optional = (*find_cpp_engines(primary, precision), *others)
+        return Targets(primary, optional_engines=optional, fallback_targets=find_fallbacks(primary, precision))
     for name in names:
         if (reason := create_backend(name, options).cannot_build_reason()) is not None:
             raise BackendError(f"{name} cannot build engines here: {reason}.", BUILD_ELSEWHERE)
     runnable = [name for name in names if create_backend(name, options).unavailable_reason() is None]
     primary = runnable[0] if runnable else select_cpu_backend(precision)
     return Targets(primary, tuple(name for name in names if name != primary))
+
+
+def find_fallbacks(primary: str, precision: Precision) -> tuple[str, ...]:
+    """The other CPU backends for a graph of that precision, where installed."""
+    return tuple(name for name in _cpu_preference(precision) if name != primary and is_installed(name))
+
+
+def find_cpp_engines(primary: str, precision: Precision) -> tuple[str, ...]:
+    """The backend whose engine the C++ library runs beside an INT8 engine of OpenVINO, for which it has no runtime.
+
+    Without an engine of its own, ONNX Runtime computes the Q/DQ graph of a bundle in floating point.
+    """
+    is_int8_on_cpu = primary == "openvino" and precision.startswith("int8")
+    return ("onnxruntime",) if is_int8_on_cpu and is_installed("onnxruntime") else ()
 
 
 def find_optional_engines() -> tuple[str, ...]:
@@ -81,7 +100,11 @@ def resolve_target(target: str, precision: Precision) -> str:
 
 def select_cpu_backend(precision: Precision) -> str:
     """The CPU backend for a graph of that precision."""
-    return _first_installed({"int8": FOR_INT8, "int8-fp16": FOR_INT8, "bf16": FOR_BF16}.get(precision, PREFERRED))
+    return _first_installed(_cpu_preference(precision))
+
+
+def _cpu_preference(precision: Precision) -> tuple[str, ...]:
+    return {"int8": FOR_INT8, "int8-fp16": FOR_INT8, "bf16": FOR_BF16}.get(precision, PREFERRED)
 
 
 def reference_backend() -> Backend:

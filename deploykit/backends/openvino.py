@@ -123,10 +123,10 @@ def _precision_caveats(graph: ir.Graph) -> tuple[str, ...]:
 
 def _write_int8_form(model: ir.Model, graph: Path, folder: Path) -> Path:
     """Write OpenVINO's form of the Q/DQ graph and return the file to compile: `graph` where nothing was rewritten."""
-    from deploykit.backends import openvino_int8
+    from deploykit.backends import openvino_faults, openvino_int8
     from deploykit.backends.graph_form import write_form
 
-    if not openvino_int8.adapt_graph(model):
+    if not openvino_int8.adapt_graph(model) + openvino_faults.avoid_faults(model):
         return graph
     write_form(model, folder / ENGINE_FILE)
     return folder / ENGINE_FILE

@@ -9,6 +9,7 @@ kernels read unsigned codes without a zero point. So the Q/DQ pair of every acti
     all others         zero point 128, code + 128: the same values as in `model.onnx`.
 
 Pairs connected by a Concat or MaxPool share one scale and one zero point, as in `model.onnx`. Weights stay int8.
+Other faults are gone round in `openvino_faults`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from deploykit.backends.graph_form import dequantize_readers
+from deploykit.backends.graph_form import dequantize_readers, find_pair
 from deploykit.core.graph_edit import add_initializer, drop_unused_initializers, read_constant
 
 STEPS_SIGNED: Final = 127
@@ -130,15 +131,6 @@ def connected_pairs(graph: ir.Graph) -> Iterable[frozenset[ir.Node]]:
     """For each `COMMUTING` node, the pairs before and after it."""
     for node in graph:
         if node.op_type in COMMUTING:
-            before = (_pair_before(value) for value in node.inputs)
+            before = (find_pair(value) for value in node.inputs)
             after = (use.node for use in node.outputs[0].uses() if use.node.op_type == "QuantizeLinear")
             yield frozenset(pair for pair in (*before, *after) if pair is not None)
-
-
-def _pair_before(value: ir.Value | None) -> ir.Node | None:
-    """The QuantizeLinear of the Q/DQ pair that writes a tensor; None where no pair does."""
-    dequantize = None if value is None else value.producer()
-    if dequantize is None or dequantize.op_type != "DequantizeLinear" or dequantize.inputs[0] is None:
-        return None
-    quantize = dequantize.inputs[0].producer()
-    return quantize if quantize is not None and quantize.op_type == "QuantizeLinear" else None

@@ -7,19 +7,18 @@ those and runs it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import msgspec
 import numpy as np
 
-from deploykit.backends import create_backend as find_backend
 from deploykit.backends import is_installed
 from deploykit.backends.adapters import ReplayRunner
 from deploykit.bundle import manifest as manifests
 from deploykit.bundle.manifest import Manifest
-from deploykit.bundle.open import first_runnable
+from deploykit.bundle.open import GRAPH_BACKENDS, open_fastest
 from deploykit.bundle.verify import check_files, read_golden
 from deploykit.core.errors import BackendError, InputError, UsageError
 from deploykit.core.input_check import find_input_mismatch
@@ -36,7 +35,6 @@ from deploykit.core.values import (
     TensorSpec,
 )
 from deploykit.evaluate.parity.compare import compare_runners, untrained_caveats
-from deploykit.evaluate.parity.tolerances import for_precision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,16 +42,14 @@ if TYPE_CHECKING:
 Image: TypeAlias = "NDArray[np.uint8] | bytes | str | os.PathLike[str]"
 """Pixels, H×W×3, uint8, RGB, of any size; the bytes of an encoded image, such as a JPEG; or its path."""
 
-GRAPH_BACKENDS: Final = ("onnxruntime", "openvino")
-"""Backends whose engine is an ONNX graph: they run the graph of any bundle, whatever its primary engine."""
-
 
 def load(bundle: str | os.PathLike[str], backend: str | None = None) -> LoadedBundle:
-    """Load the bundle in the folder `bundle`: verify every file's checksum, then load the primary engine, or the first
-    extra engine that this machine can run. The golden vectors are not run; `LoadedBundle.self_test` does that.
+    """Load the bundle in the folder `bundle`: verify every file's checksum, then load the primary engine. Where
+    that failed parity at export or does not run here, the fastest extra engine that passed and runs is loaded instead,
+    and `LoadedBundle.skipped_engines` says why. The golden vectors are not run; `LoadedBundle.self_test` does that.
 
-    With `backend`, only engines of that backend are considered; `onnxruntime` and `openvino` also run the graph of a
-    bundle that has no engine of theirs.
+    With `backend`, only engines of that backend are considered, and none replaces them; `onnxruntime` and `openvino`
+    also run the graph of a bundle that has no engine of theirs.
 
     InputError if the folder is not a bundle; CheckFailed if a file is missing or damaged; BackendError if no engine
     runs here, because its library is missing or because it was built for another GPU or version; UsageError for an
@@ -63,7 +59,7 @@ def load(bundle: str | os.PathLike[str], backend: str | None = None) -> LoadedBu
     manifest = manifests.read_manifest(folder)
     check_files(folder, manifest)
     try:
-        engine, runner, skipped = first_runnable(folder, manifest, _candidate_engines(folder, manifest, backend))
+        engine, runner, skipped = open_fastest(folder, manifest, backend)
     except BackendError as error:
         others = [name for name in GRAPH_BACKENDS if backend is None and is_installed(name)]
         if not others:
@@ -74,19 +70,22 @@ def load(bundle: str | os.PathLike[str], backend: str | None = None) -> LoadedBu
     return LoadedBundle(folder, manifest, engine, runner, skipped)
 
 
-def verify(bundle: str | os.PathLike[str]) -> Manifest:
-    """Verify every file's checksum and run the golden vectors on this machine. Returns the manifest with `parity`
-    replaced by the result: `verify(bundle).parity.passed` tells whether outputs match those of the export.
+def verify(bundle: str | os.PathLike[str], backend: str | None = None) -> Manifest:
+    """Verify every file's checksum and run the golden vectors on this machine, in the engine that `load` chooses.
+    Returns the manifest with `parity` replaced by the result: `verify(bundle).parity.passed` tells whether outputs
+    match those of the export.
 
     Raises the errors of `load`.
     """
-    loaded = load(bundle)
+    loaded = load(bundle, backend)
     return msgspec.structs.replace(loaded.manifest, parity=loaded.self_test())
 
 
-def predict(bundle: str | os.PathLike[str], images: Sequence[Image], best: int = 5) -> tuple[Prediction, ...]:
+def predict(
+    bundle: str | os.PathLike[str], images: Sequence[Image], best: int = 5, backend: str | None = None
+) -> tuple[Prediction, ...]:
     """Predict the `best` most probable classes of each image. Raises the errors of `load` and `preprocess`."""
-    return load(bundle).predict(images, best)
+    return load(bundle, backend).predict(images, best)
 
 
 def run_self_test(folder: Path, manifest: Manifest, engine: Engine, runner: Runner) -> Parity:
@@ -97,7 +96,7 @@ def run_self_test(folder: Path, manifest: Manifest, engine: Engine, runner: Runn
         ReplayRunner(manifest.inputs, manifest.outputs, outputs),
         runner,
         [Batch(inputs, (None,) * count)],
-        for_precision(manifest.precision, manifest.weights.trained),
+        manifest.parity.tolerance,
         msgspec.structs.replace(manifest.parity.data, count=count, labelled=False),
         manifest.model.head,
         (*untrained_caveats(manifest.weights), *engine.caveats),
@@ -117,7 +116,7 @@ class LoadedBundle:
         self.engine = engine
         """The loaded engine: `engine.backend`, `engine.version`, and restrictions in `engine.caveats`."""
         self.skipped_engines = skipped_engines
-        """Reason why each engine tried before does not run here."""
+        """Reason why each engine before this one was not loaded: it does not run here, or it failed at export."""
         self.inputs: tuple[TensorSpec, ...] = runner.inputs
         self.outputs: tuple[TensorSpec, ...] = runner.outputs
         self.batch: BatchRange = manifest.batch
@@ -193,22 +192,6 @@ class LoadedBundle:
         order = [int(index) for index in np.argsort(-scores, kind="stable")[:best]]
         names = tuple(self.labels[index] if index < len(self.labels) else f"class {index}" for index in order)
         return Prediction(name, tuple(order), names, tuple(float(scores[index]) for index in order))
-
-
-def _candidate_engines(folder: Path, manifest: Manifest, backend: str | None) -> Iterator[Engine]:
-    """Engines to try in order, the primary one first."""
-    if backend is None:
-        yield from manifest.engines
-        return
-    find_backend(backend)
-    own = [engine for engine in manifest.engines if engine.backend == backend]
-    if not own and backend not in GRAPH_BACKENDS:
-        raise BackendError(
-            f"{folder} has no engine for {backend}.", f"Build it here: deploykit compile {folder} --target {backend}"
-        )
-    graph = manifest.files[manifest.graph.file]
-    caveat = f"parity was evaluated with {manifest.engine.backend}, not with {backend}: run the self-test"
-    yield from own or [Engine(backend, "", graph, manifest.inputs, manifest.outputs, (caveat,))]
 
 
 def _read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 MANIFEST: Final = "manifest.json"
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import msgspec
 import numpy as np
 
-from deploykit.bundle.manifest import MANIFEST, encode_manifest, is_ours
+from deploykit.bundle.manifest import MANIFEST, encode_manifest, is_ours, read_manifest
 from deploykit.core.errors import InputError
-from deploykit.core.files import escape_name, record_file, stage_folder
+from deploykit.core.files import escape_name, link_or_copy, record_file, stage_folder
 from deploykit.core.values import Engine, Golden, Manifest, SecondaryEngine
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def write_bundle(
     `destination` is replaced atomically at the end.
     """
     with stage_folder(destination) as folder:
-        for name in (manifest.graph.file, *_external_data(graph_folder, manifest.graph.file)):
+        for name in _with_external_data(graph_folder, manifest.graph.file):
             shutil.copyfile(graph_folder / name, folder / name)
         for name in (*manifest.golden.inputs.values(), *manifest.golden.outputs.values()):
             (folder / name).parent.mkdir(exist_ok=True)
@@ -71,7 +71,7 @@ def update_bundle(
     atomic: if it is interrupted, the bundle is either unchanged or complete.
     """
     with stage_folder(folder, NO_ROOM_REMEDY) as partial:
-        shutil.copytree(folder, partial, dirs_exist_ok=True, copy_function=_link_or_copy)
+        shutil.copytree(folder, partial, dirs_exist_ok=True, copy_function=link_or_copy)
         _write_files(partial, extra_files)
         files = {**manifest.files, **{path: record_file(partial, path) for path in extra_files}}
         return _write_manifest(partial, msgspec.structs.replace(manifest, files=files), report_renderer)
@@ -87,13 +87,16 @@ def pack_engine(
     """Add an engine to the bundle at `folder`, its file copied from `source`. Returns the new manifest.
 
     The bundle is rewritten in a temporary folder next to it, which then replaces it: if this is interrupted, the bundle
-    is either unchanged or complete.
+    is either unchanged or complete. `manifest` is the one that the engine was built from: engines and records that
+    other processes have added since then are kept; InputError where the bundle was exported again.
     """
     with stage_folder(folder, NO_ROOM_REMEDY) as partial:
-        shutil.copytree(folder, partial, dirs_exist_ok=True, copy_function=_link_or_copy)
+        shutil.copytree(folder, partial, dirs_exist_ok=True, copy_function=link_or_copy)
+        manifest = _read_current(partial, folder, manifest)
         packed = msgspec.structs.replace(extra, engine=_copy_engine(extra.engine, manifest.graph.file, source, partial))
         path = packed.engine.file.path
-        if packed.engine.build is not None and path == manifest.engine.file.path:
+        is_other = packed.engine.build is not None or packed.engine.file != manifest.engine.file
+        if path == manifest.engine.file.path and is_other:
             raise InputError(
                 f"{path} is the bundle's primary engine and cannot be replaced.",
                 "Export the bundle again with --force, or build for other GPUs.",
@@ -102,11 +105,51 @@ def pack_engine(
             other
             for other in manifest.extra_engines
             if _engine_identity(other, manifest) != _engine_identity(packed, manifest)
+            and (other.engine.file.path != path or other.engine.file == packed.engine.file)
         )
-        complete = msgspec.structs.replace(
-            manifest, extra_engines=(*others, packed), files={**manifest.files, path: record_file(partial, path)}
-        )
+        files = {name: file for name, file in manifest.files.items() if name != f"{path}.data"}  # of a replaced engine
+        files |= {name: record_file(partial, name) for name in _with_external_data(partial, path)}
+        complete = msgspec.structs.replace(manifest, extra_engines=(*others, packed), files=files)
         return _write_manifest(partial, complete, report_renderer)
+
+
+def remove_engine(folder: Path, manifest: Manifest, tag: str, report_renderer: ReportRenderer | None) -> Manifest:
+    """Take the extra engine of that tag out of the bundle at `folder`. Returns the new manifest.
+
+    InputError for the primary engine, and for a tag that no engine has. Like `pack_engine`, this is atomic.
+    """
+    tags = {engine_tag(other.engine): other for other in manifest.extra_engines}
+    if tag not in tags:
+        primary = engine_tag(manifest.engine)
+        if tag == primary:
+            what = f"{tag} is the bundle's primary engine, which everything in it was measured with."
+            raise InputError(what, "Export the bundle again with another --target.")
+        known = ", ".join(sorted(tags)) or "none"
+        raise InputError(f"{folder} has no engine with the tag {tag!r}.", f"Engines that can be removed: {known}.")
+    with stage_folder(folder, NO_ROOM_REMEDY) as partial:
+        shutil.copytree(folder, partial, dirs_exist_ok=True, copy_function=link_or_copy)
+        manifest = _read_current(partial, folder, manifest)
+        others = tuple(other for other in manifest.extra_engines if engine_tag(other.engine) != tag)
+        complete = msgspec.structs.replace(manifest, extra_engines=others)
+        used = set(complete.referenced_paths)  # another machine's verdict may be on the primary engine's file
+        ours = (name for name in manifest.files if name.startswith(f"engines/{tag}/"))
+        orphans = [name for name in ours if name.removesuffix(".data") not in used]
+        kept = {name: file for name, file in manifest.files.items() if name not in orphans}
+        for name in orphans:
+            (partial / name).unlink()
+        if orphans and not any((partial / "engines" / tag).iterdir()):
+            (partial / "engines" / tag).rmdir()
+        return _write_manifest(partial, msgspec.structs.replace(complete, files=kept), report_renderer)
+
+
+def _read_current(copy: Path, folder: Path, manifest: Manifest) -> Manifest:
+    """The manifest of the `copy` of the bundle at `folder`. InputError where it is another bundle than `manifest`'s."""
+    current = read_manifest(copy)
+    if msgspec.structs.replace(current, extra_engines=(), files={}) != msgspec.structs.replace(
+        manifest, extra_engines=(), files={}
+    ):
+        raise InputError(f"{folder} was exported again in the meantime.", "Run the command again.")
+    return current
 
 
 NO_ROOM_REMEDY: Final = "Free space on the bundle's disk, or copy the bundle to a folder that you can write to."
@@ -132,23 +175,13 @@ def _write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
         (folder / path).write_bytes(content)
 
 
-def _link_or_copy(source: str, target: str) -> None:
-    """Hard-link an unchanged file, so that adding a small record does not copy an engine of a gigabyte; copy it on a
-    file system without hard links.
-    """
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(source, target, follow_symlinks=False)
-
-
 def _engine_identity(extra: SecondaryEngine, manifest: Manifest) -> tuple[str, str, str]:
-    """Backend, path and, if the engine is the graph itself, the machine: each machine has its own verdict on the graph.
-    Machines with the same host name but different processors are different machines.
+    """Backend, path and, if the engine is the graph or a form of it, the machine: each machine has its own verdict on
+    those. Machines with the same host name but different processors are different machines.
     """
     engine, provenance = extra.engine, extra.provenance or manifest.provenance
-    is_graph = engine.file.path == manifest.graph.file
-    return engine.backend, engine.file.path, f"{provenance.host}, {provenance.processor}" if is_graph else ""
+    machine = f"{provenance.host}, {provenance.processor}" if engine.build is None else ""
+    return engine.backend, engine.file.path, machine
 
 
 def _copy_engine(engine: Engine, graph_file: str, source: Path, folder: Path) -> Engine:
@@ -157,8 +190,10 @@ def _copy_engine(engine: Engine, graph_file: str, source: Path, folder: Path) ->
         return engine
     path = f"engines/{engine_tag(engine)}/{Path(engine.file.path).name}"
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    (folder / path).unlink(missing_ok=True)  # it may be a hard link into the previous bundle
-    shutil.copyfile(source / engine.file.path, folder / path)
+    for suffix in ("", ".data"):
+        (folder / f"{path}{suffix}").unlink(missing_ok=True)  # it may be a hard link into the previous bundle
+    for name in _with_external_data(source, engine.file.path):
+        shutil.copyfile(source / name, (folder / path).with_name(Path(name).name))
     return msgspec.structs.replace(engine, file=msgspec.structs.replace(engine.file, path=path))
 
 
@@ -172,10 +207,9 @@ def engine_tag(engine: Engine) -> str:
     return f"{engine.backend}-{engine.version}-{'portable' if engine.build.open_ended else f'sm{capabilities}'}"
 
 
-def _external_data(graph_folder: Path, graph_file: str) -> list[str]:
-    """Names of the graph's external data files."""
-    name = f"{graph_file}.data"
-    return [name] if (graph_folder / name).is_file() else []
+def _with_external_data(folder: Path, file: str) -> list[str]:
+    """The file and, if it is a graph that has one, its external data file."""
+    return [name for name in (file, f"{file}.data") if name == file or (folder / name).is_file()]
 
 
 def require_replaceable(destination: Path, force: bool) -> None:

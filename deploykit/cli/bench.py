@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 import click
 
 from deploykit.cli.bench_options import BatchSizes, BoundedNumber, SlowdownLimit
+from deploykit.cli.loaded_engine import add_backend_option
 from deploykit.core.values import Runtime, Scenario
 
 if TYPE_CHECKING:
@@ -26,13 +27,14 @@ EXCLUDE: Final = (
     ("loadgen", "threads"),
     ("rounds", "duration"),
 )
-PYTHON_ONLY: Final = ("threads", "rate", "loadgen")
+PYTHON_ONLY: Final = ("threads", "rate", "loadgen", "backend")
 
 
 @click.command("bench")
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BUNDLE...")
 @click.option("--runtime", type=click.Choice(get_args(Runtime)), default="python", show_default=True,
               help="Runtime to measure; cpp: the C++ library, compiled on first use with CMake.")  # fmt: skip
+@add_backend_option
 @click.option("--batch", type=BatchSizes(), metavar="N,N,…",
               help="Batch sizes, a row each (default: the bundle's smallest).")  # fmt: skip
 @click.option("--duration", type=BoundedNumber(0.001, A_DAY, "seconds"), metavar="SECONDS",
@@ -74,7 +76,7 @@ def bench_command(bundles: tuple[Path, ...], runtime: Runtime, as_json: bool, **
         size = sizes[0] if sizes else None
         pair = (bundles[0], bundles[1])
         comparison = benchmark.compare_bundles(
-            pair, runtime, size, options["rounds"], settings, options["fail_if"], progress
+            pair, runtime, size, options["rounds"], settings, options["fail_if"], progress, options["backend"]
         )
         if as_json:
             click.echo(encode_document("comparison", comparison))
@@ -85,7 +87,9 @@ def bench_command(bundles: tuple[Path, ...], runtime: Runtime, as_json: bool, **
                 out.print(next_steps.conclude_comparison(comparison))
         return 1 if comparison.failures else 0
     load = Load(options["threads"] or 1, options["rate"])
-    result = benchmark.bench_bundle(bundles[0], runtime, sizes, load, settings, options["loadgen"], progress)
+    result = benchmark.bench_bundle(
+        bundles[0], runtime, sizes, load, settings, options["loadgen"], progress, options["backend"]
+    )
     if options["save"]:
         reporting.save_record(bundles[0], result)
     if as_json:
@@ -119,7 +123,8 @@ def _check_options(bundles: tuple[Path, ...], runtime: Runtime, options: dict[st
             raise click.UsageError(f"{_option_name(one)} and {_option_name(other)} exclude each other.")
     for name in PYTHON_ONLY:
         if name in used and runtime == "cpp":
-            raise click.UsageError(f"{_option_name(name)} needs --runtime python: the C++ program has one caller.")
+            reason = "the C++ library chooses the engine" if name == "backend" else "the C++ program has one caller"
+            raise click.UsageError(f"{_option_name(name)} needs --runtime python: {reason}.")
     if "loadgen" in used and ("rate" in used) != (options["loadgen"] == "Server"):
         raise click.UsageError("--loadgen Server needs --rate, and the other scenarios exclude it.")
     if "compare" in used and len(bundles) != 2:

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from deploykit.cli.build_options import add_build_options, read_build_options
-from deploykit.cli.options import Batch, Input, Positive, Size, Triple
+from deploykit.cli.options import Batch, Input, NamedKind, Positive, Size, Triple, read_output_kinds
 from deploykit.core.values import (
     BatchRange,
     BudgetOptions,
@@ -66,6 +66,9 @@ INT8_ONLY = ("calibration", "calibration_size", "observer", "max_drop", "min_snr
 @click.option("--batch", type=Batch(), help="Batch range (default: 1:8:32, or a file's own); one number is static.")
 @click.option("--input", "inputs", multiple=True, type=Input(),
               help="Shape and type of a non-image input, without the batch; repeatable.")  # fmt: skip
+@click.option("--output-kind", "output_kinds", multiple=True, type=NamedKind(),
+              help="Kind of an output, where it is inferred wrongly: classes, map, detections, boxes, embedding, "
+              "scalar, sequence or tensor; repeatable.")  # fmt: skip
 @click.option("--input-size", type=Size(), metavar="HxW", help="Height and width of the network's input, in pixels.")
 @click.option("--resize", type=click.IntRange(min=1), metavar="PIXELS",
               help="Resize the shorter side before the center crop.")  # fmt: skip
@@ -129,6 +132,7 @@ def export_command(
         io=options["io"],
         calibration=_read_calibration(options),
         budget=_read_budget(options),
+        output_kinds=read_output_kinds(options["output_kinds"]),
     )
     arguments = options["model_arg"]  # as typed: the network's constructor parses them
     request = msgspec.structs.replace(request, arguments=arguments)
@@ -136,7 +140,7 @@ def export_command(
     destination = output or Path("build") / f"{network_defaults(model).name}-{request.precision}"
     outcome = export.export(request, destination, force, TerminalProgress())
     _print_outcome(outcome, as_json)
-    return 1 if outcome.manifest.failures else 0
+    return 1 if outcome.manifest.failures or outcome.manifest.named_engine_failures else 0
 
 
 def _read_precision(options: dict[str, Any]) -> Precision:
@@ -213,7 +217,9 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     from rich.text import Text
 
     from deploykit.report import extra_engines, next_steps, precision, terminal
+    from deploykit.report.cpp_engine import describe_cpp_engine
     from deploykit.report.document import encode_document
+    from deploykit.report.formatting import fill_bundle_path, format_path
 
     manifest = outcome.manifest
     if as_json:
@@ -222,9 +228,10 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     out = terminal.create_console()
     state = "is up to date" if outcome.up_to_date else "written, marked failed" if manifest.failures else "written"
     out.print(Text(str(outcome.folder), "bold"), state, soft_wrap=True)
-    out.print(terminal.render_verdict(manifest.parity, manifest.precision, outcome.folder))
-    for failure in manifest.failures[len(manifest.parity.failures) :]:
-        out.print(Text(f"FAILED  {failure}", "bold red"))
+    others = manifest.failures[len(manifest.parity.failures) :]
+    out.print(terminal.render_verdict(manifest.parity, manifest.precision, outcome.folder, manifest.receipt, others))
+    if (cpp := describe_cpp_engine(manifest)) is not None:
+        out.print(terminal.render_note(fill_bundle_path(cpp, format_path(outcome.folder))))
     out.print(precision.render_precision(manifest.calibration, manifest.budget, manifest.receipt))
     if manifest.graph.fp32_nodes:
         out.print(f"  {len(manifest.graph.fp32_nodes)} nodes stay FP32:")
@@ -232,7 +239,9 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
             out.print(f"    {node.node}: {node.reason}")
     if manifest.latency is not None:
         out.print(terminal.render_latency(manifest.latency))
+    if manifest.fp32_latency is not None:
+        out.print(terminal.render_speedup(manifest.fp32_latency, manifest.precision, manifest.engine.backend))
     for engine in manifest.extra_engines:
         out.print(extra_engines.render_engine(engine, manifest.precision, outcome.folder))
-    if manifest.failures:
+    if manifest.failures or manifest.named_engine_failures:
         out.print(next_steps.conclude_export(manifest, outcome.folder))

@@ -40,7 +40,15 @@ def inspect_command(subject: Path, engines: bool, profile: int, as_json: bool) -
         out.print(
             terminal.render_summary(manifest.model, manifest.weights, manifest.inputs, manifest.outputs, manifest.batch)
         )
-        out.print(terminal.render_verdict(manifest.parity, manifest.precision, subject))
+        out.print(
+            terminal.render_verdict(
+                manifest.parity,
+                manifest.precision,
+                subject,
+                manifest.receipt,
+                manifest.failures[len(manifest.parity.failures) :],
+            )
+        )
         out.print(precision.render_precision(manifest.calibration, manifest.budget, manifest.receipt))
     out.print(terminal.nodes_table(rows))
     kinds = Counter(row.op_type for row in rows)

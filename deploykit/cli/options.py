@@ -8,7 +8,8 @@ from typing import Any, get_args
 
 import click
 
-from deploykit.core.values import BatchRange, DType, InputSpec
+from deploykit.core.errors import format_unknown
+from deploykit.core.values import BatchRange, DType, InputSpec, OutputKind
 
 
 class Batch(click.ParamType[BatchRange]):
@@ -94,6 +95,29 @@ class Input(click.ParamType[InputSpec]):
         if match[3] not in get_args(DType):
             self.fail(f"{value!r}: {match[3]} is none of {', '.join(get_args(DType))}.", param, ctx)
         return InputSpec(match[1], tuple(map(int, match[2].split("x"))), match[3])  # type: ignore[arg-type]
+
+
+class NamedKind(click.ParamType[tuple[str, OutputKind]]):
+    """`NAME=KIND` of an output: `boxes=detections`."""
+
+    name = "NAME=KIND"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, OutputKind]:
+        """Parse a name and a kind; the name may contain `=`."""
+        name, _, kind = str(value).rpartition("=")
+        if not name:
+            self.fail(f"{value!r}: write NAME=KIND, such as boxes=detections.", param, ctx)
+        if kind not in get_args(OutputKind):
+            self.fail(f"{value!r}: {format_unknown('kind of output', kind, get_args(OutputKind))}", param, ctx)
+        return name, kind  # type: ignore[return-value]
+
+
+def read_output_kinds(values: tuple[tuple[str, OutputKind], ...]) -> dict[str, OutputKind]:
+    """The kinds by output. UsageError for an output that has two."""
+    names = [name for name, _ in values]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise click.UsageError(f"{', '.join(sorted(repeated))}: given more than once, by --output-kind.")
+    return dict(values)
 
 
 class Capabilities(click.ParamType[tuple[int, ...]]):

@@ -8,11 +8,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
-from deploykit.core.values import CalibrationOptions, Diagnosis, ExportRequest, MatrixRow, Precision, WeightsSource
+from deploykit.cli.options import NamedKind, read_output_kinds
+from deploykit.core.values import (
+    CalibrationOptions,
+    Diagnosis,
+    ExportRequest,
+    MatrixRow,
+    OutputKind,
+    Precision,
+    WeightsSource,
+)
 from deploykit.export.architectures import CATALOG
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from deploykit.core.values import Progress
 
@@ -34,6 +43,8 @@ CALIBRATION_SAMPLES: Final = 100
 )
 @click.option("--weights", help="Weights: random, imagenet, or the checkpoint that a bundle was exported from.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed for random weights.")
+@click.option("--output-kind", "output_kinds", multiple=True, type=NamedKind(),
+              help="Kind of a network's output, where it is inferred wrongly; repeatable.")  # fmt: skip
 @click.option("--stages", is_flag=True, help="Find the stage of a bundle that adds the error, from pixels to C++.")
 @click.option("--layers", is_flag=True, help="Rank the layers of a bundle by the error they add.")
 @click.option("--worst", type=click.IntRange(min=1), metavar="N",
@@ -46,6 +57,7 @@ def parity_command(
     samples: int | None,
     weights: str | None,
     seed: int,
+    output_kinds: tuple[tuple[str, OutputKind], ...],
     stages: bool,
     layers: bool,
     worst: int | None,
@@ -58,11 +70,22 @@ def parity_command(
 
     Exit codes: 0 every row and stage passed, 1 one of them failed.
     """
+    _refuse_kinds_of_bundles(subjects, output_kinds)
     depth = _DepthOptions(stages, layers, worst, save)
     if depth != _DepthOptions():
         depth.require_bundles(subjects)
         return _diagnose_bundles(list(map(Path, subjects)), data, samples, weights, depth, as_json)
-    return _compare_all(subjects, data, samples, weights, seed, as_json)
+    return _compare_all(subjects, data, samples, weights, seed, read_output_kinds(output_kinds), as_json)
+
+
+def _refuse_kinds_of_bundles(subjects: Sequence[str], output_kinds: Sequence[tuple[str, OutputKind]]) -> None:
+    """A bundle has the kinds of its export."""
+    folders = [name for name in subjects if _is_folder(name)]
+    if output_kinds and folders:
+        raise click.UsageError(
+            f"--output-kind is for networks, and {folders[0]} is a bundle, which has the kinds of its export: export "
+            "it again with deploykit export --output-kind."
+        )
 
 
 class _DepthOptions(NamedTuple):
@@ -145,7 +168,13 @@ def _save_records(folder: Path, diagnosis: Diagnosis) -> None:
 
 
 def _compare_all(
-    subjects: Sequence[str], data: str | None, samples: int | None, weights: str | None, seed: int, as_json: bool
+    subjects: Sequence[str],
+    data: str | None,
+    samples: int | None,
+    weights: str | None,
+    seed: int,
+    output_kinds: Mapping[str, OutputKind],
+    as_json: bool,
 ) -> int:
     """Compare every bundle, and every network at every precision, a row each."""
     from deploykit.cli.progress import TerminalProgress
@@ -160,7 +189,7 @@ def _compare_all(
     rows: list[MatrixRow] = []
     with progress.step("comparing with eager PyTorch", len(folders) + len(networks) * len(PRECISIONS)) as advance:
         source = parse_weights(weights or "random", seed)
-        network_rows = export.evaluate_matrix(_build_requests(networks, source, data, samples), progress)
+        network_rows = export.evaluate_matrix(_build_requests(networks, source, data, samples, output_kinds), progress)
         for row in itertools.chain(_recheck_bundles(folders, data, samples, weights, progress), network_rows):
             rows.append(row)
             progress.done(terminal.format_matrix_row(row))
@@ -177,7 +206,11 @@ def _is_folder(name: str) -> bool:
 
 
 def _build_requests(
-    networks: Sequence[str], source: WeightsSource, data: str | None, samples: int | None
+    networks: Sequence[str],
+    source: WeightsSource,
+    data: str | None,
+    samples: int | None,
+    output_kinds: Mapping[str, OutputKind],
 ) -> list[ExportRequest]:
     from deploykit.backends.choice import AUTO, resolve_target
 
@@ -190,6 +223,7 @@ def _build_requests(
             samples=samples or MATRIX_SAMPLES,
             target=resolve_target(AUTO, precision),
             calibration=CalibrationOptions(data or "photos", CALIBRATION_SAMPLES) if "int8" in precision else None,
+            output_kinds=output_kinds,
         )
         for name in networks
         for precision in PRECISIONS

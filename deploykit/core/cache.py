@@ -26,7 +26,7 @@ import msgspec
 import platformdirs
 
 from deploykit.core.errors import InputError, UsageError, format_unknown
-from deploykit.core.files import explain_os_error, find_damage, record_file, stage_folder
+from deploykit.core.files import ABANDONED, explain_os_error, find_damage, record_file, stage_folder
 from deploykit.core.values import FileRecord, Value
 
 FOLDER_VARIABLE: Final = "DEPLOYKIT_CACHE_DIR"
@@ -37,9 +37,6 @@ REMEDY: Final = f"Free some space (deploykit cache clear does), or point {FOLDER
 IN_USE: Final = timedelta(minutes=15)
 """Time after its last use during which an entry is not removed. Longer is not possible: an hour of exports can fill a
 disk."""
-
-ABANDONED: Final = timedelta(days=1)
-"""Age above which a partial folder is taken for the leftover of a killed process: no build takes that long."""
 
 
 class CacheEntry(Value, frozen=True):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import errno
+import functools
 import glob
 import hashlib
 import os
+import platform
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from deploykit.core.errors import InputError
@@ -53,6 +58,17 @@ def find_damage(folder: Path, file: FileRecord) -> str | None:
     return None
 
 
+def link_or_copy(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Make a file available under a second path: a hard link, or a copy where the file system allows no link. A file
+    at `target` is replaced; a symbolic link at `source` is copied as one.
+    """
+    Path(target).unlink(missing_ok=True)
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
 @contextmanager
 def stage_folder(
     destination: Path, remedy: str = "Free some space, or choose another folder with -o."
@@ -66,7 +82,7 @@ def stage_folder(
     try:
         parent.mkdir(parents=True, exist_ok=True)
         _recover_leftovers(destination)
-        folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}.partial-{os.getpid()}-", dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}.partial-{owner_tag()}-", dir=parent))
     except OSError as error:
         raise explain_os_error(error, destination, remedy) from error
     try:
@@ -116,15 +132,19 @@ def explain_os_error(error: OSError, where: Path, remedy: str) -> InputError:
 
 
 def _swap_folders(folder: Path, destination: Path) -> None:
-    if not destination.exists():
-        folder.rename(destination)
-        return
-    aside = destination.with_name(f".{destination.name}.partial-{os.getpid()}-old")
-    destination.rename(aside)
+    """Put `folder` in the place of `destination`. InputError where another process has just done the same."""
+    aside = destination.with_name(f".{destination.name}.partial-{owner_tag()}-old")
+    if destination.exists():
+        destination.rename(aside)
     try:
         folder.rename(destination)
-    except OSError:
-        aside.rename(destination)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            shutil.rmtree(aside, ignore_errors=True)
+            what = f"{destination} was written by another process in the meantime."
+            raise InputError(what, "Run the command again.") from error
+        if aside.exists():
+            aside.rename(destination)
         raise
     shutil.rmtree(aside, ignore_errors=True)
 
@@ -144,13 +164,50 @@ def _recover_leftovers(destination: Path) -> None:
     """
     prefix = f".{destination.name}.partial-"
     for leftover in destination.parent.glob(f"{glob.escape(prefix)}*"):
-        pid, _, suffix = leftover.name.removeprefix(prefix).partition("-")
-        if not pid.isdigit() or _is_running(int(pid)):
+        name = leftover.name.removeprefix(prefix)
+        if not is_abandoned(leftover, name):
             continue
-        if suffix == "old" and not destination.exists():
+        if name.endswith("-old") and not destination.exists():
             leftover.rename(destination)
         else:
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+ABANDONED: Final = timedelta(days=1)
+"""Age above which a partial folder is taken for the leftover of a killed process, whatever its host: no work takes
+that long."""
+
+_OWNER: Final = re.compile(r"(?:(?P<machine>[0-9a-f]{8})-)?(?P<pid>\d+)-.+")
+
+
+def owner_tag() -> str:
+    """The beginning of a temporary folder's name by which `is_abandoned` recognizes the process that made it."""
+    return f"{_machine_tag()}-{os.getpid()}"
+
+
+def is_abandoned(path: Path, name: str) -> bool:
+    """Whether the process that made `path` has ended; `name` begins with the `owner_tag` of that process.
+
+    Whether a process of another host runs cannot be known, so what it made is abandoned after `ABANDONED`. False where
+    `name` has another form.
+    """
+    if (owner := _OWNER.fullmatch(name)) is None:
+        return False
+    if owner["machine"] == _machine_tag():
+        return not _is_running(int(owner["pid"]))
+    try:
+        return time.time() - path.stat().st_ctime > ABANDONED.total_seconds()  # a rename changes ctime, not mtime
+    except FileNotFoundError:  # its own process has just removed it
+        return False
+
+
+@functools.cache
+def _machine_tag() -> str:
+    """Eight hex digits of the host and, within it, of the container: process ids are unique only there."""
+    namespace = ""
+    with suppress(OSError):
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
 
 
 def _is_running(pid: int) -> bool:

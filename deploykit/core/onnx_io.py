@@ -7,10 +7,13 @@ passes through Protobuf; each weight is then appended as an encoded field. In Pr
     ModelProto.graph = 7, GraphProto.initializer = 5, TensorProto.raw_data = 9
 
 are length-delimited fields: a tag (number · 8 + 2), a length as a varint, the content. Fields may come in any order.
+
+A message of 2 GiB or more cannot be read back, so the weights of a larger graph go to a second file beside it.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +21,10 @@ import onnx
 import onnx_ir as ir
 
 from deploykit.core.errors import InternalError
+from deploykit.core.files import link_or_copy
+
+LARGEST_SINGLE_FILE = 2**31 - 2**20
+"""Protobuf's limit of 2 GiB, less a mebibyte for the graph itself. Larger graphs use external data."""
 
 SMALL = 1024
 """Constants of at most this many bytes may be shapes or axes, which shape inference reads."""
@@ -25,8 +32,44 @@ SMALL = 1024
 REMEDY = "This is a bug in deploykit: please report it with the command that you ran."
 
 
-def save_model(model: ir.Model, path: Path) -> None:
-    """Write the graph and its weights to one file."""
+def save_model(model: ir.Model, path: Path) -> tuple[str, ...]:
+    """Write the graph and its weights to one file or, where that would exceed Protobuf's 2 GiB, the weights to
+    `external_data_path(path)`. Returns the names of the files written, the graph first.
+    """
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    if sum(tensor.nbytes for tensor in tensors if tensor is not None) >= LARGEST_SINGLE_FILE:
+        data = external_data_path(path)
+        ir.save(model, path, external_data=data.name)
+        return (path.name, data.name) if data.is_file() else (path.name,)
+    _write_single_file(model, path)
+    return (path.name,)
+
+
+def external_data_path(graph: Path) -> Path:
+    """The file beside a graph that holds its weights where they do not fit into the graph's own file."""
+    return graph.with_name(f"{graph.name}.data")
+
+
+def place_graph(source: Path, target: Path) -> None:
+    """Make the ONNX file `source`, with its external data, available as `target` in another folder.
+
+    The graph is linked, or copied where that is not possible. External data is always copied: onnx and onnx-ir refuse
+    to read external data that has several hard links. Both folders must use the same name for the graph, because the
+    graph refers to its external data by name.
+    """
+    link_or_copy(source, target)
+    data = external_data_path(source)
+    if data.is_file():
+        shutil.copyfile(data, external_data_path(target))
+
+
+def remove_graph(path: Path) -> None:
+    """Remove an ONNX file and its external data."""
+    for file in (path, external_data_path(path)):
+        file.unlink(missing_ok=True)
+
+
+def _write_single_file(model: ir.Model, path: Path) -> None:
     weights = [_encode_initializer(value) for value in model.graph.initializers.values()]
     proto = _without_weights(model)
     graph = proto.graph.SerializeToString()

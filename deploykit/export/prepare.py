@@ -142,15 +142,21 @@ def _foldable_pairs(trace: fx.GraphModule) -> list[tuple[str, str]]:
 
 
 def _is_plain_conv(module: nn.Module) -> bool:
-    """Whether it is a convolution that uses its weights as stored: no subclass, and no hook that recomputes them at
-    each call (torch.nn.utils.weight_norm).
-    """
-    return type(module) is nn.Conv2d and not module._forward_pre_hooks and not module._forward_hooks
+    """Whether it is a convolution and nothing else: `_computes_as_class`, and no subclass."""
+    return type(module) is nn.Conv2d and _computes_as_class(module)
 
 
 def _is_frozen_batchnorm(module: nn.Module) -> bool:
-    """Whether it is a BatchNorm with fixed statistics, independent of the batch."""
-    return isinstance(module, nn.BatchNorm2d) and not module.training and module.running_mean is not None
+    """Whether it is a BatchNorm and nothing else, with fixed statistics, independent of the batch."""
+    plain = type(module) is nn.BatchNorm2d and _computes_as_class(module)
+    return plain and not module.training and module.running_mean is not None
+
+
+def _computes_as_class(module: nn.Module) -> bool:
+    """Whether a call computes what the module's class defines from the parameters as stored: no hook, which may
+    recompute them (torch.nn.utils.weight_norm) or change the input or output, and no forward() of its own.
+    """
+    return not (module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module))
 
 
 def _replace_submodule(module: nn.Module, path: str, replacement: nn.Module) -> None:

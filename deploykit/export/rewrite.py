@@ -14,10 +14,6 @@ from deploykit.export.opset import convert_opset
 from deploykit.export.passes import PASSES
 
 GRAPH_FILE = "model.onnx"
-WEIGHTS_FILE = "model.onnx.data"
-
-LARGEST_SINGLE_FILE = 2**31 - 2**20
-"""Protobuf's limit of 2 GiB, less a mebibyte for the graph itself. Larger graphs use external data."""
 
 
 def rewrite_and_save(
@@ -69,8 +65,4 @@ IR_VERSIONS = {**dict.fromkeys(range(17, 19), 8), 19: 9, 20: 9, 21: 10, 22: 10, 
 def save_graph(model: ir.Model, folder: Path) -> tuple[FileRecord, ...]:
     """Save as one file, or as graph and external data where one file would exceed Protobuf's 2 GiB."""
     folder.mkdir(parents=True, exist_ok=True)
-    if contract.initializer_bytes(model) < LARGEST_SINGLE_FILE:
-        onnx_io.save_model(model, folder / GRAPH_FILE)
-        return (record_file(folder, GRAPH_FILE),)
-    ir.save(model, folder / GRAPH_FILE, external_data=WEIGHTS_FILE)
-    return (record_file(folder, GRAPH_FILE), record_file(folder, WEIGHTS_FILE))
+    return tuple(record_file(folder, name) for name in onnx_io.save_model(model, folder / GRAPH_FILE))

@@ -19,10 +19,11 @@ from deploykit.quantize.formats import Format
 def fold_statistics(graph: ir.Graph, to: Format) -> None:
     """Rewrite every BatchNormalization that is in inference mode and has constant statistics."""
     for node in graph:
+        if node.op_type != "BatchNormalization" or node.attributes.get_int("training_mode", 0) == 1:
+            continue
         arrays = [read_constant(value) for value in node.inputs[1:5]]
         weights = [array.astype(np.float64) for array in arrays if array is not None and array.dtype == np.float32]
-        training = node.attributes.get_int("training_mode", 0) == 1
-        if node.op_type != "BatchNormalization" or training or len(weights) != 4:
+        if len(weights) != 4:
             continue
         gamma, beta, mean, variance = weights
         s = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))

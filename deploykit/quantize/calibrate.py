@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from deploykit.core import onnx_io
 from deploykit.core.errors import InputError, InternalError
 from deploykit.core.onnx_io import REMEDY
 from deploykit.core.values import Arrays, CalibrationResult, Convergence, DataRecord, Observer, Range, Ranges, Runner
@@ -29,7 +30,7 @@ def add_graph_outputs(source: Path, target: Path, tensors: Collection[str] | Non
             is_float = isinstance(output.type, ir.TensorType) and output.dtype in FLOAT_TYPES
             if is_float and not output.is_graph_output() and (tensors is None or output.name in tensors):
                 model.graph.outputs.append(output)
-    ir.save(model, target)
+    onnx_io.save_model(model, target)
 
 
 def observe_ranges(runner: Runner, batches: Iterable[Arrays], data: DataRecord) -> Ranges:
@@ -76,7 +77,7 @@ def calibrate(
             _extend_range(statistics.ranges, name, array, data)
             if name in statistics.histograms:
                 statistics.histograms[name].add(array)
-            if name in inputs and array.ndim > 1:
+            if name in inputs and array.ndim > 1 and array.size > 0:
                 _add_channel_sums(statistics, name, array)
         done += len(next(iter(batch.values())))
         reached = [checkpoint for checkpoint in checkpoints if checkpoint <= done]
@@ -134,6 +135,8 @@ def _add_channel_sums(statistics: _TensorStatistics, name: str, array: NDArray[A
 
 
 def _extend_range(ranges: dict[str, Range], name: str, array: NDArray[Any], data: DataRecord) -> None:
+    if array.size == 0:  # nothing was detected in this batch, for example
+        return
     batch = Range(float(np.min(array)), float(np.max(array)))
     if not np.isfinite([batch.low, batch.high]).all():
         raise InputError(

@@ -50,13 +50,11 @@ def write_cast_graph(
     fp32_nodes = cast_model(model, ranges.tensors, dtype, io)
     folder.mkdir(parents=True, exist_ok=True)
     onnx_io.check_model(model)
-    onnx_io.save_model(model, folder / GRAPH_FILE)
+    files = tuple(record_file(folder, name) for name in onnx_io.save_model(model, folder / GRAPH_FILE))
     quantized = any(node.op_type in QDQ_OPERATORS for node in model.graph)
     precision: Precision = "int8-fp16" if quantized else dtype
     casts = sum(1 for node in model.graph if node.op_type == "Cast")
-    return PrecisionGraphRecord(
-        files=(record_file(folder, GRAPH_FILE),), precision=precision, fp32_nodes=fp32_nodes, cast_nodes=casts
-    )
+    return PrecisionGraphRecord(files=files, precision=precision, fp32_nodes=fp32_nodes, cast_nodes=casts)
 
 
 def cast_model(

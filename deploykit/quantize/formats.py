@@ -27,6 +27,21 @@ class Format(NamedTuple):
         return float(self.dtype.max)
 
     @property
+    def smallest_normal(self) -> float:
+        """The smallest positive number with all bits of precision: 6.1e-5, or 1.18e-38; below it bits are lost."""
+        return float(self.dtype.tiny)
+
+    @property
+    def smallest(self) -> float:
+        """The smallest positive number, a subnormal: 6e-8, or 9.2e-41; half of it and less becomes zero."""
+        return self.smallest_normal * self.rounding_tolerance
+
+    @property
+    def narrows_exponent(self) -> bool:
+        """Whether the type's range is smaller than float32's: bfloat16 has the same exponents."""
+        return self.smallest_normal > float(ir.DataType.FLOAT.tiny)
+
+    @property
     def rounding_tolerance(self) -> float:
         """Relative error that rounding a constant may cost: the distance from 1 to the next number, 2⁻¹⁰ or 2⁻⁷.
 

@@ -1,5 +1,5 @@
-"""Nodes that must stay FP32, and why: values outside the type's range, constants that it cannot hold, operators that do
-not support it.
+"""Nodes that must stay FP32, and why: values outside the type's range, inside an operator too; small values that are
+divided by; constants that the type cannot hold; operators that do not support it.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+import numpy as np
 import onnx_ir as ir
 
 from deploykit.core.errors import InputError
@@ -14,10 +15,15 @@ from deploykit.core.graph_edit import read_constant
 from deploykit.core.values import Fp32Node, Range
 from deploykit.quantize import clip_bounds, dequantize, schemas
 from deploykit.quantize.formats import Format
+from deploykit.quantize.hidden_sums import explain_hidden_value
 from deploykit.quantize.placement import LAYERS
+from deploykit.quantize.small_values import find_small_operands
 
 BRANCH_ATTRIBUTES: Final = frozenset({ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS})
 QDQ_OPERATORS: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
+BIASED: Final = frozenset({"Conv", "ConvTranspose", "Gemm"})
+BIAS = 2
+"""Position of the bias among the inputs of these operators."""
 
 
 def require_opset(graph: ir.Graph, to: Format) -> None:
@@ -55,9 +61,13 @@ def list_floating_nodes(graph: ir.Graph) -> list[ir.Node]:
 def find_fp32_nodes(graph: ir.Graph, ranges: Mapping[str, Range], to: Format) -> dict[ir.Node, Fp32Node]:
     """The nodes that must stay FP32, each with its reason."""
     candidates = frozenset(list_floating_nodes(graph))
+    small = find_small_operands(graph, ranges, to)
     fp32_nodes = {}
     for node in graph:
-        reason = _explain_fp32_node(node, ranges, to) if node in candidates else _explain_fp32_scale(node, to)
+        if node in candidates:
+            reason = _explain_fp32_node(node, ranges, to) or small.get(node)
+        else:
+            reason = _explain_fp32_scale(node, to)
         if reason is not None:
             fp32_nodes[node] = Fp32Node(node.name or "", node.op_type, reason)
     return fp32_nodes
@@ -111,9 +121,30 @@ def _explain_fp32_node(node: ir.Node, ranges: Mapping[str, Range], to: Format) -
     outputs = [node.outputs[i] for i in schemas.retyped_outputs(node, inputs)]
     if not any(map(is_float32, outputs)):
         return _explain_missing_form(node, inputs, to)
-    read = [node.inputs[i] for i in inputs if not clip_bounds.is_unreachable_bound(node, i, to)]
+    harmless = {
+        i for i in inputs if clip_bounds.is_unreachable_bound(node, i, to) or _is_small_bias(node, i, ranges, to)
+    }
+    read = [node.inputs[i] for i in inputs if i not in harmless]
     reasons = (explain_out_of_range(value, ranges, to) for value in (*read, *outputs) if value is not None)
-    return next(filter(None, reasons), None)
+    return next(filter(None, reasons), None) or explain_hidden_value(node, ranges, to)
+
+
+def _is_small_bias(node: ir.Node, position: int, ranges: Mapping[str, Range], to: Format) -> bool:
+    """Whether the input is a layer's bias that rounding changes by less than rounding its output does.
+
+    A BatchNorm folded into a layer may leave a bias of 1e-8, which float16 rounds to zero: nothing beside outputs of 1.
+    """
+    bias = (
+        read_constant(node.inputs[position])
+        if node.op_type in BIASED and position == BIAS and not node.domain
+        else None
+    )
+    observed = ranges.get(node.outputs[0].name or "")
+    if bias is None or observed is None:
+        return False
+    with np.errstate(over="ignore"):
+        error = np.max(np.abs(bias - to.round_array(bias).astype(bias.dtype)), initial=0.0)
+    return bool(error <= to.rounding_tolerance * max(abs(observed.low), abs(observed.high)))
 
 
 def _explain_missing_form(node: ir.Node, inputs: list[int], to: Format) -> str:

@@ -48,9 +48,9 @@ def write_quantized_graph(
     fp32_nodes = cast.cast_model(model, calibrated.ranges.tensors, "fp16", recipe.io) if half else ()
     folder.mkdir(parents=True, exist_ok=True)
     onnx_io.check_model(model)
-    onnx_io.save_model(model, folder / GRAPH_FILE)
+    files = tuple(record_file(folder, name) for name in onnx_io.save_model(model, folder / GRAPH_FILE))
     return PrecisionGraphRecord(
-        files=(record_file(folder, GRAPH_FILE),),
+        files=files,
         precision="int8-fp16" if half else "int8",
         fp32_nodes=fp32_nodes,
         cast_nodes=sum(1 for node in model.graph if node.op_type == "Cast"),

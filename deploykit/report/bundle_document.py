@@ -10,6 +10,7 @@ import msgspec
 from deploykit.core.values import (
     Accuracy,
     Engine,
+    Fp32Comparison,
     Latency,
     Manifest,
     OutputParity,
@@ -20,8 +21,8 @@ from deploykit.core.values import (
     Stages,
     Value,
 )
-from deploykit.report.depth import stage_label
 from deploykit.report.document import DOCUMENT_VERSION
+from deploykit.report.verdict import format_headline, list_qualifiers
 
 
 class ReportedBundle(Value, frozen=True):
@@ -67,6 +68,8 @@ class EngineRow(Value, frozen=True):
     top1_agreement: float | None
     accuracy: Accuracy | None
     latency: Latency | None
+    fp32: Fp32Comparison | None
+    """FP32 on the same backend, timed in alternation with the engine."""
     bytes: int
     """Size of the engine's file, with the external data of a graph."""
 
@@ -82,10 +85,17 @@ def describe_bundle(name: str, manifest: Manifest, records: Records) -> Reported
     return ReportedBundle(name, manifest, records, (*at_export, *later))
 
 
+def bundle_headline(bundle: ReportedBundle) -> str:
+    """`FAILED`, or `PASSED` with what a reader must know beside it."""
+    manifest = bundle.manifest
+    qualifiers = list_qualifiers(manifest.parity, manifest.precision, manifest.receipt)
+    return format_headline(not bundle.failures, qualifiers)
+
+
 def _stage_failures(stages: Stages | None) -> tuple[str, ...]:
     if stages is None:
         return ()
-    own = (f"stage {stage_label(stage)}: {failure}" for stage in stages.stages for failure in stage.failures)
+    own = (f"stage {stage.stage}: {failure}" for stage in stages.stages for failure in stage.failures)
     return (*own, *stages.combined_failures)
 
 
@@ -97,6 +107,7 @@ def engine_rows(report: Report) -> tuple[EngineRow, ...]:
         first = _engine_row(
             len(rows) + 1, bundle, manifest.engine, manifest.parity, not bundle.failures, manifest.latency
         )
+        first = msgspec.structs.replace(first, fp32=manifest.fp32_latency)
         rows.append(first)
         rows += [
             _extra_engine_row(number, bundle, other)
@@ -108,6 +119,7 @@ def engine_rows(report: Report) -> tuple[EngineRow, ...]:
 def _extra_engine_row(number: int, bundle: ReportedBundle, other: SecondaryEngine) -> EngineRow:
     passed = None if other.parity is None else not other.failures
     row = _engine_row(number, bundle, other.engine, other.parity, passed, other.latency)
+    row = msgspec.structs.replace(row, fp32=other.fp32_latency)
     at, home = other.provenance, bundle.manifest.provenance
     if at is None or (at.host, at.processor) == (home.host, home.processor):
         return row
@@ -134,11 +146,12 @@ def _engine_row(
         precision=bundle.manifest.precision,
         backend=f"{engine.backend} {engine.version}",
         passed=passed,
-        snr_db=worst_snr(outputs),
-        identical=bool(outputs) and all(output.snr_db is None for output in outputs),
+        snr_db=None if parity is None else parity.worst_snr_db,
+        identical=bool(outputs) and parity is not None and parity.worst_snr_db is None,
         top1_agreement=min(agreements, default=None),
         accuracy=parity.accuracy if parity is not None else None,
         latency=latency,
+        fp32=None,
         bytes=engine_bytes(bundle.manifest, engine),
     )
 

@@ -9,6 +9,7 @@ from deploykit.report.bundle_document import ReportedBundle
 from deploykit.report.depth import list_not_run
 from deploykit.report.extra_engines import describe_not_run
 from deploykit.report.formatting import fill_bundle_path, placeholder_path
+from deploykit.report.speedup import list_slowdowns
 
 
 def list_caveats(bundle: ReportedBundle) -> tuple[str, ...]:
@@ -21,6 +22,7 @@ def _collect_caveats(bundle: ReportedBundle) -> Iterator[str]:
     manifest, records = bundle.manifest, bundle.records
     yield from manifest.parity.caveats
     yield from manifest.engine.caveats
+    yield from list_slowdowns(manifest)
     if manifest.parity.accuracy is None and manifest.model.head in CLASSIFIER_HEADS:
         yield f"accuracy was not evaluated: the samples of {manifest.parity.data.name} have no labels for these classes"
     if records.stages is not None:

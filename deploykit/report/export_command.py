@@ -38,6 +38,8 @@ def _request_words(request: ExportRequest) -> Iterator[str]:
     yield from _graph_words(request.options)
     for spec in request.inputs:
         yield from ("--input", f"{spec.name}={'x'.join(map(str, spec.shape))}:{spec.dtype}")
+    for name, kind in request.output_kinds.items():
+        yield from ("--output-kind", f"{name}={kind}")
     yield from _words_unless_default("--preprocess-in", request.preprocess_in, "host")
     if request.image is not None:
         yield from _image_words(request.image)

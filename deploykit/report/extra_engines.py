@@ -23,11 +23,14 @@ def render_engine(secondary: SecondaryEngine, precision: str, folder: Path) -> G
         caveat = describe_not_run(secondary.engine, secondary.not_run_reason)
         return Group(heading, terminal.render_note(fill_bundle_path(caveat, format_path(folder))))
     assert secondary.parity is not None
-    parts.append(terminal.render_verdict(secondary.parity, precision, folder))
+    receipt_failures = secondary.receipt.failures if secondary.receipt is not None else ()
+    parts.append(terminal.render_verdict(secondary.parity, precision, folder, secondary.receipt, receipt_failures))
     if secondary.receipt is not None:
         parts.append(precisions.render_executed(secondary.receipt))
     if secondary.latency is not None:
         parts.append(terminal.render_latency(secondary.latency))
+    if secondary.fp32_latency is not None:
+        parts.append(terminal.render_speedup(secondary.fp32_latency, precision, secondary.engine.backend))
     return Group(*parts)
 
 

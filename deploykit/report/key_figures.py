@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deploykit.core.values import Accuracy, Latency, Parity, Value
-from deploykit.report.bundle_document import ReportedBundle, engine_bytes, worst_snr
+from deploykit.core.values import Accuracy, Fp32Comparison, Latency, Parity, Value
+from deploykit.report.bundle_document import ReportedBundle, engine_bytes
 from deploykit.report.formatting import format_bytes, format_db, format_ms, format_number, format_percent
+from deploykit.report.speedup import format_factor, format_spread
 
 
 class KeyFigure(Value, frozen=True):
@@ -18,12 +19,14 @@ class KeyFigure(Value, frozen=True):
 
 
 def key_figures(bundle: ReportedBundle) -> tuple[KeyFigure, ...]:
-    """Parity, accuracy, latency, size and executed precision, as far as they are known."""
+    """Speed-up and size against FP32, parity, accuracy, latency, size and executed precision, where known."""
     return tuple(_list_figures(bundle))
 
 
 def _list_figures(bundle: ReportedBundle) -> Iterator[KeyFigure]:
     manifest = bundle.manifest
+    if manifest.fp32_latency is not None:
+        yield from _speedup_figures(manifest.fp32_latency, manifest.engine.backend)
     yield from _parity_figures(manifest.parity)
     if manifest.parity.accuracy is not None:
         yield _accuracy_figure(manifest.parity.accuracy, manifest.parity.oracle)
@@ -37,8 +40,18 @@ def _list_figures(bundle: ReportedBundle) -> Iterator[KeyFigure]:
     )
 
 
+def _speedup_figures(beside: Fp32Comparison, backend: str) -> Iterator[KeyFigure]:
+    """The first tiles: what the precision gains."""
+    against = (
+        f"{format_ms(beside.engine_p50_ms)} against {format_ms(beside.p50_ms)} in {backend}, {format_spread(beside)}"
+    )
+    warning = "slower than FP32: " if beside.slower else ""
+    yield KeyFigure("speed-up over FP32", format_factor(beside.speedup.estimate), f"{warning}p50 {against}")
+    yield KeyFigure("size against FP32", format_factor(beside.size_ratio), f"FP32: {format_bytes(beside.bytes)}")
+
+
 def _parity_figures(parity: Parity) -> Iterator[KeyFigure]:
-    yield KeyFigure("SNR", format_db(worst_snr(parity.outputs)), f"against {parity.oracle}")
+    yield KeyFigure("SNR", format_db(parity.worst_snr_db), f"against {parity.oracle}")
     agreements = [output.top1_agreement for output in parity.outputs if output.top1_agreement is not None]
     if agreements:
         judged = "" if parity.tolerance.min_top1_agreement is not None else ", not judged"

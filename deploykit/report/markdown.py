@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from deploykit.core.values import Bench, LayerErrors, Measurement, SampleDifferences, Stages
 from deploykit.report.bench import ENOUGH_FOR_P999, THROUGH
 from deploykit.report.bounds import list_bounds
-from deploykit.report.bundle_document import EngineRow, Report, ReportedBundle, engine_rows, worst_snr
+from deploykit.report.bundle_document import EngineRow, Report, ReportedBundle, bundle_headline, engine_rows, worst_snr
 from deploykit.report.caveats import list_caveats
-from deploykit.report.depth import stage_label
+from deploykit.report.cpp_engine import describe_cpp_engine
 from deploykit.report.export_command import export_command_words
 from deploykit.report.formatting import (
     ABSENT,
+    fill_bundle_path,
     format_bytes,
     format_db,
     format_ms,
@@ -22,9 +23,11 @@ from deploykit.report.formatting import (
     format_power,
     format_precision,
     format_samples,
+    placeholder_path,
 )
 from deploykit.report.key_figures import key_figures
 from deploykit.report.precision import describe_disjointness
+from deploykit.report.speedup import format_factor, list_slower_than_fp16
 
 MARK = "<!-- deploykit report -->"
 
@@ -38,7 +41,10 @@ def render_markdown(report: Report) -> str:
     if len(report.bundles) == 1:
         parts += _bundle_sections(report.bundles[0])
     else:
-        parts += [f"# {len(report.bundles)} bundles compared", _engines_table(engine_rows(report))]
+        rows = engine_rows(report)
+        parts += [f"# {len(report.bundles)} bundles compared", _engines_table(rows)]
+        if slower := tuple(list_slower_than_fp16(rows)):
+            parts.append(_bullet_list(slower))
         for bundle in report.bundles:
             parts += [f"## {_escape_markdown(bundle.name)}", *_verdict_lines(bundle)]
             parts += _caveat_lines(bundle)
@@ -93,11 +99,13 @@ def _verdict_lines(bundle: ReportedBundle) -> Iterator[str]:
     manifest, failures = bundle.manifest, bundle.failures
     oracle, data = map(_escape_markdown, (manifest.model.oracle, format_samples(manifest.parity.data)))
     yield (
-        f"**{'FAILED' if failures else 'PASSED'}**: {format_precision(manifest.precision)}, computed by "
+        f"**{bundle_headline(bundle)}**: {format_precision(manifest.precision)}, computed by "
         f"{manifest.engine.backend} {manifest.engine.version}, compared with {oracle} in FP32 on {data}."
     )
     if failures:
         yield _bullet_list(failures)
+    if (cpp := describe_cpp_engine(manifest)) is not None:
+        yield f"**C++**: {_escape_markdown(fill_bundle_path(cpp, placeholder_path(bundle.name)))}."
     if not manifest.weights.trained:
         origin = _escape_markdown(manifest.weights.source)
         yield f"**Untrained**: the weights are {origin}. Predictions are meaningless; accuracy was not evaluated."
@@ -123,6 +131,7 @@ def _engines_table(rows: Sequence[EngineRow]) -> str:
             "top-1 agreement",
             "accuracy",
             "p50",
+            "over FP32",
             "samples/s",
             "size",
         ),
@@ -138,6 +147,7 @@ def _engines_table(rows: Sequence[EngineRow]) -> str:
                 format_percent(row.top1_agreement),
                 ABSENT if row.accuracy is None else format_percent(row.accuracy.candidate, 2),
                 format_ms(row.latency.p50_ms if row.latency else None),
+                ABSENT if row.fp32 is None else format_factor(row.fp32.speedup.estimate),
                 format_number(row.latency.throughput_per_s if row.latency else None),
                 format_bytes(row.bytes),
             )
@@ -151,10 +161,10 @@ def _stages_section(stages: Stages) -> Iterator[str]:
     yield format_table(
         ("stage", "runtime", "stage SNR", "cumulative SNR", ""),
         [
-            (stage_label(stage), stage.subject, ABSENT, ABSENT, f"not run: {stage.not_run_reason}")
+            (stage.stage, stage.subject, ABSENT, ABSENT, f"not run: {stage.not_run_reason}")
             if stage.not_run_reason is not None
             else (
-                stage_label(stage),
+                stage.stage,
                 stage.subject,
                 format_db(worst_snr(stage.stage_outputs)) if stage.stage_outputs else ABSENT,
                 format_db(worst_snr(stage.outputs)),

@@ -10,7 +10,6 @@ from rich.text import Text
 
 from deploykit.core.values import Diagnosis, LatencyComparison, Manifest, MatrixRow
 from deploykit.core.values.sweeps import SweepResult
-from deploykit.report.depth import stage_label
 from deploykit.report.formatting import format_path
 
 REMEDIES: Final = {
@@ -30,7 +29,10 @@ REMEDIES: Final = {
 def conclude_export(manifest: Manifest, folder: Path) -> Text:
     """The last line of an export whose bundle failed."""
     path = format_path(folder)
-    if manifest.parity.failures:
+    parity, failures = manifest.parity, (*manifest.failures, *manifest.named_engine_failures)
+    if parity.faithfulness is not None and parity.faithfulness.failures and manifest.precision != "fp32":
+        remedy = "export again with another --target"
+    elif parity.failures:
         remedy = f"deploykit parity {path} --stages --layers"
     elif manifest.receipt.failures:
         remedy = "export again with another --target"
@@ -38,7 +40,7 @@ def conclude_export(manifest: Manifest, folder: Path) -> Text:
         remedy = "export again with more calibration images (--calibration-size), another --observer, or a wider budget"
     else:
         remedy = "export again without the --target that failed"
-    return _conclude(manifest.failures, remedy)
+    return _conclude(failures, remedy)
 
 
 def conclude_compile(failures: Sequence[str], folder: Path) -> Text:
@@ -47,7 +49,7 @@ def conclude_compile(failures: Sequence[str], folder: Path) -> Text:
 
 
 def conclude_verify(failures: Sequence[str], folder: Path) -> Text:
-    """The last line of a self-test that failed."""
+    """The last line of a self-test that failed, or of one that passed in a bundle which failed at its export."""
     return _conclude(failures, f"deploykit parity {format_path(folder)} --stages")
 
 
@@ -72,7 +74,7 @@ def conclude_diagnosis(diagnosis: Diagnosis, folder: Path) -> Text:
         return _conclude(
             [f"{diagnosis.bundle}: all stages together exceed the tolerance"], f"deploykit parity {path} --layers"
         )
-    label = stage_label(stages.failing_stage)
+    label = stages.failing_stage.stage
     remedy = REMEDIES[label].replace("BUNDLE", path)
     return _conclude([f"{diagnosis.bundle}: the {label} stage"], remedy)
 

@@ -75,13 +75,18 @@ def render_executed(receipt: PrecisionReceipt) -> Text:
 
 def describe_shares(receipt: PrecisionReceipt) -> str:
     """`97.3 % INT8, 2.7 % FP32 by MACs (OpenVINO 2026.4.1, execution graph)`."""
+    runtime = RUNTIMES.get(receipt.backend, receipt.backend)
+    return f"{format_shares(receipt)} ({runtime} {receipt.version}, {receipt.evidence})"
+
+
+def format_shares(receipt: PrecisionReceipt) -> str:
+    """`97.3 % INT8, 2.7 % FP32 by MACs`, the largest share first."""
     shares = sorted(receipt.shares.items(), key=lambda item: -item[1])
     parts = [f"{format_share(share)} {arithmetic.upper()}" for arithmetic, share in shares]
     if receipt.unreported:
         parts.append(f"{format_share(1 - sum(receipt.shares.values()))} unreported")
     whole = "by MACs" if not receipt.uncounted else "by the MACs that can be counted"
-    runtime = RUNTIMES.get(receipt.backend, receipt.backend)
-    return f"{', '.join(parts) or 'unknown'} {whole} ({runtime} {receipt.version}, {receipt.evidence})"
+    return f"{', '.join(parts) or 'unknown'} {whole}"
 
 
 LISTED: Final = 5

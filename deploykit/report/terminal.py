@@ -15,17 +15,21 @@ from deploykit.core.values import (
     BatchRange,
     CatalogRow,
     Finding,
+    Fp32Comparison,
     Latency,
     LayerRow,
     MatrixRow,
     ModelSpec,
     OutputParity,
     Parity,
+    PrecisionReceipt,
     Prediction,
     TensorSpec,
     WeightsRecord,
 )
 from deploykit.report.formatting import fill_bundle_path, format_batch_shape, format_bytes, format_path
+from deploykit.report.speedup import describe_slowdown, describe_speedup
+from deploykit.report.verdict import format_headline, list_qualifiers, list_verdict_lines
 
 UNWRAPPED: Final = 1_000_000
 """Columns of a pipe or a file: more than any line needs."""
@@ -99,13 +103,24 @@ def render_catalog(rows: Sequence[CatalogRow]) -> Group:
     return Group(table, "", *references, "", weights)
 
 
-def render_verdict(parity: Parity, precision: str, folder: Path | None = None) -> Group:
-    """The verdict in one line, then its figures, failures and caveats; commands in them name the bundle's `folder`."""
-    text = Text("PASSED" if parity.passed else "FAILED", style="bold green" if parity.passed else "bold red")
+def render_verdict(
+    parity: Parity,
+    precision: str,
+    folder: Path | None = None,
+    receipt: PrecisionReceipt | None = None,
+    other_failures: Sequence[str] = (),
+) -> Group:
+    """The verdict in one line, then its figures, failures and caveats; commands in them name the bundle's `folder`.
+
+    `receipt` is that of the engine, `other_failures` what failed besides parity.
+    """
+    passed = parity.passed and not other_failures
+    headline = format_headline(passed, list_qualifiers(parity, precision, receipt))
+    text = Text(headline, style="bold green" if passed else "bold red")
     text.append(
         f"  {precision} against {parity.oracle} on {parity.data.count} samples of {parity.data.name}", style="none"
     )
-    figures = [_format_output(output) for output in parity.outputs]
+    figures = list(list_verdict_lines(parity, precision)) or [_format_output(output) for output in parity.outputs]
     if parity.accuracy is not None:
         figures.append(format_accuracy(parity.accuracy, parity.oracle))
     caveats = parity.caveats
@@ -114,19 +129,27 @@ def render_verdict(parity: Parity, precision: str, folder: Path | None = None) -
     return Group(
         text,
         *(hang(" ", figure) for figure in figures),
-        *map(render_failure, parity.failures),
+        *map(render_failure, (*parity.failures, *other_failures)),
         *map(render_note, caveats),
     )
 
 
 def format_accuracy(figures: Accuracy, oracle: str) -> str:
     """Top-1 accuracy of the candidate and of the oracle, in percent."""
-    return f"top-1 on {figures.count} labelled samples {figures.candidate:.2%}, {oracle} {figures.reference:.2%}"
+    interval = ""
+    if figures.drop_low is not None and figures.drop_high is not None:
+        points = f"{100 * figures.drop_low:.1f} to {100 * figures.drop_high:.1f} points"
+        interval = f", drop {100 * figures.drop:.2f} points (95 % interval {points})"
+    return (
+        f"top-1 on {figures.count} labelled samples {figures.candidate:.2%}, {oracle} {figures.reference:.2%}{interval}"
+    )
 
 
 def _format_output(output: OutputParity) -> str:
     snr = "identical" if output.snr_db is None else f"SNR {output.snr_db:.1f} dB"
-    parts = [f"{output.name}: max |Δ| {output.max_relative:.1e} of full scale", snr, f"cosine {output.cosine:.7f}"]
+    parts = [f"{output.name}: max |Δ| {output.max_relative:.1e} of full scale", snr]
+    if output.cosine is not None:
+        parts.append(f"cosine {output.cosine:.7f}")
     if output.top1_agreement is not None:
         parts.append(f"top-1 agreement {output.top1_agreement:.1%}")
     return ", ".join(parts)
@@ -143,6 +166,12 @@ def render_latency(figures: Latency) -> Group:
     return Group(text, render_note("warm-up did not settle: the machine was busy"))
 
 
+def render_speedup(beside: Fp32Comparison, precision: str, backend: str) -> Group:
+    """The engine beside FP32 on the same backend; a note where it is slower."""
+    slowdown = describe_slowdown(beside, precision, backend)
+    return Group(describe_speedup(beside, backend), *([] if slowdown is None else [render_note(slowdown)]))
+
+
 def matrix_table(rows: Iterable[MatrixRow]) -> Table:
     """`deploykit parity`: a row per network and precision."""
     right = ("max |Δ|", "SNR dB", "cosine", "top-1", "INT8")
@@ -151,21 +180,23 @@ def matrix_table(rows: Iterable[MatrixRow]) -> Table:
         output = row.parity.outputs[0] if row.parity.outputs else None
         passed = Text("passed", "green") if row.passed else Text("FAILED", "bold red")
         int8 = f"{row.receipt.shares.get('int8', 0.0):.1%}" if row.receipt and row.precision.startswith("int8") else ""
-        table.add_row(row.model, row.precision, passed, *(_output_cells(output) if output else ("", "", "", "")), int8)
+        cells = _output_cells(output, row.parity) if output else ("", "", "", "")
+        table.add_row(row.model, row.precision, passed, *cells, int8)
     return table
 
 
 def format_matrix_row(row: MatrixRow) -> str:
     """`resnet50 int8: passed, SNR 25.4 dB`, printed as soon as the row is known."""
-    worst = min((output.snr_db for output in row.parity.outputs if output.snr_db is not None), default=None)
+    worst = row.parity.worst_snr_db
     figures = "" if worst is None else f", SNR {worst:.1f} dB"
     return f"{row.model} {row.precision}: {'passed' if row.passed else 'FAILED'}{figures}"
 
 
-def _output_cells(output: OutputParity) -> tuple[str, str, str, str]:
-    snr = "∞" if output.snr_db is None else f"{output.snr_db:.1f}"
+def _output_cells(output: OutputParity, parity: Parity) -> tuple[str, str, str, str]:
+    snr = "∞" if parity.worst_snr_db is None else f"{parity.worst_snr_db:.1f}"
     top1 = "" if output.top1_agreement is None else f"{output.top1_agreement:.0%}"
-    return f"{output.max_relative:.1e}", snr, f"{output.cosine:.6f}", top1
+    cosine = "" if output.cosine is None else f"{output.cosine:.6f}"
+    return f"{output.max_relative:.1e}", snr, cosine, top1
 
 
 def render_predictions(rows: Iterable[Prediction]) -> Text:

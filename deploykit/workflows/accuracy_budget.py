@@ -45,6 +45,9 @@ RANKING_SAMPLES: Final = 16
 ROUNDING: Final = 1e-9
 """In percentage points: a drop of exactly half a point meets a budget of 0.5, whatever its last binary digit."""
 
+IDENTICAL_DB: Final = 999.0
+"""SNR of identical outputs, and its negative that of outputs that are not finite: JSON cannot hold infinity."""
+
 
 def fit_budget(options: BudgetOptions, candidates: Int8Candidates, recipe: Recipe) -> tuple[Recipe, Budget]:
     """Exclude layers from the recipe, the most sensitive first, until the budget is met; also returns each step."""
@@ -124,7 +127,7 @@ def _limit(options: BudgetOptions) -> tuple[BudgetMetric, float]:
 def _drop_or_snr(verdict: Verdict, metric: BudgetMetric) -> float:
     """The drop in top-1 accuracy in percentage points, or the worst output's SNR in dB."""
     if metric == "SNR dB":
-        return worst_snr_db(verdict)
+        return min(max(worst_snr_db(verdict), -IDENTICAL_DB), IDENTICAL_DB)
     accuracy = verdict.parity.accuracy
     if accuracy is None:
         raise UsageError(

@@ -36,6 +36,7 @@ from deploykit.core.values import (
     LatencyComparison,
     LayerRow,
     Manifest,
+    OutputKind,
     Parity,
     Precision,
     PreprocessIn,
@@ -90,6 +91,7 @@ def export_request(
     io: IoType = "fp32",
     calibration: CalibrationOptions | str | None = None,
     budget: BudgetOptions | None = None,
+    output_kinds: Mapping[str, OutputKind] | None = None,
 ) -> ExportRequest:
     """A complete request for `export_bundle`, with defaults for everything that is not given.
 
@@ -98,7 +100,7 @@ def export_request(
     or the path of a checkpoint; the default is random, or the weights in the file. `arguments` go to the network's
     constructor. `calibration` and `data` are a set (`photos`, `digits`) or the path of your images, or of an .npz for a
     network that takes `inputs`; INT8 needs `calibration`. `target` names backends: the first one that runs here builds
-    the primary engine.
+    the primary engine. `output_kinds` says what outputs mean, by name, where that is inferred wrongly.
 
     UsageError for arguments that contradict each other, InputError for a file that cannot be read, BackendError for a
     library that is not installed. Nothing is built yet.
@@ -110,6 +112,9 @@ def export_request(
     name = os.fspath(model)
     if precision not in get_args(Precision):
         raise UsageError(format_unknown("precision", precision, get_args(Precision)), "")
+    for kind in (output_kinds or {}).values():
+        if kind not in get_args(OutputKind):
+            raise UsageError(format_unknown("kind of output", kind, get_args(OutputKind)), "")
     if io == "fp16" and precision not in ("fp16", "int8-fp16"):
         raise UsageError("FP16 inputs and outputs need an FP16 graph.", "Choose the precision fp16 or int8-fp16.")
     defaults = network_defaults(name)
@@ -137,10 +142,12 @@ def export_request(
             target=targets.primary,
             extra_engines=targets.extra_engines,
             optional_engines=targets.optional_engines,
+            fallback_targets=targets.fallback_targets,
             build=build,
             io=io,
             calibration=calibration,
             budget=budget,
+            output_kinds=dict(output_kinds or {}),
         )
         checked = msgspec.convert(msgspec.to_builtins(request), ExportRequest)
     except ValueError as error:
@@ -230,13 +237,15 @@ def measure_latency(
     load: Load | None = None,
     settings: Settings | None = None,
     scenario: Scenario | None = None,
+    backend: str | None = None,
     progress: Progress = QUIET,
 ) -> Bench:
     """Latency on this machine, in milliseconds, of calls with the bundle's golden inputs at each batch size (default:
     the smallest that it accepts), after a warm-up that lasts until latency is stable.
 
     `load` sets the number of callers and the arrival rate, `settings` the duration; `scenario` adds MLPerf's LoadGen.
-    `runtime="cpp"` measures the C++ library, which is built on first use.
+    `runtime="cpp"` measures the C++ library, which is built on first use. `backend` names the engine's backend; without
+    it the engine is the one that `load` chooses, and the result's caveats say which were skipped.
 
     UsageError for a batch size that the bundle does not accept.
     """
@@ -245,7 +254,7 @@ def measure_latency(
     from deploykit.workflows import benchmark
 
     load, settings = load or Load(), settings or Settings()
-    return benchmark.bench_bundle(Path(bundle), runtime, batches, load, settings, scenario, progress)
+    return benchmark.bench_bundle(Path(bundle), runtime, batches, load, settings, scenario, progress, backend)
 
 
 @translate_import_errors()

@@ -16,7 +16,7 @@ import numpy as np
 from deploykit.backends.adapters import CastingRunner
 from deploykit.bundle import manifest as manifests
 from deploykit.bundle.manifest import Manifest
-from deploykit.bundle.open import open_engine
+from deploykit.bundle.open import open_fastest
 from deploykit.bundle.verify import check_files, read_golden
 from deploykit.core import cpp_programs
 from deploykit.core.errors import UsageError
@@ -66,10 +66,12 @@ def bench_bundle(
     settings: Settings,
     scenario: Scenario | None,
     progress: Progress,
+    backend: str | None = None,
 ) -> Bench:
     """Measure a bundle's latency on this machine at each batch size (default: the smallest that it accepts), with its
     golden inputs; then run LoadGen's `scenario`, if one is given, with batches up to the largest size.
 
+    `backend` names the engine's backend in Python; without it the engine is the one that `deploykit.load` chooses.
     `cpp` first builds the C++ library, which then opens, verifies and measures the bundle on its own, without a load or
     a scenario. UsageError for a size that the bundle does not accept.
     """
@@ -79,7 +81,7 @@ def bench_bundle(
         _check_size(folder, manifest, size)
     match runtime:
         case "python":
-            started = _start_bundle(folder, manifest, sizes_or_smallest[0])
+            started = _start_bundle(folder, manifest, sizes_or_smallest[0], backend)
             measured = _bench_python(started, sizes_or_smallest, load, settings, progress)
             if scenario is None:
                 return measured
@@ -98,10 +100,12 @@ def compare_bundles(
     settings: Settings,
     limit: float | None,
     progress: Progress,
+    backend: str | None = None,
 ) -> LatencyComparison:
     """Measure two bundles at one batch size in alternating blocks of calls: for `rounds`, or as `settings` say.
 
-    The default size is the smallest that both accept. The second bundle may take `limit` times as long as the first.
+    `backend` names the backend of both engines in Python. The default size is the smallest that both accept. The second
+    bundle may take `limit` times as long as the first.
     UsageError where one of them does not accept the size.
     """
     first, second = (manifests.read_manifest(folder) for folder in folders)
@@ -110,7 +114,7 @@ def compare_bundles(
         _check_size(folder, manifest, common_size)
     match runtime:
         case "python":
-            pair = _compare_python(folders, (first, second), common_size, rounds, settings, progress)
+            pair = _compare_python(folders, (first, second), common_size, rounds, settings, progress, backend)
         case "cpp":
             pair = _compare_cpp(folders, (first, second), common_size, rounds, settings, progress)
     return LatencyComparison(*pair.benches, pair.calls.ratio, pair.calls.rounds, limit)
@@ -133,6 +137,7 @@ class _StartedBundle(NamedTuple):
     runner: Runner
     rows: dict[str, NDArray[Any]]
     start_up: StartupTimes
+    skipped_engines: tuple[str, ...]
 
     def inputs(self, size: int) -> dict[str, NDArray[Any]]:
         """The golden rows, repeated up to `size` rows."""
@@ -153,17 +158,17 @@ class _StartedBundle(NamedTuple):
             self.start_up,
             peak_memory_bytes(),
             conditions,
-            caveats=(*self.engine.caveats, *caveats),
+            caveats=(*self.skipped_engines, *self.engine.caveats, *caveats),
         )
 
 
-def _start_bundle(folder: Path, manifest: Manifest, size: int) -> _StartedBundle:
+def _start_bundle(folder: Path, manifest: Manifest, size: int, backend: str | None) -> _StartedBundle:
     """Open, load and run the bundle once, and time these three steps."""
     started_ns = MONOTONIC()
     manifests.read_manifest(folder)
     check_files(folder, manifest)
     verified_ns = MONOTONIC()
-    engine, runner = open_engine(folder, manifest)
+    engine, runner, skipped = open_fastest(folder, manifest, backend)
     loaded_ns = MONOTONIC()
     rows, _ = read_golden(folder, manifest)
     inputs = _repeat_rows(runner, rows, size)
@@ -171,7 +176,8 @@ def _start_bundle(folder: Path, manifest: Manifest, size: int) -> _StartedBundle
     runner.run(inputs)
     returned_ns = MONOTONIC()
     durations = (verified_ns - started_ns, loaded_ns - verified_ns, returned_ns - called_ns)
-    return _StartedBundle(manifest, engine, runner, rows, StartupTimes(*(duration / 1e6 for duration in durations)))
+    start_up = StartupTimes(*(duration / 1e6 for duration in durations))
+    return _StartedBundle(manifest, engine, runner, rows, start_up, skipped)
 
 
 def _repeat_rows(runner: Runner, rows: dict[str, NDArray[Any]], size: int) -> dict[str, NDArray[Any]]:
@@ -262,9 +268,10 @@ def _compare_python(
     rounds: int | None,
     settings: Settings,
     progress: Progress,
+    backend: str | None,
 ) -> _Pair:
     with progress.step("loading both bundles"):
-        first, second = (_start_bundle(*pair, size) for pair in zip(folders, manifests, strict=True))
+        first, second = (_start_bundle(*pair, size, backend) for pair in zip(folders, manifests, strict=True))
     run_first, run_second = (partial(bundle.runner.run, bundle.inputs(size)) for bundle in (first, second))
     with progress.step("measuring both in alternation"), record_conditions() as recorded:
         calls = compare_calls(run_first, run_second, size, rounds, MONOTONIC, settings)

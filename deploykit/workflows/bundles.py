@@ -15,13 +15,11 @@ import numpy as np
 from deploykit.backends import create_backend
 from deploykit.backends.adapters import CastingRunner
 from deploykit.bundle import manifest as manifests
-from deploykit.bundle import records
+from deploykit.bundle import records, write
 from deploykit.bundle.load import run_self_test
 from deploykit.bundle.manifest import Manifest
-from deploykit.bundle.open import open_engine
 from deploykit.bundle.verify import check_files, read_golden
 from deploykit.bundle.write import pack_engine
-from deploykit.core.calibration.batches import open_data, tensor_inputs
 from deploykit.core.errors import BackendError, InputError
 from deploykit.core.provenance import collect_provenance
 from deploykit.core.values import (
@@ -37,9 +35,8 @@ from deploykit.core.values import (
 from deploykit.evaluate.latency.measure import PROGRESS_STEPS, measure_calls
 from deploykit.export.layer_rows import read_layer_rows
 from deploykit.quantize.receipt import compute_precision_receipt
-from deploykit.workflows import precision, reporting, stages
-from deploykit.workflows.source_network import rebuild_source_network
-from deploykit.workflows.stages import Evaluation
+from deploykit.workflows import reporting
+from deploykit.workflows.diagnose import DiagnosedBundle
 
 
 def add_engine(folder: Path, name: str, options: BuildOptions, progress: Progress) -> tuple[Manifest, SecondaryEngine]:
@@ -81,6 +78,14 @@ def add_engine(folder: Path, name: str, options: BuildOptions, progress: Progres
         return complete, complete.extra_engines[-1]
 
 
+def remove_engine(folder: Path, tag: str) -> Manifest:
+    """Take an extra engine out of a bundle; returns the new manifest."""
+    manifest = manifests.read_manifest(folder)
+    check_files(folder, manifest)
+    renderer = reporting.report_renderer(folder, records.read_records(folder, manifest))
+    return write.remove_engine(folder, manifest, tag, renderer)
+
+
 def _measure_golden_latency(folder: Path, manifest: Manifest, runner: Runner, progress: Progress) -> Latency:
     """The latency of one call with golden inputs, at the smallest batch that the graph accepts."""
     rows, _ = read_golden(folder, manifest)
@@ -94,21 +99,8 @@ def reevaluate_parity(
     folder: Path, data: str | None, samples: int | None, weights: str | None, progress: Progress
 ) -> Manifest:
     """The manifest with parity evaluated again, on the given samples or on those of the export."""
-    manifest = manifests.read_manifest(folder)
-    check_files(folder, manifest)
-    network, request = rebuild_source_network(folder, manifest, weights, progress), manifest.request
-    inputs = tensor_inputs(manifest.model, manifest.inputs)
-    evaluation = open_data(data or request.data, "evaluation", samples or request.samples, manifest.batch, inputs)
-    if (calibration := manifest.calibration) is not None:
-        precision.require_disjoint(calibration.data, calibration.samples, evaluation)
-    engine, runner = open_engine(folder, manifest)
-    parity = stages.compare_with_oracle(
-        Evaluation(manifest.model, manifest.precision, manifest.weights, evaluation, progress),
-        network.oracle(manifest.inputs, manifest.outputs),
-        runner,
-        engine.caveats,
-    )
-    return msgspec.structs.replace(manifest, parity=parity)
+    bundle = DiagnosedBundle(folder, data, samples, weights, progress)
+    return msgspec.structs.replace(bundle.manifest, parity=bundle.judge_engine())
 
 
 def inspect_graph(subject: Path) -> tuple[Manifest | None, tuple[LayerRow, ...]]:

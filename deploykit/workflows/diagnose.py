@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -30,7 +30,7 @@ from deploykit.backends.choice import reference_backend
 from deploykit.backends.weighted_layers import find_weighted_layers
 from deploykit.bundle import manifest as manifests
 from deploykit.bundle.manifest import Manifest
-from deploykit.bundle.open import load_engine
+from deploykit.bundle.open import first_runnable, load_engine
 from deploykit.bundle.verify import check_files
 from deploykit.core import cpp_programs
 from deploykit.core.calibration.batches import open_data, tensor_inputs
@@ -42,36 +42,53 @@ from deploykit.core.values import (
     Engine,
     LayerErrors,
     ModelSpec,
+    OutputKind,
+    Parity,
+    PrecisionCost,
+    PrecisionReceipt,
     Progress,
     Runner,
     SampleDifferences,
+    Stage,
     Stages,
     TensorSample,
     Tolerance,
     WorstSample,
 )
+from deploykit.evaluate.cost import resolve_kinds
 from deploykit.evaluate.parity import cpp_outputs as cpp
 from deploykit.evaluate.parity import samples as by_sample
 from deploykit.evaluate.parity.compare import untrained_caveats
+from deploykit.evaluate.parity.faithfulness import bound_faithfulness, compare_with_graph, rounds_activations
+from deploykit.evaluate.parity.graph_outputs import GraphOutputs
 from deploykit.evaluate.parity.layer_errors import error_power, fusion_boundaries, input_for, rank_layers, split_at
 from deploykit.evaluate.parity.metrics import snr_db
-from deploykit.evaluate.parity.stages import StageAttribution, graph_name
-from deploykit.evaluate.parity.tolerances import for_precision
+from deploykit.evaluate.parity.precision_cost import measure_half_precision_cost, measure_int8_cost
+from deploykit.evaluate.parity.stages import (
+    StageAttribution,
+    add_engine_stage,
+    conversion_stage,
+    cost_tolerance,
+    engine_tolerance,
+    graph_name,
+)
+from deploykit.evaluate.parity.tolerances import for_fp32
+from deploykit.evaluate.parity.verdict import HALF_PRECISIONS
 from deploykit.export.layer_rows import read_layer_rows
 from deploykit.quantize.calibrate import add_graph_outputs
 from deploykit.workflows import precision, stages
+from deploykit.workflows.as_written import open_as_written, open_floor, open_node_by_node
+from deploykit.workflows.bundle_audit import Findings, audit_engine_form, audit_precision_graph
 from deploykit.workflows.source_network import rebuild_source_network
+from deploykit.workflows.verdict import JudgedBundle, LoadedEngine, judge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-RECORDED_MARGIN_DB: Final = 6.0
-"""SNR that a bundle's graph may lose against that which its manifest records for all stages together: twice the error.
-The precision stage alone cannot be worse than all stages together, except where roundings happened to cancel."""
-
-FINER_FORM_DB: Final = 6.0
-"""SNR that it may lose in addition where the evaluated engine is a form of its own: with 255 steps where the graph has
-127, the recorded outputs had at best half of the graph's rounding error."""
+RECORDED_MARGIN_DB: Final = 1.0
+"""SNR by which a graph computed as written may differ from that of its export on the same samples: another version of
+the runtime that computes it adds up in another order.
+"""
 
 FROM_PYTHON: Final = "the C++ library received inputs preprocessed in Python: its own preprocessing was not tested"
 
@@ -92,7 +109,9 @@ class DiagnosedBundle:
         self.manifest = manifest
         self.network = rebuild_source_network(folder, manifest, weights, progress)
         request, inputs = manifest.request, tensor_inputs(manifest.model, manifest.inputs)
-        self.data = open_data(data or request.data, "evaluation", samples or request.samples, manifest.batch, inputs)
+        self.data = open_data(
+            data or request.data, "evaluation", samples or request.samples, manifest.batch, inputs, note=progress.note
+        )
         if (calibration := manifest.calibration) is not None:
             precision.require_disjoint(calibration.data, calibration.samples, self.data)
         self.progress = progress
@@ -118,9 +137,62 @@ class DiagnosedBundle:
             raise UsageError(f"{self.folder} outputs {outputs}, which have no classes.", "Omit --worst.")
 
     @property
-    def tolerance(self) -> Tolerance:
-        """The tolerance of the bundle's precision."""
-        return for_precision(self.manifest.precision, self.manifest.weights.trained)
+    def fp32_tolerance(self) -> Tolerance:
+        """The tolerance of FP32 for this network."""
+        return for_fp32(self.manifest.weights.trained)
+
+    @cached_property
+    def kinds(self) -> Mapping[str, OutputKind]:
+        """The kind of every output."""
+        request = self.manifest.request
+        return resolve_kinds(self.oracle_outputs, self.manifest.model.head, request.output_kinds)
+
+    def measure_cost(self, graph: GraphOutputs) -> PrecisionCost:
+        """The cost of a graph of the bundle's precision, computed as written on the samples or on the first of them."""
+        precision, oracle = self.manifest.precision, self.manifest_oracle_outputs
+        if precision in ("fp16", "bf16"):
+            return measure_half_precision_cost(oracle, graph, self.floor_outputs, self.kinds, precision)
+        return measure_int8_cost(oracle, graph, self.kinds, self.manifest.weights.trained)
+
+    @cached_property
+    def floor_outputs(self) -> Arrays:
+        """Outputs of the FP32 graph with every weight and activation rounded to the bundle's 16-bit type."""
+        precision = self.manifest.precision
+        assert precision in ("fp16", "bf16")
+        with open_floor(self.fp32_graph, precision) as runner:
+            return self.run_samples(runner, f"running the FP32 graph rounded to {precision.upper()}")
+
+    @cached_property
+    def unrounded_outputs(self) -> Arrays:
+        """Outputs of the bundle's graph without rounding of its activations."""
+        with open_node_by_node(self.precision_graph) as runner:
+            return self.run_samples(
+                runner, f"running {graph_name(self.manifest.precision)}, its activations not rounded"
+            )
+
+    def run_as_written(self, graph: Path, name: str) -> Arrays:
+        """Outputs of a graph of the bundle's precision, every rounding done."""
+        with open_as_written(graph, self.manifest.precision) as runner:
+            return self.run_samples(runner, f"running {name},")
+
+    def judge_engine(self) -> Parity:
+        """The verdict on the primary engine, or on the next one that runs here."""
+        loaded = first_runnable(self.folder, self.manifest, self.manifest.engines)
+        receipts = {engine.file.path: receipt for engine, _, receipt in _list_engines(self.manifest)}
+        engine = loaded.engine
+        form = self.folder / engine.file.path if stages.is_own_form(engine, self.manifest.graph.file) else None
+        bundle = JudgedBundle(
+            self.manifest.model,
+            self.manifest.precision,
+            self.manifest.weights,
+            self.manifest.request.output_kinds,
+            self.manifest.golden.count,
+            self.data,
+            self.fp32_graph,
+            self.precision_graph,
+        )
+        judged = LoadedEngine(engine, loaded.runner, form, receipts.get(engine.file.path))
+        return judge(bundle, self.manifest_oracle_outputs, judged, self.progress).parity
 
     @cached_property
     def oracle_outputs(self) -> Arrays:
@@ -153,6 +225,11 @@ class DiagnosedBundle:
         if self.manifest.precision == "fp32":
             return self.precision_graph
         return stages.export_graph(self.network.request, self.network, reference_backend(), self.progress).path
+
+    @cached_property
+    def graph_findings(self) -> Findings:
+        """How the bundle's own graph differs from the FP32 graph beyond its conversion."""
+        return audit_precision_graph(self.folder, self.manifest, self.fp32_graph)
 
     @property
     def precision_graph(self) -> Path:
@@ -220,17 +297,18 @@ class DiagnosedBundle:
 def evaluate_stages(bundle: DiagnosedBundle) -> Stages:
     """Compare every stage, from images to an application's outputs, with the stage before it."""
     manifest = bundle.manifest
-    attribution = StageAttribution(bundle.oracle_outputs, bundle.data.record, manifest.model.head, bundle.tolerance)
+    tolerance = bundle.fp32_tolerance if manifest.precision == "fp32" else manifest.parity.tolerance
+    attribution = StageAttribution(bundle.oracle_outputs, bundle.data.record, manifest.model.head, tolerance)
     caveats = [*untrained_caveats(manifest.weights), *_preprocessing_differences(bundle)]
     if _evaluate_preprocessing(bundle, attribution):
-        _evaluate_graphs(bundle, attribution)
+        caveats += _evaluate_graphs(bundle, attribution)
         caveats += _evaluate_engines(bundle, attribution)
     return attribution.summarize(tuple(dict.fromkeys(caveats)))
 
 
 def _evaluate_preprocessing(bundle: DiagnosedBundle, attribution: StageAttribution) -> bool:
     """Whether the later stages can be evaluated."""
-    name, exact = "the manifest's preprocessing", for_precision("fp32", bundle.manifest.weights.trained)
+    name, exact = "the manifest's preprocessing", bundle.fp32_tolerance
     if (problem := bundle.input_mismatch) is not None:
         attribution.fail_stage("preprocessing", name, exact, problem)
         return False
@@ -243,95 +321,169 @@ def _evaluate_preprocessing(bundle: DiagnosedBundle, attribution: StageAttributi
     return True
 
 
-def _evaluate_graphs(bundle: DiagnosedBundle, attribution: StageAttribution) -> None:
-    """Evaluate the FP32 graph, and the graph at the bundle's precision."""
-    exact = for_precision("fp32", bundle.manifest.weights.trained)
+def _evaluate_graphs(bundle: DiagnosedBundle, attribution: StageAttribution) -> tuple[str, ...]:
+    """Evaluate the FP32 graph, and the graph at the bundle's precision; returns their caveats."""
+    precision = bundle.manifest.precision
     backend = reference_backend()
     with _compiled_runner(backend, bundle.fp32_graph, _copy_graph) as runner:
         outputs = bundle.run_samples(runner, "running the FP32 graph")
-    own = ", the bundle's own" if bundle.manifest.precision == "fp32" else ""
+    own = ", the bundle's own" if precision == "fp32" else ""
     name = f"the FP32 graph{own}, in {backend.identity}"
-    attribution.add_stage("export", name, exact, outputs, attribution.previous_outputs)
+    attribution.add_stage("export", name, bundle.fp32_tolerance, outputs, attribution.previous_outputs)
     attribution.previous_outputs = outputs
-    if bundle.manifest.precision == "fp32":
-        return
-    name = f"{graph_name(bundle.manifest.precision)}, as written"
+    if precision == "fp32":
+        return ()
+    stage, name = conversion_stage(precision), f"{graph_name(precision)}, as written"
     try:
-        outputs = bundle.run_samples(_load_as_written(bundle.precision_graph), f"running {name},")
+        outputs = bundle.run_as_written(bundle.precision_graph, name)
     except (BackendError, InputError) as error:
-        attribution.skip_stage("precision", name, bundle.tolerance, error.what)
-        return
-    attribution.add_stage("precision", name, _recorded_tolerance(bundle), outputs, attribution.previous_outputs)
-    attribution.previous_outputs = outputs
+        _add_graph_without_outputs(attribution, stage, name, bundle.graph_findings, error.what)
+    else:
+        graph, recorded = GraphOutputs(name, outputs), bundle.manifest.parity.cost
+        _add_graph_stage(bundle, attribution, stage, graph, recorded, bundle.graph_findings)
+        attribution.previous_outputs = outputs
+    return bundle.graph_findings.caveats
 
 
-def _recorded_tolerance(bundle: DiagnosedBundle) -> Tolerance:
-    """The tolerance of the bundle's precision, narrowed on the samples of the export, where the manifest records the
-    SNR of all stages together. The usual tolerance alone would let a range pass that is several times too wide.
+def _add_graph_without_outputs(
+    attribution: StageAttribution, stage: Stage, name: str, findings: Findings, reason: str
+) -> None:
+    """Add a graph that cannot be computed here for a `reason`: it fails where its content is wrong."""
+    if findings.differences:
+        attribution.fail_stage(stage, name, None, "; ".join(findings.differences))
+    else:
+        attribution.skip_stage(stage, name, None, reason)
+
+
+def _add_graph_stage(
+    bundle: DiagnosedBundle,
+    attribution: StageAttribution,
+    stage: Stage,
+    graph: GraphOutputs,
+    recorded: PrecisionCost | None,
+    findings: Findings,
+) -> None:
+    """Add a graph of the bundle's precision, judged by its content and its cost; `recorded` is that at the export."""
+    cost = bundle.measure_cost(graph)
+    failures = (*findings.differences, *cost.failures, *_compare_with_recorded(bundle, graph, recorded))
+    tolerance = cost_tolerance(bundle.manifest.precision, cost)
+    attribution.add_judged_stage(stage, graph.subject, tolerance, graph.outputs, attribution.previous_outputs, failures)
+
+
+def _compare_with_recorded(
+    bundle: DiagnosedBundle, graph: GraphOutputs, recorded: PrecisionCost | None
+) -> tuple[str, ...]:
+    """Why a graph is not the one that was exported: on the samples of the export it has another SNR than recorded. A
+    scale that is several times too wide shows there, where no bound for all networks could tell it from rounding.
     """
-    recorded, tolerance = bundle.manifest.parity, bundle.tolerance
-    snrs_db = [output.snr_db for output in recorded.outputs if output.snr_db is not None]
-    same_samples = recorded.data.sha256 == bundle.data.record.sha256
-    if not (same_samples and bundle.has_own_preprocessing and snrs_db):
-        return tolerance
-    has_form = bundle.manifest.engine.file.path != bundle.manifest.graph.file
-    min_snr_db = min(snrs_db) - RECORDED_MARGIN_DB - (FINER_FORM_DB if has_form else 0)
-    if min_snr_db <= tolerance.min_snr_db:
-        return tolerance
-    factor = "four times" if has_form else "twice"
-    reason = (
-        f"on the same samples the whole bundle had {min(snrs_db):.1f} dB at its export; {factor} that error is allowed"
+    same_samples = bundle.manifest.parity.data.sha256 == bundle.data.record.sha256
+    if recorded is None or recorded.worst_snr_db is None or not (same_samples and bundle.has_own_preprocessing):
+        return ()
+    first = {name: array[: recorded.count] for name, array in graph.outputs.items()}
+    snr_db = bundle.measure_cost(GraphOutputs(graph.subject, first)).worst_snr_db
+    if snr_db is None or snr_db >= recorded.worst_snr_db - RECORDED_MARGIN_DB:
+        return ()
+    return (
+        f"its SNR is {snr_db:.1f} dB, and was {recorded.worst_snr_db:.1f} dB on the same samples when it was exported",
     )
-    return msgspec.structs.replace(
-        tolerance,
-        name=f"{tolerance.name} (as recorded)",
-        min_snr_db=min_snr_db,
-        reasons={**tolerance.reasons, "min_snr_db": reason},
-    )
+
+
+class _EngineRun(NamedTuple):
+    """Outputs of an engine, and the tolerance for whatever runs the same engine."""
+
+    outputs: Arrays
+    tolerance: Tolerance
 
 
 def _evaluate_engines(bundle: DiagnosedBundle, attribution: StageAttribution) -> list[str]:
     """Evaluate every engine that can be loaded here, and the C++ library; returns their caveats."""
     caveats: list[str] = []
-    outputs_by_file: dict[str, Arrays] = {}
-    for engine in bundle.manifest.engines:
-        expected = _evaluate_form(bundle, attribution, engine)
+    runs_by_file: dict[str, _EngineRun] = {}
+    for engine, parity, receipt in _list_engines(bundle.manifest):
+        findings = _audit_form(bundle, engine)
+        expected = _evaluate_form(bundle, attribution, engine, parity, findings)
+        caveats += findings.caveats
         try:
             loaded, outputs = bundle.run_engine(engine)
         except BackendError as error:
-            attribution.skip_stage("engine", f"{engine.backend} {engine.version}", bundle.tolerance, str(error))
+            attribution.skip_stage("engine", f"{engine.backend} {engine.version}", None, str(error))
             continue
-        attribution.add_stage("engine", f"{loaded.backend} {loaded.version}", bundle.tolerance, outputs, expected)
-        outputs_by_file.setdefault(engine.file.path, outputs)
+        subject = GraphOutputs(f"{loaded.backend} {loaded.version}", outputs)
+        tolerance = _add_engine(bundle, attribution, subject, expected, receipt)
+        runs_by_file.setdefault(engine.file.path, _EngineRun(outputs, tolerance))
         caveats += loaded.caveats
-    return caveats + _evaluate_cpp(bundle, attribution, outputs_by_file)
+    return caveats + _evaluate_cpp(bundle, attribution, runs_by_file)
 
 
-def _evaluate_form(bundle: DiagnosedBundle, attribution: StageAttribution, engine: Engine) -> Arrays:
+def _list_engines(manifest: Manifest) -> Iterator[tuple[Engine, Parity | None, PrecisionReceipt | None]]:
+    """Every engine with its recorded verdict and receipt, the primary one first."""
+    yield manifest.engine, manifest.parity, manifest.receipt
+    for other in manifest.extra_engines:
+        yield other.engine, other.parity, other.receipt
+
+
+def _audit_form(bundle: DiagnosedBundle, engine: Engine) -> Findings:
+    """How the backend's own form of the graph, where there is one, differs from what the backend makes of the graph."""
+    if not stages.is_own_form(engine, bundle.manifest.graph.file):
+        return Findings()
+    if bundle.graph_findings.differences:
+        return Findings(caveats=(f"{engine.backend}'s form was not compared with the graph, which is damaged itself",))
+    return audit_engine_form(bundle.folder, bundle.manifest, engine)
+
+
+def _evaluate_form(
+    bundle: DiagnosedBundle,
+    attribution: StageAttribution,
+    engine: Engine,
+    recorded: Parity | None,
+    findings: Findings,
+) -> Arrays:
     """The outputs that an engine is compared with: those of the backend's own form of the graph, computed as written,
     where there is one that this machine can compute; else those of the stage before.
     """
-    if engine.build is not None or engine.file.path == bundle.manifest.graph.file:
+    if not stages.is_own_form(engine, bundle.manifest.graph.file):
         return attribution.previous_outputs
     name = f"{engine.backend}'s form of {graph_name(bundle.manifest.precision)}, as written"
     try:
-        outputs = bundle.run_samples(_load_as_written(bundle.folder / engine.file.path), f"running {name},")
+        outputs = bundle.run_as_written(bundle.folder / engine.file.path, name)
     except (BackendError, InputError) as error:
-        attribution.skip_stage("form", name, bundle.tolerance, error.what)
+        _add_graph_without_outputs(attribution, "form", name, findings, error.what)
         return attribution.previous_outputs
-    attribution.add_stage("form", name, bundle.tolerance, outputs, attribution.previous_outputs)
+    form_cost = None if recorded is None else recorded.form_cost
+    _add_graph_stage(bundle, attribution, "form", GraphOutputs(name, outputs), form_cost, findings)
     return outputs
 
 
+def _add_engine(
+    bundle: DiagnosedBundle,
+    attribution: StageAttribution,
+    engine: GraphOutputs,
+    expected: Arrays,
+    receipt: PrecisionReceipt | None,
+) -> Tolerance:
+    """Add an engine, compared with its graph; returns the tolerance."""
+    precision = bundle.manifest.precision
+    if precision == "fp32":
+        attribution.add_stage("engine", engine.subject, bundle.fp32_tolerance, engine.outputs, expected)
+        return bundle.fp32_tolerance
+    compiled = GraphOutputs("its graph as written", expected)
+    if precision in HALF_PRECISIONS and not rounds_activations(precision, receipt):
+        compiled = GraphOutputs("its graph, activations not rounded", bundle.unrounded_outputs)
+    bound = bound_faithfulness(bundle.manifest_oracle_outputs, compiled.outputs, bundle.kinds, precision, receipt)
+    faithfulness = compare_with_graph(engine.outputs, compiled, bundle.kinds, bound)
+    add_engine_stage(attribution, engine, compiled, faithfulness)
+    return engine_tolerance(faithfulness)
+
+
 def _evaluate_cpp(
-    bundle: DiagnosedBundle, attribution: StageAttribution, outputs_by_file: Mapping[str, Arrays]
+    bundle: DiagnosedBundle, attribution: StageAttribution, runs_by_file: Mapping[str, _EngineRun]
 ) -> list[str]:
     """Compare the C++ library with the same engine in Python where that ran, else with the first engine that did."""
     library = "the C++ library"
     try:
         program = cpp_programs.build_programs(cpp_programs.BENCH, bundle.progress) / "deploykit-answer"
     except BackendError as error:
-        attribution.skip_stage("C++", library, bundle.tolerance, str(error))
+        attribution.skip_stage("C++", library, None, str(error))
         return []
     dtypes = {spec.name: spec.dtype for spec in bundle.manifest.inputs}
     names = [spec.name for spec in bundle.manifest.outputs]
@@ -343,13 +495,15 @@ def _evaluate_cpp(
         try:
             run, outputs = cpp.run_cpp_program(program, bundle.folder, inputs, bundle.data.size, list(dtypes), names)
         except BackendError as error:
-            attribution.skip_stage("C++", library, bundle.tolerance, str(error))
+            attribution.skip_stage("C++", library, None, str(error))
             return []
         except DeploykitError as error:
-            attribution.fail_stage("C++", library, bundle.tolerance, str(error).rstrip("."))
+            attribution.fail_stage("C++", library, None, str(error).rstrip("."))
             return []
-    expected = outputs_by_file.get(run.file, next(iter(outputs_by_file.values()), attribution.previous_outputs))
-    attribution.add_stage("C++", f"{run.runtime} in C++, {run.file}", bundle.tolerance, outputs, expected)
+    unmatched = _EngineRun(attribution.previous_outputs, bundle.manifest.parity.tolerance)
+    expected = runs_by_file.get(run.file, next(iter(runs_by_file.values()), unmatched))
+    name = f"{run.runtime} in C++, {run.file}"
+    attribution.add_stage("C++", name, expected.tolerance, outputs, expected.outputs)
     preprocessed = [FROM_PYTHON] if bundle.manifest.model.preprocessing is not None else []
     return [*preprocessed, *(f"the C++ library skipped {reason}" for reason in run.skipped_engines)]
 
@@ -412,7 +566,8 @@ def _compiled_runner(
         file = Path(scratch) / graph.name
         write_variant(graph, file)
         if backend is None:
-            yield _load_as_written(file)
+            with open_node_by_node(file) as runner:
+                yield runner
         else:
             yield CastingRunner(backend.load(backend.compile(file, file.parent), file.parent))
 
@@ -422,16 +577,6 @@ def _copy_graph(source: Path, target: Path) -> None:
     data = source.with_name(f"{source.name}.data")
     if data.is_file():
         shutil.copyfile(data, target.with_name(data.name))
-
-
-def _load_as_written(graph: Path) -> Runner:
-    """A runner that computes node by node. BackendError where ONNX Runtime is not installed, InputError where it does
-    not support the graph.
-    """
-    create_backend("onnxruntime")
-    from deploykit.backends.onnxruntime import open_unoptimized
-
-    return CastingRunner(open_unoptimized(graph))
 
 
 def _run_side_by_side(

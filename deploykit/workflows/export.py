@@ -3,9 +3,9 @@
     export graph                    trace the network to ONNX, rewrite the graph, run it at several batch sizes
     run the PyTorch FP32 reference  compute the outputs that every engine is compared with
     select precision                cast to FP16/BF16, or calibrate and quantize to INT8, on samples of their own
-    evaluate parity                 compare the engine's outputs with the reference, in FP32 and at the precision
     audit executed precision        read back which arithmetic the engine really uses
-    measure latency                 on this machine
+    evaluate parity                 compare the engine with its graph, and the graph with the reference
+    measure latency                 on this machine, with FP32 in alternation
     build extra engines             for other backends, evaluated likewise where this machine can run them
     write bundle                    whole and with its report, or not at all
 
@@ -33,20 +33,19 @@ from deploykit.core.values import (
     CLASSIFIER_HEADS,
     Backend,
     ExportRequest,
-    Latency,
     MatrixRow,
-    Measurement,
+    Parity,
     PrecisionReceipt,
     Progress,
     Records,
     SecondaryEngine,
     Stages,
 )
-from deploykit.evaluate.parity.stages import attribute_at_export
 from deploykit.export.networks import Network, open_network, sources
 from deploykit.workflows import cache_keys, reporting, stages
+from deploykit.workflows.fp32_beside import TimedEngine, time_engine
 from deploykit.workflows.precision import PrecisionResult, select_precision
-from deploykit.workflows.stages import Fp32Graph, Session, Verdict
+from deploykit.workflows.stages import BuiltEngine, Fp32Graph, Session
 
 
 class Outcome(NamedTuple):
@@ -69,9 +68,9 @@ def export(request: ExportRequest, destination: Path, force: bool, progress: Pro
     require_replaceable(destination, force)
 
     state = build_state(request, open_network(request, create_backend), progress)
-    measured = stages.measure_latency(state.session, state.selected.graph, state.verdict.built)
+    timed = time_engine(state.session, state.selected.graph, state.primary.built)
     extra = (*_build_extra_engines(state), *_build_optional_engines(state))
-    manifest = _write_bundle(destination, key, state, measured, extra)
+    manifest = _write_bundle(destination, key, state, timed, extra)
     return Outcome(manifest, destination, up_to_date=False)
 
 
@@ -86,47 +85,77 @@ def evaluate_matrix(requests: Sequence[ExportRequest], progress: Progress) -> It
         if network is None or previous is None or cache_keys.graph_key(previous) != cache_keys.graph_key(request):
             network = open_network(request, create_backend)  # frees the memory of the previous network
         state = build_state(request, network, progress)
-        yield MatrixRow(request.model, request.precision, request.target, state.verdict.parity, state.receipt)
+        yield MatrixRow(request.model, request.precision, request.target, state.primary.parity, state.primary.receipt)
+
+
+class JudgedEngine(NamedTuple):
+    """An engine, the verdict on it, the verdict stage by stage, and what it executes."""
+
+    built: BuiltEngine
+    parity: Parity
+    by_stage: Stages
+    receipt: PrecisionReceipt
 
 
 class ExportState(NamedTuple):
-    """What an export has produced once the primary engine is evaluated."""
+    """What an export has produced once the primary engine is judged."""
 
     session: Session
     selected: PrecisionResult
-    verdict: Verdict
-    by_stage: Stages
-    """The verdict stage by stage."""
-    receipt: PrecisionReceipt
+    primary: JudgedEngine
 
 
 def build_state(request: ExportRequest, network: Network, progress: Progress) -> ExportState:
     """Run the stages from the network to the verdict on the primary engine, which every verb shares."""
     graph = stages.export_graph(request, network, reference_backend(), progress)
-    data = open_data(request.data, "evaluation", request.samples, request.options.batch, graph.tensor_inputs)
+    batch, inputs = request.options.batch, graph.tensor_inputs
+    data = open_data(request.data, "evaluation", request.samples, batch, inputs, note=progress.note)
     oracle = stages.run_oracle(network, graph, data, progress)
     backend = create_backend(request.target, request.build_options)
     session = Session(request, graph, oracle, data, reference_backend(), backend, progress)
 
     selected = select_precision(session)
-    verdict, by_stage = _evaluate_parity(session, selected)
-    receipt = stages.audit_precision(session, selected.graph, verdict.built)
-    return ExportState(session, selected, verdict, by_stage, receipt)
+    session, primary = _choose_engine(session, selected)
+    return ExportState(session, selected, primary)
 
 
-def _evaluate_parity(session: Session, selected: PrecisionResult) -> tuple[Verdict, Stages]:
-    """The verdict on the graph at its precision. The FP32 graph is evaluated first, by FP32's narrow tolerances: an
-    error that could hide among FP16's roundings shows there, and fails both.
-    """
-    precision = selected.graph.precision
-    exported = stages.evaluate_parity(session, stages.as_fp32(session.graph)).parity
-    verdict = stages.evaluate_parity(session, selected.graph)
-    parity = msgspec.structs.replace(verdict.parity, caveats=(*verdict.parity.caveats, *selected.caveats))
-    if precision != "fp32" and not exported.passed:
-        failures = tuple(f"the FP32 graph fails: {failure}" for failure in exported.failures)
-        parity = msgspec.structs.replace(parity, passed=False, failures=failures + parity.failures)
-    by_stage = attribute_at_export(exported, verdict.parity, precision, session.backend.identity)
-    return verdict._replace(parity=parity), by_stage
+def _choose_engine(session: Session, selected: PrecisionResult) -> tuple[Session, JudgedEngine]:
+    """The engine of the requested backend; where that does not compute its graph, of the first fallback that does."""
+    first = primary = _judge_engine(session, selected)
+    unfaithful: list[str] = []
+    for name in session.request.fallback_targets:
+        if is_faithful(primary.parity):
+            break
+        unfaithful.append(_describe_unfaithful(session, primary))
+        session.progress.note(unfaithful[-1])
+        session = session._replace(backend=create_backend(name, session.request.build_options))
+        primary = _judge_engine(session, selected)
+    if not is_faithful(primary.parity):
+        return session._replace(
+            backend=create_backend(first.built.engine.backend, session.request.build_options)
+        ), first
+    caveats = (*primary.parity.caveats, *unfaithful)
+    return session, primary._replace(parity=msgspec.structs.replace(primary.parity, caveats=caveats))
+
+
+def is_faithful(parity: Parity) -> bool:
+    """Whether an engine computes its graph."""
+    return parity.faithfulness is None or not parity.faithfulness.failures
+
+
+def _describe_unfaithful(session: Session, judged: JudgedEngine) -> str:
+    faithfulness = judged.parity.faithfulness
+    assert faithfulness is not None
+    return f"{session.backend.identity} was not chosen: {faithfulness.failures[0]}"
+
+
+def _judge_engine(session: Session, selected: PrecisionResult) -> JudgedEngine:
+    """Compile the graph for the session's backend, read what the engine executes, and judge it."""
+    built = stages.compile_engine(session, selected.graph)
+    receipt = stages.audit_precision(session, selected.graph, built)
+    parity, by_stage = stages.evaluate_parity(session, selected.graph, built, receipt)
+    parity = msgspec.structs.replace(parity, caveats=(*parity.caveats, *selected.caveats))
+    return JudgedEngine(built, parity, by_stage, receipt)
 
 
 class ExtraEngine(NamedTuple):
@@ -147,6 +176,8 @@ def _build_optional_engines(state: ExportState) -> Iterator[ExtraEngine]:
     """Engines of the optional backends; one that cannot build the graph is only noted."""
     request = state.session.request
     for name in request.optional_engines:
+        if name == state.session.backend.name:
+            continue  # a fallback: it is the primary engine
         try:
             yield _build_extra_engine(state, create_backend(name, request.build_options))
         except (InputError, BackendError) as error:
@@ -154,27 +185,28 @@ def _build_optional_engines(state: ExportState) -> Iterator[ExtraEngine]:
 
 
 def _build_extra_engine(state: ExportState, backend: Backend) -> ExtraEngine:
-    """The same graph compiled by another backend; evaluated and measured where this machine can run it."""
+    """The same graph compiled by another backend; judged and measured where this machine can run it."""
     session, graph = state.session._replace(backend=backend), state.selected.graph
     if (reason := backend.unavailable_reason()) is not None:
         built = stages.compile_engine(session, graph)
         return ExtraEngine(SecondaryEngine(built.engine, reason), built.folder)
-    parity, built = stages.evaluate_parity(session, graph)
-    receipt = stages.audit_precision(session, graph, built)
-    latency = stages.measure_latency(session, graph, built).latency
-    return ExtraEngine(SecondaryEngine(built.engine, None, parity, receipt, latency), built.folder)
+    built, parity, _, receipt = _judge_engine(session, state.selected)
+    timed = time_engine(session, graph, built)
+    latency = timed.measured.latency
+    secondary = SecondaryEngine(built.engine, None, parity, receipt, latency, fp32_latency=timed.fp32)
+    return ExtraEngine(secondary, built.folder)
 
 
 def _write_bundle(
-    destination: Path, key: str, state: ExportState, measured: Measurement, extra: Sequence[ExtraEngine]
+    destination: Path, key: str, state: ExportState, timed: TimedEngine, extra: Sequence[ExtraEngine]
 ) -> Manifest:
     """Write the bundle with its records and its report; returns the manifest with the digests of all files."""
-    session, records = state.session, Records(measured, state.by_stage)
+    session, records = state.session, Records(timed.measured, state.primary.by_stage)
     with session.progress.step("writing the bundle"):
         return write_bundle(
             destination,
-            _compose_manifest(key, state, measured.latency, extra),
-            state.verdict.built.folder,
+            _compose_manifest(key, state, timed, extra),
+            state.primary.built.folder,
             session.oracle.folder,
             _class_labels(session.graph, session.data),
             tuple(engine.folder for engine in extra),
@@ -183,8 +215,8 @@ def _write_bundle(
         )
 
 
-def _compose_manifest(key: str, state: ExportState, latency: Latency, extra: Sequence[ExtraEngine]) -> Manifest:
-    session, graph, engine = state.session, state.selected.graph, state.verdict.built.engine
+def _compose_manifest(key: str, state: ExportState, timed: TimedEngine, extra: Sequence[ExtraEngine]) -> Manifest:
+    session, graph, engine = state.session, state.selected.graph, state.primary.built.engine
     exported, conversion = session.graph.exported, graph.conversion
     return Manifest(
         schema_version=manifests.SCHEMA_VERSION,
@@ -210,13 +242,14 @@ def _compose_manifest(key: str, state: ExportState, latency: Latency, extra: Seq
         ),
         calibration=state.selected.calibration,
         budget=state.selected.budget,
-        receipt=state.receipt,
+        receipt=state.primary.receipt,
         labels=None,
         engine=engine,
         extra_engines=tuple(other.engine for other in extra),
         golden=session.oracle.golden,
-        parity=state.verdict.parity,
-        latency=latency,
+        parity=state.primary.parity,
+        latency=timed.measured.latency,
+        fp32_latency=timed.fp32,
         provenance=collect_provenance(),
         files={},
     )

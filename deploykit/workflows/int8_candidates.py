@@ -40,13 +40,12 @@ def quantize_graph(candidates: Int8Candidates, recipe: Recipe) -> PrecisionGraph
     key = {"graph": session.graph.sha256, "calibrated": calibrated, "recipe": recipe}
     folder = cache.fetch_or_build("quantized", {**key, **cache_keys.tool_versions()}, write_quantized)
     record = stages.load_entry(folder, PrecisionGraphRecord)
-    file = record.files[0]
-    return PrecisionGraph(folder, file.path, file.sha256, record.precision, record, calibrated.ranges.data)
+    return PrecisionGraph(folder, record.files[0].path, record.sha256, record.precision, record, calibrated.ranges.data)
 
 
 def evaluate_recipe(candidates: Int8Candidates, recipe: Recipe) -> Verdict:
     """Parity of the graph that `recipe` gives."""
-    return stages.evaluate_parity(candidates.session, quantize_graph(candidates, recipe))
+    return stages.compare_engine(candidates.session, quantize_graph(candidates, recipe))
 
 
 def worst_snr_db(verdict: Verdict) -> float:

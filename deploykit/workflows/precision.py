@@ -1,7 +1,7 @@
 """Select the graph at the requested precision: cast to FP16 or BF16, or quantized to INT8 within an accuracy budget.
 
-INT8 is tuned by measuring: bias correction is kept only where it brings the outputs nearer to the reference, and
-sensitive layers are excluded until the budget is met.
+INT8 is tuned by measuring: bias correction is kept only where it brings the outputs nearer to the FP32 graph's on
+samples of the calibration split, and sensitive layers are excluded until the budget is met.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from deploykit.core import cache
 from deploykit.core.calibration.batches import SampleBatches, open_data
 from deploykit.core.calibration.overlap import find_common_samples
 from deploykit.core.errors import InputError, UsageError
+from deploykit.core.onnx_io import remove_graph
 from deploykit.core.values import (
     Budget,
     CalibrationOptions,
@@ -39,7 +40,8 @@ from deploykit.quantize.calibrate import add_graph_outputs, calibrate, observe_r
 from deploykit.quantize.cast import write_cast_graph
 from deploykit.workflows import cache_keys, stages
 from deploykit.workflows.accuracy_budget import fit_budget
-from deploykit.workflows.int8_candidates import Int8Candidates, evaluate_recipe, quantize_graph, worst_snr_db
+from deploykit.workflows.calibration_error import measure_calibration_snrs
+from deploykit.workflows.int8_candidates import Int8Candidates, quantize_graph
 from deploykit.workflows.stages import PrecisionGraph, Session
 
 RANGE_SAMPLES: Final = 16
@@ -105,7 +107,7 @@ def cast_graph(session: Session) -> PrecisionResult:
     shared = len(find_common_samples(data.digests, session.data.digests))
     caveat = f"value ranges were checked on {shared} of the samples that parity is evaluated on"
     return PrecisionResult(
-        PrecisionGraph(folder, file.path, file.sha256, request.precision, record, data.record),
+        PrecisionGraph(folder, file.path, record.sha256, request.precision, record, data.record),
         caveats=(caveat,) if shared else (),
     )
 
@@ -140,7 +142,15 @@ def calibrate_graph(session: Session, options: CalibrationOptions) -> tuple[Cali
     placement = int8.plan_placement(graph.path)
     with progress.step(f"reading the images of {options.data}", options.count) as advance:
         batch = session.request.options.batch
-        data = open_data(options.data, "calibration", options.count, batch, graph.tensor_inputs, advance=advance)
+        data = open_data(
+            options.data,
+            "calibration",
+            options.count,
+            batch,
+            graph.tensor_inputs,
+            advance=advance,
+            note=progress.note,
+        )
     check_calibration_data(data.record, progress)
     disjoint = require_disjoint(data.record, data.digests, session.data)
 
@@ -188,10 +198,18 @@ def merge_ranges(calibrated: CalibrationResult, ranges: Ranges) -> CalibrationRe
 
 
 def try_bias_correction(candidates: Int8Candidates, recipe: Recipe) -> Recipe:
-    """The recipe with bias correction, where that brings the outputs nearer to the reference; else unchanged."""
-    corrected = msgspec.structs.replace(recipe, correct_bias=True)
-    gain_db = worst_snr_db(evaluate_recipe(candidates, corrected)) - worst_snr_db(evaluate_recipe(candidates, recipe))
-    return corrected if gain_db > 0 else recipe
+    """The recipe with bias correction, where that brings the outputs on the calibration samples nearer to those of the
+    FP32 graph; else unchanged.
+
+    The rest of both graphs is FP32, whatever the recipe: a CPU emulates FP16 slowly, and what is corrected is the
+    rounding of weights to INT8.
+    """
+    plain = msgspec.structs.replace(recipe, rest="fp32", io="fp32")
+    graphs = [
+        quantize_graph(candidates, msgspec.structs.replace(plain, correct_bias=correct)) for correct in (False, True)
+    ]
+    uncorrected_db, corrected_db = measure_calibration_snrs(candidates.session, graphs)
+    return msgspec.structs.replace(recipe, correct_bias=True) if corrected_db > uncorrected_db else recipe
 
 
 def check_calibration_data(record: DataRecord, progress: Progress) -> None:
@@ -236,7 +254,7 @@ def _load_exposed(session: Session, folder: Path, tensors: Collection[str] | Non
     reference, file = session.reference, folder / "exposed.onnx"
     add_graph_outputs(session.graph.path, file, tensors)
     runner = reference.load(reference.compile(file, folder), folder)
-    file.unlink()
+    remove_graph(file)
     return runner
 
 

@@ -5,20 +5,20 @@ The files of a stage lie in a cache folder, together with their record, `entry.j
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 
-from deploykit.backends.adapters import CastingRunner, ReplayRunner
+from deploykit.backends.adapters import CastingRunner
 from deploykit.bundle.write import write_golden
 from deploykit.core import cache
 from deploykit.core.calibration.batches import SampleBatches, tensor_inputs
 from deploykit.core.errors import CheckFailed, UsageError
 from deploykit.core.files import escape_name
+from deploykit.core.onnx_io import place_graph
 from deploykit.core.provenance import collect_provenance
 from deploykit.core.values import (
     Backend,
@@ -36,16 +36,17 @@ from deploykit.core.values import (
     PrecisionReceipt,
     Progress,
     Runner,
+    Stages,
     TensorSpec,
     Value,
-    WeightsRecord,
 )
 from deploykit.evaluate.latency.measure import PROGRESS_STEPS, measure_calls
-from deploykit.evaluate.parity.compare import compare_runners, untrained_caveats
-from deploykit.evaluate.parity.tolerances import for_precision
+from deploykit.evaluate.parity.compare import PairedOutputs, measure_outputs, run_batches
+from deploykit.evaluate.parity.tolerances import UNBOUNDED
 from deploykit.export.networks import Network
 from deploykit.quantize.receipt import compute_precision_receipt
 from deploykit.workflows import cache_keys
+from deploykit.workflows.verdict import JudgedBundle, Judgement, LoadedEngine, judge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,8 +68,8 @@ class Fp32Graph(NamedTuple):
 
     @property
     def sha256(self) -> str:
-        """Digest of the ONNX file."""
-        return self.exported.files[0].sha256
+        """Digest of the ONNX file and its external data."""
+        return self.exported.sha256
 
     @property
     def tensor_inputs(self) -> tuple[TensorSpec, ...]:
@@ -108,7 +109,7 @@ class BuiltEngine(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Parity, and the engine that was evaluated."""
+    """Parity, and the engine that was compared."""
 
     parity: Parity
     built: BuiltEngine
@@ -126,16 +127,6 @@ class Session(NamedTuple):
     """Runs the FP32 graph to read the values of its tensors."""
     backend: Backend
     """Builds and runs the engine that is evaluated."""
-    progress: Progress
-
-
-class Evaluation(NamedTuple):
-    """What two runners are compared on: the model, the precision and weights that set the tolerances, the samples."""
-
-    model: ModelSpec
-    precision: Precision
-    weights: WeightsRecord
-    data: SampleBatches
     progress: Progress
 
 
@@ -214,9 +205,7 @@ def compile_engine(session: Session, graph: PrecisionGraph) -> BuiltEngine:
     backend = session.backend
 
     def write_engine(folder: Path) -> None:
-        for file in (graph.file, f"{graph.file}.data"):
-            if (graph.folder / file).is_file():
-                os.link(graph.folder / file, folder / file)
+        place_graph(graph.path, folder / graph.file)
         with session.progress.step(f"compiling for {backend.name}"):
             engine = backend.compile(folder / graph.file, folder, session.progress)
         save_entry(folder, engine)
@@ -226,25 +215,75 @@ def compile_engine(session: Session, graph: PrecisionGraph) -> BuiltEngine:
     return BuiltEngine(folder, load_entry(folder, Engine))
 
 
-def evaluate_parity(session: Session, graph: PrecisionGraph) -> Verdict:
-    """Compile the graph and compare the engine's outputs with the reference outputs."""
-    model, exported, backend = session.graph.model, session.graph.exported, session.backend
+def compare_engine(session: Session, graph: PrecisionGraph) -> Verdict:
+    """Compile the graph and compare the engine's outputs with the reference outputs, without a verdict: candidates are
+    chosen by it.
+    """
+    backend = session.backend
     built = compile_engine(session, graph)
 
-    def write_parity(folder: Path) -> None:
-        recorded = {
-            spec.name: np.load(session.oracle.folder / f"{escape_name(spec.name)}.npy") for spec in exported.outputs
-        }
-        oracle = ReplayRunner(exported.inputs, exported.outputs, recorded)
+    def write_comparison(folder: Path) -> None:
+        model, data = session.graph.model, session.data
         candidate = CastingRunner(backend.load(built.engine, built.folder))
-        evaluation = Evaluation(model, graph.precision, exported.weights, session.data, session.progress)
-        save_entry(folder, compare_with_oracle(evaluation, oracle, candidate, built.engine.caveats))
+        title = f"comparing {graph.precision} with {model.oracle} on {data.record.name}"
+        with session.progress.step(title, data.length) as advance:
+            outputs, labels = run_batches(candidate, data.batches(model, advance), backend.name)
+        paired = PairedOutputs(load_oracle_outputs(session), outputs, labels)
+        save_entry(folder, measure_outputs(paired, UNBOUNDED, data.record, model.head))
 
-    key = {"graph": graph.sha256, "model": model, "weights": exported.weights, "data": session.data.record}
-    folder = cache.fetch_or_build(
-        "verdict", {**key, "backend": backend.identity, **cache_keys.tool_versions()}, write_parity
-    )
+    folder = cache.fetch_or_build("comparison", _comparison_key(session, graph), write_comparison)
     return Verdict(load_entry(folder, Parity), built)
+
+
+def evaluate_parity(
+    session: Session, graph: PrecisionGraph, built: BuiltEngine, receipt: PrecisionReceipt
+) -> Judgement:
+    """The verdict on an engine of the graph, and the same stage by stage."""
+    request, backend = session.request, session.backend
+
+    def write_verdict(folder: Path) -> None:
+        bundle = JudgedBundle(
+            session.graph.model,
+            graph.precision,
+            session.graph.exported.weights,
+            request.output_kinds,
+            session.oracle.golden.count,
+            session.data,
+            session.graph.path,
+            graph.path,
+        )
+        form = built.folder / built.engine.file.path if is_own_form(built.engine, graph.file) else None
+        runner = CastingRunner(backend.load(built.engine, built.folder))
+        loaded = LoadedEngine(built.engine, runner, form, receipt)
+        judgement = judge(bundle, load_oracle_outputs(session), loaded, session.progress)
+        save_entry(folder, _VerdictEntry(judgement.parity, judgement.stages))
+
+    key = {**_comparison_key(session, graph), "receipt": receipt, "kinds": request.output_kinds}
+    entry = load_entry(cache.fetch_or_build("verdict", key, write_verdict), _VerdictEntry)
+    return Judgement(entry.parity, entry.stages)
+
+
+def load_oracle_outputs(session: Session) -> dict[str, NDArray[Any]]:
+    """The reference outputs for every sample, by name."""
+    names = [spec.name for spec in session.graph.exported.outputs]
+    return {name: np.load(session.oracle.folder / f"{escape_name(name)}.npy") for name in names}
+
+
+def is_own_form(engine: Engine, graph_file: str) -> bool:
+    """Whether the engine is the backend's own form of the graph, an ONNX file that can be computed as written."""
+    return engine.build is None and engine.file.path != graph_file
+
+
+def _comparison_key(session: Session, graph: PrecisionGraph) -> dict[str, Any]:
+    return {
+        "graph": graph.sha256,
+        "model": session.graph.model,
+        "weights": session.graph.exported.weights,
+        "data": session.data.record,
+        "backend": session.backend.identity,
+        "processor": collect_provenance().processor,
+        **cache_keys.tool_versions(),
+    }
 
 
 def audit_precision(session: Session, graph: PrecisionGraph, built: BuiltEngine) -> PrecisionReceipt:
@@ -261,39 +300,20 @@ def audit_precision(session: Session, graph: PrecisionGraph, built: BuiltEngine)
     return load_entry(folder, PrecisionReceipt)
 
 
-def compare_with_oracle(evaluation: Evaluation, oracle: Runner, candidate: Runner, caveats: Sequence[str]) -> Parity:
-    """Run both on the same samples and compare their outputs; the verdict lists `caveats` of the candidate."""
-    model, precision, weights, data, progress = evaluation
-    with progress.step(f"comparing {precision} with {model.oracle} on {data.record.name}", data.length) as advance:
-        parity = compare_runners(
-            oracle,
-            candidate,
-            data.batches(model, advance),
-            for_precision(precision, weights.trained),
-            data.record,
-            model.head,
-            (*untrained_caveats(weights), *caveats),
-        )
-    return msgspec.structs.replace(parity, oracle=model.oracle)
+def measure_latency(session: Session, built: BuiltEngine) -> Measurement:
+    """Measure the latency of one call on this machine, at the smallest batch that the graph accepts. Never cached: a
+    time is that of this run.
+    """
+    runner = session.backend.load(built.engine, built.folder)
+    inputs = first_call_inputs(runner, session.oracle)
+    with session.progress.step("measuring latency", PROGRESS_STEPS) as advance:
+        return measure_calls(lambda: runner.run(inputs), batch=len(next(iter(inputs.values()))), advance=advance)
 
 
-def measure_latency(session: Session, graph: PrecisionGraph, built: BuiltEngine) -> Measurement:
-    """Measure the latency of one call on this machine, at the smallest batch that the graph accepts."""
-    backend = session.backend
-
-    def write_latency(folder: Path) -> None:
-        runner = backend.load(built.engine, built.folder)
-        inputs = first_call_inputs(runner, session.oracle)
-        with session.progress.step("measuring latency", PROGRESS_STEPS) as advance:
-            measured = measure_calls(
-                lambda: runner.run(inputs), batch=len(next(iter(inputs.values()))), advance=advance
-            )
-        save_entry(folder, measured)
-
-    here = collect_provenance()
-    key = {"graph": graph.sha256, "backend": backend.identity, **cache_keys.tool_versions()}
-    machine = {"host": here.host, "processor": here.processor, "cores": here.cores}
-    return load_entry(cache.fetch_or_build("latency", {**key, **machine}, write_latency), Measurement)
+def engine_bytes(built: BuiltEngine) -> int:
+    """Size of the engine's file, with the external data of a graph."""
+    data = built.folder / f"{built.engine.file.path}.data"
+    return built.engine.file.bytes + (data.stat().st_size if data.is_file() else 0)
 
 
 def acceptance_sizes(batch: BatchRange) -> tuple[int, ...]:
@@ -366,6 +386,11 @@ class _ExportEntry(Value, frozen=True):
 
 class _OracleEntry(Value, frozen=True):
     golden: Golden
+
+
+class _VerdictEntry(Value, frozen=True):
+    parity: Parity
+    stages: Stages
 
 
 ENTRY: Final = "entry.json"

@@ -8,8 +8,9 @@ import onnx_ir as ir
 import pytest
 
 from deploykit.backends import onnxruntime_int8 as subject
-from deploykit.backends.onnxruntime import OnnxRuntime, open_graph
+from deploykit.backends.onnxruntime import OnnxRuntime, open_graph, open_unoptimized
 from deploykit.core.errors import InputError
+from deploykit.evaluate.parity.metrics import snr_db
 
 NETWORK = """
 <ir_version: 9, opset_import: ["" : 20]>
@@ -168,6 +169,53 @@ def test_a_relu_moves_after_the_quantization(write_graph):
     subject.adapt_graph(model)
     kinds = [node.op_type for node in model.graph if node.op_type != "DequantizeLinear"]
     assert kinds == ["QuantizeLinear", "Conv", "QuantizeLinear", "Max"]
+
+
+CLIPPED = CHAIN.replace("b = Relu (a)", "b = Clip (a, low, high)").replace("<float s", "<float low = {-0.7}, float s")
+CLIPPED = CLIPPED.replace("<float low", "<float high = {2.5}, float low")
+
+
+@pytest.mark.parametrize("text", [CLIPPED, CLIPPED.replace("low, high", "low"), CLIPPED.replace("low, high", ", high")])
+def test_a_clip_moves_after_the_quantization_and_bounds_the_same_codes(write_graph, tmp_path, x, text):
+    graph = write_graph(text)
+    engine, runner = build_engine(graph, tmp_path)
+    form = ir.load(tmp_path / engine.file.path).graph
+    kinds = [node.op_type for node in form if node.op_type != "DequantizeLinear"]
+    assert kinds == ["QuantizeLinear", "Conv", "QuantizeLinear", "Clip"]
+    expected, codes = (r.run({"x": x(8)})["y"] / np.float32(0.03) for r in (open_unoptimized(graph), runner))
+    assert (np.abs(expected - codes) > 0.5).mean() < 0.01
+    assert np.isclose([codes.min(), codes.max()], [expected.min(), expected.max()]).all()
+
+
+def test_a_clip_between_computed_bounds_is_preserved(write_graph):
+    text = CLIPPED.replace("b = Clip (a, low, high)", "top = ReduceMax <keepdims = 0> (x) b = Clip (a, low, top)")
+    model = ir.load(write_graph(text))
+    subject.adapt_graph(model)
+    assert [node.op_type for node in model.graph if node.op_type != "DequantizeLinear"][-2:] == [
+        "Clip",
+        "QuantizeLinear",
+    ]
+
+
+def test_the_bias_of_a_convolution_in_int8_is_written_as_it_is_added(write_graph):
+    """In int32, as multiples of scale · weight scale."""
+    graph = write_graph(CHAIN)
+    bias = next(onnx.numpy_helper.to_array(t) for t in onnx.load(graph).graph.initializer if t.name == "bias_weight")
+    model = ir.load(graph)
+    subject.adapt_graph(model)
+    convolution = next(node for node in model.graph if node.op_type == "Conv")
+    codes, scale = (ir.convenience.get_const_tensor(v).numpy() for v in convolution.inputs[2].producer().inputs)
+    assert codes.dtype == np.int32
+    assert scale == pytest.approx(0.03 * 0.004)
+    assert np.abs(codes * scale - bias).max() <= 0.03 * 0.004 / 2 + 1e-7
+
+
+def test_the_weights_of_a_convolution_that_stays_in_floating_point_are_used_as_they_are(write_graph, tmp_path, x):
+    """Between a DQ and a Q, ONNX Runtime 1.31 quantizes them again, with one scale for all channels: 37 dB."""
+    text = CHAIN.replace("float[batch, 4, 6, 6] y)", "float[batch, 4, 6, 6] y, float[batch, 4, 6, 6] b)")
+    engine, runner = build_engine(write_graph(text), tmp_path)
+    expected = open_unoptimized(tmp_path / engine.file.path).run({"x": x(8)})["b"]
+    assert snr_db(expected, runner.run({"x": x(8)})["b"]) > 100
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,23 @@ def test_the_count_is_rounded_down_where_the_set_ends(folder):
     assert (data.record.count, data.length) == (8, 2)
 
 
+@pytest.mark.parametrize(
+    ("asked", "batch", "noted"),
+    [
+        (10, (1, 8, 32), []),
+        (11, (1, 8, 32), ["pets has 10 samples, fewer than the 11 requested."]),
+        (9, (4, 4, 32), ["pets has 8 samples in whole batches of 4, fewer than the 9 requested."]),
+        (8, (4, 4, 32), []),
+    ],
+    ids=["as many as there are", "more than there are", "more than whole batches hold", "whole batches"],
+)
+def test_fewer_samples_than_requested_are_noted(folder, asked, batch, noted):
+    notes = []
+    data = open_data(str(folder), "evaluation", asked, BatchRange(*batch), note=notes.append)
+    assert notes == noted
+    assert data.record.count == len(data.digests) == min(asked, 10 // batch[0] * batch[0])
+
+
 def test_a_set_smaller_than_one_batch_is_refused(folder):
     with pytest.raises(InputError, match=r"has 10 samples, and one batch of this graph needs 11\. Give more images"):
         open_samples(4, (11, 11, 11), str(folder))

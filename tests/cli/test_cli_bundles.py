@@ -9,10 +9,10 @@ import pytest
 from safetensors.torch import save_file
 
 from deploykit.core.values import WeightsSource
-from deploykit.evaluate.parity.tolerances import for_precision
+from deploykit.evaluate.parity import verdict
+from deploykit.evaluate.parity.tolerances import for_fp32
 from deploykit.export.architectures.nin import NIN_CIFAR10
 from deploykit.export.networks.weights import load_network
-from deploykit.workflows import stages
 
 
 def edit(bundle, change):
@@ -250,7 +250,7 @@ def a_field_less(content):
 
 
 def another_version(content):
-    content["schema_version"] = 6
+    content["schema_version"] = 7
     content["of version 6"] = {}
     del content["graph"]
 
@@ -296,7 +296,7 @@ def a_graph_without_a_digest(content):
     [
         (a_field_more, "is damaged: Object contains unknown field `colour`"),
         (a_field_less, "is damaged: Object missing required field `weights`"),
-        (another_version, "has schema version 6, and this deploykit reads version 5. Use the deploykit that wrote it"),
+        (another_version, "has schema version 7, and this deploykit reads version 6. Use the deploykit that wrote it"),
         (a_version_in_words, "is damaged: Expected `int`, got `str` - at `$.schema_version`"),
         (no_version, "is damaged: Object missing required field `schema_version`"),
         (a_file_outside, "is damaged: the path '../x' leaves the bundle"),
@@ -398,6 +398,12 @@ def test_parity_of_a_bundle_on_other_data(cli, fp32_bundle):
     assert (row["parity"]["data"]["name"], row["parity"]["passed"]) == ("digits", True)
 
 
+def test_parity_on_fewer_samples_than_requested_says_so(cli, fp32_bundle, photograph):
+    result = cli("parity", fp32_bundle, "--data", photograph.parent, "--samples", "500", "--json")
+    assert result.content[0]["parity"]["data"]["count"] == 1
+    assert f"{photograph.parent.name} has 1 sample, fewer than the 500 requested." in result.err
+
+
 @pytest.mark.usefixtures("small_export")
 def test_parity_of_a_network_is_a_row_per_precision(cli):
     rows = cli("parity", "nin_cifar10", "--data", "synthetic", "--samples", "4", "--json").content
@@ -411,10 +417,9 @@ def test_parity_prints_each_row_as_soon_as_it_is_complete(cli, fp32_bundle):
 
 
 def test_parity_fails_where_a_row_fails(cli, fp32_bundle, monkeypatch):
-    def bounds(precision, trained):
-        return msgspec.structs.replace(for_precision(precision, trained), max_relative=0.0)
-
-    monkeypatch.setattr(stages, "for_precision", bounds)
+    monkeypatch.setattr(
+        verdict, "for_fp32", lambda trained: msgspec.structs.replace(for_fp32(trained), max_relative=0.0)
+    )
     result = cli("parity", fp32_bundle)
     assert result.code == 1
     assert "nin_cifar10-fp32 fp32 FAILED" in result.text

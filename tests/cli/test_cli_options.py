@@ -3,7 +3,7 @@
 import click
 import pytest
 
-from deploykit.cli.options import Batch, Positive, Size, Triple
+from deploykit.cli.options import Batch, NamedKind, Positive, Size, Triple
 from deploykit.core.values import BatchRange
 
 
@@ -35,6 +35,36 @@ def test_a_scale_is_a_positive_number():
 def test_a_scale_that_is_not_a_positive_number_is_refused(text):
     with pytest.raises(click.BadParameter):
         Positive().convert(text, None, None)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("out=map", ("out", "map")), ("a=b=tensor", ("a=b", "tensor"))])
+def test_the_kind_of_an_output_follows_its_name(text, expected):
+    assert NamedKind().convert(text, None, None) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--output-kind", "out"), "write NAME=KIND, such as boxes=detections"),
+        (("--output-kind", "out=mapp"), "unknown kind of output 'mapp'; did you mean map?"),
+        (
+            ("--output-kind", "out=x"),
+            "choose from boxes, classes, detections, embedding, map, scalar, sequence, tensor",
+        ),
+        (("--output-kind", "out=map", "--output-kind", "out=tensor"), "out: given more than once, by --output-kind"),
+    ],
+)
+@pytest.mark.parametrize("command", ["export", "parity"])
+def test_a_kind_that_does_not_exist_or_is_said_twice_is_refused(cli, command, words, message):
+    result = cli(command, "nin_cifar10", *words)
+    assert result.code == 2
+    assert message in result.text
+
+
+def test_the_kinds_of_a_bundle_are_those_of_its_export(cli):
+    result = cli("parity", "./bundle", "--output-kind", "out=map")
+    assert result.code == 2
+    assert "./bundle is a bundle, which has the kinds of its export" in result.text
 
 
 RANGE = "batch sizes must satisfy 1 <= MIN <= OPT <= MAX"

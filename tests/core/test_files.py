@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploykit.core.errors import InputError
-from deploykit.core.files import find_damage, hash_file, record_file, replace_file, stage_folder
+from deploykit.core.files import (
+    find_damage,
+    hash_file,
+    link_or_copy,
+    owner_tag,
+    record_file,
+    replace_file,
+    stage_folder,
+)
 from deploykit.core.values import FileRecord
 
 
@@ -78,8 +87,8 @@ def test_the_folder_has_the_permissions_of_the_umask(destination):
     assert stat.S_IMODE(destination.stat().st_mode) == 0o750
 
 
-def test_a_name_with_glob_characters_is_not_a_pattern(tmp_path, dead_process_id):
-    write(tmp_path / f".model[0]*.partial-{dead_process_id}-abc")
+def test_a_name_with_glob_characters_is_not_a_pattern(tmp_path, dead_process):
+    write(tmp_path / f".model[0]*.partial-{dead_process}-abc")
     with stage_folder(tmp_path / "model[0]*") as folder:
         write(folder)
     assert list_names(tmp_path) == ["model[0]*"]
@@ -134,42 +143,95 @@ def test_the_old_folder_is_restored_if_it_cannot_be_replaced(existing_folder, mo
     assert list_names(existing_folder.parent) == ["there"]
 
 
+@pytest.mark.parametrize("replaces", [False, True], ids=["new", "existing"])
+def test_a_folder_that_another_process_wrote_in_the_meantime_is_preserved(destination, monkeypatch, replaces):
+    rename = Path.rename
+
+    def overtake(path: Path, target: Path) -> Path:
+        if target == destination:
+            write(destination, "theirs")
+        return rename(path, target)
+
+    if replaces:
+        write(destination, "old")
+    monkeypatch.setattr(Path, "rename", overtake)
+    with pytest.raises(InputError, match="another process"), stage_folder(destination) as folder:
+        write(folder)
+    assert read_content(destination) == "theirs"
+    assert list_names(destination.parent) == ["there"]
+
+
 # ── Leftovers of killed processes ─────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture(scope="module")
-def dead_process_id() -> int:
-    """The process id of an ended process."""
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    return ended.pid
+def dead_process() -> str:
+    """The owner tag of an ended process."""
+    program = "from deploykit.core.files import owner_tag; print(owner_tag())"
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_a_partial_folder_of_a_dead_process_is_swept(destination, dead_process_id):
-    write(destination.with_name(f".there.partial-{dead_process_id}-abc"))
+@pytest.fixture
+def process_elsewhere(dead_process: str) -> str:
+    """The owner tag of a process of another host, which may run, whatever a process of that id does here."""
+    machine, process_id = dead_process.split("-")
+    return f"{int(machine, 16) ^ 1:08x}-{process_id}"
+
+
+def test_a_partial_folder_of_a_dead_process_is_swept(destination, dead_process):
+    write(destination.with_name(f".there.partial-{dead_process}-abc"))
     with stage_folder(destination) as folder:
         write(folder)
     assert list_names(destination.parent) == ["there"]
 
 
 def test_a_partial_folder_of_a_running_process_is_preserved(destination):
-    living = destination.with_name(f".there.partial-{os.getppid()}-abc")
+    machine, _ = owner_tag().split("-")
+    living = destination.with_name(f".there.partial-{machine}-{os.getppid()}-abc")
     write(living, "theirs")
     with stage_folder(destination) as folder:
         write(folder)
     assert read_content(living) == "theirs"
 
 
-def test_a_partial_folder_of_another_destination_is_preserved(destination, dead_process_id):
-    other = destination.with_name(f".elsewhere.partial-{dead_process_id}-abc")
+@pytest.mark.parametrize("suffix", ["abc", "old"])
+def test_a_partial_folder_of_another_host_is_preserved(destination, process_elsewhere, suffix):
+    theirs = destination.with_name(f".there.partial-{process_elsewhere}-{suffix}")
+    write(theirs, "theirs")
+    with stage_folder(destination) as folder:
+        write(folder)
+    assert read_content(theirs) == "theirs"
+
+
+@pytest.mark.parametrize("old_name", [False, True], ids=["of another host", "of a version that named no host"])
+def test_a_partial_folder_is_swept_after_a_day(destination, process_elsewhere, monkeypatch, old_name):
+    owner = process_elsewhere.split("-")[1] if old_name else process_elsewhere
+    write(destination.with_name(f".there.partial-{owner}-abc"))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 86400 + 60)
+    with stage_folder(destination) as folder:
+        write(folder)
+    assert list_names(destination.parent) == ["there"]
+
+
+def test_a_folder_of_another_naming_is_preserved(destination):
+    other = destination.with_name(".there.partial-notes")
     write(other)
     with stage_folder(destination) as folder:
         write(folder)
     assert other.exists()
 
 
-def test_a_folder_moved_aside_by_a_dead_process_is_removed_once_replaced(existing_folder, dead_process_id):
-    aside = existing_folder.with_name(f".there.partial-{dead_process_id}-old")
+def test_a_partial_folder_of_another_destination_is_preserved(destination, dead_process):
+    other = destination.with_name(f".elsewhere.partial-{dead_process}-abc")
+    write(other)
+    with stage_folder(destination) as folder:
+        write(folder)
+    assert other.exists()
+
+
+def test_a_folder_moved_aside_by_a_dead_process_is_removed_once_replaced(existing_folder, dead_process):
+    aside = existing_folder.with_name(f".there.partial-{dead_process}-old")
     write(aside, "older")
     with pytest.raises(WriteFailed), stage_folder(existing_folder) as folder:
         write_and_fail(folder)
@@ -177,9 +239,9 @@ def test_a_folder_moved_aside_by_a_dead_process_is_removed_once_replaced(existin
     assert read_content(existing_folder) == "old"
 
 
-def test_a_folder_moved_aside_by_a_dead_process_is_restored(destination, dead_process_id):
-    write(destination.with_name(f".there.partial-{dead_process_id}-old"), "old")
-    write(destination.with_name(f".there.partial-{dead_process_id}-abc"), "unfinished")
+def test_a_folder_moved_aside_by_a_dead_process_is_restored(destination, dead_process):
+    write(destination.with_name(f".there.partial-{dead_process}-old"), "old")
+    write(destination.with_name(f".there.partial-{dead_process}-abc"), "unfinished")
     with pytest.raises(WriteFailed), stage_folder(destination) as folder:
         write_and_fail(folder)
     assert list_names(destination.parent) == ["there"]
@@ -260,6 +322,23 @@ def test_an_interrupted_write_preserves_the_old_file(tmp_path, monkeypatch):
 def test_a_file_in_a_missing_folder_is_explained(tmp_path):
     with pytest.raises(InputError, match="absent/file cannot be written: No such file or directory"):
         replace_file(tmp_path / "absent" / "file", b"new", "")
+
+
+def test_a_file_is_linked_in_place_of_another(tmp_path):
+    for name in ("source", "target"):
+        (tmp_path / name).write_text(name)
+    link_or_copy(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "source").samefile(tmp_path / "target")
+
+
+def test_a_file_on_another_disk_is_copied(tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    (tmp_path / "source").write_text("content")
+    monkeypatch.setattr(os, "link", refuse)
+    link_or_copy(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "target").read_text() == "content"
 
 
 # ── Disks and permissions ─────────────────────────────────────────────────────────────────────────────────────────────

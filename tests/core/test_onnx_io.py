@@ -54,6 +54,45 @@ def test_a_saved_file_runs(tmp_path):
     np.testing.assert_allclose(y, x @ w + b, rtol=1e-5)
 
 
+# ── Weights in a second file ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def large_graph(tmp_path, monkeypatch):
+    """A saved graph whose weights count as too large for one file."""
+    monkeypatch.setattr(onnx_io, "LARGEST_SINGLE_FILE", 1024)
+    path = tmp_path / "source" / "model.onnx"
+    path.parent.mkdir()
+    assert onnx_io.save_model(matrix_product(100), path) == ("model.onnx", "model.onnx.data")
+    return path
+
+
+def test_large_weights_are_written_beside_the_graph(large_graph):
+    (loaded, _), (expected, _) = (
+        [value.const_value.numpy() for value in model.graph.initializers.values()]
+        for model in (ir.load(large_graph), matrix_product(100))
+    )
+    np.testing.assert_array_equal(loaded, expected)
+
+
+def test_the_limit_is_below_protobufs():
+    assert onnx_io.LARGEST_SINGLE_FILE < 2**31
+
+
+def test_a_placed_graph_leaves_its_source_readable(large_graph, tmp_path):
+    """onnx and onnx-ir refuse external data with several hard links."""
+    placed = tmp_path / "model.onnx"
+    onnx_io.place_graph(large_graph, placed)
+    for path in (large_graph, placed):
+        assert onnx.load(path).graph.initializer[0].raw_data
+        ir.external_data.load_to_model(ir.load(path))
+
+
+def test_both_files_of_a_graph_are_removed(large_graph):
+    onnx_io.remove_graph(large_graph)
+    assert list(large_graph.parent.iterdir()) == []
+
+
 def test_saving_leaves_the_model_unchanged(tmp_path):
     model = matrix_product(100)
     onnx_io.save_model(model, tmp_path / "first.onnx")

@@ -75,10 +75,11 @@ json written(const deploykit::Preprocessing& image) {
 }
 
 json written(const deploykit::Tolerance& bounds) {
-    return {{"max_relative", bounds.max_relative},
-            {"min_cosine", bounds.min_cosine},
+    const auto number = [](double bound) { return bound; };
+    return {{"max_relative", optional(bounds.max_relative, number)},
+            {"min_cosine", optional(bounds.min_cosine, number)},
             {"min_snr_db", bounds.min_snr_db},
-            {"min_top1_agreement", optional(bounds.min_top1_agreement, [](double bound) { return bound; })}};
+            {"min_top1_agreement", optional(bounds.min_top1_agreement, number)}};
 }
 
 json written(const deploykit::Manifest& manifest) {

@@ -143,8 +143,8 @@ TEST_CASE("an empty manifest, and one of a future version, are refused by the pa
     const Written written;
     write(written.folder / "manifest.json", "");
     CHECK(refused(written.folder, ErrorCode::bad_input).where() == (written.folder / "manifest.json").string());
-    write(written.folder / "manifest.json", seed("manifest/version6.json"));
-    CHECK(refused(written.folder, ErrorCode::bad_input).what() == doctest::Contains("schema version 6"));
+    write(written.folder / "manifest.json", seed("manifest/version7.json"));
+    CHECK(refused(written.folder, ErrorCode::bad_input).what() == doctest::Contains("schema version 7"));
 }
 
 TEST_CASE("a manifest with any bit flipped opens the same bundle, or is refused") {

@@ -174,6 +174,35 @@ class Hooked(Pair):
         self.conv.register_forward_pre_hook(lambda conv, inputs: (inputs[0] + conv.weight.mean(),))
 
 
+class HookedNorm(Pair):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm.register_forward_hook(lambda _norm, _inputs, output: output * 3)
+
+
+class PreHookedNorm(Pair):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm.register_forward_pre_hook(lambda _norm, inputs: (inputs[0] - 1,))
+
+
+class ReparametrizedNorm(Pair):
+    def __init__(self) -> None:
+        super().__init__()
+        nn.utils.parametrize.register_parametrization(self.norm, "weight", Doubled())
+
+
+class Doubled(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+
+class PatchedNorm(Pair):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm.forward = lambda x: 2 * x
+
+
 class WithoutStatistics(Pair):
     def __init__(self) -> None:
         super().__init__()
@@ -193,6 +222,10 @@ class WithoutStatistics(Pair):
         OwnConvolution,
         Reparametrized,
         Hooked,
+        HookedNorm,
+        PreHookedNorm,
+        ReparametrizedNorm,
+        PatchedNorm,
         WithoutStatistics,
     ],
 )

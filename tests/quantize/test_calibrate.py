@@ -39,6 +39,12 @@ def test_ranges_grow_from_batch_to_batch():
     assert observe_ranges(SquareRunner(), batches, DATA).tensors == {"x": Range(-3, 2), "square": Range(0.25, 9)}
 
 
+def test_a_tensor_may_be_empty_in_a_batch():
+    """A detector's boxes, where it finds none."""
+    batches = [{"x": np.ones((0, 4), np.float32)}, {"x": np.array([[-3.0, 2.0]])}]
+    assert observe_ranges(SquareRunner(), batches, DATA).tensors == {"x": Range(-3, 2), "square": Range(4, 9)}
+
+
 def test_ranges_record_their_data():
     assert observe_ranges(SquareRunner(), [{"x": np.ones(1)}], DATA).data == DATA
 

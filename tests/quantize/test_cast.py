@@ -1,4 +1,5 @@
 import tempfile
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from deploykit.backends.onnxruntime import open_graph
 from deploykit.core.errors import InputError
 from deploykit.core.files import find_damage
 from deploykit.core.values import DataRecord, Fp32Node, PrecisionGraphRecord, Range, Ranges
+from deploykit.quantize import batchnorm_affine
 from deploykit.quantize.calibrate import add_graph_outputs, observe_ranges
 from deploykit.quantize.cast import write_cast_graph
 from deploykit.quantize.formats import HALF as FLOAT16
@@ -307,6 +309,19 @@ def test_a_weight_beyond_the_range_keeps_its_node_fp32(cast_graph):
     assert initializer_dtypes(result.model) == {"w": "FLOAT"}
 
 
+def test_a_bias_too_small_for_fp16_beside_larger_outputs_is_rounded(cast_graph):
+    """EfficientNet's folded BatchNorms leave such biases: rounded to zero, they change nothing."""
+    text = "g (float[N,3,8,8] x) => (float[N,4,8,8] y) { y = Conv (x, w, b) }"
+    result = cast_graph(text, w=random(4, 3, 1, 1), b=random(4) * np.float32(1e-8))
+    assert result.record.fp32_nodes == ()
+
+
+def test_a_bias_too_small_for_fp16_that_its_output_shows_keeps_the_layer_fp32(cast_graph):
+    text = "g (float[N,3,8,8] x) => (float[N,4,8,8] y) { [conv] a = Conv (x, w, b) y = Mul (a, k) }"
+    weights = {"w": np.full((4, 3, 1, 1), 2.0**-20, np.float32), "b": np.full(4, 1e-5, np.float32), "k": random(1)}
+    assert fp32_names(cast_graph(text, **weights)) == ["conv"]
+
+
 @pytest.mark.parametrize("values", [(1e-9, 2e-9, 3e-9), (1e-7, 1e-7, 1e-7), (3.3e-6, 2.2e-6, 0.0)])
 def test_weights_too_small_for_fp16_keep_their_node_fp32(cast_graph, values):
     result = cast_with_weights(cast_graph, *values)
@@ -423,6 +438,19 @@ def test_unnamed_batchnorms_that_share_weights_stay_correct(cast_graph):
     assert cast_graph(text, **statistics(0.5)).error["y"] < 2 * HALF
 
 
+def test_the_search_for_batchnorms_converts_no_other_weight():
+    proto = onnx.parser.parse_model(HEADER + "g (float[2,1024] x) => (float[2,1024] y) { y = MatMul (x, w) }")
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(random(1024, 1024), "w"))
+    model = ir.from_proto(proto)
+    tracemalloc.start()
+    try:
+        batchnorm_affine.fold_statistics(model.graph, FLOAT16)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 2**20  # w in float64 has 8 MiB
+
+
 def test_a_batchnorm_scale_beyond_fp16_keeps_it_fp32(cast_graph):
     result = cast_graph(NORM, X * np.float32(1e-6), **{**statistics(1e-12), "mean": np.zeros(3, np.float32)})
     assert fp32_names(result) == ["norm"]
@@ -454,7 +482,7 @@ def test_a_batchnorm_scale_beyond_fp16_keeps_it_fp32(cast_graph):
         "c = Greater (x, w)  y = Where (c, x, top)",
         "y = Pow (x, square)",
         "y = LayerNormalization (x, row)",
-        "y = InstanceNormalization (x, channel, channel)",
+        "y = InstanceNormalization <epsilon = 0.001> (x, channel, channel)",
         "y = Gelu (x)",
         "y = ScatterND (x, place, update)",
     ],

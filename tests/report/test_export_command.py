@@ -89,6 +89,7 @@ def parse_command_line(monkeypatch):
             RANDOM,
             image=ImageOverrides(resize=300),
             inputs=(InputSpec("tokens", (128,), "int64"), InputSpec("points", (3, 5), "float32")),
+            output_kinds={"a=b": "map", "scores": "classes"},
         ),
         ExportRequest(
             "resnet18",

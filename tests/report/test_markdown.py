@@ -72,4 +72,4 @@ def test_no_name_becomes_markup(full_bundle, several):
     assert "\n# heading" not in text
     assert "<script>" not in text.replace(r"\<script\>", "")
     assert "[link]" not in text
-    assert {len(cells) for cells in rows(text) if cells[0].isdigit()} <= {12, 3, 7}
+    assert {len(cells) for cells in rows(text) if cells[0].isdigit()} <= {13, 3, 7}

@@ -53,7 +53,7 @@ def install_runner(fp32_bundle, monkeypatch):
     def install(kind, wrap=lambda runner: runner):
         manifest = manifests.read_manifest(fp32_bundle)
         runner = kind(manifest)
-        monkeypatch.setattr(benchmark, "open_engine", lambda *_: (manifest.engine, wrap(runner)))
+        monkeypatch.setattr(benchmark, "open_fastest", lambda *_: (manifest.engine, wrap(runner), ()))
         return runner
 
     return install
@@ -161,6 +161,6 @@ def test_an_engine_that_this_machine_cannot_run_is_refused(fp32_bundle, monkeypa
     def refuse(*_):
         raise BackendError("TensorRT is not installed.", "Install it.")
 
-    monkeypatch.setattr(benchmark, "open_engine", refuse)
+    monkeypatch.setattr(benchmark, "open_fastest", refuse)
     with pytest.raises(BackendError, match="TensorRT is not installed"):
         bench(fp32_bundle)

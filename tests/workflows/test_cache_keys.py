@@ -42,6 +42,7 @@ JUDGING = {
     "io": "fp16",
     "calibration": CalibrationOptions("photos"),
     "budget": BudgetOptions(max_drop=0.5),
+    "output_kinds": {"logits": "embedding"},
 }
 
 

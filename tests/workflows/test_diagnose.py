@@ -426,3 +426,9 @@ def test_labels_outside_the_networks_classes_are_refused(int8_bundle, tmp_path):
         Image.fromarray(np.full((32, 32, 3), label * 20, np.uint8)).save(folder / "image.png")
     with pytest.raises(InputError, match="the data has labels from 0 to 11, but the network has 10 classes"):
         diagnose.find_worst_samples(diagnosed_bundle(int8_bundle, data=str(tmp_path / "images"), samples=12), 1)
+
+
+def test_fewer_samples_than_requested_are_noted(fp32_bundle, photograph, capfd):
+    bundle = diagnosed_bundle(fp32_bundle, str(photograph.parent), 500)
+    assert bundle.data.record.count == 1
+    assert "has 1 sample, fewer than the 500 requested." in " ".join(capfd.readouterr().err.split())

@@ -12,7 +12,8 @@ from deploykit.bundle import load
 from deploykit.bundle import manifest as manifests
 from deploykit.core.errors import CheckFailed, InputError, UsageError
 from deploykit.core.values import BatchRange, ExportOptions, ExportRequest, TensorSpec, WeightsSource
-from deploykit.evaluate.parity.tolerances import for_precision
+from deploykit.evaluate.parity import verdict
+from deploykit.evaluate.parity.tolerances import for_fp32
 from deploykit.workflows import export as pipeline
 from deploykit.workflows import stages
 
@@ -66,7 +67,8 @@ LATER_TITLES = [
     "compiling for onnxruntime",
     "comparing fp16 with eager PyTorch on synthetic",
     "reading the executed precision of onnxruntime",
-    "measuring latency",
+    "preparing FP32 on onnxruntime to time beside fp16",
+    "measuring latency, fp16 and FP32 in alternation",
     "writing the bundle",
 ]
 
@@ -75,7 +77,7 @@ LATER_TITLES = [
 
 
 def test_stages_run_in_order(export, progress, cache_without, replay_exporter, tmp_path):
-    cache_without("graph", "reference", "ranges", "cast", "engine", "verdict", "receipt", "latency")
+    cache_without("graph", "reference", "ranges", "cast", "engine", "verdict", "receipt")
     replay_exporter()
     outcome = export(FP16, tmp_path / "bundle")
     assert not outcome.up_to_date
@@ -84,21 +86,22 @@ def test_stages_run_in_order(export, progress, cache_without, replay_exporter, t
 
 
 def test_every_progress_bar_reaches_its_total(export, progress, cache_without, replay_exporter, tmp_path):
-    cache_without("graph", "reference", "ranges", "cast", "engine", "verdict", "receipt", "latency")
+    cache_without("graph", "reference", "ranges", "cast", "engine", "verdict", "receipt")
     replay_exporter()
     export(FP16, tmp_path / "bundle")
     counted = {title: (done, total) for title, (done, total) in progress.units.items() if total is not None}
-    assert len(counted) == 6
+    assert len(counted) == 5
     assert all(done == total > 0 for done, total in counted.values())
 
 
 def test_cached_stages_are_not_repeated(export, progress, fp16_bundle, tmp_path):
     outcome = export(FP16, tmp_path / "bundle")
-    assert progress.titles == ["writing the bundle"]
+    assert progress.titles == LATER_TITLES[-3:]
+    own = {"report.html": None, "records/latency.json": None}  # both are of this run
     written, before = (
-        {**manifest.files, "report.html": None} for manifest in (outcome.manifest, manifests.read_manifest(fp16_bundle))
+        {**manifest.files, **own} for manifest in (outcome.manifest, manifests.read_manifest(fp16_bundle))
     )
-    assert written == before  # a report says when its bundle was written
+    assert written == before
 
 
 @pytest.mark.usefixtures("fp32_bundle")
@@ -106,6 +109,13 @@ def test_other_samples_reuse_the_graph(export, progress, tmp_path):
     export(msgspec.structs.replace(FP32, samples=12), tmp_path / "bundle")
     assert set(progress.titles).isdisjoint(EXPORT_TITLES)
     assert "comparing fp32 with eager PyTorch on synthetic" in progress.titles
+
+
+@pytest.mark.usefixtures("fp32_bundle")
+def test_fewer_samples_than_requested_are_noted_and_recorded(export, progress, photograph, tmp_path):
+    request = msgspec.structs.replace(FP32, data=str(photograph.parent), samples=500)
+    assert export(request, tmp_path / "bundle").manifest.parity.data.count == 1
+    assert progress.notes == [f"{photograph.parent.name} has 1 sample, fewer than the 500 requested."]
 
 
 def test_an_up_to_date_bundle_is_unchanged(export, progress, bundle):
@@ -178,11 +188,9 @@ def test_an_error_of_the_fp32_graph_fails_fp16_despite_its_wider_tolerance(
 ):
     cache_without("verdict")
 
-    def bounds(precision, trained):
-        tolerance = for_precision(precision, trained)
-        return msgspec.structs.replace(tolerance, max_relative=0.0) if precision == "fp32" else tolerance
-
-    monkeypatch.setattr(stages, "for_precision", bounds)
+    monkeypatch.setattr(
+        verdict, "for_fp32", lambda trained: msgspec.structs.replace(for_fp32(trained), max_relative=0.0)
+    )
     parity = export(FP16, tmp_path / "bundle").manifest.parity
     assert not parity.passed
     assert parity.failures[0].startswith("the FP32 graph fails: output 'logits': the largest difference is")

@@ -92,6 +92,7 @@ SAME = {
     ),
     "a batch": (("--batch", "1:2:4", "--samples", "5"), {"batch": BatchRange(1, 2, 4), "samples": 5}),
     "a target": (("--target", "openvino", "--target", "onnxruntime"), {"target": ("openvino", "onnxruntime")}),
+    "kinds of outputs": (("--output-kind", "logits=embedding"), {"output_kinds": {"logits": "embedding"}}),
     "a head": (("--head", "probabilities", "--fp16", "--io", "fp16"),
                {"head": "probabilities", "precision": "fp16", "io": "fp16"}),
 }  # fmt: skip
@@ -122,6 +123,7 @@ def test_a_request_is_that_of_the_command_line(cli, monkeypatch, words, said):
         ({"samples": 0}, "cannot be evaluated on 0 samples"),
         ({"io": "fp16"}, "need an FP16 graph"),
         ({"target": "onnxrunt"}, "did you mean onnxruntime?"),
+        ({"output_kinds": {"logits": "clases"}}, "unknown kind of output 'clases'; did you mean classes?"),
     ],
 )
 def test_invalid_arguments_are_refused(said, message):
@@ -138,8 +140,7 @@ def test_a_request_for_a_network_that_does_not_exist_is_refused_before_any_work(
 # ── Progress and missing packages ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_progress_goes_to_the_logger_only(caplog, capfd, cache_without, tmp_path):
-    cache_without("latency")
+def test_progress_goes_to_the_logger_only(caplog, capfd, small_export, tmp_path):  # noqa: ARG001 - it is brief
     request = deploykit.export_request("nin_cifar10", data="synthetic", samples=4, batch=BatchRange(1, 2, 4))
     with caplog.at_level(logging.INFO, "deploykit"):
         deploykit.export_bundle(request, tmp_path / "bundle")
@@ -336,6 +337,22 @@ def test_an_engine_that_cannot_run_here_is_skipped_with_the_reason(bundle, monke
     assert reason.startswith("The backend tensorrt needs tensorrt, which is not installed.")
 
 
+def test_an_engine_that_failed_at_export_is_replaced_by_one_that_passed(bundle):
+    from deploykit.core.values import SecondaryEngine
+
+    pytest.importorskip("openvino")
+    manifest = manifests.read_manifest(bundle)
+    other = SecondaryEngine(
+        msgspec.structs.replace(manifest.engine, backend="openvino"), None, manifest.parity, manifest.receipt
+    )
+    failed = msgspec.structs.replace(manifest.parity, passed=False, failures=("the cosine is 0.1",))
+    edit_manifest(bundle, parity=failed, extra_engines=(other,))
+    loaded = deploykit.load(bundle)
+    assert loaded.engine.backend == "openvino"
+    assert [reason.partition(" failed at export: ")[2] for reason in loaded.skipped_engines] == ["the cosine is 0.1."]
+    assert deploykit.load(bundle, "onnxruntime").engine.backend == "onnxruntime"
+
+
 def test_without_a_runnable_engine_the_error_names_the_remedy(bundle, monkeypatch):
     monkeypatch.setattr("deploykit.backends.is_installed", lambda name: name != "tensorrt")
     edit_manifest(bundle, engine=of_tensorrt(bundle))
@@ -360,7 +377,7 @@ def test_an_unknown_library_is_refused(fp32_bundle):
 
 
 def test_an_engine_that_is_not_in_the_bundle_is_refused_with_the_command_that_builds_it(fp32_bundle, monkeypatch):
-    monkeypatch.setattr("deploykit.bundle.load.find_backend", lambda _: None)  # as if it were installed
+    monkeypatch.setattr("deploykit.bundle.open.find_backend", lambda _: None)  # as if it were installed
     with pytest.raises(
         deploykit.BackendError, match=r"no engine for tensorrt. Build it here: deploykit compile [^ ]+ --t"
     ):

@@ -9,9 +9,9 @@ from deploykit.core.values.base import Precision, Value
 from deploykit.core.values.samples import DataRecord
 from deploykit.core.values.verdicts import OutputParity, Tolerance
 
-Stage = Literal["preprocessing", "export", "precision", "form", "engine", "C++"]
-"""Stage that can introduce an error, in order: pixels to network input, PyTorch to ONNX, cast or Q/DQ, the backend's
-form of the graph, the compiled engine, the C++ library."""
+Stage = Literal["preprocessing", "export", "cast", "Q/DQ", "form", "engine", "C++"]
+"""Stage that can introduce an error, in order: pixels to network input, PyTorch to ONNX, to FP16 or BF16, or to INT8,
+the backend's form of the graph, the compiled engine, the C++ library."""
 
 
 class StageParity(Value, frozen=True):

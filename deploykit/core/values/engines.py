@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deploykit.core.values.base import Arithmetic, Value
 from deploykit.core.values.graphs import FileRecord, TensorSpec
-from deploykit.core.values.latencies import Latency
+from deploykit.core.values.latencies import Fp32Comparison, Latency
 from deploykit.core.values.networks import BatchRange
 from deploykit.core.values.quantization import PrecisionReceipt
 from deploykit.core.values.verdicts import Parity, Provenance
@@ -114,6 +114,8 @@ class SecondaryEngine(Value, frozen=True):
     latency: Latency | None = None
     provenance: Provenance | None = None
     """Machine that built the engine, and ran it if it was run; None: the machine that exported the bundle."""
+    fp32_latency: Fp32Comparison | None = None
+    """The engine beside FP32 on the same backend; None: FP32 was not timed, as the bundle holds no FP32 graph."""
 
     def __post_init__(self) -> None:
         if (self.not_run_reason is None) == (self.parity is None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 from deploykit.core.values.base import DType, Origin, Precision, TensorLayout, Value
@@ -15,6 +16,14 @@ class FileRecord(Value, frozen=True):
     path: str
     sha256: str
     bytes: int
+
+
+def combine_digests(files: tuple[FileRecord, ...]) -> str:
+    """One digest for all `files`: that of a single file, else SHA-256 over the paths and digests of all."""
+    if len(files) == 1:
+        return files[0].sha256
+    lines = "".join(f"{file.path} {file.sha256}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 class TensorSpec(Value, frozen=True):
@@ -61,6 +70,11 @@ class ExportedGraph(Value, frozen=True):
     initializer_bytes: int
     weights: WeightsRecord
 
+    @property
+    def sha256(self) -> str:
+        """Digest of the graph and its weights: of all files."""
+        return combine_digests(self.files)
+
 
 class Fp32Node(Value, frozen=True):
     """A node that stays FP32, and the value that requires it."""
@@ -80,6 +94,11 @@ class PrecisionGraphRecord(Value, frozen=True):
     placement: Placement | None = None
     """Placement of the Q/DQ pairs of an INT8 graph."""
     recipe: Recipe | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the graph and its weights: of all files."""
+        return combine_digests(self.files)
 
 
 class Golden(Value, frozen=True):

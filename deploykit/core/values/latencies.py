@@ -145,6 +145,27 @@ class Interval(Value, frozen=True):
     high: float
 
 
+class Fp32Comparison(Value, frozen=True):
+    """FP32 of the same graph on the same backend, timed in alternation with the engine at the same batch size."""
+
+    p50_ms: float
+    """FP32's median latency."""
+    engine_p50_ms: float
+    """The engine's median latency in the same blocks of calls."""
+    speedup: Interval
+    """Median over rounds of FP32's median latency over the engine's; below 1: the engine is slower than FP32."""
+    rounds: int
+    bytes: int
+    """Size of FP32's engine file, with the external data of a graph."""
+    size_ratio: float
+    """Size of the engine over that of FP32, each with its external data."""
+
+    @property
+    def slower(self) -> bool:
+        """Whether the engine is slower than FP32: the whole interval lies below 1."""
+        return self.speedup.high < 1
+
+
 class LatencyComparison(Value, frozen=True):
     """Two bundles measured in alternating blocks of calls, so that disturbances affect both alike."""
 

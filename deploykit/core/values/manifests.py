@@ -8,7 +8,7 @@ from typing import Literal
 from deploykit.core.values.base import Origin, Precision, Value
 from deploykit.core.values.engines import Engine, SecondaryEngine
 from deploykit.core.values.graphs import FileRecord, Fp32Node, Golden, Rewrite, TensorSpec
-from deploykit.core.values.latencies import Latency
+from deploykit.core.values.latencies import Fp32Comparison, Latency
 from deploykit.core.values.networks import BatchRange, ModelSpec, WeightsRecord
 from deploykit.core.values.quantization import Budget, CalibrationReceipt, Placement, PrecisionReceipt, Recipe
 from deploykit.core.values.requests import ExportRequest
@@ -37,7 +37,7 @@ class GraphRecord(Value, frozen=True):
 class Manifest(Value, frozen=True):
     """Content of `manifest.json`."""
 
-    schema_version: Literal[5]
+    schema_version: Literal[6]
     request: ExportRequest
     """The export request, as the user gave it."""
     key: str
@@ -61,6 +61,8 @@ class Manifest(Value, frozen=True):
     golden: Golden
     parity: Parity
     latency: Latency | None
+    fp32_latency: Fp32Comparison | None
+    """The primary engine beside FP32 on the same backend; None: it is FP32 itself, or FP32 was not timed."""
     provenance: Provenance
     files: Mapping[str, FileRecord]
 
@@ -74,15 +76,20 @@ class Manifest(Value, frozen=True):
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Failed checks, each as a sentence; empty: the bundle passes."""
+        """Failed checks, each as a sentence; empty: the bundle passes. Extra engines have failures of their own."""
         budget = self.budget
         over_budget = (
             (f"the accuracy budget of {budget.limit:g} ({budget.metric}) is not met: {budget.end:.2f}",)
             if budget is not None and not budget.met
             else ()
         )
-        extra = (failure for engine in self.extra_engines for failure in engine.failures)
-        return (*self.parity.failures, *self.receipt.failures, *over_budget, *extra)
+        return (*self.parity.failures, *self.receipt.failures, *over_budget)
+
+    @property
+    def named_engine_failures(self) -> tuple[str, ...]:
+        """Failed checks of the extra engines that the request names."""
+        named = [engine for engine in self.extra_engines if engine.engine.backend in self.request.extra_engines]
+        return tuple(failure for engine in named for failure in engine.failures)
 
     @property
     def engines(self) -> tuple[Engine, ...]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from deploykit.core.values.base import ChannelOrder, Head, IoType, Observer, Precision, PreprocessIn, Value
+from deploykit.core.values.costs import OutputKind
 from deploykit.core.values.engines import BuildOptions
 from deploykit.core.values.networks import ExportOptions, InputSpec, WeightsSource
 
@@ -73,6 +76,8 @@ class ExportRequest(Value, frozen=True):
     """Number of evaluation samples for parity."""
     target: str = "onnxruntime"
     """Backend of the primary engine, which is evaluated and measured."""
+    fallback_targets: tuple[str, ...] = ()
+    """Backends to take instead, in order, where the engine of `target` does not compute its graph."""
     extra_engines: tuple[str, ...] = ()
     """Backends of additional engines, evaluated if this machine can run them."""
     optional_engines: tuple[str, ...] = ()
@@ -82,6 +87,8 @@ class ExportRequest(Value, frozen=True):
     io: IoType = "fp32"
     calibration: CalibrationOptions | None = None
     budget: BudgetOptions | None = None
+    output_kinds: Mapping[str, OutputKind] = {}
+    """Kinds of outputs by name, where they are not to be inferred."""
 
     @property
     def build_options(self) -> BuildOptions:

@@ -259,8 +259,9 @@ EngineRecord read_engine_record(const Node& node) {
 }
 
 Tolerance read_tolerance(const Node& node) {
-    return {node["max_relative"].number(), node["min_cosine"].number(), node["min_snr_db"].number(),
-            node["min_top1_agreement"].optional([](const Node& bound) { return bound.number(); })};
+    const auto number = [](const Node& bound) { return bound.number(); };
+    return {node["max_relative"].optional(number), node["min_cosine"].optional(number), node["min_snr_db"].number(),
+            node["min_top1_agreement"].optional(number)};
 }
 
 // All golden samples are run in one batch.

@@ -1,16 +1,16 @@
 """Compare a candidate with the oracle on the same samples.
 
-Inputs stream through both runners batch by batch; only outputs are kept, about 4 kB per sample and runner for a
-network with 1000 classes.
+Inputs stream through the runners batch by batch; only outputs are kept, about 4 kB per sample and runner for a network
+with 1000 classes.
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +18,7 @@ from deploykit.core.errors import InputError, InternalError
 from deploykit.core.values import (
     CLASSIFIER_HEADS,
     Accuracy,
+    Arrays,
     Batch,
     DataRecord,
     Head,
@@ -27,9 +28,18 @@ from deploykit.core.values import (
     Tolerance,
     WeightsRecord,
 )
+from deploykit.evaluate.cost import measure_drop
 from deploykit.evaluate.parity import metrics
 
 Array = NDArray[Any]
+
+
+ENOUGH_FOR_COSINE: Final = 8
+"""Elements of a sample from which on a cosine is informative: of a single number it is only the sign."""
+
+
+LARGEST_FINITE: Final = 1e300
+"""A mean difference above this is that of an output with NaN or infinity."""
 
 
 class PairedOutputs(NamedTuple):
@@ -60,15 +70,39 @@ def compare_outputs(
     observed: PairedOutputs, tolerance: Tolerance, data: DataRecord, head: Head, caveats: tuple[str, ...] = ()
 ) -> Parity:
     """The parity verdict on outputs that were computed before; the reference's are finite."""
+    measured = measure_outputs(observed, tolerance, data, head, caveats)
+    failures = check_bounds(measured, len(next(iter(observed.reference.values()))), tolerance)
+    return msgspec.structs.replace(measured, passed=not failures, failures=failures)
+
+
+def check_bounds(measured: Parity, samples: int, tolerance: Tolerance) -> tuple[str, ...]:
+    """The failures of outputs that were measured, with those of the tolerance's bounds that they violate."""
+    nonfinite = {output.name for output in measured.outputs if output.mean_abs > LARGEST_FINITE}
+    bounds = (
+        failure
+        for output in measured.outputs
+        if output.name not in nonfinite  # NaN or infinity is the only message: all figures follow from it
+        for failure in _check_output(output, samples, tolerance)
+    )
+    return (*measured.failures, *bounds)
+
+
+def measure_outputs(
+    observed: PairedOutputs, tolerance: Tolerance, data: DataRecord, head: Head, caveats: tuple[str, ...] = ()
+) -> Parity:
+    """The same without applying the tolerance's bounds: what fails is an output that is missing, of another shape, or
+    not finite.
+    """
     outputs: list[OutputParity] = []
     failures = _interface_failures(observed)
     for name, reference in observed.reference.items():
         output = observed.candidate.get(name)
         if output is None or output.shape != reference.shape:
             continue  # reported by _interface_failures
-        parity = _measure_output(name, reference, output, head)
-        outputs.append(parity)
-        failures += _check_bounds(parity, output, tolerance)
+        outputs.append(_measure_output(name, reference, output, head))
+        if (bad := _nonfinite_samples(output)).size:
+            where = _describe_samples(bad, output)
+            failures.append(f"output {name!r}: the candidate computes NaN or infinity ({where})")
     return Parity(
         passed=not failures,
         failures=tuple(failures),
@@ -87,6 +121,17 @@ def untrained_caveats(weights: WeightsRecord) -> tuple[str, ...]:
     return (f"the weights are {weights.source}: the network is untrained and its predictions are meaningless",)
 
 
+def run_batches(runner: Runner, batches: Iterable[Batch], side: str) -> tuple[Arrays, tuple[int | None, ...]]:
+    """Outputs by name for all batches, and the samples' labels; `side` names the runner in errors."""
+    outputs: list[Mapping[str, Array]] = []
+    labels: list[int | None] = []
+    for batch in batches:
+        outputs.append(_run_batch(runner, batch, side))
+        labels += batch.labels
+    _require_samples(labels)
+    return _concatenate(outputs), tuple(labels)
+
+
 def _run_both(oracle: Runner, candidate: Runner, batches: Iterable[Batch], data: DataRecord) -> PairedOutputs:
     references: list[Mapping[str, Array]] = []
     candidates: list[Mapping[str, Array]] = []
@@ -95,14 +140,22 @@ def _run_both(oracle: Runner, candidate: Runner, batches: Iterable[Batch], data:
         references.append(_run_batch(oracle, batch, "the oracle"))
         candidates.append(_run_batch(candidate, batch, "the candidate"))
         labels += batch.labels
-    if not labels:
-        raise InputError("there are no samples to compare on.", "Give a data set or folder with --data.")
+    _require_samples(labels)
     if len(labels) != data.count:
         raise InternalError(f"{data.name} has {len(labels)} samples, not {data.count} as recorded.", "")
     observed = PairedOutputs(_concatenate(references), _concatenate(candidates), tuple(labels))
     for name, reference in observed.reference.items():
-        _require_finite(name, reference)
+        require_finite(name, reference)
     return observed
+
+
+def _require_samples(labels: Sequence[int | None]) -> None:
+    if not labels:
+        raise InputError("there are no samples to compare on.", "Give a data set or folder with --data.")
+
+
+def _concatenate(outputs: list[Mapping[str, Array]]) -> dict[str, Array]:
+    return {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
 
 
 def _run_batch(runner: Runner, batch: Batch, side: str) -> dict[str, Array]:
@@ -117,11 +170,8 @@ def _run_batch(runner: Runner, batch: Batch, side: str) -> dict[str, Array]:
     return {name: np.array(outputs[name]) for name in declared}
 
 
-def _concatenate(outputs: list[Mapping[str, Array]]) -> dict[str, Array]:
-    return {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
-
-
-def _require_finite(name: str, reference: Array) -> None:
+def require_finite(name: str, reference: Array) -> None:
+    """InputError where the reference's output holds NaN or infinity."""
     bad = _nonfinite_samples(reference)
     if bad.size:
         raise InputError(
@@ -152,40 +202,37 @@ def _measure_output(name: str, reference: Array, candidate: Array, head: Head) -
     kl = metrics.kl_of_probabilities if head == "probabilities" else metrics.kl_of_logits
     return OutputParity(
         name=name,
-        max_abs=_clamp_to_float(metrics.max_abs(reference, candidate)),
-        mean_abs=_clamp_to_float(metrics.mean_abs(reference, candidate)),
-        max_relative=_clamp_to_float(metrics.max_relative(reference, candidate)),
-        cosine=metrics.cosine(reference, candidate),
-        snr_db=None if snr is None else _clamp_to_float(snr),
-        kl=_clamp_to_float(kl(reference, candidate)) if classes else None,
+        max_abs=metrics.clamp_to_float(metrics.max_abs(reference, candidate)),
+        mean_abs=metrics.clamp_to_float(metrics.mean_abs(reference, candidate)),
+        max_relative=metrics.clamp_to_float(metrics.max_relative(reference, candidate)),
+        cosine=metrics.cosine(reference, candidate) if reference[0].size >= ENOUGH_FOR_COSINE else None,
+        snr_db=None if snr is None else metrics.clamp_to_float(snr),
+        kl=metrics.clamp_to_float(kl(reference, candidate)) if classes else None,
         top1_agreement=metrics.top1_agreement(reference, candidate) if classes else None,
         top5_overlap=metrics.top5_overlap(reference, candidate) if classes else None,
     )
 
 
-def _check_bounds(parity: OutputParity, output: Array, tolerance: Tolerance) -> list[str]:
+def _check_output(parity: OutputParity, samples: int, tolerance: Tolerance) -> list[str]:
     """One message per violated bound."""
     where = f"output {parity.name!r}:"
-    bad = _nonfinite_samples(output)
-    if bad.size:  # the only message: all metrics follow from it
-        return [f"{where} the candidate computes NaN or infinity ({_describe_samples(bad, output)})"]
     failures = []
-    if not parity.max_relative <= tolerance.max_relative:
+    if tolerance.max_relative is not None and not parity.max_relative <= tolerance.max_relative:
         failures.append(
             f"{where} the largest difference is {parity.max_relative:.2e} of full scale, "
             f"above the {tolerance.name} bound of {tolerance.max_relative:.2e}"
         )
-    if not parity.cosine >= tolerance.min_cosine:
+    cosine, least = parity.cosine, tolerance.min_cosine
+    if cosine is not None and least is not None and not cosine >= least:
         failures.append(
-            f"{where} the worst sample's cosine is {parity.cosine:.6f}, "
-            f"below the {tolerance.name} bound of {tolerance.min_cosine:.6f}"
+            f"{where} the worst sample's cosine is {cosine:.6f}, below the {tolerance.name} bound of {least:.6f}"
         )
     if parity.snr_db is not None and not parity.snr_db >= tolerance.min_snr_db:
         failures.append(
             f"{where} the signal-to-noise ratio is {parity.snr_db:.1f} dB, "
             f"below the {tolerance.name} bound of {tolerance.min_snr_db:.1f} dB"
         )
-    return failures + _check_top1(parity, len(output), tolerance)
+    return failures + _check_top1(parity, samples, tolerance)
 
 
 def _check_top1(parity: OutputParity, samples: int, tolerance: Tolerance) -> list[str]:
@@ -209,29 +256,23 @@ def _labelled_accuracy(observed: PairedOutputs, head: Head) -> Accuracy | None:
     labelled = [index for index, label in enumerate(observed.labels) if label is not None]
     if not labelled or head not in CLASSIFIER_HEADS or candidate is None or candidate.shape != reference.shape:
         return None
-    labels = np.array([observed.labels[index] for index in labelled])
-    if labels.min() < 0 or labels.max() >= reference.shape[1]:
-        raise InputError(
-            f"the data has labels from {labels.min()} to {labels.max()}, but the network has {reference.shape[1]} "
-            "classes.",
-            "Use data with the classes that the network was trained on.",
-        )
-    return Accuracy(
-        reference=metrics.top1_accuracy(reference[labelled], labels),
-        candidate=metrics.top1_accuracy(candidate[labelled], labels),
-        count=len(labelled),
+    if math.prod(reference.shape[2:]) != 1:
+        return None
+    drop = measure_drop(
+        reference[labelled], candidate[labelled], np.array([observed.labels[index] for index in labelled])
     )
+    return Accuracy(drop.reference, drop.candidate, drop.count, drop.low, drop.high)
 
 
 def _find_caveats(observed: PairedOutputs, tolerance: Tolerance, data: DataRecord, head: Head) -> list[str]:
     caveats = []
     if not data.real:
         caveats.append(f"the inputs are synthetic ({data.name}): accuracy was not evaluated")
-    if tolerance.min_top1_agreement is None and head in CLASSIFIER_HEADS:
+    if tolerance.min_top1_agreement is None and head in CLASSIFIER_HEADS and "min_top1_agreement" in tolerance.reasons:
         caveats.append(f"top-1 agreement is {tolerance.reasons['min_top1_agreement']}")
     for name, reference in observed.reference.items():
         # With badly scaled random weights the signal vanishes on its way: only biases reach the output.
-        if metrics.variation(reference) < 10 ** (-tolerance.min_snr_db / 20):
+        if tolerance.min_snr_db > 0 and metrics.variation(reference) < 10 ** (-tolerance.min_snr_db / 20):
             caveats.append(
                 f"output {name!r} varies less between the {len(reference)} samples than the tolerance allows: "
                 "a candidate that ignores its input would also have passed"
@@ -246,8 +287,3 @@ def _nonfinite_samples(array: Array) -> NDArray[np.intp]:
 
 def _describe_samples(bad: NDArray[np.intp], array: Array) -> str:
     return f"{bad.size} of {len(array)} samples, the first at index {bad[0]}"
-
-
-def _clamp_to_float(figure: float) -> float:
-    """Replace infinity by the largest float: JSON has no infinity, and records of failures must be readable too."""
-    return min(max(figure, -sys.float_info.max), sys.float_info.max)

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from deploykit.core import onnx_io
 from deploykit.core.values import Arrays, LayerError, LayerRow
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def split_at(source: Path, target: Path, tensors: Collection[str]) -> None:
                 use.node.replace_input_with(use.idx, new_input)
         if not value.is_graph_output():
             model.graph.outputs.append(value)
-    ir.save(model, target)
+    onnx_io.save_model(model, target)
 
 
 def input_for(tensor: str) -> str:

@@ -10,6 +10,7 @@ finite.
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,19 @@ def snr_db(reference: Array, candidate: Array) -> float | None:
     if noise == 0:
         return None
     return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
+def bounded_snr_db(reference: Array, candidate: Array) -> float | None:
+    """`snr_db` as a finite number: −∞, also that of a reference with NaN or infinity, becomes the least float."""
+    if not np.isfinite(reference).all():
+        return -sys.float_info.max
+    snr = snr_db(reference, candidate)
+    return None if snr is None else clamp_to_float(snr)
+
+
+def clamp_to_float(figure: float) -> float:
+    """Replace infinity by the largest float: JSON has no infinity, and records of failures must be readable too."""
+    return min(max(figure, -sys.float_info.max), sys.float_info.max)
 
 
 def variation(reference: Array) -> float:

@@ -14,15 +14,17 @@ from markupsafe import Markup
 from deploykit.core.values import CLASSIFIER_HEADS, Bench, Measurement
 from deploykit.report.bench import ENOUGH_FOR_P999
 from deploykit.report.bounds import list_bounds
-from deploykit.report.bundle_document import Report, ReportedBundle, engine_rows, worst_snr
+from deploykit.report.bundle_document import Report, ReportedBundle, bundle_headline, engine_rows, worst_snr
 from deploykit.report.caveats import list_caveats
-from deploykit.report.depth import list_not_run, stage_label
+from deploykit.report.cpp_engine import describe_cpp_engine
+from deploykit.report.depth import list_not_run
 from deploykit.report.export_command import export_command_words
 from deploykit.report.extra_engines import describe_build
-from deploykit.report.formatting import ABSENT, FILTERS, format_number, placeholder_path
+from deploykit.report.formatting import ABSENT, FILTERS, fill_bundle_path, format_number, placeholder_path
 from deploykit.report.html import figures
 from deploykit.report.key_figures import key_figures
 from deploykit.report.precision import describe_disjointness
+from deploykit.report.speedup import format_factor, list_slower_than_fp16
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -31,7 +33,8 @@ HERE: Final = Path(__file__).parent
 
 ENGINE_COLUMNS: Final = (
     ("#", "right"), ("network", ""), ("precision", ""), ("backend", ""), ("verdict", ""), ("SNR", "right"),
-    ("top-1", "right"), ("accuracy", "right"), ("p50", "right"), ("samples/s", "right"), ("size", "right"),
+    ("top-1", "right"), ("accuracy", "right"), ("p50", "right"), ("over FP32", "right"), ("samples/s", "right"),
+    ("size", "right"),
 )  # fmt: skip
 """Columns of the comparison, with the CSS class of their cells."""
 
@@ -164,7 +167,7 @@ def _create_environment() -> Environment:
     environment.filters.update(FILTERS)
     environment.filters.update(
         worst=worst_snr,
-        stage_label=stage_label,
+        headline=bundle_headline,
         not_run=list_not_run,
         p999=p999_ms,
         span=_format_range,
@@ -172,6 +175,11 @@ def _create_environment() -> Environment:
         caveats=list_caveats,
         disjointness=describe_disjointness,
         picture=_is_picture,
+        cpp_engine=describe_cpp_engine,
+        factor=format_factor,
+        fill_path=fill_bundle_path,
+        path_of=placeholder_path,
+        slower_than_fp16=list_slower_than_fp16,
     )
     return environment
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import tempfile
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deploykit.core import cache
+from deploykit.core.files import is_abandoned, link_or_copy, owner_tag
 from deploykit.core.values import Value
 from deploykit.workflows.sweep import archive
 from deploykit.workflows.sweep.archive import ArchiveLabel
@@ -53,7 +53,7 @@ def run_cell(task: CellTask, sent: Sequence[ShippedFiles]) -> Iterator[CellAnswe
     root = cache.cache_folder() / "cells"
     root.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(root)
-    with tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=root, ignore_cleanup_errors=True) as temporary:
+    with tempfile.TemporaryDirectory(prefix=f"{owner_tag()}-", dir=root, ignore_cleanup_errors=True) as temporary:
         place, bundle = Path(temporary) / "here", Path(temporary) / task.name
         place.mkdir()
         for shipped in sent:
@@ -79,21 +79,27 @@ def _link_files(sent: ShippedFiles, place: Path) -> None:
         archive.unpack_archive((ray.get(piece) for piece in sent.pieces), sent.label, folder / "files")
 
     cached = cache.fetch_or_build("sent", {"sha256": sent.label.sha256}, unpack_files) / "files"
-    shutil.copytree(cached, place, dirs_exist_ok=True, copy_function=_link_or_copy)
+    place_files(cached, place)
 
 
-def _link_or_copy(source: str, target: str) -> None:
-    """Hard-link a file, or copy it on a file system without links. Two arguments may name the same file."""
-    Path(target).unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+def place_files(source: Path, target: Path) -> None:
+    """Link the files of a folder into another, and replace those of the same names: two arguments may name one file.
+
+    What lies beside or below an ONNX file is copied: it may be external data, and onnx refuses to read that where it
+    has several hard links.
+    """
+    graph_folders = {path.parent for path in source.rglob("*") if path.suffix.lower() == ".onnx"}
+
+    def place_file(file: str, copy: str) -> None:
+        Path(copy).unlink(missing_ok=True)
+        place = shutil.copy2 if graph_folders & {*Path(file).parents} else link_or_copy
+        place(file, copy)
+
+    shutil.copytree(source, target, dirs_exist_ok=True, copy_function=place_file)
 
 
 def _remove_leftovers(root: Path) -> None:
-    """Remove the temporary folders of killed workers."""
+    """Remove the temporary folders of killed workers; other nodes may use the same cache."""
     for folder in root.glob("*-*"):
-        pid = folder.name.partition("-")[0]
-        if pid.isdigit() and not Path("/proc", pid).exists():
+        if is_abandoned(folder, folder.name):
             shutil.rmtree(folder, ignore_errors=True)

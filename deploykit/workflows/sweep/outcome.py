@@ -11,7 +11,6 @@ from deploykit.bundle import manifest as manifests
 from deploykit.core.provenance import code_digest, list_libraries
 from deploykit.core.values import Manifest, Provenance
 from deploykit.core.values.sweeps import Attempt, Cell, CellFigures, CellResult
-from deploykit.report.bundle_document import worst_snr
 
 
 class Job(NamedTuple):
@@ -50,7 +49,7 @@ def _extract_figures(manifest: Manifest) -> CellFigures:
     outputs, latency = manifest.parity.outputs, manifest.latency
     agreements = [output.top1_agreement for output in outputs if output.top1_agreement is not None]
     return CellFigures(
-        worst_snr(outputs),
+        manifest.parity.worst_snr_db,
         min(agreements, default=None),
         latency.p50_ms if latency is not None else None,
         latency.batch if latency is not None else None,

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from example_tolerances import example_tolerance
 from numpy.typing import NDArray
 
 from deploykit.core.errors import InputError, InternalError
 from deploykit.core.values import Arrays, Batch, DataRecord, Head, Parity, TensorSpec
 from deploykit.evaluate.parity.compare import compare_runners
-from deploykit.evaluate.parity.tolerances import for_precision
 
 Array = NDArray[Any]
 SAMPLES, CLASSES = 24, 10
@@ -62,7 +62,7 @@ def evaluate(
         for start in range(0, len(inputs), size)
     ]
     data = DataRecord("digits", "evaluation", len(inputs), real, labels[:1] != (None,), "0" * 64)
-    tolerance = for_precision("fp16", trained)
+    tolerance = example_tolerance("fp16", trained)
     return compare_runners(oracle or logits(identity), candidate, batches, tolerance, data, head, caveats)
 
 
@@ -259,7 +259,7 @@ def test_an_empty_set_of_samples_is_refused() -> None:
 def test_runners_and_callers_are_checked_for_consistency() -> None:
     batch = [Batch({"input": samples(4)}, (None,) * 4)]
     data = DataRecord("digits", "evaluation", 5, True, False, "0" * 64)
-    tolerance = for_precision("fp32", trained=True)
+    tolerance = example_tolerance("fp32", trained=True)
     with pytest.raises(InternalError, match="digits has 4 samples, not 5 as recorded"):
         compare_runners(logits(identity), logits(identity), batch, tolerance, data, "logits")
     with pytest.raises(InternalError, match="the candidate returned 'logits' as"):

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from example_tolerances import example_tolerance
 
 from deploykit.core.values import DataRecord
-from deploykit.evaluate.parity.compare import PairedOutputs, compare_outputs
-from deploykit.evaluate.parity.stages import EXPORT_CAVEAT, StageAttribution, attribute_at_export
-from deploykit.evaluate.parity.tolerances import for_precision
+from deploykit.evaluate.parity.stages import StageAttribution
+from deploykit.evaluate.parity.tolerances import FP32
 
-FP32, INT8 = (for_precision(precision, trained=False) for precision in ("fp32", "int8"))
+INT8 = example_tolerance("int8", trained=False)
 DATA = DataRecord("photos", "evaluation", 50, real=True, labelled=False, sha256="0" * 64)
 TRUTH = np.random.default_rng(0).standard_normal((50, 400))
 
@@ -22,8 +22,8 @@ def add_noise(answers, decibels, seed=7):
 class Path:
     """Stages that each add noise of the given decibels to the outputs of the previous one."""
 
-    def __init__(self):
-        self.walk = StageAttribution({"logits": TRUTH}, DATA, "logits", INT8)
+    def __init__(self, whole=INT8):
+        self.walk = StageAttribution({"logits": TRUTH}, DATA, "logits", whole)
         self.answers = TRUTH
         self.seed = 0
 
@@ -44,40 +44,47 @@ def path():
 
 
 def test_no_stage_fails_where_all_are_within_their_bounds(path):
-    account = path.goes_through("export", 110, FP32).goes_through("precision", 25).goes_through("engine", 30).account
+    account = path.goes_through("export", 110, FP32).goes_through("Q/DQ", 25).goes_through("engine", 30).account
     assert account.failing_stage is None
     assert account.combined_failures == ()
-    assert [stage.stage for stage in account.stages] == ["export", "precision", "engine"]
+    assert [stage.stage for stage in account.stages] == ["export", "Q/DQ", "engine"]
 
 
 def test_the_first_stage_beyond_its_bound_fails_and_later_ones_do_not(path):
-    account = path.goes_through("export", 110, FP32).goes_through("precision", 5).goes_through("engine", 30).account
+    account = path.goes_through("export", 110, FP32).goes_through("Q/DQ", 5).goes_through("engine", 30).account
     assert account.failing_stage is not None
-    assert account.failing_stage.stage == "precision"
+    assert account.failing_stage.stage == "Q/DQ"
     assert "below the int8 bound of 10.0 dB" in account.failing_stage.failures[-1]
     assert [bool(stage.failures) for stage in account.stages] == [False, True, False]
 
 
 def test_an_error_within_int8_tolerance_fails_a_stage_with_fp32_tolerance(path):
-    account = path.goes_through("export", 30, FP32).goes_through("precision", 25).account
+    account = path.goes_through("export", 30, FP32).goes_through("Q/DQ", 25).account
     assert account.failing_stage is not None
     assert account.failing_stage.stage == "export"
 
 
 def test_a_stage_has_its_own_and_cumulative_figures(path):
-    stage = path.goes_through("precision", 20).goes_through("engine", 30).account.stages[1]
+    stage = path.goes_through("Q/DQ", 20).goes_through("engine", 30).account.stages[1]
     assert stage.stage_outputs[0].snr_db == pytest.approx(30, abs=0.1)
     assert stage.outputs[0].snr_db == pytest.approx(-10 * np.log10(10**-2 + 10**-3), abs=0.3)
 
 
-def test_stages_that_exceed_the_bound_only_together_are_reported(path):
-    account = path.goes_through("precision", 12).goes_through("engine", 12).account
-    assert account.failing_stage is None
-    assert "the engine: output 'logits': the signal-to-noise ratio is 8.9 dB" in " ".join(account.combined_failures)
+def test_fp32_stages_that_exceed_the_bound_only_together_are_reported():
+    path = Path(FP32).goes_through("export", 82, FP32).goes_through("engine", 82, FP32)
+    assert path.account.failing_stage is None
+    assert "the engine: output 'logits': the signal-to-noise ratio is 79.0 dB" in " ".join(
+        path.account.combined_failures
+    )
+
+
+def test_a_stage_that_was_judged_elsewhere_fails_by_that_judgement(path):
+    path.walk.add_judged_stage("Q/DQ", "the graph", None, {"logits": TRUTH}, {"logits": TRUTH}, ("a scale is wrong",))
+    assert path.account.failing_stage.failures == ("a scale is wrong",)
 
 
 def test_a_stage_that_cannot_be_run_does_not_fail(path):
-    path.walk.skip_stage("precision", "the graph", INT8, "ONNX Runtime is not installed")
+    path.walk.skip_stage("Q/DQ", "the graph", INT8, "ONNX Runtime is not installed")
     account = path.goes_through("engine", 30).account
     assert account.failing_stage is None
     assert (account.stages[0].not_run_reason, account.stages[0].stage_outputs) == ("ONNX Runtime is not installed", ())
@@ -91,50 +98,15 @@ def test_a_stage_without_outputs_is_the_failing_stage(path):
 
 def test_a_stage_with_nan_is_the_failing_stage_and_the_next_is_not_compared(path):
     broken = np.where(np.arange(400) == 3, np.nan, TRUTH)
-    path.walk.add_stage("precision", "the graph", INT8, {"logits": broken}, {"logits": TRUTH})
+    path.walk.add_stage("Q/DQ", "the graph", INT8, {"logits": broken}, {"logits": TRUTH})
     path.walk.add_stage("engine", "the engine", INT8, {"logits": broken}, {"logits": broken})
     account = path.account
     assert "the candidate computes NaN or infinity" in account.failing_stage.failures[0]
-    assert account.failing_stage.stage == "precision"
+    assert account.failing_stage.stage == "Q/DQ"
     assert "the previous stage computes NaN or infinity" in account.stages[1].not_run_reason
 
 
-def test_caveats_are_listed_once(path):
-    account = path.goes_through("precision", 20).goes_through("engine", 30).walk.summarize(("nobody ran it on a GPU",))
+def test_caveats_of_the_caller_are_listed(path):
+    account = path.goes_through("Q/DQ", 20).goes_through("engine", 30).walk.summarize(("nobody ran it on a GPU",))
     of_top1 = [line for line in account.caveats if line.startswith("top-1 agreement is not checked")]
     assert account.caveats == ("nobody ran it on a GPU", *of_top1)
-    assert len(of_top1) == 1
-
-
-# ── Stages of an export ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def verdict(decibels, tolerance):
-    return compare_outputs(
-        PairedOutputs({"logits": TRUTH}, {"logits": add_noise(TRUTH, decibels)}, (None,) * 50),
-        tolerance,
-        DATA,
-        "logits",
-    )
-
-
-def test_at_export_precision_and_engine_are_one_stage_without_separate_figures():
-    exported, typed = verdict(110, FP32), verdict(25, INT8)
-    account = attribute_at_export(exported, typed, "int8", "openvino 2026.4.1")
-    first, second = account.stages
-    assert (first.stage, first.stage_outputs, first.outputs) == ("export", exported.outputs, exported.outputs)
-    assert (second.subject, second.stage_outputs) == ("the graph with Q/DQ pairs in openvino 2026.4.1", ())
-    assert second.outputs == typed.outputs
-    assert account.failing_stage is None
-    assert account.caveats == (EXPORT_CAVEAT,)
-
-
-def test_at_export_the_fp32_graph_fails_before_the_converted_graph():
-    account = attribute_at_export(verdict(30, FP32), verdict(5, INT8), "int8", "openvino 2026.4.1")
-    assert account.failing_stage.stage == "export"
-
-
-def test_at_export_fp32_has_one_stage():
-    exported = verdict(110, FP32)
-    (stage,) = attribute_at_export(exported, exported, "fp32", "onnxruntime 1.31.1").stages
-    assert (stage.stage, stage.subject) == ("export", "the FP32 graph in onnxruntime 1.31.1")

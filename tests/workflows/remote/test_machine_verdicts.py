@@ -7,7 +7,10 @@ import msgspec
 import pytest
 
 from deploykit.bundle import manifest as manifests
+from deploykit.bundle.verify import check_files
 from deploykit.bundle.write import pack_engine
+from deploykit.core.errors import InputError
+from deploykit.core.files import record_file
 from deploykit.core.values import SecondaryEngine
 from deploykit.evaluate.latency.measure import Settings, measure_calls
 from deploykit.workflows import bundles
@@ -64,11 +67,75 @@ def test_machines_with_equal_names_and_different_processors_have_separate_verdic
     assert "on ubuntu (Cortex-A57)" in text
 
 
+def form_on(host, manifest, folder, content=b"the form"):
+    """The verdict of a machine of that name on a backend's form of the bundle's graph, written into `folder`."""
+    (folder / "openvino.onnx").write_bytes(content)
+    (folder / "openvino.onnx.data").write_bytes(b"its weights")
+    file = record_file(folder, "openvino.onnx")
+    engine = msgspec.structs.replace(manifest.engine, backend="openvino", version="2026.4.1", file=file)
+    return msgspec.structs.replace(verdict_on(host, manifest), engine=engine)
+
+
+@pytest.fixture
+def pack_form(bundle, tmp_path):
+    def pack(host, **content):
+        manifest = manifests.read_manifest(bundle)
+        return pack_engine(bundle, manifest, form_on(host, manifest, tmp_path, **content), tmp_path)
+
+    return pack
+
+
+def test_a_form_of_the_graph_has_one_verdict_per_machine_too(bundle, pack_form):
+    for host in ("nano", "orin", "nano"):
+        pack_form(host)
+    assert hosts(bundle) == ["orin", "nano"]
+
+
+def test_another_form_replaces_all_verdicts_on_the_one_before(bundle, pack_form):
+    pack_form("nano")
+    pack_form("orin", content=b"another form")
+    assert hosts(bundle) == ["orin"]
+
+
+def test_a_form_is_packed_with_its_external_data(bundle, pack_form):
+    manifest = pack_form("nano")
+    assert (bundle / "engines/openvino/openvino.onnx.data").read_bytes() == b"its weights"
+    check_files(bundle, manifest)
+
+
+def test_another_form_does_not_replace_the_primary_engine(bundle, pack_form):
+    """The bundle's verdict, latency and receipt are those of the file that is there."""
+    form = pack_form("nano").extra_engines[0].engine
+    manifest = msgspec.structs.replace(manifests.read_manifest(bundle), engine=form, extra_engines=())
+    (bundle / "manifest.json").write_bytes(manifests.encode_manifest(manifest))
+    pack_form("orin")
+    with pytest.raises(InputError, match=r"engines/openvino/openvino.onnx is the bundle's primary engine"):
+        pack_form("orin", content=b"another form")
+    assert hosts(bundle) == ["orin"]
+    check_files(bundle, manifests.read_manifest(bundle))
+
+
 def test_another_machine_with_the_name_of_the_exporting_one_evaluates_the_graph_too(cli, bundle):
     manifest = manifests.read_manifest(bundle)
     home = manifest.provenance.host
     pack_engine(bundle, manifest, verdict_on(home, manifest), bundle)
     assert f"on {home} (Cortex-A78AE)" in cli("report", bundle, "--format", "markdown").out
+
+
+def test_an_engine_added_by_another_process_during_the_build_is_kept(bundle):
+    manifest = manifests.read_manifest(bundle)
+    for host in ("nano", "orin"):  # both began with the same manifest
+        pack_engine(bundle, manifest, verdict_on(host, manifest), bundle)
+    assert hosts(bundle) == ["nano", "orin"]
+
+
+def test_a_bundle_exported_again_during_the_build_gets_no_engine(bundle):
+    manifest = manifests.read_manifest(bundle)
+    exported = manifests.encode_manifest(msgspec.structs.replace(manifest, key="of another export"))
+    (bundle / "manifest.json").write_bytes(exported)
+    with pytest.raises(InputError, match="was exported again in the meantime"):
+        pack_engine(bundle, manifest, verdict_on("nano", manifest), bundle)
+    assert (bundle / "manifest.json").read_bytes() == exported
 
 
 @pytest.mark.usefixtures("short_measurement")

@@ -15,7 +15,7 @@
 namespace deploykit {
 
 // The only version of manifest.json that this library reads.
-inline constexpr int schema_version = 5;
+inline constexpr int schema_version = 6;
 
 struct FileRecord {
     std::string path;    // relative to the bundle, with '/', and always inside it
@@ -67,8 +67,8 @@ struct EngineRecord {
 
 // Bounds on an engine's outputs for the golden inputs; the manifest states a reason for each.
 struct Tolerance {
-    double max_relative = 0;
-    double min_cosine = 0;
+    std::optional<double> max_relative;
+    std::optional<double> min_cosine;
     double min_snr_db = 0;
     std::optional<double> min_top1_agreement;
 };

@@ -45,7 +45,8 @@ def export_module(
     except InputError:
         _check_forward(module, inputs, spec)
         raise
-    parameter_bytes = eval_state_bytes(folded, training_only)
+    # TorchScript's exporter folds a convolution that several BatchNorms share, once for each
+    parameter_bytes = max(eval_state_bytes(folded, training_only), contract.initializer_bytes(traced.model))
     terms = contract.Contract(options.opset, options.batch, training_only, parameter_bytes)
     return rewrite_and_save(traced.model, terms, weights, traced.exporter, traced.fallback_reason, folder)
 

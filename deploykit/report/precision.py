@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 from rich.console import Group
@@ -89,7 +90,7 @@ def format_shares(receipt: PrecisionReceipt) -> str:
 
 
 LISTED: Final = 5
-"""Products that are named; the others are counted."""
+"""Modules, or products without one, that are named; the others are counted."""
 
 
 def describe_floating(receipt: PrecisionReceipt) -> str | None:
@@ -99,12 +100,26 @@ def describe_floating(receipt: PrecisionReceipt) -> str | None:
     floating, total = receipt.left_floating, sum(layer.macs for layer in receipt.layers)
     if not floating:
         return None
-    named = [f"{layer.title} ({layer.op_type}, {format_share(layer.macs / total)})" for layer in floating[:LISTED]]
-    if rest := floating[LISTED:]:
-        named.append(f"{len(rest)} more ({format_share(sum(layer.macs for layer in rest) / total)})")
+    macs: dict[str, int] = {}
+    operators: dict[str, Counter[str]] = {}
+    for layer in floating:  # an attention module has two products
+        macs[layer.title] = macs.get(layer.title, 0) + layer.macs
+        operators.setdefault(layer.title, Counter())[layer.op_type] += 1
+    largest = sorted(macs, key=lambda title: -macs[title])
+    named = [
+        f"{title} ({_count_operators(operators[title])}, {format_share(macs[title] / total)})"
+        for title in largest[:LISTED]
+    ]
+    if rest := largest[LISTED:]:
+        named.append(f"{len(rest)} more ({format_share(sum(macs[title] for title in rest) / total)})")
     asked = format_share(receipt.requested_shares["int8"])
     little = f"only {asked} of the network is INT8 by MACs; " if receipt.int8_shortfall is not None else ""
     return f"{little}in floating point: {', '.join(named)}"
+
+
+def _count_operators(operators: Counter[str]) -> str:
+    """`MatMul`, or `2 MatMul and Conv`."""
+    return " and ".join(name if count == 1 else f"{count} {name}" for name, count in operators.items())
 
 
 def describe_uncounted(receipt: PrecisionReceipt) -> str | None:
@@ -118,5 +133,7 @@ def describe_uncounted(receipt: PrecisionReceipt) -> str | None:
 
 
 def format_share(share: float) -> str:
-    """`100 %`, `97.3 %`: a share of 1 that is not all never reads as 100."""
+    """`100 %`, `97.3 %`: a share of 1 that is not all never reads as 100, and one that is not nothing never as 0."""
+    if 0 < share < 0.0005:
+        return "under 0.1 %"
     return "100 %" if round(share, 6) == 1 else f"{min(100 * share, 99.9):.1f} %"

@@ -76,6 +76,34 @@ class Dense(nn.Module):
         return self.fc(torch.flatten(self.pool(x), 1))
 
 
+class SharedHead(nn.Module):
+    """A convolution at two scales with a BatchNorm for each; a third of a megabyte of weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 96, 1)
+        self.head = nn.Conv2d(96, 96, 3, padding=1, bias=False)
+        self.fine, self.coarse = nn.BatchNorm2d(96), nn.BatchNorm2d(96)
+
+    def forward(self, x):
+        x = self.stem(x)
+        coarse = self.coarse(self.head(nn.functional.max_pool2d(x, 2)))
+        return self.fine(self.head(x)).mean((2, 3)) + coarse.mean((2, 3))
+
+
+class Standardized(nn.Module):
+    """A convolution whose weight is computed at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(96, 96, 3, 3))
+        self.stem = nn.Conv2d(3, 96, 1)
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return nn.functional.conv2d(self.stem(x), weight).mean((2, 3))
+
+
 class DataDependentBranch(Dense):
     """A module that neither torch.fx nor torch.export can trace."""
 
@@ -164,6 +192,21 @@ def test_networks_without_folding_agree_too(exporter, tmp_path):
     _, module = export(tmp_path, network(Dense), exporter=exporter)
     assert_agrees(tmp_path, module, images(3))
     assert operators(tmp_path).count("BatchNormalization") == 1
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_convolution_shared_by_two_batchnorms_is_folded_for_each(exporter, tmp_path):
+    _, module = export(tmp_path, network(SharedHead), exporter=exporter)
+    assert_agrees(tmp_path, module, images(2))
+    assert "BatchNormalization" not in operators(tmp_path)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_computed_weight_is_stored(exporter, tmp_path):
+    record, module = export(tmp_path, network(Standardized), exporter=exporter)
+    assert_agrees(tmp_path, module, images(2))
+    assert record.initializer_bytes == 4 * (96 * 96 * 9 + 96 * 3 + 96)
+    assert operators(tmp_path)[:2] == ["Conv", "Conv"]
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)

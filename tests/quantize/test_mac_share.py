@@ -77,8 +77,8 @@ class NormalizedConv(nn.Conv2d):
 class LowRankConv(nn.Conv2d):
     """W + A·B, as adapters leave it."""
 
-    def __init__(self, *arguments: int) -> None:
-        super().__init__(*arguments)
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> None:
+        super().__init__(inputs, outputs, kernel, stride, padding)
         self.a = nn.Parameter(torch.randn(self.out_channels, 4))
         self.b = nn.Parameter(torch.randn(4, self.weight[0].numel()))
 
@@ -90,8 +90,8 @@ class LowRankConv(nn.Conv2d):
 class HalvedConv(nn.Conv2d):
     """A weight put together from two."""
 
-    def __init__(self, *arguments: int) -> None:
-        super().__init__(*arguments)
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> None:
+        super().__init__(inputs, outputs, kernel, stride, padding)
         self.upper, self.lower = (nn.Parameter(half.clone()) for half in self.weight.detach().chunk(2))
         del self.weight
 
@@ -131,9 +131,8 @@ class SharedHead(nn.Module):
         super().__init__()
         self.stem, self.head = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 24, 3, 1, 1, bias=False)
         self.norms = nn.ModuleList(nn.BatchNorm2d(24) for _ in range(3))
-        for norm in self.norms:
-            norm.running_mean.normal_()
-            norm.running_var.uniform_(0.5, 2)
+        for parameter in self.norms.parameters():
+            nn.init.normal_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         x, scales = torch.relu(self.stem(x)), []

@@ -303,7 +303,7 @@ def test_a_graph_that_is_int8_only_in_part_says_so(tmp_path):
     int8.write_quantized_graph(source, calibrated(source), Recipe(excluded=("one",)), tmp_path)
     shortfall = compute_receipt(tmp_path / "model.onnx", one="fp32", two="int8", three="int8").int8_shortfall
     share = 100 * (WORK["two"] + WORK["three"]) / TOTAL
-    assert shortfall == f"only {share:.1f} % of the network is INT8 by MACs: one stay in floating point"
+    assert shortfall == f"only {share:.1f} % of the network is INT8 by MACs; in floating point: one"
 
 
 def test_products_carry_the_module_that_issued_them(tmp_path):

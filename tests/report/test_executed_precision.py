@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploykit.core.values import LayerArithmetic, PrecisionReceipt, UncountedProduct
+from deploykit.core.values import Arithmetic, LayerArithmetic, PrecisionReceipt, UncountedProduct
 from deploykit.report.precision import render_executed
 
 CONV = LayerArithmetic("layer1/Conv", "Conv", 900, "int8", "int8", "layer1")
@@ -13,7 +13,7 @@ LOOPED = UncountedProduct("body/MatMul", "MatMul", "it is computed inside decode
 
 def rendered(*layers: LayerArithmetic, uncounted: tuple[UncountedProduct, ...] = ()) -> list[str]:
     total = sum(layer.macs for layer in layers)
-    shares: dict[str, float] = {}
+    shares: dict[Arithmetic, float] = {}
     for layer in layers:
         if layer.executed is not None:
             shares[layer.executed] = shares.get(layer.executed, 0) + layer.macs / total
@@ -32,6 +32,10 @@ def test_what_stays_in_floating_point_is_named_by_its_module_largest_first():
     ]
 
 
+def test_the_products_of_one_module_are_one_entry():
+    assert rendered(CONV, SCORES, SCORES)[1] == "  in floating point: attention (2 MatMul, 11.8 %)"
+
+
 def test_many_products_in_floating_point_are_counted():
     many = [LayerArithmetic(f"n{i}", "MatMul", 10, "fp32", "fp32") for i in range(8)]
     assert rendered(CONV, *many)[1].endswith("n4 (MatMul, 1.0 %), 3 more (3.1 %)")
@@ -43,6 +47,12 @@ def test_a_network_that_is_int8_in_small_part_says_so():
         rendered(CONV, large)[1]
         == "  only 9.0 % of the network is INT8 by MACs; in floating point: head (LSTM, 91.0 %)"
     )
+
+
+def test_a_small_product_never_reads_as_nothing():
+    tiny = LayerArithmetic("tiny", "MatMul", 1, "fp32", "fp32")
+    large = LayerArithmetic("large", "Conv", 10_000, "int8", "int8")
+    assert rendered(large, tiny)[1] == "  in floating point: tiny (MatMul, under 0.1 %)"
 
 
 def test_a_floating_point_network_lists_nothing():

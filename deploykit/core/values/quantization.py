@@ -228,8 +228,9 @@ class PrecisionReceipt(Value, frozen=True):
             return None
         names = list(dict.fromkeys(layer.title for layer in self.left_floating if layer.requested != "int8"))
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        stay = f"{', '.join(names[:3])}{more} stay in floating point"
-        return f"only {100 * share:.1f} % of the network is INT8 by MACs: {stay}"
+        return (
+            f"only {100 * share:.1f} % of the network is INT8 by MACs; in floating point: {', '.join(names[:3])}{more}"
+        )
 
     @property
     def int8_fallbacks(self) -> tuple[LayerArithmetic, ...]:

@@ -70,11 +70,15 @@ def _fold_several_outputs(model: ir.Model) -> int:
     foldable, _ = find_foldable(graph)
     for node in [node for node in graph if node in foldable and len(node.outputs) > 1]:
         inputs = {f"x{i}": array for i, value in enumerate(node.inputs) if (array := read_constant(value)) is not None}
-        if len(inputs) < sum(value is not None for value in node.inputs):
-            continue  # an input was not folded after all
-        for output, array in zip(node.outputs, _evaluate(node, inputs, model.opset_imports[""]), strict=True):
-            if not output.is_graph_output():
-                output.replace_all_uses_with(add_initializer(graph, output.name or "", array))
+        unknown = len(inputs) < sum(value is not None for value in node.inputs)  # an input was not folded after all
+        if unknown or any(output.is_graph_output() for output in node.outputs):
+            continue
+        try:
+            arrays = _evaluate(node, inputs, model.opset_imports[""])
+        except Exception:  # the evaluator raises whatever its operators raise; it lacks some, and then the node stays
+            continue
+        for output, array in zip(node.outputs, arrays, strict=True):
+            output.replace_all_uses_with(add_initializer(graph, output.name or "", array))
         graph.remove(node, safe=True)
         folded += 1
     drop_unused_initializers(graph)

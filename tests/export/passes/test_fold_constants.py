@@ -116,6 +116,27 @@ def test_a_fill_is_an_initializer():
     assert operators(model) == ["Add"]
 
 
+def test_constant_outputs_of_the_graph_stay_outputs():
+    text = """g (float[N,4] x) => (float[N,4] y, float[1,4] c, float[1,4] d) {
+        c, d = Split <axis = 0, num_outputs = 2> (a)
+        y = Relu (x)
+    }"""
+    rewritten(fold_constants.apply, parse(text, a=random(2, 4)), x=random(2, 4))
+
+
+def test_a_node_that_cannot_be_evaluated_stays(monkeypatch):
+    def fail(*_):
+        raise NotImplementedError
+
+    monkeypatch.setattr(fold_constants, "_evaluate", fail)
+    text = (
+        "g (float[N,4] x) => (float[N,4] y) { upper, lower = Split <axis = 0, num_outputs = 2> (a) y = Add (x, upper) }"
+    )
+    model = parse(text, a=random(2, 4))
+    rewritten(fold_constants.apply, model, x=random(2, 4))
+    assert operators(model) == ["Split", "Add"]
+
+
 def test_random_numbers_are_not_folded():
     text = "g (float[N,4] x) => (float[N,4] y) { w = RandomNormalLike (a)  y = Add (x, w) }"
     model = parse(text, a=random(4))

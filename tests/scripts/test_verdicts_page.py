@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from programs import load_program
-from verdicts import commands, download, measure, networks, page, pictures
+from verdicts import commands, download, measure, networks, page, pictures, truth
 from verdicts.pixels import Pixels
 
 check_verdicts = load_program("check_verdicts")
@@ -104,9 +104,18 @@ def test_pixels_are_normalized_as_the_arguments_tell_deploykit(tmp_path):
     array = pixels.normalize_picture(tmp_path / "plain.png")
     assert array.shape == (1, 3, 2, 3)
     assert array[0, :, 0, 0].tolist() == [(60 - 1) / 1, (40 - 2) / 2, (20 - 3) / 4]
-    assert " ".join(pixels.arguments) == (
-        "--input-size 2x3 --resize 2 --scale 2.0 --mean 1,2,3 --std 1,2,4 --channels bgr"
-    )
+    assert " ".join(pixels.arguments) == ("--input-size 2x3 --scale 2.0 --mean 1,2,3 --std 1,2,4 --channels bgr")
+
+
+def test_a_network_that_reads_lines_is_given_its_inputs_as_an_array(tmp_path):
+    def draw(_, purpose, count):
+        return iter([Image.new("RGB", (4, 2))] * count if purpose == "calibration" else [])
+
+    pixels = Pixels(1.0, (0,) * 3, (1,) * 3, "rgb", (2, 4))
+    network = networks.Network("lines", "", "lines.onnx", pixels, draw, 3, 0, truth.compare_lines, tensor="x")
+    with np.load(network.prepare_data(tmp_path, "calibration", tmp_path)) as arrays:
+        assert arrays["x"].shape == (3, 3, 2, 4)
+    assert network.list_arguments(tmp_path) == [str(tmp_path / "lines.onnx"), "--input", "x=3x2x4:float32"]
 
 
 def test_there_are_six_networks():

@@ -2,8 +2,8 @@
 
 Preprocessing is what the packages' own code does: EfficientNet-Lite takes (pixel − 127) / 128; RapidOCR's three
 networks take (pixel / 255 − 0.5) / 0.5 in BGR (its config.yaml, and OpenCV); NudeNet takes pixel / 255 (its
-_read_image), in RGB as YOLOv8 is trained. Lines of text are given as arrays: deploykit scales the shorter side of a picture and crops its
-center, which does not suit a network that reads a line from end to end.
+_read_image), in RGB as YOLOv8 is trained. Lines of text are given to deploykit as arrays: it scales the shorter side of
+a picture and crops its center, which does not suit a network that reads a line from end to end.
 """
 
 from __future__ import annotations

@@ -54,13 +54,23 @@ class VerdictRow(msgspec.Struct, frozen=True, kw_only=True):
     command: str
 
     @property
+    def truth(self) -> str:
+        """`usable`, `broken`, `not in INT8`; or a dash, where there is no engine."""
+        if not self.cost:
+            return "–"
+        if not self.usable:
+            return "broken"
+        share = commands.read_int8_share(self.executed)
+        return "not in INT8" if self.precision == "int8" and share < truth.MIN_INT8_SHARE else "usable"
+
+    @property
     def error(self) -> str:
         """`refused`, `false alarm`, `miss` or nothing."""
         if self.word == "REFUSED":
             return "refused"
-        if self.word == "FAILED" and self.usable:
-            return "false alarm"
-        return "miss" if self.word == "PASSED" and not self.usable else ""
+        if self.word == "FAILED":
+            return "false alarm" if self.truth == "usable" else ""
+        return "miss" if self.truth == "broken" else ""
 
 
 def measure_verdict(place: Workplace, network: Network, precision: str, target: str) -> VerdictRow:

@@ -64,7 +64,7 @@ class Network(NamedTuple):
         path = drawn.with_suffix(".npz")
         if not path.is_file():
             inputs = [self.pixels.normalize_picture(picture) for picture in sorted(drawn.glob("*.png"))]
-            np.savez(path, **{self.tensor: np.concatenate(inputs)})
+            np.savez(path, **{self.tensor: np.concatenate(inputs)})  # type: ignore[arg-type]
         return path
 
 

@@ -145,6 +145,12 @@ def test_an_exit_code_that_contradicts_the_printed_word_is_a_failure(bundle):
     assert verdict.reasons[-1] == "exit code 0, but it prints FAILED"
 
 
+def test_a_reason_that_only_the_last_line_has_is_read_from_it(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"parity": {"failures": []}}')
+    out = "FAILED  int8 against the file on 16 samples\nFAILED  10 of 54 layers are FP32. Try: deploykit parity b\n"
+    assert commands.read_verdict(commands.Finished(1, out, ""), tmp_path).reasons == ("10 of 54 layers are FP32.",)
+
+
 def test_without_a_bundle_the_message_is_the_reason(tmp_path):
     verdict = commands.read_verdict(commands.Finished(3, "", "reading\nError: no such file\n"), tmp_path)
     assert verdict == commands.Verdict("REFUSED", ("Error: no such file",), "–")
@@ -171,7 +177,7 @@ def test_the_failing_stage_is_the_first(document, stage):
 # ── Rows and page ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def verdict_row(usable=True, word="PASSED"):
+def verdict_row(usable=True, word="PASSED", executed="100 % INT8 by MACs"):
     return measure.VerdictRow(
         network="nudenet-yolov8n",
         precision="int8",
@@ -180,7 +186,7 @@ def verdict_row(usable=True, word="PASSED"):
         usable=usable,
         word=word,
         reasons=() if word == "PASSED" else ("too noisy",),
-        executed="100 % INT8 by MACs",
+        executed=executed,
         command="deploykit export nudenet/320n.onnx --int8 --target openvino",
     )
 
@@ -197,6 +203,11 @@ def verdict_row(usable=True, word="PASSED"):
 )
 def test_a_verdict_is_compared_with_the_truth(usable, word, error):
     assert verdict_row(usable, word).error == error
+
+
+def test_an_engine_that_is_mostly_not_int8_may_fail():
+    row = verdict_row(word="FAILED", executed="80.5 % FP32, 19.5 % INT8 by MACs")
+    assert (row.truth, row.error) == ("not in INT8", "")
 
 
 def fault_row(expected=("Q/DQ",), stage=None, new=False, code=0):

@@ -48,8 +48,8 @@ def render_verdicts(rows: Sequence[VerdictRow]) -> list[str]:
         "",
         *format_table(("measure", "FP16", "INT8"), [(name, *bounds.values()) for name, bounds in USABLE.items()]),
         "",
-        f"An INT8 engine that executes less than {MIN_INT8_SHARE:.0%} of its multiplications in INT8, by deploykit's own "
-        "receipt, is *not in INT8*, and may be marked FAILED for that. *False alarm*: usable, and marked FAILED. "
+        f"An INT8 engine that executes less than {MIN_INT8_SHARE:.0%} of its multiplications in INT8, by deploykit's "
+        "own receipt, is *not in INT8*, and may be marked FAILED for that. *False alarm*: usable, and marked FAILED. "
         "*Miss*: broken, and marked PASSED. *Refused*: there is no bundle.",
         "",
         *format_table(columns, [format_verdict(row) for row in rows]),

@@ -7,7 +7,6 @@ from typing import Final
 
 from verdicts.faults import FACTOR, NOISE
 from verdicts.measure import FAULT_TARGETS, SUBJECTS, FaultRow, VerdictRow
-from verdicts.networks import NETWORKS
 from verdicts.truth import MIN_INT8_SHARE, USABLE
 
 TITLES: Final = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
@@ -115,17 +114,11 @@ def format_fault(row: FaultRow) -> tuple[str, ...]:
 
 
 def summarize(rows: Sequence[VerdictRow | FaultRow], noun: str, errors: Sequence[str]) -> str:
-    """`24 verdicts: no false alarm, 1 miss.`"""
-    counts = [sum(row.error == error for row in rows) for error in errors]
-    parts = [f"{count or 'no'} {error}" for error, count in zip(errors, counts, strict=True)]
-    return f"**{len(rows)} {noun}s: {', '.join(parts)}.**"
+    """`24 verdicts; false alarm: 0, miss: 1.`"""
+    counts = [f"{error}: {sum(row.error == error for row in rows)}" for error in errors]
+    return f"**{len(rows)} {noun}s; {', '.join(counts)}.**"
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     lines = [f"| {' | '.join(map(str, row))} |" for row in (columns, *rows)]
     return [lines[0], f"|{'---|' * len(columns)}", *lines[1:]]
-
-
-def count_expected_rows() -> int:
-    """Verdicts of a complete page."""
-    return len(NETWORKS) * 4

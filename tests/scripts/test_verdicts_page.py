@@ -258,7 +258,7 @@ def test_a_bundle_that_failed_before_shows_a_fault_by_another_stage_only(before,
 def test_the_page_counts_errors_and_gives_reasons_and_commands():
     rows = [verdict_row(), verdict_row(word="FAILED"), verdict_row(usable=False)]
     text = "\n".join(page.render_page(["- machine: a processor"], rows, [fault_row()]))
-    assert "**3 verdicts: 1 false alarm, 1 miss, no refused.**" in text
+    assert "**3 verdicts; false alarm: 1, miss: 1, refused: 0.**" in text
     assert "- nudenet-yolov8n, INT8, OpenVINO: too noisy" in text
     assert text.count("    deploykit export nudenet/320n.onnx --int8\n") == 1
     assert "| resnet18 | INT8 | weight scale ×4 | 3.2 dB | pass | pass | – | Q/DQ | **miss** |" in text

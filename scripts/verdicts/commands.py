@@ -19,6 +19,8 @@ CHECK_FAILED: Final = 1
 """deploykit's exit code where a check failed; larger ones mean that there is no verdict."""
 
 VERDICT_LINE: Final = re.compile(r"^(PASSED|FAILED)\b", re.MULTILINE)
+PRINTED_REASON: Final = re.compile(r"^FAILED  (?!\w+ against )(.*?)(?: Try: .*)?$", re.MULTILINE)
+INT8_SHARE: Final = re.compile(r"([\d.]+) % INT8")
 EXECUTED: Final = re.compile(r"^executed precision: (.*?)(?: \(.*\))?$", re.MULTILINE)
 
 
@@ -71,8 +73,16 @@ def read_verdict(done: Finished, bundle: Path) -> Verdict:
     if printed is None or printed[1] != word:
         reasons.append(f"exit code {done.code}, but it prints {printed[1] if printed else 'no verdict'}")
         word = "FAILED"
+    if word == "FAILED" and not reasons:
+        reasons = PRINTED_REASON.findall(done.out)
     executed = EXECUTED.search(done.out)
     return Verdict(word, tuple(reasons), executed[1] if executed else "not printed")
+
+
+def read_int8_share(executed: str) -> float:
+    """`92 % INT8, 8 % FP32 by MACs` is 0.92; 0 where INT8 is not in it."""
+    share = INT8_SHARE.search(executed)
+    return float(share[1]) / 100 if share else 0.0
 
 
 def find_failures(document: Any) -> Iterator[str]:

@@ -32,6 +32,9 @@ class Workplace(NamedTuple):
     def draw_pictures(self, network: Network, purpose: str) -> Path:
         return network.draw_pictures(self.packages / "photographs", purpose, self.folder / "pictures")
 
+    def prepare_data(self, network: Network, purpose: str) -> Path:
+        return network.prepare_data(self.packages / "photographs", purpose, self.folder / "pictures")
+
     def run_deploykit(self, arguments: Sequence[str]) -> commands.Finished:
         return commands.run_deploykit(arguments, self.networks, self.folder / "cache")
 
@@ -51,22 +54,32 @@ class VerdictRow(msgspec.Struct, frozen=True, kw_only=True):
     command: str
 
     @property
+    def truth(self) -> str:
+        """`usable`, `broken`, `not in INT8`; or a dash, where there is no engine."""
+        if not self.cost:
+            return "–"
+        if not self.usable:
+            return "broken"
+        share = commands.read_int8_share(self.executed)
+        return "not in INT8" if self.precision == "int8" and share < truth.MIN_INT8_SHARE else "usable"
+
+    @property
     def error(self) -> str:
         """`refused`, `false alarm`, `miss` or nothing."""
         if self.word == "REFUSED":
             return "refused"
-        if self.word == "FAILED" and self.usable:
-            return "false alarm"
-        return "miss" if self.word == "PASSED" and not self.usable else ""
+        if self.word == "FAILED":
+            return "false alarm" if self.truth == "usable" else ""
+        return "miss" if self.truth == "broken" else ""
 
 
 def measure_verdict(place: Workplace, network: Network, precision: str, target: str) -> VerdictRow:
     """Export it as a user would, then run the engine's file without deploykit."""
-    evaluation = place.draw_pictures(network, "evaluation")
+    evaluation = place.prepare_data(network, "evaluation")
     bundle = place.folder / "bundles" / f"{network.name}-{precision}-{target}"
     arguments = [*network.list_arguments(place.networks), f"--{precision}", "--data", str(evaluation)]
     if precision == "int8":
-        arguments += ["--calibration", str(place.draw_pictures(network, "calibration"))]
+        arguments += ["--calibration", str(place.prepare_data(network, "calibration"))]
         if network.calibration_count < DEFAULT_CALIBRATION_SIZE:
             arguments += ["--calibration-size", str(network.calibration_count)]
     arguments += ["--target", target]

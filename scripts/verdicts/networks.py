@@ -2,7 +2,8 @@
 
 Preprocessing is what the packages' own code does: EfficientNet-Lite takes (pixel − 127) / 128; RapidOCR's three
 networks take (pixel / 255 − 0.5) / 0.5 in BGR (its config.yaml, and OpenCV); NudeNet takes pixel / 255 (its
-_read_image), in RGB as YOLOv8 is trained.
+_read_image), in RGB as YOLOv8 is trained. Lines of text are given to deploykit as arrays: it scales the shorter side of
+a picture and crops its center, which does not suit a network that reads a line from end to end.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import numpy as np
 from PIL import Image
 from verdicts import pictures, truth
 from verdicts.pixels import Pixels
@@ -34,6 +36,8 @@ class Network(NamedTuple):
     calibration_count: int
     evaluation_count: int
     compare: truth.Compare
+    tensor: str | None = None
+    """The name of an input that deploykit is given as arrays; None: as pictures."""
 
     @property
     def is_file(self) -> bool:
@@ -42,12 +46,26 @@ class Network(NamedTuple):
     def list_arguments(self, networks: Path) -> list[str]:
         """The model and its input, without precision, data and target."""
         model = str(networks / self.model) if self.is_file else self.model
-        return [model, *self.pixels.arguments]
+        if self.tensor is None:
+            return [model, *self.pixels.arguments]
+        height, width = self.pixels.size
+        return [model, "--input", f"{self.tensor}=3x{height}x{width}:float32"]
 
     def draw_pictures(self, photographs: Path, purpose: str, folder: Path) -> Path:
         """The folder of its calibration or evaluation pictures, drawn where it does not exist."""
         count = self.calibration_count if purpose == "calibration" else self.evaluation_count
         return pictures.save_pictures(self.draw(photographs, purpose, count), folder / f"{self.name}-{purpose}")
+
+    def prepare_data(self, photographs: Path, purpose: str, folder: Path) -> Path:
+        """What deploykit is given: the folder of pictures, or an .npz of the network's inputs."""
+        drawn = self.draw_pictures(photographs, purpose, folder)
+        if self.tensor is None:
+            return drawn
+        path = drawn.with_suffix(".npz")
+        if not path.is_file():
+            inputs = [self.pixels.normalize_picture(picture) for picture in sorted(drawn.glob("*.png"))]
+            np.savez(path, **{self.tensor: np.concatenate(inputs)})  # type: ignore[arg-type]
+        return path
 
 
 SEEDS: Final = {"calibration": 1, "evaluation": 2}
@@ -135,6 +153,7 @@ NETWORKS: Final = (
         256,
         96,
         truth.compare_lines,
+        tensor="x",
     ),
     Network(
         "ppocr-orientation",
@@ -145,6 +164,7 @@ NETWORKS: Final = (
         256,
         96,
         truth.compare_orientations,
+        tensor="x",
     ),
     Network(
         "nudenet-yolov8n",

@@ -7,8 +7,7 @@ from typing import Final
 
 from verdicts.faults import FACTOR, NOISE
 from verdicts.measure import FAULT_TARGETS, SUBJECTS, FaultRow, VerdictRow
-from verdicts.networks import NETWORKS
-from verdicts.truth import USABLE
+from verdicts.truth import MIN_INT8_SHARE, USABLE
 
 TITLES: Final = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
@@ -48,7 +47,9 @@ def render_verdicts(rows: Sequence[VerdictRow]) -> list[str]:
         "",
         *format_table(("measure", "FP16", "INT8"), [(name, *bounds.values()) for name, bounds in USABLE.items()]),
         "",
-        "*False alarm*: usable, and marked FAILED. *Miss*: broken, and marked PASSED. *Refused*: there is no bundle.",
+        f"An INT8 engine that executes less than {MIN_INT8_SHARE:.0%} of its multiplications in INT8, by deploykit's "
+        "own receipt, is *not in INT8*, and may be marked FAILED for that. *False alarm*: usable, and marked FAILED. "
+        "*Miss*: broken, and marked PASSED. *Refused*: there is no bundle.",
         "",
         *format_table(columns, [format_verdict(row) for row in rows]),
         "",
@@ -61,10 +62,9 @@ def render_verdicts(rows: Sequence[VerdictRow]) -> list[str]:
 
 
 def format_verdict(row: VerdictRow) -> tuple[str, ...]:
-    truth = "–" if not row.cost else "usable" if row.usable else "broken"
     error = f"**{row.error}**" if row.error else ""
     place = (row.network, row.precision.upper(), TITLES[row.target])
-    return (*place, row.cost or "–", truth, row.word, row.executed, error)
+    return (*place, row.cost or "–", row.truth, row.word, row.executed, error)
 
 
 def list_reasons(rows: Sequence[VerdictRow]) -> list[str]:
@@ -114,17 +114,11 @@ def format_fault(row: FaultRow) -> tuple[str, ...]:
 
 
 def summarize(rows: Sequence[VerdictRow | FaultRow], noun: str, errors: Sequence[str]) -> str:
-    """`24 verdicts: no false alarm, 1 miss.`"""
-    counts = [sum(row.error == error for row in rows) for error in errors]
-    parts = [f"{count or 'no'} {error}" for error, count in zip(errors, counts, strict=True)]
-    return f"**{len(rows)} {noun}s: {', '.join(parts)}.**"
+    """`24 verdicts; false alarm: 0, miss: 1.`"""
+    counts = [f"{error}: {sum(row.error == error for row in rows)}" for error in errors]
+    return f"**{len(rows)} {noun}s; {', '.join(counts)}.**"
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     lines = [f"| {' | '.join(map(str, row))} |" for row in (columns, *rows)]
     return [lines[0], f"|{'---|' * len(columns)}", *lines[1:]]
-
-
-def count_expected_rows() -> int:
-    """Verdicts of a complete page."""
-    return len(NETWORKS) * 4

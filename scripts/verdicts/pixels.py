@@ -33,8 +33,18 @@ class Pixels(NamedTuple):
 
     @property
     def arguments(self) -> list[str]:
-        """Of deploykit; --resize, of the shorter side, keeps a picture that is wider than high as it is."""
+        """Of deploykit; it leaves a picture of the input's size as it is."""
         height, width = self.size
         mean, std = (",".join(f"{number:g}" for number in numbers) for numbers in (self.mean, self.std))
-        size = ["--input-size", f"{height}x{width}", "--resize", str(min(self.size))]
-        return [*size, "--scale", repr(self.scale), "--mean", mean, "--std", std, "--channels", self.channels]
+        return [
+            "--input-size",
+            f"{height}x{width}",
+            "--scale",
+            repr(self.scale),
+            "--mean",
+            mean,
+            "--std",
+            std,
+            "--channels",
+            self.channels,
+        ]

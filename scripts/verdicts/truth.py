@@ -27,6 +27,11 @@ without training costs some answers, and chance is a half for two orientations. 
 looked at."""
 
 
+MIN_INT8_SHARE: Final = 0.95
+"""Share of the multiplications in INT8 below which an INT8 engine may be marked FAILED however good its outputs are:
+deploykit states that at most 5 % of the graph's INT8 may be executed in floating point."""
+
+
 class Truth(NamedTuple):
     """An engine's agreement with the original network."""
 

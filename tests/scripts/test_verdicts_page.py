@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from programs import load_program
-from verdicts import commands, download, measure, networks, page, pictures
+from verdicts import commands, download, measure, networks, page, pictures, truth
 from verdicts.pixels import Pixels
 
 check_verdicts = load_program("check_verdicts")
@@ -104,9 +104,18 @@ def test_pixels_are_normalized_as_the_arguments_tell_deploykit(tmp_path):
     array = pixels.normalize_picture(tmp_path / "plain.png")
     assert array.shape == (1, 3, 2, 3)
     assert array[0, :, 0, 0].tolist() == [(60 - 1) / 1, (40 - 2) / 2, (20 - 3) / 4]
-    assert " ".join(pixels.arguments) == (
-        "--input-size 2x3 --resize 2 --scale 2.0 --mean 1,2,3 --std 1,2,4 --channels bgr"
-    )
+    assert " ".join(pixels.arguments) == ("--input-size 2x3 --scale 2.0 --mean 1,2,3 --std 1,2,4 --channels bgr")
+
+
+def test_a_network_that_reads_lines_is_given_its_inputs_as_an_array(tmp_path):
+    def draw(_, purpose, count):
+        return iter([Image.new("RGB", (4, 2))] * count if purpose == "calibration" else [])
+
+    pixels = Pixels(1.0, (0,) * 3, (1,) * 3, "rgb", (2, 4))
+    network = networks.Network("lines", "", "lines.onnx", pixels, draw, 3, 0, truth.compare_lines, tensor="x")
+    with np.load(network.prepare_data(tmp_path, "calibration", tmp_path)) as arrays:
+        assert arrays["x"].shape == (3, 3, 2, 4)
+    assert network.list_arguments(tmp_path) == [str(tmp_path / "lines.onnx"), "--input", "x=3x2x4:float32"]
 
 
 def test_there_are_six_networks():
@@ -136,6 +145,12 @@ def test_an_exit_code_that_contradicts_the_printed_word_is_a_failure(bundle):
     assert verdict.reasons[-1] == "exit code 0, but it prints FAILED"
 
 
+def test_a_reason_that_only_the_last_line_has_is_read_from_it(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"parity": {"failures": []}}')
+    out = "FAILED  int8 against the file on 16 samples\nFAILED  10 of 54 layers are FP32. Try: deploykit parity b\n"
+    assert commands.read_verdict(commands.Finished(1, out, ""), tmp_path).reasons == ("10 of 54 layers are FP32.",)
+
+
 def test_without_a_bundle_the_message_is_the_reason(tmp_path):
     verdict = commands.read_verdict(commands.Finished(3, "", "reading\nError: no such file\n"), tmp_path)
     assert verdict == commands.Verdict("REFUSED", ("Error: no such file",), "–")
@@ -162,7 +177,7 @@ def test_the_failing_stage_is_the_first(document, stage):
 # ── Rows and page ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def verdict_row(usable=True, word="PASSED"):
+def verdict_row(usable=True, word="PASSED", executed="100 % INT8 by MACs"):
     return measure.VerdictRow(
         network="nudenet-yolov8n",
         precision="int8",
@@ -171,7 +186,7 @@ def verdict_row(usable=True, word="PASSED"):
         usable=usable,
         word=word,
         reasons=() if word == "PASSED" else ("too noisy",),
-        executed="100 % INT8 by MACs",
+        executed=executed,
         command="deploykit export nudenet/320n.onnx --int8 --target openvino",
     )
 
@@ -188,6 +203,11 @@ def verdict_row(usable=True, word="PASSED"):
 )
 def test_a_verdict_is_compared_with_the_truth(usable, word, error):
     assert verdict_row(usable, word).error == error
+
+
+def test_an_engine_that_is_mostly_not_int8_may_fail():
+    row = verdict_row(word="FAILED", executed="80.5 % FP32, 19.5 % INT8 by MACs")
+    assert (row.truth, row.error) == ("not in INT8", "")
 
 
 def fault_row(expected=("Q/DQ",), stage=None, new=False, code=0):
@@ -238,7 +258,7 @@ def test_a_bundle_that_failed_before_shows_a_fault_by_another_stage_only(before,
 def test_the_page_counts_errors_and_gives_reasons_and_commands():
     rows = [verdict_row(), verdict_row(word="FAILED"), verdict_row(usable=False)]
     text = "\n".join(page.render_page(["- machine: a processor"], rows, [fault_row()]))
-    assert "**3 verdicts: 1 false alarm, 1 miss, no refused.**" in text
+    assert "**3 verdicts; false alarm: 1, miss: 1, refused: 0.**" in text
     assert "- nudenet-yolov8n, INT8, OpenVINO: too noisy" in text
     assert text.count("    deploykit export nudenet/320n.onnx --int8\n") == 1
     assert "| resnet18 | INT8 | weight scale ×4 | 3.2 dB | pass | pass | – | Q/DQ | **miss** |" in text

@@ -38,6 +38,8 @@ class Targets(NamedTuple):
     extra_engines: tuple[str, ...] = ()
     optional_engines: tuple[str, ...] = ()
     """Additional engines that the user did not name: skipped where the library does not accept the graph."""
+    fallback_targets: tuple[str, ...] = ()
+    """Backends to take in order where the primary one's engine does not compute its graph."""
 
 
 def select_targets(requested: Sequence[str], precision: Precision, options: BuildOptions = DEFAULT_OPTIONS) -> Targets:
@@ -57,13 +59,19 @@ def select_targets(requested: Sequence[str], precision: Precision, options: Buil
             )
         primary = resolve_target(AUTO, precision)
         others = find_optional_engines() if primary not in ON_GPU else ()
-        return Targets(primary, optional_engines=(*find_cpp_engines(primary, precision), *others))
+        optional = (*find_cpp_engines(primary, precision), *others)
+        return Targets(primary, optional_engines=optional, fallback_targets=find_fallbacks(primary, precision))
     for name in names:
         if (reason := create_backend(name, options).cannot_build_reason()) is not None:
             raise BackendError(f"{name} cannot build engines here: {reason}.", BUILD_ELSEWHERE)
     runnable = [name for name in names if create_backend(name, options).unavailable_reason() is None]
     primary = runnable[0] if runnable else select_cpu_backend(precision)
     return Targets(primary, tuple(name for name in names if name != primary))
+
+
+def find_fallbacks(primary: str, precision: Precision) -> tuple[str, ...]:
+    """The other CPU backends for a graph of that precision, where installed."""
+    return tuple(name for name in _cpu_preference(precision) if name != primary and is_installed(name))
 
 
 def find_cpp_engines(primary: str, precision: Precision) -> tuple[str, ...]:
@@ -92,7 +100,11 @@ def resolve_target(target: str, precision: Precision) -> str:
 
 def select_cpu_backend(precision: Precision) -> str:
     """The CPU backend for a graph of that precision."""
-    return _first_installed({"int8": FOR_INT8, "int8-fp16": FOR_INT8, "bf16": FOR_BF16}.get(precision, PREFERRED))
+    return _first_installed(_cpu_preference(precision))
+
+
+def _cpu_preference(precision: Precision) -> tuple[str, ...]:
+    return {"int8": FOR_INT8, "int8-fp16": FOR_INT8, "bf16": FOR_BF16}.get(precision, PREFERRED)
 
 
 def reference_backend() -> Backend:

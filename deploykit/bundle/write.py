@@ -113,6 +113,35 @@ def pack_engine(
         return _write_manifest(partial, complete, report_renderer)
 
 
+def remove_engine(folder: Path, manifest: Manifest, tag: str, report_renderer: ReportRenderer | None) -> Manifest:
+    """Take the extra engine of that tag out of the bundle at `folder`. Returns the new manifest.
+
+    InputError for the primary engine, and for a tag that no engine has. Like `pack_engine`, this is atomic.
+    """
+    tags = {engine_tag(other.engine): other for other in manifest.extra_engines}
+    if tag not in tags:
+        primary = engine_tag(manifest.engine)
+        if tag == primary:
+            what = f"{tag} is the bundle's primary engine, which everything in it was measured with."
+            raise InputError(what, "Export the bundle again with another --target.")
+        known = ", ".join(sorted(tags)) or "none"
+        raise InputError(f"{folder} has no engine with the tag {tag!r}.", f"Engines that can be removed: {known}.")
+    with stage_folder(folder, NO_ROOM_REMEDY) as partial:
+        shutil.copytree(folder, partial, dirs_exist_ok=True, copy_function=link_or_copy)
+        manifest = _read_current(partial, folder, manifest)
+        others = tuple(other for other in manifest.extra_engines if engine_tag(other.engine) != tag)
+        complete = msgspec.structs.replace(manifest, extra_engines=others)
+        used = set(complete.referenced_paths)  # another machine's verdict may be on the primary engine's file
+        ours = (name for name in manifest.files if name.startswith(f"engines/{tag}/"))
+        orphans = [name for name in ours if name.removesuffix(".data") not in used]
+        kept = {name: file for name, file in manifest.files.items() if name not in orphans}
+        for name in orphans:
+            (partial / name).unlink()
+        if orphans and not any((partial / "engines" / tag).iterdir()):
+            (partial / "engines" / tag).rmdir()
+        return _write_manifest(partial, msgspec.structs.replace(complete, files=kept), report_renderer)
+
+
 def _read_current(copy: Path, folder: Path, manifest: Manifest) -> Manifest:
     """The manifest of the `copy` of the bundle at `folder`. InputError where it is another bundle than `manifest`'s."""
     current = read_manifest(copy)

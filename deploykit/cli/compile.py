@@ -12,8 +12,9 @@ from deploykit.cli.build_options import add_build_options, read_build_options
 
 @click.command("compile")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--target", required=True, multiple=True,
+@click.option("--target", multiple=True,
               help="Backend to build for: tensorrt, tensorrt-rtx, openvino or onnxruntime; repeatable.")  # fmt: skip
+@click.option("--remove", metavar="TAG", help="Engine to take out of BUNDLE, by its folder's name in engines/.")
 @click.option("--on", metavar="[USER@]HOST[:PORT]", help="Machine to build, check and measure on, through ssh.")
 @click.option("--remote-command", metavar="COMMAND",
               help="Command that starts deploykit there, such as '~/venv/bin/deploykit'.")  # fmt: skip
@@ -23,13 +24,14 @@ from deploykit.cli.build_options import add_build_options, read_build_options
 def compile_command(
     bundle: Path,
     target: tuple[str, ...],
+    remove: str | None,
     on: str | None,
     remote_command: str | None,
     remote_folder: str | None,
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Build engines from BUNDLE's graph and add them to it, on this machine or --on another.
+    """Build engines from BUNDLE's graph and add them to it, on this machine or --on another; or take one out.
 
     Each engine is run on the golden vectors and measured if the machine can run it. Needs no PyTorch.
 
@@ -42,6 +44,12 @@ def compile_command(
     from deploykit.workflows.remote import ssh
     from deploykit.workflows.remote.build import compile_remotely
 
+    if (remove is None) == (not target):
+        raise click.UsageError("Give --target to build an engine, or --remove to take one out.")
+    if remove is not None:
+        manifest = bundles.remove_engine(bundle, remove)
+        click.echo(encode_document("bundle", manifest) if as_json else f"{bundle}: engine {remove} removed")
+        return 0
     if on is None and (remote_command is not None or remote_folder is not None):
         raise click.UsageError("--remote-command and --remote-folder need --on.")
     build_options, backends, progress = read_build_options(options), tuple(dict.fromkeys(target)), TerminalProgress()

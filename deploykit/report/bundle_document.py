@@ -21,7 +21,6 @@ from deploykit.core.values import (
     Stages,
     Value,
 )
-from deploykit.report.depth import stage_label
 from deploykit.report.document import DOCUMENT_VERSION
 from deploykit.report.verdict import format_headline, list_qualifiers
 
@@ -96,7 +95,7 @@ def bundle_headline(bundle: ReportedBundle) -> str:
 def _stage_failures(stages: Stages | None) -> tuple[str, ...]:
     if stages is None:
         return ()
-    own = (f"stage {stage_label(stage)}: {failure}" for stage in stages.stages for failure in stage.failures)
+    own = (f"stage {stage.stage}: {failure}" for stage in stages.stages for failure in stage.failures)
     return (*own, *stages.combined_failures)
 
 

@@ -52,15 +52,8 @@ def stages_table(stages: Stages) -> Table:
     for stage in stages.stages:
         own, all_ = (_worst_output(outputs) for outputs in (stage.stage_outputs, stage.outputs))
         top1 = [_format_top1(all_)] if ranked else []
-        table.add_row(
-            stage_label(stage), stage.subject, _format_snr(own), _format_snr(all_), *top1, _stage_state(stage)
-        )
+        table.add_row(stage.stage, stage.subject, _format_snr(own), _format_snr(all_), *top1, _stage_state(stage))
     return table
-
-
-def stage_label(stage: StageParity) -> str:
-    """A stage's printed name."""
-    return stage.stage
 
 
 def stages_verdict(stages: Stages) -> Iterator[RenderableType]:
@@ -68,7 +61,7 @@ def stages_verdict(stages: Stages) -> Iterator[RenderableType]:
     data = stages.data
     on = f"on {data.count} samples of {data.name}"
     if (failing := stages.failing_stage) is not None:
-        line = f"FAILED  {stage_label(failing)} is the failing stage, the first beyond its tolerance {on}"
+        line = f"FAILED  {failing.stage} is the failing stage, the first beyond its tolerance {on}"
         yield Text(line, "bold red")
         yield from map(render_failure, failing.failures)
     elif stages.combined_failures:
@@ -82,7 +75,7 @@ def stages_verdict(stages: Stages) -> Iterator[RenderableType]:
 def list_not_run(stages: Stages) -> list[str]:
     """The stages that were not tested here, each with the reason, as sentences."""
     return [
-        f"{stage_label(stage)}, {stage.subject}, was not tested: {stage.not_run_reason.rstrip('.')}"
+        f"{stage.stage}, {stage.subject}, was not tested: {stage.not_run_reason.rstrip('.')}"
         for stage in stages.stages
         if stage.not_run_reason is not None
     ]

@@ -11,7 +11,6 @@ from deploykit.report.bounds import list_bounds
 from deploykit.report.bundle_document import EngineRow, Report, ReportedBundle, bundle_headline, engine_rows, worst_snr
 from deploykit.report.caveats import list_caveats
 from deploykit.report.cpp_engine import describe_cpp_engine
-from deploykit.report.depth import stage_label
 from deploykit.report.export_command import export_command_words
 from deploykit.report.formatting import (
     ABSENT,
@@ -162,10 +161,10 @@ def _stages_section(stages: Stages) -> Iterator[str]:
     yield format_table(
         ("stage", "runtime", "stage SNR", "cumulative SNR", ""),
         [
-            (stage_label(stage), stage.subject, ABSENT, ABSENT, f"not run: {stage.not_run_reason}")
+            (stage.stage, stage.subject, ABSENT, ABSENT, f"not run: {stage.not_run_reason}")
             if stage.not_run_reason is not None
             else (
-                stage_label(stage),
+                stage.stage,
                 stage.subject,
                 format_db(worst_snr(stage.stage_outputs)) if stage.stage_outputs else ABSENT,
                 format_db(worst_snr(stage.outputs)),

@@ -10,7 +10,6 @@ from rich.text import Text
 
 from deploykit.core.values import Diagnosis, LatencyComparison, Manifest, MatrixRow
 from deploykit.core.values.sweeps import SweepResult
-from deploykit.report.depth import stage_label
 from deploykit.report.formatting import format_path
 
 REMEDIES: Final = {
@@ -75,7 +74,7 @@ def conclude_diagnosis(diagnosis: Diagnosis, folder: Path) -> Text:
         return _conclude(
             [f"{diagnosis.bundle}: all stages together exceed the tolerance"], f"deploykit parity {path} --layers"
         )
-    label = stage_label(stages.failing_stage)
+    label = stages.failing_stage.stage
     remedy = REMEDIES[label].replace("BUNDLE", path)
     return _conclude([f"{diagnosis.bundle}: the {label} stage"], remedy)
 

@@ -142,6 +142,7 @@ def export_request(
             target=targets.primary,
             extra_engines=targets.extra_engines,
             optional_engines=targets.optional_engines,
+            fallback_targets=targets.fallback_targets,
             build=build,
             io=io,
             calibration=calibration,

@@ -15,7 +15,7 @@ import numpy as np
 from deploykit.backends import create_backend
 from deploykit.backends.adapters import CastingRunner
 from deploykit.bundle import manifest as manifests
-from deploykit.bundle import records
+from deploykit.bundle import records, write
 from deploykit.bundle.load import run_self_test
 from deploykit.bundle.manifest import Manifest
 from deploykit.bundle.verify import check_files, read_golden
@@ -76,6 +76,14 @@ def add_engine(folder: Path, name: str, options: BuildOptions, progress: Progres
             secondary = SecondaryEngine(engine, None, parity, receipt, latency, here)
         complete = pack_engine(folder, manifest, secondary, copy, renderer)
         return complete, complete.extra_engines[-1]
+
+
+def remove_engine(folder: Path, tag: str) -> Manifest:
+    """Take an extra engine out of a bundle; returns the new manifest."""
+    manifest = manifests.read_manifest(folder)
+    check_files(folder, manifest)
+    renderer = reporting.report_renderer(folder, records.read_records(folder, manifest))
+    return write.remove_engine(folder, manifest, tag, renderer)
 
 
 def _measure_golden_latency(folder: Path, manifest: Manifest, runner: Runner, progress: Progress) -> Latency:

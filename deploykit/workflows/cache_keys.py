@@ -56,7 +56,7 @@ def _network_parts(request: ExportRequest) -> dict[str, Any]:
 LATER_FIELDS: Final = frozenset(
     {
         *("precision", "data", "samples", "target", "extra_engines", "optional_engines", "build", "io"),
-        *("calibration", "budget", "output_kinds"),
+        *("calibration", "budget", "output_kinds", "fallback_targets"),
     }
 )
 """Fields of a request that only concern stages after the FP32 graph."""

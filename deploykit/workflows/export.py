@@ -176,6 +176,8 @@ def _build_optional_engines(state: ExportState) -> Iterator[ExtraEngine]:
     """Engines of the optional backends; one that cannot build the graph is only noted."""
     request = state.session.request
     for name in request.optional_engines:
+        if name == state.session.backend.name:
+            continue  # a fallback: it is the primary engine
         try:
             yield _build_extra_engine(state, create_backend(name, request.build_options))
         except (InputError, BackendError) as error:

@@ -159,7 +159,7 @@ def convert_graph(network: TorchNetwork, request: ExportRequest) -> ConvertedGra
 def load_graph(network: TorchNetwork, request: ExportRequest) -> LoadedGraph:
     """The same, compiled and loaded by its backend."""
     session, graph = convert_graph(network, request)
-    built = stages.evaluate_parity(session, graph).built
+    built = stages.compile_engine(session, graph)
     receipt = stages.audit_precision(session, graph, built)
     return LoadedGraph(session.backend.load(built.engine, built.folder), receipt.shares.get("int8", 0.0))
 

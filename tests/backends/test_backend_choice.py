@@ -55,12 +55,12 @@ CPU = ("onnxruntime", "openvino")
 
 def test_auto_selects_tensorrt_where_it_runs(simulate_machine):
     simulate_machine(*CPU, "tensorrt", "tensorrt-rtx")
-    assert choice.select_targets(["auto"], "int8") == ("tensorrt", (), ())
+    assert choice.select_targets(["auto"], "int8")[:3] == ("tensorrt", (), ())
 
 
 def test_auto_selects_tensorrt_rtx_where_only_that_runs(simulate_machine):
     simulate_machine(*CPU, "tensorrt-rtx", unusable=["tensorrt"])
-    assert choice.select_targets(["auto"], "fp16") == ("tensorrt-rtx", (), ())
+    assert choice.select_targets(["auto"], "fp16")[:3] == ("tensorrt-rtx", (), ())
 
 
 @pytest.mark.parametrize(
@@ -69,23 +69,23 @@ def test_auto_selects_tensorrt_rtx_where_only_that_runs(simulate_machine):
 )
 def test_auto_without_a_gpu_is_the_cpu_with_an_extra_portable_engine(simulate_machine, precision, judged, extra):
     simulate_machine(*CPU, unusable=["tensorrt-rtx"])
-    assert choice.select_targets(["auto"], precision) == (judged, (), extra)
+    assert choice.select_targets(["auto"], precision)[:3] == (judged, (), extra)
 
 
 def test_auto_has_no_extra_engine_without_a_library_for_it(simulate_machine):
     simulate_machine(*CPU)
-    assert choice.select_targets(["auto"], "fp32") == ("onnxruntime", (), ())
+    assert choice.select_targets(["auto"], "fp32")[:3] == ("onnxruntime", (), ())
 
 
 def test_an_engine_that_cannot_run_here_is_an_extra_one_and_the_cpu_is_primary(simulate_machine):
     simulate_machine(*CPU, unusable=["tensorrt-rtx"])
-    assert choice.select_targets(["tensorrt-rtx"], "int8") == ("openvino", ("tensorrt-rtx",), ())
+    assert choice.select_targets(["tensorrt-rtx"], "int8")[:3] == ("openvino", ("tensorrt-rtx",), ())
 
 
 def test_the_first_runnable_target_is_primary_and_all_others_are_extra(simulate_machine):
     simulate_machine(*CPU, unusable=["tensorrt", "tensorrt-rtx"])
     targets = ["tensorrt", "openvino", "onnxruntime", "openvino"]
-    assert choice.select_targets(targets, "fp32") == ("openvino", ("tensorrt", "onnxruntime"), ())
+    assert choice.select_targets(targets, "fp32")[:3] == ("openvino", ("tensorrt", "onnxruntime"), ())
 
 
 def test_auto_with_another_name_is_rejected(simulate_machine):
@@ -97,7 +97,7 @@ def test_auto_with_another_name_is_rejected(simulate_machine):
 @pytest.mark.parametrize("precision", ["int8", "int8-fp16"])
 def test_beside_int8_of_openvino_auto_builds_the_engine_that_the_cpp_library_runs(simulate_machine, precision):
     simulate_machine(*CPU)
-    assert choice.select_targets(["auto"], precision) == ("openvino", (), ("onnxruntime",))
+    assert choice.select_targets(["auto"], precision)[:3] == ("openvino", (), ("onnxruntime",))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
@@ -108,4 +108,15 @@ def test_other_precisions_have_no_engine_of_the_cpp_library_besides(simulate_mac
 
 def test_a_target_that_was_named_stands_alone(simulate_machine):
     simulate_machine(*CPU)
-    assert choice.select_targets(["openvino"], "int8") == ("openvino", (), ())
+    assert choice.select_targets(["openvino"], "int8")[:3] == ("openvino", (), ())
+
+
+def test_auto_names_the_backends_to_go_on_to(machine):
+    machine("onnxruntime", "openvino")
+    assert choice.select_targets(["auto"], "int8").fallback_targets == ("onnxruntime",)
+    assert choice.select_targets(["auto"], "fp16").fallback_targets == ("openvino",)
+
+
+def test_a_named_backend_is_never_replaced(machine):
+    machine("onnxruntime", "openvino")
+    assert choice.select_targets(["openvino"], "int8").fallback_targets == ()

@@ -85,9 +85,9 @@ def test_an_unknown_field_is_refused_at_any_level(content, tmp_path, place):
         manifests.decode_manifest(encode_json(content), tmp_path)
 
 
-@pytest.mark.parametrize("version", [0, 1, 4, 6, -1, 10**9])
+@pytest.mark.parametrize("version", [0, 1, 4, 5, 7, -1, 10**9])
 def test_the_schema_version_is_checked_first(tmp_path, version):
-    with pytest.raises(InputError, match=f"has schema version {version}, and this deploykit reads version 5"):
+    with pytest.raises(InputError, match=f"has schema version {version}, and this deploykit reads version 6"):
         manifests.decode_manifest(encode_json({"schema_version": version, "unlike": "anything"}), tmp_path)
 
 

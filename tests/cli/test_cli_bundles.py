@@ -9,10 +9,10 @@ import pytest
 from safetensors.torch import save_file
 
 from deploykit.core.values import WeightsSource
-from deploykit.evaluate.parity.tolerances import for_precision
+from deploykit.evaluate.parity import verdict
+from deploykit.evaluate.parity.tolerances import for_fp32
 from deploykit.export.architectures.nin import NIN_CIFAR10
 from deploykit.export.networks.weights import load_network
-from deploykit.workflows import stages
 
 
 def edit(bundle, change):
@@ -417,10 +417,9 @@ def test_parity_prints_each_row_as_soon_as_it_is_complete(cli, fp32_bundle):
 
 
 def test_parity_fails_where_a_row_fails(cli, fp32_bundle, monkeypatch):
-    def bounds(precision, trained):
-        return msgspec.structs.replace(for_precision(precision, trained), max_relative=0.0)
-
-    monkeypatch.setattr(stages, "for_precision", bounds)
+    monkeypatch.setattr(
+        verdict, "for_fp32", lambda trained: msgspec.structs.replace(for_fp32(trained), max_relative=0.0)
+    )
     result = cli("parity", fp32_bundle)
     assert result.code == 1
     assert "nin_cifar10-fp32 fp32 FAILED" in result.text

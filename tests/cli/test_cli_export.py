@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from deploykit.bundle import manifest as manifests
-from deploykit.evaluate.parity.tolerances import for_precision
+from deploykit.evaluate.parity import verdict
+from deploykit.evaluate.parity.tolerances import for_fp32
 from deploykit.workflows import stages
 
 
@@ -190,10 +191,9 @@ def strict_tolerances(cache_without, monkeypatch):
     """Bounds that every rounding error exceeds, and no earlier verdict."""
     cache_without("verdict")
 
-    def bounds(precision, trained):
-        return msgspec.structs.replace(for_precision(precision, trained), max_relative=0.0)
-
-    monkeypatch.setattr(stages, "for_precision", bounds)
+    monkeypatch.setattr(
+        verdict, "for_fp32", lambda trained: msgspec.structs.replace(for_fp32(trained), max_relative=0.0)
+    )
 
 
 @pytest.mark.usefixtures("strict_tolerances")

@@ -34,7 +34,7 @@ def stage(name, subject, snr_db=30.0, tolerance=INT8, failures=()):
 STAGES = (
     stage("preprocessing", "the manifest's preprocessing", None, FP32),
     stage("export", "the FP32 graph, in onnxruntime 1.31.1", 120.0, FP32),
-    stage("precision", "the graph with Q/DQ pairs, as written"),
+    stage("Q/DQ", "the graph with Q/DQ pairs, as written"),
     StageParity("engine", "tensorrt 10.16.1", (), (), INT8, (), "no NVIDIA driver is installed."),
     stage("C++", "ONNX Runtime 1.31.1 in C++, engines/onnxruntime/onnxruntime.onnx"),
 )
@@ -55,13 +55,6 @@ def text(capfd):
 
 def of_stages(*stages, **more):
     return Diagnosis("resnet18-int8", "int8", stages=Stages(stages, DATA, **more))
-
-
-def test_the_precision_stage_is_called_qdq_for_int8_and_cast_for_fp16():
-    named = [depth.stage_label(stage("precision", "", tolerance=tolerance)) for tolerance in (INT8, FP16)]
-    assert named == ["Q/DQ", "cast"]
-    recorded = msgspec.structs.replace(INT8, name="int8 (as recorded)")
-    assert depth.stage_label(stage("precision", "", tolerance=recorded)) == "Q/DQ"
 
 
 def test_every_stage_has_a_row_with_its_stage_and_cumulative_snr(text):
@@ -106,7 +99,7 @@ def test_stages_that_exceed_the_tolerance_only_together_fail(text):
 
 
 def test_nan_is_minus_infinity(text):
-    assert "−∞ −∞" in text(of_stages(stage("precision", "the graph", -1.7e308, failures=("NaN",))))
+    assert "−∞ −∞" in text(of_stages(stage("Q/DQ", "the graph", -1.7e308, failures=("NaN",))))
 
 
 def layer(number):

@@ -113,9 +113,9 @@ def test_every_failure_is_listed_with_the_verdict(manifest):
 
 def test_a_failing_stage_fails_a_bundle_whose_export_passed(manifest):
     bundle = describe_bundle("bad", manifest, Records(stages=stages(manifest, failing=True)))
-    assert bundle.failures == ("stage cast: output 'logits': the signal-to-noise ratio is 4.0 dB",)
+    assert bundle.failures == ("stage Q/DQ: output 'logits': the signal-to-noise ratio is 4.0 dB",)
     assert (
-        "The failing stage, the first beyond its tolerance: cast, the graph with Q/DQ pairs"
+        "The failing stage, the first beyond its tolerance: Q/DQ, the graph with Q/DQ pairs"
         in PageParser(pages.render_bundle(bundle)).text
     )
 

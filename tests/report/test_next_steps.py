@@ -5,7 +5,6 @@ from typing import get_args
 
 import msgspec
 import pytest
-from example_tolerances import example_tolerance
 
 from deploykit.bundle import manifest as manifests
 from deploykit.core.values import DataRecord, Diagnosis, MatrixRow, OutputParity, Stage, StageParity, Stages
@@ -67,12 +66,10 @@ def test_a_failed_network_in_a_matrix_is_to_be_exported(failed_parity):
     assert line.endswith("deploykit export resnet18 --int8 --fp16 --calibration photos")
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
 @pytest.mark.parametrize("stage", get_args(Stage))
-def test_every_stage_has_a_remedy(stage, precision):
-    tolerance = example_tolerance(precision, trained=True)
-    failing = StageParity(stage, "x", OUTPUTS, OUTPUTS, tolerance, ("too noisy",))
-    diagnosis = Diagnosis("x", precision, stages=Stages((failing,), DATA))
+def test_every_stage_has_a_remedy(stage):
+    failing = StageParity(stage, "x", OUTPUTS, OUTPUTS, None, ("too noisy",))
+    diagnosis = Diagnosis("x", "int8", stages=Stages((failing,), DATA))
     line = next_steps.conclude_diagnosis(diagnosis, Path("build/x")).plain
     assert " stage. Try: " in line
     assert "BUNDLE" not in line

@@ -118,12 +118,35 @@ def test_names_are_printed_as_they_are(text, name):
 
 def test_a_verdict_begins_with_pass_or_fail(flat_text, parity):
     assert flat_text(terminal.render_verdict(parity, "fp16")).startswith(
-        "PASSED fp16 against eager PyTorch on 4 samples of synthetic logits: max |Δ|"
+        "PASSED fp16 against eager PyTorch on 4 samples of synthetic engine against its graph: SNR"
     )
     failed = msgspec.structs.replace(parity, passed=False, failures=("too far", "too noisy"))
     printed = flat_text(terminal.render_verdict(failed, "fp16"))
     assert printed.startswith("FAILED fp16")
     assert "× too far × too noisy" in printed
+
+
+def test_what_a_verdict_does_not_cover_stands_beside_the_word(flat_text, parity, manifest):
+    untested = msgspec.structs.replace(parity, accuracy=None)
+    assert flat_text(terminal.render_verdict(untested, "int8")).startswith(
+        "PASSED (faithful; accuracy not measured) int8"
+    )
+    printed = flat_text(terminal.render_verdict(parity, "fp16", receipt=manifest.receipt))
+    assert printed.startswith("PASSED (executed in FP32) fp16")
+
+
+def test_a_failed_receipt_fails_the_engine(flat_text, parity):
+    printed = flat_text(terminal.render_verdict(parity, "fp16", other_failures=("it ran in FP32",)))
+    assert printed.startswith("FAILED fp16")
+    assert "× it ran in FP32" in printed
+
+
+def test_the_cost_is_printed_in_the_terms_of_the_outputs_kind(flat_text, parity):
+    printed = flat_text(terminal.render_verdict(parity, "fp16"))
+    assert re.search(
+        r"cost of FP16 at logits \(class scores\): SNR [\d.]+ dB \(the precision's own floor [\d.]+ dB\)", printed
+    )
+    assert "top-1 agreement 100 % (95 % interval" in printed
 
 
 def test_a_verdict_prints_every_caveat(flat_text, parity):
@@ -157,7 +180,7 @@ def test_a_command_in_a_caveat_names_the_bundles_folder(flat_text, parity, tmp_p
 
 
 def test_identical_outputs_are_called_identical(flat_text, parity):
-    exact = msgspec.structs.replace(parity, outputs=(EXACT,))
+    exact = msgspec.structs.replace(parity, outputs=(EXACT,), faithfulness=None, cost=None)
     expected = "logits: max |Δ| 0.0e+00 of full scale, identical, cosine 1.0000000, top-1 agreement 100.0%"
     assert expected in flat_text(terminal.render_verdict(exact, "fp32"))
 
@@ -165,7 +188,7 @@ def test_identical_outputs_are_called_identical(flat_text, parity):
 def test_an_embedding_has_no_top_1(flat_text, parity):
     embedding = msgspec.structs.replace(EXACT, top1_agreement=None)
     assert "top-1" not in flat_text(
-        terminal.render_verdict(msgspec.structs.replace(parity, outputs=(embedding,), caveats=()), "fp32")
+        terminal.render_verdict(msgspec.structs.replace(parity, outputs=(embedding,), cost=None, caveats=()), "fp32")
     )
 
 
@@ -177,7 +200,7 @@ def test_accuracy_is_printed_of_both(flat_text, parity):
 
 def test_a_matrix_has_a_row_per_network_and_precision(text, parity):
     failed = msgspec.structs.replace(parity, passed=False, failures=("too far",), outputs=())
-    exact = msgspec.structs.replace(parity, outputs=(EXACT,))
+    exact = msgspec.structs.replace(parity, outputs=(EXACT,), cost=None)
     header, first, second, third = text(
         terminal.matrix_table(
             [

@@ -66,7 +66,7 @@ def stages(manifest, failing=False):
     return Stages(
         (
             StageParity("preprocessing", "Pillow", good, good, None),
-            StageParity("precision", "the graph with Q/DQ pairs", outputs, outputs, bound, failures),
+            StageParity("Q/DQ", "the graph with Q/DQ pairs", outputs, outputs, bound, failures),
             StageParity("C++", "the C++ library", (), (), None, not_run_reason="no compiler was found"),
         ),
         manifest.parity.data,

@@ -12,7 +12,8 @@ from deploykit.bundle import load
 from deploykit.bundle import manifest as manifests
 from deploykit.core.errors import CheckFailed, InputError, UsageError
 from deploykit.core.values import BatchRange, ExportOptions, ExportRequest, TensorSpec, WeightsSource
-from deploykit.evaluate.parity.tolerances import for_precision
+from deploykit.evaluate.parity import verdict
+from deploykit.evaluate.parity.tolerances import for_fp32
 from deploykit.workflows import export as pipeline
 from deploykit.workflows import stages
 
@@ -187,11 +188,9 @@ def test_an_error_of_the_fp32_graph_fails_fp16_despite_its_wider_tolerance(
 ):
     cache_without("verdict")
 
-    def bounds(precision, trained):
-        tolerance = for_precision(precision, trained)
-        return msgspec.structs.replace(tolerance, max_relative=0.0) if precision == "fp32" else tolerance
-
-    monkeypatch.setattr(stages, "for_precision", bounds)
+    monkeypatch.setattr(
+        verdict, "for_fp32", lambda trained: msgspec.structs.replace(for_fp32(trained), max_relative=0.0)
+    )
     parity = export(FP16, tmp_path / "bundle").manifest.parity
     assert not parity.passed
     assert parity.failures[0].startswith("the FP32 graph fails: output 'logits': the largest difference is")

@@ -23,7 +23,6 @@ from deploykit.core.values import (
 )
 from deploykit.report.bench import ENOUGH_FOR_P999
 from deploykit.report.bundle_document import EngineRow, worst_snr
-from deploykit.report.depth import stage_label
 from deploykit.report.formatting import format_db, format_ms, format_percent, format_power, format_precision
 from deploykit.report.html.svg import (
     BLUE,
@@ -93,7 +92,7 @@ def draw_stages(stages: Stages) -> Markup | None:
 def _stage_text(stage: StageParity, separator: str) -> str:
     """The stage and its own SNR; an export measures the engine together with the conversion before it, not alone."""
     snr = format_db(_worst_db(stage.stage_outputs)) if stage.stage_outputs else "not measured alone"
-    return f"{stage_label(stage)}{separator}{snr}"
+    return f"{stage.stage}{separator}{snr}"
 
 
 def draw_layers(errors: LayerErrors) -> Markup | None:

@@ -17,7 +17,7 @@ from deploykit.report.bounds import list_bounds
 from deploykit.report.bundle_document import Report, ReportedBundle, bundle_headline, engine_rows, worst_snr
 from deploykit.report.caveats import list_caveats
 from deploykit.report.cpp_engine import describe_cpp_engine
-from deploykit.report.depth import list_not_run, stage_label
+from deploykit.report.depth import list_not_run
 from deploykit.report.export_command import export_command_words
 from deploykit.report.extra_engines import describe_build
 from deploykit.report.formatting import ABSENT, FILTERS, fill_bundle_path, format_number, placeholder_path
@@ -168,7 +168,6 @@ def _create_environment() -> Environment:
     environment.filters.update(
         worst=worst_snr,
         headline=bundle_headline,
-        stage_label=stage_label,
         not_run=list_not_run,
         p999=p999_ms,
         span=_format_range,

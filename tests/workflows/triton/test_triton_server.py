@@ -26,7 +26,6 @@ from deploykit.core.calibration import preprocess
 from deploykit.core.files import record_file
 from deploykit.core.values import Batch
 from deploykit.evaluate.parity.compare import compare_runners
-from deploykit.evaluate.parity.tolerances import for_precision
 from deploykit.workflows.source_network import rebuild_source_network
 from deploykit.workflows.triton.compose import ServeOptions, write_repository
 from deploykit.workflows.triton.kserve import Service
@@ -131,7 +130,7 @@ def test_a_served_bundle_reproduces_eager_pytorch_on_its_golden_inputs(server, b
         ReplayRunner(manifest.inputs, manifest.outputs, outputs),
         Served(client_of(server, protocol), name, manifest),
         [Batch(inputs, (None,) * count)],
-        for_precision(manifest.precision, manifest.weights.trained),
+        manifest.parity.tolerance,
         msgspec.structs.replace(manifest.parity.data, count=count, labelled=False),
         manifest.model.head,
     )

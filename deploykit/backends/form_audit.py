@@ -6,13 +6,13 @@ under the same names. Bytes may differ, by the order of serialization.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.core.files import hash_file
+from deploykit.core.onnx_io import external_data_path, place_graph
 from deploykit.core.values import Backend
 
 if TYPE_CHECKING:
@@ -25,14 +25,16 @@ def audit_form(backend: Backend, graph: Path, form: Path) -> tuple[str, ...]:
     InputError or BackendError as from `backend.compile`.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        for file in (graph, graph.with_name(f"{graph.name}.data")):
-            if file.is_file():
-                shutil.copyfile(file, folder / file.name)
-        derived = folder / backend.compile(folder / graph.name, folder).file.path
-        if hash_file(derived) == hash_file(form):
+        own = Path(scratch) / graph.name
+        place_graph(graph, own)
+        derived = own.parent / backend.compile(own, own.parent).file.path
+        if _hash_graph(derived) == _hash_graph(form):
             return ()
         return compare_graphs(derived, form)
+
+
+def _hash_graph(graph: Path) -> list[str]:
+    return [hash_file(file) for file in (graph, external_data_path(graph)) if file.is_file()]
 
 
 def compare_graphs(expected: Path, given: Path) -> tuple[str, ...]:
@@ -50,13 +52,14 @@ def _compare_interface(graph: ir.Graph, other: ir.Graph) -> Iterator[str]:
 
 
 def _compare_nodes(graph: ir.Graph, other: ir.Graph) -> Iterator[str]:
-    nodes, others = ({_name_node(node): node for node in each} for each in (graph, other))
-    for name in sorted(nodes.keys() | others.keys()):
-        node, counterpart = nodes.get(name), others.get(name)
-        if node is None or counterpart is None:
-            yield f"{name}: this node is {'missing' if counterpart is None else 'not in the form that the graph has'}"
-        elif _describe_node(node) != _describe_node(counterpart):
-            yield f"{name}: its operator, its attributes or its tensors are not those of the form that the graph has"
+    nodes, others = ({node.outputs[0].name: node for node in each} for each in (graph, other))
+    for output, node in nodes.items():
+        if output not in others:
+            yield f"{node.name or output}: this {node.op_type} is missing"
+        elif _describe_node(node) != _describe_node(others[output]):
+            yield f"{node.name or output}: this {node.op_type} has another operator, other attributes or other tensors"
+    for output in others.keys() - nodes.keys():
+        yield f"{others[output].name or output}: this {others[output].op_type} is not in the form that the graph has"
 
 
 def _describe_node(node: ir.Node) -> tuple[object, ...]:
@@ -64,7 +67,7 @@ def _describe_node(node: ir.Node) -> tuple[object, ...]:
 
     attributes = {name: ir.to_proto(attribute).SerializeToString() for name, attribute in node.attributes.items()}
     tensors = [[value and value.name for value in values] for values in (node.inputs, node.outputs)]
-    return node.domain, node.op_type, attributes, tensors
+    return node.name, node.domain, node.op_type, attributes, tensors
 
 
 def _compare_initializers(graph: ir.Graph, other: ir.Graph) -> Iterator[str]:
@@ -79,7 +82,3 @@ def _compare_initializers(graph: ir.Graph, other: ir.Graph) -> Iterator[str]:
         elif tensor.tobytes() != given.tobytes():
             different = (tensor.numpy() != given.numpy()).mean()
             yield f"{name}: {different:.1%} of this constant's values are not those of the form that the graph has"
-
-
-def _name_node(node: ir.Node) -> str:
-    return node.name or f"{node.outputs[0].name}"

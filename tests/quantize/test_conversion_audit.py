@@ -74,7 +74,7 @@ class Converted:
         return sum(self.audit(folder / "damaged.onnx"), ())
 
 
-def convert(source: Path, folder: Path, words: str) -> Converted:
+def convert(source, folder, words):
     """`words`: a precision, then `corrected` for corrected biases, `io16` for an FP16 interface."""
     precision, *options = words.split()
     if precision in ("fp16", "bf16"):
@@ -104,7 +104,7 @@ def half(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Converted:
     return convert(source, tmp_path_factory.mktemp("fp16"), "fp16")
 
 
-def edit(graph: ir.Graph, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+def edit(graph, name, change):
     """Change an initializer."""
     value = graph.initializers[name]
     array = value.const_value.numpy()

@@ -58,7 +58,7 @@ def export_elsewhere(folder: Path, **fields) -> None:
     path.write_text(json.dumps(content))
 
 
-def add_noise(graph: ir.Graph) -> None:
+def add_noise(graph):
     """Add 5 % noise to the weights of one layer."""
     layer = next(node for node in graph if node.name == LAYER)
     codes = layer.inputs[1].producer().inputs[0]

@@ -11,7 +11,7 @@ static_checks() {
     # The programs have no suffix and are no package: mypy is told their names, and where they find each other.
     local programs=(scripts/{cpp,gpu,gpu_check,make_outlier_layer,picture_report,train_digits,update_generated}
         scripts/{chromium,lowest_versions,benchmarks/common}.py
-        scripts/benchmarks/{cpp_overhead,engines,harness,latency,parity,quantization,sweep})
+        scripts/benchmarks/{cpp_overhead,engines,faithfulness,harness,latency,parity,quantization,sweep})
     MYPYPATH="$checkout/scripts:$checkout/scripts/benchmarks:$checkout/.venv/stubs" \
         check "types of the scripts" -m mypy --explicit-package-bases --scripts-are-modules "${programs[@]}"
     check "types of the tests" -m mypy --config-file tests/mypy.ini

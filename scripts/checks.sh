@@ -12,7 +12,7 @@ static_checks() {
     local programs=(scripts/{cpp,gpu,verdicts,check_verdicts,gpu_check,make_outlier_layer,picture_report,train_digits}
         scripts/update_generated
         scripts/{chromium,lowest_versions,benchmarks/common}.py
-        scripts/benchmarks/{cpp_overhead,engines,harness,latency,parity,quantization,sweep})
+        scripts/benchmarks/{cpp_overhead,engines,faithfulness,harness,latency,parity,quantization,sweep})
     MYPYPATH="$checkout/scripts:$checkout/scripts/benchmarks:$checkout/.venv/stubs" \
         check "types of the scripts" -m mypy --explicit-package-bases --scripts-are-modules "${programs[@]}"
     check "types of the tests" -m mypy --config-file tests/mypy.ini

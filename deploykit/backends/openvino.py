@@ -74,7 +74,7 @@ class OpenVino(CpuBackend):
         """A runner of the engine's graph."""
         graph = folder / engine.file.path
         _require_graph(graph)
-        return OpenVinoRunner(_compile_model(_read_model(graph), graph), engine.inputs, engine.outputs)
+        return open_model(graph, engine.inputs, engine.outputs)
 
     def read_executed_precision(self, engine: Engine, folder: Path) -> ExecutedPrecision:
         """The type each product's kernel multiplies in, by the name of its ONNX node."""
@@ -84,6 +84,11 @@ class OpenVino(CpuBackend):
         return ExecutedPrecision(
             receipt.EVIDENCE, receipt.read_arithmetic(_compile_model(model, graph).get_runtime_model(), marks)
         )
+
+
+def open_model(path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> OpenVinoRunner:
+    """A runner of any file that OpenVINO reads. InputError where it cannot compile the file."""
+    return OpenVinoRunner(_compile_model(_read_model(path), path), inputs, outputs)
 
 
 class OpenVinoRunner:

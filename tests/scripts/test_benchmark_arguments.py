@@ -6,7 +6,7 @@ import sys
 import pytest
 from programs import SCRIPTS, common, load_program
 
-PROGRAMS = ("cpp_overhead", "engines", "harness", "latency", "parity", "quantization", "sweep")
+PROGRAMS = ("cpp_overhead", "engines", "faithfulness", "harness", "latency", "parity", "quantization", "sweep")
 
 latency = load_program("benchmarks/latency")
 quantization = load_program("benchmarks/quantization")
@@ -21,6 +21,7 @@ quantization = load_program("benchmarks/quantization")
         (latency, "export nin_cifar10", "torchvision, which is the other side, does not have nin_cifar10"),
         (latency, "int8 --rounds 5", "--rounds: 5 is too few: at least 6, since fewer pairs give no 95 % interval"),
         (latency, "int8 --batch many", "--batch: 'many' is not an integer"),
+        (latency, "nncf resnet18", "the following arguments are required: --nncf-python"),
         (latency, "catalog resnet18", "the following arguments are required: --rows"),
         (quantization, "calibration --peaks 100 0", "--peaks: 0 is too few: at least 1"),
         (quantization, "accuracy resnt18", "did you mean resnet18"),

@@ -75,3 +75,11 @@ def test_a_latency_is_measured_on_what_the_command_line_would_export():
     assert floating.calibration is None
     assert (quantized.calibration.data, quantized.calibration.count) == ("photos", 64)
     assert cache_keys.graph_key(floating) == cache_keys.graph_key(quantized)
+
+
+def test_a_line_against_nncf_has_both_ratios():
+    intervals = (Interval(1.091, 0.869, 1.276), Interval(0.998, 0.963, 1.064))
+    arguments = Namespace(rounds=8, calibration_size=16)
+    page = latency.render_nncf([latency.NncfRow("resnet18", 39.9, 37.9, *intervals)], arguments, load=10.1)
+    assert "| resnet18 | 39.9 | 37.9 | 1.091 (0.869 to 1.276) | 0.998 (0.963 to 1.064) |" in page
+    assert any("load 10.1" in line for line in page)

@@ -19,9 +19,13 @@ def format_factor(factor: float) -> str:
 
 
 def describe_speedup(beside: Fp32Comparison, backend: str) -> str:
-    """`1.9× as fast as FP32 on openvino (p50 4.70 ms against 8.90 ms; 1.85 to 1.95 over 8 rounds), 0.26× the size`"""
+    """`1.9× as fast as FP32 on openvino (p50 4.70 ms against 8.90 ms; 1.85 to 1.95 over 8 rounds), 0.26× the size`;
+    where the interval holds 1, no factor is claimed.
+    """
+    unclear = beside.speedup.low <= 1 <= beside.speedup.high
+    factor = "about as fast" if unclear else f"{format_factor(beside.speedup.estimate)} as fast"
     return (
-        f"{format_factor(beside.speedup.estimate)} as fast as FP32 on {backend} "
+        f"{factor} as FP32 on {backend} "
         f"(p50 {format_ms(beside.engine_p50_ms)} against {format_ms(beside.p50_ms)}; {format_spread(beside)}), "
         f"{format_factor(beside.size_ratio)} the size"
     )

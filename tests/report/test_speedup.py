@@ -50,6 +50,10 @@ def test_the_speedup_is_one_line():
     )
 
 
+def test_no_factor_is_claimed_where_the_interval_holds_one():
+    assert describe_speedup(EQUAL, "openvino").startswith("about as fast as FP32 on openvino (p50 ")
+
+
 def test_a_slower_engine_is_noted_on_the_terminal():
     text = shown(terminal.render_speedup(SLOWER, "int8", "onnxruntime"))
     assert text.splitlines() == [

@@ -70,7 +70,7 @@ def _read_source(path: str, stamp: tuple[int, int]) -> OnnxSource:  # noqa: ARG0
     producers = {name: node for node in graph.node for name in node.output}
     last = producers.get(graph.output[0].name)
     first = graph.output[0].type.tensor_type
-    sizes = [dim.dim_value for dim in first.shape.dim]
+    sizes = _declared_shape(graph.output[0])
     single_output = len(graph.output) == 1
     return OnnxSource(
         path=file,
@@ -165,7 +165,7 @@ def _input_dtype(path: Path, value: onnx.ValueInfoProto) -> DType:
 
 
 def _declared_shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
-    return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    return tuple(max(0, dim.dim_value) for dim in value.type.tensor_type.shape.dim)  # some tools write -1 for dynamic
 
 
 def _axis_size(value: onnx.ValueInfoProto, axis: int) -> int:

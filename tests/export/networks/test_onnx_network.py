@@ -7,6 +7,7 @@ from PIL import Image
 
 from deploykit.bundle import load
 from deploykit.bundle import manifest as manifests
+from deploykit.export.networks.onnx_source import open_source
 
 NCHW = """
 agraph (float[N,3,16,16] image) => (float[N,5] scores) {
@@ -82,6 +83,18 @@ def test_a_fixed_batch_is_preserved(export_text):
 def test_a_fixed_batch_becomes_dynamic_on_request(export_text):
     batch = manifest_of(export_text(with_fixed_batch(NCHW, 1), "--batch", "1:2:4")).batch
     assert (batch.minimum, batch.maximum) == (1, 4)
+
+
+def test_a_batch_written_as_minus_one_is_dynamic(save_graph):
+    """As Paddle writes it."""
+    path = save_graph(NCHW)
+    proto = onnx.load(path)
+    for value in (proto.graph.input[0], proto.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = -1
+    onnx.save(proto, path)
+    source = open_source(str(path))
+    assert source.batch is None
+    assert source.is_score_vector
 
 
 def test_a_hard_coded_batch_is_refused(cli, save_graph):

@@ -89,7 +89,7 @@ JOINS = {
     "difference": STEM + "c = Conv (a, w_32_32_1_1) m = Sub (a, c)" + LAST,
 }
 
-CONCATS = {
+BRANCHES = {
     "two": ("r0, r1", 64, 1),
     "two, 3x3": ("r0, r1", 64, 3),
     "three": ("r0, r1, r2", 77, 1),
@@ -106,7 +106,7 @@ CONCATS = {
     )
     + f" p = MaxPool <kernel_shape=[3,3], pads=[1,1,1,1]> (a) m = Concat <axis=1> ({branches})"
     + f' y = Conv <auto_pad="SAME_UPPER"> (m, w_24_{channels}_{kernel}_{kernel})'
-    for name, (branches, channels, kernel) in CONCATS.items()
+    for name, (branches, channels, kernel) in BRANCHES.items()
 } | {
     "dense": STEM + "c = Conv <pads=[1,1,1,1]> (a, w_16_32_3_3) k = Concat <axis=1> (first, c) l = Mul (k, b_1_48_1_1)"
     " n = Add (l, b_1_48_1_1n) r = Relu (n) d = Conv (r, w_16_48_1_1) o = Concat <axis=1> (first, c, d)"

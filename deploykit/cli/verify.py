@@ -25,7 +25,8 @@ def verify_command(bundle: Path, backend: str | None, as_json: bool) -> int:
     loaded = load.load(bundle, backend)
     note_skipped_engines(loaded)
     manifest, parity = loaded.manifest, loaded.self_test()
-    recorded = () if parity.failures else tuple(f"at its export: {failure}" for failure in manifest.failures)
+    earlier = () if parity.failures else manifest.failures_of(loaded.engine)
+    recorded = tuple(f"at its export: {failure}" for failure in earlier)
     failures = (*parity.failures, *recorded)
     if as_json:
         click.echo(encode_document("self-test", parity))

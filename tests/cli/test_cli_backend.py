@@ -59,8 +59,14 @@ def test_the_note_stays_out_of_json(cli, words, failed_bundle, verb):
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb[0])
 def test_a_backend_that_is_named_is_not_replaced(cli, words, failed_bundle, verb):
     result = cli(*words(verb, failed_bundle, "--backend", "onnxruntime"))
-    assert result.code == 0
-    assert "failed at export" not in result.text
+    assert result.code == (1 if verb[0] == "verify" else 0)
+    assert "runs instead" not in result.text
+
+
+def test_the_self_test_of_an_engine_that_failed_at_its_export_fails_too(cli, failed_bundle):
+    result = cli("verify", failed_bundle, "--backend", "onnxruntime")
+    assert "× at its export: the cosine is 0.1" in result.text
+    assert result.out.splitlines()[-1].startswith("FAILED  at its export: the cosine is 0.1. Try: deploykit parity")
 
 
 def test_bench_measures_the_backend_that_is_named(cli, words, fp32_bundle):

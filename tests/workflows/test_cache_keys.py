@@ -43,6 +43,7 @@ JUDGING = {
     "calibration": CalibrationOptions("photos"),
     "budget": BudgetOptions(max_drop=0.5),
     "output_kinds": {"logits": "embedding"},
+    "fallback_targets": ("openvino",),
 }
 
 

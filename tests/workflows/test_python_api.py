@@ -20,6 +20,7 @@ from deploykit.bundle.verify import read_golden
 from deploykit.core.calibration import preprocess
 from deploykit.core.extras import install_command, translate_import_errors
 from deploykit.core.values import BatchRange, BudgetOptions, BuildOptions, CalibrationOptions, ImageOverrides
+from deploykit.evaluate.parity.metrics import snr_db
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
@@ -221,9 +222,9 @@ def test_golden_inputs_give_golden_outputs(request, name):
     bundle = deploykit.load(str(folder))
     inputs, outputs = read_golden(folder, bundle.manifest)
     answers = bundle.run(inputs)
-    bound = bundle.manifest.parity.tolerance.max_relative
+    least = bundle.manifest.parity.tolerance.min_snr_db
     for name, expected in outputs.items():
-        assert np.abs(answers[name] - expected).max() <= bound * np.abs(expected).max()
+        assert snr_db(expected, answers[name]) >= least
     assert bundle.self_test().passed
 
 

@@ -88,7 +88,7 @@ class OutputCost(Value, frozen=True):
     figures: tuple[CostFigure, ...]
 
     @property
-    def failures(self) -> tuple[str, ...]:
+    def violations(self) -> tuple[str, ...]:
         """One sentence per failed figure: the output, the figure with its interval, the bound and its reason."""
         where = f"output {self.name!r} ({self.kind})"
         return tuple(f"{where}: {figure.failure}" for figure in self.figures if figure.failure)
@@ -96,7 +96,7 @@ class OutputCost(Value, frozen=True):
     @property
     def passed(self) -> bool:
         """Whether no figure failed; also where none was judged."""
-        return not self.failures
+        return not self.violations
 
 
 class TopOneDrop(Value, frozen=True):

@@ -91,6 +91,13 @@ class Manifest(Value, frozen=True):
         named = [engine for engine in self.extra_engines if engine.engine.backend in self.request.extra_engines]
         return tuple(failure for engine in named for failure in engine.failures)
 
+    def failures_of(self, engine: Engine) -> tuple[str, ...]:
+        """Failed checks of one engine: of an extra engine its own, of the primary one those of the bundle."""
+        for other in self.extra_engines:
+            if (other.engine.backend, other.engine.file) == (engine.backend, engine.file):
+                return other.failures
+        return self.failures
+
     @property
     def engines(self) -> tuple[Engine, ...]:
         """Every engine in the bundle, the primary engine first."""

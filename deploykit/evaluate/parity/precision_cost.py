@@ -74,7 +74,7 @@ def _compose_cost(
 ) -> PrecisionCost:
     count = len(next(iter(written.outputs.values())))
     failures = [failure for part in parts for failure in _describe_failure(part, written.subject)]
-    failures += [failure for output in outputs for failure in output.failures]
+    failures += [failure for output in outputs for failure in output.violations]
     return PrecisionCost(written.subject, tuple(parts), outputs, reason, count, tuple(failures))
 
 

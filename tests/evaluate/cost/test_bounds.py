@@ -89,13 +89,13 @@ BROKEN = {
 @pytest.mark.parametrize(("kind", "reference", "candidate"), IMPRECISE.values(), ids=IMPRECISE)
 def test_noise_that_leaves_an_output_useful_passes(kind, reference, candidate):
     cost = judge(kind, reference, candidate)
-    assert cost.failures == ()
+    assert cost.violations == ()
     assert any(figure.passed for figure in cost.figures)
 
 
 @pytest.mark.parametrize(("kind", "reference", "candidate"), BROKEN.values(), ids=BROKEN)
 def test_a_fault_fails(kind, reference, candidate):
-    assert judge(kind, reference, candidate).failures
+    assert judge(kind, reference, candidate).violations
 
 
 EVERY_KIND = {kind: reference for kind, reference, _ in IMPRECISE.values()}

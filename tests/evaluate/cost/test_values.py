@@ -15,14 +15,14 @@ REPORTED = CostFigure("KL divergence", 1.5, None, None, "nats", lower_is_better=
 
 
 def test_a_failure_names_output_figure_interval_bound_and_reason():
-    assert OutputCost("logits", "classes", (AGREEMENT, REPORTED)).failures == (
+    assert OutputCost("logits", "classes", (AGREEMENT, REPORTED)).violations == (
         "output 'logits' (classes): top-1 agreement is 12.5 % (95 % interval 3.5 % to 36 %), below the bound of 70 %: "
         "rounding leaves 80 %",
     )
 
 
 def test_an_upper_bound_is_exceeded():
-    [failure] = OutputCost("score", "scalar", (ERROR,)).failures
+    [failure] = OutputCost("score", "scalar", (ERROR,)).violations
     assert failure == (
         "output 'score' (scalar): median error is 0.9 of the spread, above the bound of 0.5 of the spread: noise"
     )

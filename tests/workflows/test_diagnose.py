@@ -310,9 +310,9 @@ def test_the_cpp_program_explains_invalid_arguments(fp32_bundle, tmp_path):
     for words, error, message in (
         ((fp32_bundle, 2, good), UsageError, "it needs four arguments or more"),
         ((fp32_bundle, "2x", good, out), UsageError, "'2x' is not a batch size"),
-        ((fp32_bundle, 2, tmp_path / "double.npy", out), InputError, "its elements are of the type '<f8'"),
+        ((fp32_bundle, 2, tmp_path / "double.npy", out), InputError, "its elements have the type '<f8'"),
         ((fp32_bundle, 2, tmp_path / "empty.npy", out), InputError, "it has no rows"),
-        ((fp32_bundle, 2, tmp_path / "small.npy", out), UsageError, "it is 2×3×31×31, and the network takes 2×3×32×32"),
+        ((fp32_bundle, 2, tmp_path / "small.npy", out), UsageError, "it is 2×3×31×31, and the network needs 2×3×32×32"),
         ((fp32_bundle, 2, tmp_path / "none.npy", out), InputError, "No such file or directory"),
         ((fp32_bundle, 2, good, tmp_path / "nowhere" / "out.npy"), InputError, "it cannot be written"),
         ((tmp_path, 2, good, out), InputError, "it is not a bundle"),

@@ -33,7 +33,8 @@ def _faithfulness_bounds(faithfulness: Faithfulness) -> Iterator[Bound]:
     for part in faithfulness.parts:
         yield Bound(
             _name_part(part.output, part.part), "SNR of the engine against its graph", format_db(part.snr_db),
-            f"≥ {format_db(part.min_snr_db)}", part.snr_db is None or part.snr_db >= part.min_snr_db,
+            ABSENT if part.min_snr_db is None else f"≥ {format_db(part.min_snr_db)}",
+            None if part.min_snr_db is None else part.snr_db is None or part.snr_db >= part.min_snr_db,
             faithfulness.reason,
         )  # fmt: skip
 

@@ -50,11 +50,9 @@ def list_verdict_lines(parity: Parity, precision: str) -> Iterator[str]:
     faithfulness, cost = parity.faithfulness, parity.executed_cost
     if faithfulness is None or cost is None:
         return
-    least_db = min((part.min_snr_db for part in faithfulness.parts), default=0.0)
-    yield (
-        f"engine against its graph: SNR {format_db(faithfulness.worst_snr_db)}, bound {format_db(least_db)} "
-        f"({faithfulness.graph})"
-    )
+    bounds = [part.min_snr_db for part in faithfulness.parts if part.min_snr_db is not None]
+    bound = f"bound {format_db(min(bounds))}" if bounds else "which is negligible"
+    yield f"engine against its graph: SNR {format_db(faithfulness.worst_snr_db)}, {bound} ({faithfulness.graph})"
     yield from _cost_lines(cost, precision)
 
 

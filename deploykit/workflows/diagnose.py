@@ -469,7 +469,7 @@ def _add_engine(
     if not rounds_activations(precision, receipt):
         compiled = GraphOutputs("its graph, activations not rounded", bundle.unrounded_outputs)
     bound = bound_faithfulness(bundle.manifest_oracle_outputs, compiled.outputs, bundle.kinds, precision, receipt)
-    faithfulness = compare_with_graph(engine.outputs, compiled, bundle.kinds, bound)
+    faithfulness = compare_with_graph(engine.outputs, compiled, bundle.kinds, bound, precision)
     add_engine_stage(attribution, engine, compiled, faithfulness)
     return engine_tolerance(faithfulness)
 

@@ -64,7 +64,8 @@ class PartFaithfulness(Value, frozen=True):
     """Such as `boxes`; empty: the whole output."""
     snr_db: float | None
     """None: identical."""
-    min_snr_db: float
+    min_snr_db: float | None
+    """None: not judged, since the differences are negligible."""
 
 
 class Faithfulness(Value, frozen=True):
@@ -99,7 +100,7 @@ class PartCost(Value, frozen=True):
     """SNR of the precision's own floor: an emulation that rounds every weight and activation of the FP32 graph. None:
     there is none (INT8), or it is exact."""
     min_snr_db: float | None
-    """None: not judged."""
+    """None: not judged, or negligible."""
 
 
 class PrecisionCost(Value, frozen=True):

@@ -30,6 +30,7 @@ from deploykit.core.values import (
 )
 from deploykit.evaluate.cost import measure_drop
 from deploykit.evaluate.parity import metrics
+from deploykit.evaluate.parity.negligible import LAST_STEP, is_negligible
 
 Array = NDArray[Any]
 
@@ -71,8 +72,16 @@ def compare_outputs(
 ) -> Parity:
     """The parity verdict on outputs that were computed before; the reference's are finite."""
     measured = measure_outputs(observed, tolerance, data, head, caveats)
-    failures = check_bounds(measured, len(next(iter(observed.reference.values()))), tolerance)
+    judged = tuple(output for output in measured.outputs if not _is_negligible(output.name, observed, tolerance))
+    samples = len(next(iter(observed.reference.values())))
+    failures = check_bounds(msgspec.structs.replace(measured, outputs=judged), samples, tolerance)
     return msgspec.structs.replace(measured, passed=not failures, failures=failures)
+
+
+def _is_negligible(name: str, observed: PairedOutputs, tolerance: Tolerance) -> bool:
+    """Whether an output differs by less than a step of the precision that the tolerance is of, if it is of one."""
+    precision = next((known for known in LAST_STEP if known == tolerance.name), None)
+    return precision is not None and is_negligible(observed.reference[name], observed.candidate[name], precision)
 
 
 def check_bounds(measured: Parity, samples: int, tolerance: Tolerance) -> tuple[str, ...]:

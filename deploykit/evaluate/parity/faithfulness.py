@@ -13,6 +13,7 @@ from deploykit.core.values import Arrays, Faithfulness, OutputKind, PartFaithful
 from deploykit.evaluate.cost import split_parts
 from deploykit.evaluate.parity import metrics
 from deploykit.evaluate.parity.graph_outputs import GraphOutputs, pair_parts
+from deploykit.evaluate.parity.negligible import is_negligible
 from deploykit.evaluate.parity.tolerances import FP32
 
 ROUNDING_MARGIN_DB: Final = 6.0
@@ -36,7 +37,11 @@ class FaithfulnessBound(NamedTuple):
 
 
 def compare_with_graph(
-    engine: Arrays, written: GraphOutputs, kinds: Mapping[str, OutputKind], bound: FaithfulnessBound
+    engine: Arrays,
+    written: GraphOutputs,
+    kinds: Mapping[str, OutputKind],
+    bound: FaithfulnessBound,
+    precision: Precision,
 ) -> Faithfulness:
     """Compare an engine's outputs with those of its graph, part by part, on the samples that both have."""
     count = len(next(iter(written.outputs.values())))
@@ -46,9 +51,8 @@ def compare_with_graph(
             continue  # the interface is compared elsewhere
         computed = split_parts(kinds[name], engine[name][:count])
         for part, reference in split_parts(kinds[name], expected).items():
-            row = PartFaithfulness(
-                name, part, metrics.bounded_snr_db(reference, computed[part]), bound.min_snr_db[name, part]
-            )
+            least_db = None if is_negligible(reference, computed[part], precision) else bound.min_snr_db[name, part]
+            row = PartFaithfulness(name, part, metrics.bounded_snr_db(reference, computed[part]), least_db)
             parts.append(row)
             failures += _describe_failure(row, written.subject)
     return Faithfulness(written.subject, tuple(parts), bound.reason, count, tuple(failures))
@@ -87,7 +91,7 @@ def rounds_activations(precision: Precision, receipt: PrecisionReceipt | None) -
 
 
 def _describe_failure(row: PartFaithfulness, subject: str) -> list[str]:
-    if row.snr_db is None or row.snr_db >= row.min_snr_db:
+    if row.min_snr_db is None or row.snr_db is None or row.snr_db >= row.min_snr_db:
         return []
     place = f"output {row.output!r}" + (f", {row.part}" if row.part else "")
     return [

@@ -14,6 +14,7 @@ from deploykit.core.values import Arrays, OutputCost, OutputKind, PartCost, Prec
 from deploykit.evaluate.cost import judge_cost, measure_cost, split_parts
 from deploykit.evaluate.parity import metrics
 from deploykit.evaluate.parity.graph_outputs import GraphOutputs, pair_parts
+from deploykit.evaluate.parity.negligible import is_negligible
 
 FLOOR_MARGIN_DB: Final = 6.0
 """SNR that a graph may lose against the floor: twice its error."""
@@ -42,7 +43,11 @@ def measure_half_precision_cost(
     parts = []
     for name, part, reference, rounded in pair_parts(oracle, written.outputs, kinds):
         floor_db = metrics.bounded_snr_db(reference, split_parts(kinds[name], floor[name])[part])
-        least = ENOUGH_DB[precision] if floor_db is None else min(floor_db - FLOOR_MARGIN_DB, ENOUGH_DB[precision])
+        least: float | None = ENOUGH_DB[precision]
+        if is_negligible(reference, rounded, precision):
+            least = None
+        elif floor_db is not None:
+            least = min(floor_db - FLOOR_MARGIN_DB, ENOUGH_DB[precision])
         parts.append(PartCost(name, part, metrics.bounded_snr_db(reference, rounded), floor_db, least))
     outputs = _measure_outputs(oracle, written.outputs, kinds)
     reason = FLOOR_REASON.format(precision=precision.upper())
@@ -55,9 +60,14 @@ def measure_int8_cost(
     """The cost of INT8. Of a trained network each output is judged in the terms of its kind; of an untrained one, whose
     outputs mean nothing, only that the error stays below a third of the signal.
     """
-    least = None if trained else INT8_LEAST_DB
     parts = [
-        PartCost(name, part, metrics.bounded_snr_db(reference, rounded), None, least)
+        PartCost(
+            name,
+            part,
+            metrics.bounded_snr_db(reference, rounded),
+            None,
+            None if trained or is_negligible(reference, rounded, "int8") else INT8_LEAST_DB,
+        )
         for name, part, reference, rounded in pair_parts(oracle, written.outputs, kinds)
     ]
     outputs = _measure_outputs(oracle, written.outputs, kinds)

@@ -169,7 +169,9 @@ def add_engine_stage(
 
 def engine_tolerance(faithfulness: Faithfulness) -> Tolerance:
     """The bound on an engine's SNR against its graph."""
-    least_db = min((part.min_snr_db for part in faithfulness.parts), default=UNBOUNDED.min_snr_db)
+    least_db = min(
+        (part.min_snr_db for part in faithfulness.parts if part.min_snr_db is not None), default=UNBOUNDED.min_snr_db
+    )
     return Tolerance("faithful to its graph", None, None, least_db, None, {"min_snr_db": faithfulness.reason})
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from deploykit.core.values import Precision, Tolerance
 from deploykit.evaluate.parity import metrics
+from deploykit.evaluate.parity.negligible import is_negligible
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,6 +44,9 @@ FP32: Final = Tolerance(
 UNBOUNDED: Final = Tolerance("none", None, None, -sys.float_info.max, None, {})
 """Accepts every finite output."""
 
+GROSS_DB: Final = -20.0
+"""SNR of golden vectors whose outputs are all but zero: an error of ten times that is one."""
+
 GOLDEN_MARGIN_DB: Final = 6.0
 """SNR that an engine may lose on the golden vectors against the graph as written: twice its error."""
 
@@ -64,7 +68,11 @@ def derive_tolerance(precision: Precision, pairs: Iterable[tuple[NDArray[Any], N
     """The tolerance for golden vectors: `pairs` hold the reference's outputs for them, and those of the graph as
     written.
     """
-    snrs_db = [snr for pair in pairs if (snr := metrics.bounded_snr_db(*pair)) is not None]
+    judged = [pair for pair in pairs if not is_negligible(*pair, precision)]
+    if not judged:
+        reason = "the golden vectors' outputs differ by less than a step of the type: only a gross error shows"
+        return Tolerance(precision, None, None, GROSS_DB, None, {"min_snr_db": reason})
+    snrs_db = [snr for pair in judged if (snr := metrics.bounded_snr_db(*pair)) is not None]
     least_db = min(min(snrs_db, default=FP32.min_snr_db) - GOLDEN_MARGIN_DB, FP32.min_snr_db)
     written = f"{least_db + GOLDEN_MARGIN_DB:.1f} dB"
     reason = f"on the golden vectors the graph as written has {written}; twice that error is allowed"

@@ -134,7 +134,7 @@ def _judge_precision(
     assert compiled is not None
     assert portable is not None
     bound = bound_faithfulness(outputs.oracle, compiled.outputs, kinds, network.precision, receipt)
-    faithfulness = compare_with_graph(outputs.engine.outputs, compiled, kinds, bound)
+    faithfulness = compare_with_graph(outputs.engine.outputs, compiled, kinds, bound, network.precision)
     cost = _measure_cost(network, outputs, portable, kinds)
     form_cost = None if outputs.form is None else _measure_cost(network, outputs, outputs.form, kinds)
     executed = form_cost or cost

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as arrays
 
 from deploykit.backends.onnxruntime import open_graph
 from deploykit.quantize.floor import write_floor_graph
+from deploykit.quantize.formats import FormatName
 
 WriteFloor = Callable[..., Path]
 
@@ -22,7 +23,7 @@ WriteFloor = Callable[..., Path]
 def write_floor(tmp_path: Path) -> WriteFloor:
     """Write an FP32 graph's text and its floor."""
 
-    def make(text: str, dtype: str = "fp16", **weights: np.ndarray) -> Path:
+    def make(text: str, dtype: FormatName = "fp16", **weights: np.ndarray) -> Path:
         source, target = tmp_path / "source.onnx", tmp_path / "floor" / "floor.onnx"
         proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 20]>\n{text}')
         proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())

@@ -6,6 +6,7 @@ on a GPU. The graphs are cast on noise, and computed on what the noise did not s
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -53,15 +54,15 @@ def cast(tmp_path: Path) -> Cast:
 
 
 def eps(value: float) -> np.ndarray:
-    return np.float32([value])
+    return np.array([value], np.float32)
 
 
-SPATIAL = {"hw": np.int64([2, 3])}
-CHANNELS = {"c": np.int64([1])}
+SPATIAL = {"hw": np.array([2, 3], np.int64)}
+CHANNELS = {"c": np.array([1], np.int64)}
 SQUARE = "s = Mul (i, i) "
 SUM = SQUARE + "t = ReduceSum (s, c) "
 
-FINITE: dict[str, tuple[str, dict[str, object]]] = {
+FINITE: dict[str, tuple[str, dict[str, Any]]] = {
     "division by a norm above 1e-12": (
         "n = ReduceL2 (i, c) m = Clip (n, e) y = Div (i, m)",
         {**CHANNELS, "e": np.float32(1e-12)},
@@ -69,7 +70,7 @@ FINITE: dict[str, tuple[str, dict[str, object]]] = {
     "Max instead of Clip": ("n = ReduceL2 (i, c) m = Max (n, e) y = Div (i, m)", {**CHANNELS, "e": eps(1e-12)}),
     "moved elements between": (
         "n = ReduceL2 (i, c) m = Clip (n, e) k = Expand (m, z) y = Div (i, k)",
-        {**CHANNELS, "e": np.float32(1e-12), "z": np.int64([2, 4, 8, 8])},
+        {**CHANNELS, "e": np.float32(1e-12), "z": np.array([2, 4, 8, 8], np.int64)},
     ),
     "a written-out norm": (SUM + "n = Add (t, e) r = Sqrt (n) y = Div (i, r)", {**CHANNELS, "e": eps(1e-12)}),
     "a reciprocal root": (
@@ -113,7 +114,7 @@ FINITE: dict[str, tuple[str, dict[str, object]]] = {
     "sums of squares": ("k = Mul (i, f) y = ReduceL2 (k, c)", {**CHANNELS, "f": eps(200.0)}),
     "the mean of a large map": (
         "k = Resize (i, , scales) l = Relu (k) m = Mul (l, f) y = ReduceMean (m, hw)",
-        {**SPATIAL, "scales": np.float32([1, 1, 4, 4]), "f": eps(1000.0)},
+        {**SPATIAL, "scales": np.array([1, 1, 4, 4], np.float32), "f": eps(1000.0)},
     ),
 }
 
@@ -122,8 +123,8 @@ def compute_both(source: Path, target: Path, x: np.ndarray) -> tuple[np.ndarray,
     """The FP32 graph's output, and the cast graph's with every rounding done."""
     want = open_graph(source).run({"x": x})["y"]
     with np.errstate(all="ignore"):
-        got = ReferenceEvaluator(str(target)).run(None, {"x": x})[0]
-    return want, np.asarray(got).astype(np.float32)
+        results: Any = ReferenceEvaluator(str(target)).run(None, {"x": x})
+    return want, np.asarray(results[0]).astype(np.float32)
 
 
 @pytest.mark.parametrize("kind", INPUTS)
@@ -192,7 +193,7 @@ def test_terms_that_cancel_are_not_followed(cast):
     assert fp32_operators(cast(nodes)[2]) == ["Add", "Div"]
 
 
-UNCHANGED: dict[str, tuple[str, dict[str, object]]] = {
+UNCHANGED: dict[str, tuple[str, dict[str, Any]]] = {
     "division by a constant": ("y = Div (i, e)", {"e": eps(3.0)}),
     "division by a softmax's sum": ("a = Exp (i) s = ReduceSum (a, c) y = Div (a, s)", CHANNELS),
     "an epsilon of FP16's normal range": (
@@ -206,7 +207,7 @@ UNCHANGED: dict[str, tuple[str, dict[str, object]]] = {
     "GlobalAveragePool": ("y = GlobalAveragePool (i)", {}),
     "a mean over a large map": (
         "k = Resize (i, , scales) l = Relu (k) y = ReduceMean (l, hw)",
-        {**SPATIAL, "scales": np.float32([1, 1, 16, 16])},
+        {**SPATIAL, "scales": np.array([1, 1, 16, 16], np.float32)},
     ),
 }
 
@@ -226,7 +227,7 @@ def test_bfloat16_holds_what_float32_holds(cast, name):
 def test_the_mean_of_a_large_map_is_bounded_by_the_means_that_were_observed(cast):
     """16384 values of at most 4 might add up to 65,536; their means say that they do not."""
     nodes = "k = Resize (i, , scales) l = Clip (k, zero, four) y = ReduceMean (l, hw)"
-    weights = {**SPATIAL, "scales": np.float32([1, 1, 16, 16]), "zero": np.float32(0), "four": np.float32(4)}
+    weights = {**SPATIAL, "scales": np.array([1, 1, 16, 16], np.float32), "zero": np.float32(0), "four": np.float32(4)}
     samples = np.where(np.arange(NOISE.size).reshape(NOISE.shape) % 2, NOISE, np.float32(-5))
     assert cast(nodes, samples=samples, **weights)[2].fp32_nodes == ()
 
@@ -235,7 +236,7 @@ def test_a_sum_that_may_leave_the_type_on_the_way_names_its_bound(cast):
     """128 times 600 on the way to a sum of 0."""
     nodes = "k = Mul (i, f) y = ReduceSum (k, a)"
     samples = np.broadcast_to(np.where(np.arange(8) % 2, np.float32(1), np.float32(-1)), NOISE.shape).copy()
-    weights = {"f": eps(600.0), "a": np.int64([1, 2, 3])}
+    weights = {"f": eps(600.0), "a": np.array([1, 2, 3], np.int64)}
     assert reasons(cast(nodes, samples=samples, **weights)[2])["ReduceSum"] == (
         "its sum of 256 terms may reach 1.536e+05, beyond ±65504"
     )
@@ -243,7 +244,7 @@ def test_a_sum_that_may_leave_the_type_on_the_way_names_its_bound(cast):
 
 NORM_WEIGHTS = {"w": np.ones(4, np.float32), "b": np.zeros(4, np.float32)}
 
-HIDDEN: dict[str, tuple[str, dict[str, object], str]] = {
+HIDDEN: dict[str, tuple[str, dict[str, Any], str]] = {
     "InstanceNormalization": (
         "y = InstanceNormalization (i, w, b)",
         NORM_WEIGHTS,
@@ -261,7 +262,7 @@ HIDDEN: dict[str, tuple[str, dict[str, object], str]] = {
     ),
     "Softmax": (
         "k = Resize (i, , scales) l = Reshape (k, s) y = Softmax <axis = 1> (l)",
-        {"scales": np.float32([1, 1, 40, 40]), "s": np.int64([8, -1])},
+        {"scales": np.array([1, 1, 40, 40], np.float32), "s": np.array([8, -1], np.int64)},
         "its sum of 102400 terms may reach 1.024e+05, beyond ±65504",
     ),
     "AveragePool": (

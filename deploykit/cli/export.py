@@ -242,6 +242,7 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     if manifest.fp32_latency is not None:
         out.print(terminal.render_speedup(manifest.fp32_latency, manifest.precision, manifest.engine.backend))
     for engine in manifest.extra_engines:
-        out.print(extra_engines.render_engine(engine, manifest.precision, outcome.folder))
+        caveats = manifest.parity.caveats
+        out.print(extra_engines.render_engine(engine, manifest.precision, outcome.folder, caveats))
     if manifest.failures or manifest.named_engine_failures:
         out.print(next_steps.conclude_export(manifest, outcome.folder))

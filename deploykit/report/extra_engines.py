@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -13,8 +14,12 @@ from deploykit.report import terminal
 from deploykit.report.formatting import fill_bundle_path, format_bytes, format_path
 
 
-def render_engine(secondary: SecondaryEngine, precision: str, folder: Path) -> Group:
-    """The engine and where it was built, then its verdict or why it was not run; `folder` is the bundle's."""
+def render_engine(
+    secondary: SecondaryEngine, precision: str, folder: Path, printed_caveats: tuple[str, ...] = ()
+) -> Group:
+    """The engine and where it was built, then its verdict or why it was not run; `folder` is the bundle's. Caveats that
+    were printed with the primary engine are not repeated.
+    """
     heading = engine_heading(secondary.engine)
     if secondary.provenance is not None:
         heading.append(f"\n  on {describe_machine(secondary.engine, secondary.provenance)}", style="none")
@@ -23,8 +28,10 @@ def render_engine(secondary: SecondaryEngine, precision: str, folder: Path) -> G
         caveat = describe_not_run(secondary.engine, secondary.not_run_reason)
         return Group(heading, terminal.render_note(fill_bundle_path(caveat, format_path(folder))))
     assert secondary.parity is not None
+    caveats = tuple(caveat for caveat in secondary.parity.caveats if caveat not in printed_caveats)
+    parity = msgspec.structs.replace(secondary.parity, caveats=caveats)
     receipt_failures = secondary.receipt.failures if secondary.receipt is not None else ()
-    parts.append(terminal.render_verdict(secondary.parity, precision, folder, secondary.receipt, receipt_failures))
+    parts.append(terminal.render_verdict(parity, precision, folder, secondary.receipt, receipt_failures))
     if secondary.receipt is not None:
         parts.append(precisions.render_executed(secondary.receipt))
     if secondary.latency is not None:

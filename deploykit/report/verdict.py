@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from deploykit.core.values import CostFigure, OutputKind, Parity, PartCost, PrecisionCost, PrecisionReceipt
-from deploykit.report.formatting import format_db
+from deploykit.report.formatting import format_db, format_precision
 
 KIND_TITLES: Final[dict[OutputKind, str]] = {
     "classes": "class scores",
@@ -60,7 +60,9 @@ def _cost_lines(cost: PrecisionCost, precision: str) -> Iterator[str]:
     for output in cost.outputs:
         parts = [part for part in cost.parts if part.output == output.name]
         figures = [*map(_format_part, parts), *map(format_figure, output.figures)]
-        yield (f"cost of {precision.upper()} at {output.name} ({KIND_TITLES[output.kind]}): {', '.join(figures)}")
+        yield (
+            f"cost of {format_precision(precision)} at {output.name} ({KIND_TITLES[output.kind]}): {', '.join(figures)}"
+        )
 
 
 def _format_part(part: PartCost) -> str:

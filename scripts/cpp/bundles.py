@@ -28,9 +28,10 @@ from deploykit.core.values import (
     Precision,
     WeightsSource,
 )
+from deploykit.evaluate.latency.fp32_beside import Blocks, time_beside_fp32
 from deploykit.evaluate.latency.measure import Settings, measure_calls
 from deploykit.export.networks import catalog
-from deploykit.workflows import export, stages
+from deploykit.workflows import export, fp32_beside, stages
 
 PIXELS: Final[dict[str, int]] = {
     "vgg11": 32,
@@ -52,7 +53,8 @@ CALIBRATION: Final = 16
 """Fewer than useful ranges need; their quality does not matter here."""
 
 ONCE: Final = Settings(window_s=0, agreement=1e9, iterations_at_least=1, seconds_at_least=1e-3)
-"""Latency does not matter here, but a bundle always has one."""
+BRIEF: Final = Blocks(rounds=6, pause_s=0, block_s=0)
+"""Latency does not matter here, but a bundle always has one, with FP32's beside it."""
 
 
 PROCESSES: Final = min(2, os.cpu_count() or 1)
@@ -82,7 +84,12 @@ def export_network(folder: Path, network: str) -> list[str]:
     failures = []
     for precision in PRECISIONS:
         destination = folder / f"{network}-{precision}"
-        with mock.patch.object(stages, "measure_calls", functools.partial(measure_calls, settings=ONCE)):
+        once = functools.partial(measure_calls, settings=ONCE)
+        beside = functools.partial(time_beside_fp32, settings=ONCE, blocks=BRIEF)
+        with (
+            mock.patch.object(stages, "measure_calls", once),
+            mock.patch.object(fp32_beside, "time_beside_fp32", beside),
+        ):
             outcome = export.export(make_request(network, precision), destination, True, TerminalProgress())
         failures += [f"{destination.name}: {failure}" for failure in outcome.manifest.failures]
         print(f"{destination.name}: {'is up to date' if outcome.up_to_date else 'written'}", flush=True)

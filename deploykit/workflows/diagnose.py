@@ -45,7 +45,6 @@ from deploykit.core.values import (
     OutputKind,
     Parity,
     PrecisionCost,
-    PrecisionReceipt,
     Progress,
     Runner,
     SampleDifferences,
@@ -59,7 +58,7 @@ from deploykit.evaluate.cost import resolve_kinds
 from deploykit.evaluate.parity import cpp_outputs as cpp
 from deploykit.evaluate.parity import samples as by_sample
 from deploykit.evaluate.parity.compare import untrained_caveats
-from deploykit.evaluate.parity.faithfulness import bound_faithfulness, compare_with_graph, rounds_activations
+from deploykit.evaluate.parity.faithfulness import bound_faithfulness, compare_with_graph
 from deploykit.evaluate.parity.graph_outputs import GraphOutputs
 from deploykit.evaluate.parity.layer_errors import error_power, fusion_boundaries, input_for, rank_layers, split_at
 from deploykit.evaluate.parity.metrics import snr_db
@@ -161,14 +160,6 @@ class DiagnosedBundle:
         with open_floor(self.fp32_graph, precision) as runner:
             return self.run_samples(runner, f"running the FP32 graph rounded to {precision.upper()}")
 
-    @cached_property
-    def unrounded_outputs(self) -> Arrays:
-        """Outputs of the bundle's graph without rounding of its activations."""
-        with open_node_by_node(self.precision_graph) as runner:
-            return self.run_samples(
-                runner, f"running {graph_name(self.manifest.precision)}, its activations not rounded"
-            )
-
     def run_as_written(self, graph: Path, name: str) -> Arrays:
         """Outputs of a graph of the bundle's precision, every rounding done."""
         with open_as_written(graph, self.manifest.precision) as runner:
@@ -177,7 +168,6 @@ class DiagnosedBundle:
     def judge_engine(self) -> Parity:
         """The verdict on the primary engine, or on the next one that runs here."""
         loaded = first_runnable(self.folder, self.manifest, self.manifest.engines)
-        receipts = {engine.file.path: receipt for engine, _, receipt in _list_engines(self.manifest)}
         engine = loaded.engine
         form = self.folder / engine.file.path if stages.is_own_form(engine, self.manifest.graph.file) else None
         bundle = JudgedBundle(
@@ -190,7 +180,7 @@ class DiagnosedBundle:
             self.fp32_graph,
             self.precision_graph,
         )
-        judged = LoadedEngine(engine, loaded.runner, form, receipts.get(engine.file.path))
+        judged = LoadedEngine(engine, loaded.runner, form)
         return judge(bundle, self.manifest_oracle_outputs, judged, self.progress).parity
 
     @cached_property
@@ -398,7 +388,7 @@ def _evaluate_engines(bundle: DiagnosedBundle, attribution: StageAttribution) ->
     """Evaluate every engine that can be loaded here, and the C++ library; returns their caveats."""
     caveats: list[str] = []
     runs_by_file: dict[str, _EngineRun] = {}
-    for engine, parity, receipt in _list_engines(bundle.manifest):
+    for engine, parity in _list_engines(bundle.manifest):
         findings = _audit_form(bundle, engine)
         expected = _evaluate_form(bundle, attribution, engine, parity, findings)
         caveats += findings.caveats
@@ -408,17 +398,17 @@ def _evaluate_engines(bundle: DiagnosedBundle, attribution: StageAttribution) ->
             attribution.skip_stage("engine", f"{engine.backend} {engine.version}", None, str(error))
             continue
         subject = GraphOutputs(f"{loaded.backend} {loaded.version}", outputs)
-        tolerance = _add_engine(bundle, attribution, subject, expected, receipt)
+        tolerance = _add_engine(bundle, attribution, subject, expected)
         runs_by_file.setdefault(engine.file.path, _EngineRun(outputs, tolerance))
         caveats += loaded.caveats
     return caveats + _evaluate_cpp(bundle, attribution, runs_by_file)
 
 
-def _list_engines(manifest: Manifest) -> Iterator[tuple[Engine, Parity | None, PrecisionReceipt | None]]:
-    """Every engine with its recorded verdict and receipt, the primary one first."""
-    yield manifest.engine, manifest.parity, manifest.receipt
+def _list_engines(manifest: Manifest) -> Iterator[tuple[Engine, Parity | None]]:
+    """Every engine with its recorded verdict, the primary one first."""
+    yield manifest.engine, manifest.parity
     for other in manifest.extra_engines:
-        yield other.engine, other.parity, other.receipt
+        yield other.engine, other.parity
 
 
 def _audit_form(bundle: DiagnosedBundle, engine: Engine) -> Findings:
@@ -454,11 +444,7 @@ def _evaluate_form(
 
 
 def _add_engine(
-    bundle: DiagnosedBundle,
-    attribution: StageAttribution,
-    engine: GraphOutputs,
-    expected: Arrays,
-    receipt: PrecisionReceipt | None,
+    bundle: DiagnosedBundle, attribution: StageAttribution, engine: GraphOutputs, expected: Arrays
 ) -> Tolerance:
     """Add an engine, compared with its graph; returns the tolerance."""
     precision = bundle.manifest.precision
@@ -466,9 +452,7 @@ def _add_engine(
         attribution.add_stage("engine", engine.subject, bundle.fp32_tolerance, engine.outputs, expected)
         return bundle.fp32_tolerance
     compiled = GraphOutputs("its graph as written", expected)
-    if not rounds_activations(precision, receipt):
-        compiled = GraphOutputs("its graph, activations not rounded", bundle.unrounded_outputs)
-    bound = bound_faithfulness(bundle.manifest_oracle_outputs, compiled.outputs, bundle.kinds, precision, receipt)
+    bound = bound_faithfulness(bundle.manifest_oracle_outputs, compiled.outputs, bundle.kinds)
     faithfulness = compare_with_graph(engine.outputs, compiled, bundle.kinds, bound, precision)
     add_engine_stage(attribution, engine, compiled, faithfulness)
     return engine_tolerance(faithfulness)

@@ -153,7 +153,7 @@ def _judge_engine(session: Session, selected: PrecisionResult) -> JudgedEngine:
     """Compile the graph for the session's backend, read what the engine executes, and judge it."""
     built = stages.compile_engine(session, selected.graph)
     receipt = stages.audit_precision(session, selected.graph, built)
-    parity, by_stage = stages.evaluate_parity(session, selected.graph, built, receipt)
+    parity, by_stage = stages.evaluate_parity(session, selected.graph, built)
     parity = msgspec.structs.replace(parity, caveats=(*parity.caveats, *selected.caveats))
     return JudgedEngine(built, parity, by_stage, receipt)
 

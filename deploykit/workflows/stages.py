@@ -235,9 +235,7 @@ def compare_engine(session: Session, graph: PrecisionGraph) -> Verdict:
     return Verdict(load_entry(folder, Parity), built)
 
 
-def evaluate_parity(
-    session: Session, graph: PrecisionGraph, built: BuiltEngine, receipt: PrecisionReceipt
-) -> Judgement:
+def evaluate_parity(session: Session, graph: PrecisionGraph, built: BuiltEngine) -> Judgement:
     """The verdict on an engine of the graph, and the same stage by stage."""
     request, backend = session.request, session.backend
 
@@ -254,11 +252,11 @@ def evaluate_parity(
         )
         form = built.folder / built.engine.file.path if is_own_form(built.engine, graph.file) else None
         runner = CastingRunner(backend.load(built.engine, built.folder))
-        loaded = LoadedEngine(built.engine, runner, form, receipt)
+        loaded = LoadedEngine(built.engine, runner, form)
         judgement = judge(bundle, load_oracle_outputs(session), loaded, session.progress)
         save_entry(folder, _VerdictEntry(judgement.parity, judgement.stages))
 
-    key = {**_comparison_key(session, graph), "receipt": receipt, "kinds": request.output_kinds}
+    key = {**_comparison_key(session, graph), "kinds": request.output_kinds}
     entry = load_entry(cache.fetch_or_build("verdict", key, write_verdict), _VerdictEntry)
     return Judgement(entry.parity, entry.stages)
 

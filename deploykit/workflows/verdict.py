@@ -20,18 +20,16 @@ from deploykit.core.values import (
     OutputKind,
     Parity,
     Precision,
-    PrecisionReceipt,
     Progress,
     Runner,
     Stages,
     WeightsRecord,
 )
 from deploykit.evaluate.parity.compare import run_batches
-from deploykit.evaluate.parity.faithfulness import rounds_activations
 from deploykit.evaluate.parity.graph_outputs import GraphOutputs
 from deploykit.evaluate.parity.stages import attribute_at_export, graph_name
 from deploykit.evaluate.parity.verdict import HALF_PRECISIONS, JudgedNetwork, JudgedOutputs, judge_engine
-from deploykit.workflows.as_written import open_as_written, open_floor, open_node_by_node
+from deploykit.workflows.as_written import open_as_written, open_floor
 
 AS_WRITTEN_SAMPLES: Final = 128
 """Samples on which graphs are computed as written, which takes several times as long as an engine."""
@@ -59,7 +57,6 @@ class LoadedEngine(NamedTuple):
     runner: Runner
     form: Path | None
     """The backend's own form of the graph; None: it computes the portable one."""
-    receipt: PrecisionReceipt | None
 
     @property
     def identity(self) -> str:
@@ -94,7 +91,7 @@ def judge(bundle: JudgedBundle, oracle: Arrays, loaded: LoadedEngine, progress: 
     )
     if bundle.precision != "fp32":
         outputs = _run_as_written(bundle, loaded, outputs, progress)
-    parity = judge_engine(network, outputs, loaded.receipt, loaded.engine.caveats)
+    parity = judge_engine(network, outputs, loaded.engine.caveats)
     return Judgement(parity, attribute_at_export(network, outputs, parity))
 
 
@@ -117,9 +114,6 @@ def _run_as_written(
         assert precision in ("fp16", "bf16")
         floor = run(open_floor(bundle.fp32_graph, precision), f"the FP32 graph rounded to {precision.upper()}")
         outputs = outputs._replace(floor=floor.outputs)
-        if not rounds_activations(precision, loaded.receipt):
-            subject = f"{name}, its activations not rounded"
-            outputs = outputs._replace(unrounded=run(open_node_by_node(bundle.graph), subject))
     return outputs
 
 

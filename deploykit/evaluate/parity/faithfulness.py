@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from deploykit.core.values import Arrays, Faithfulness, OutputKind, PartFaithfulness, Precision, PrecisionReceipt
+from deploykit.core.values import Arrays, Faithfulness, OutputKind, PartFaithfulness, Precision
 from deploykit.evaluate.cost import split_parts
 from deploykit.evaluate.parity import metrics
 from deploykit.evaluate.parity.graph_outputs import GraphOutputs, pair_parts
 from deploykit.evaluate.parity.negligible import is_negligible
-from deploykit.evaluate.parity.tolerances import FP32
 
 ROUNDING_MARGIN_DB: Final = 6.0
 """SNR that an engine may lose against its graph's own rounding error: twice that error."""
@@ -58,36 +57,16 @@ def compare_with_graph(
     return Faithfulness(written.subject, tuple(parts), bound.reason, count, tuple(failures))
 
 
-def bound_faithfulness(
-    oracle: Arrays,
-    written: Arrays,
-    kinds: Mapping[str, OutputKind],
-    precision: Precision,
-    receipt: PrecisionReceipt | None,
-) -> FaithfulnessBound:
-    """How near an engine must be to its graph, from the precision that it executes.
+def bound_faithfulness(oracle: Arrays, written: Arrays, kinds: Mapping[str, OutputKind]) -> FaithfulnessBound:
+    """How near an engine must be to its graph: from the error that the graph's own roundings make.
 
-    `oracle` and `written` hold the same samples. An engine that computes FP16 nodes in FP32 is compared with a graph
-    that rounds no activation either, and must agree as FP32 does.
+    `oracle` and `written` hold the same samples.
     """
-    if not rounds_activations(precision, receipt):
-        reason = f"it computes in FP32, as the graph is computed here: {FP32.reasons['min_snr_db']}"
-        bounds = {(name, part): FP32.min_snr_db for name, part, _, _ in pair_parts(oracle, written, kinds)}
-        return FaithfulnessBound(bounds, reason)
     bounds = {}
     for name, part, reference, rounded in pair_parts(oracle, written, kinds):
         snr_db = metrics.bounded_snr_db(reference, rounded)
         bounds[name, part] = LARGEST_DB if snr_db is None else min(snr_db - ROUNDING_MARGIN_DB, LARGEST_DB)
     return FaithfulnessBound(bounds, ROUNDING_REASON)
-
-
-def rounds_activations(precision: Precision, receipt: PrecisionReceipt | None) -> bool:
-    """Whether an engine rounds the activations of its graph: not where it executes an FP16 graph in FP32. (BF16 it may
-    truncate on the way, as OpenVINO does.)
-    """
-    if precision != "fp16" or receipt is None or not receipt.layers:
-        return True
-    return any(share for name, share in receipt.shares.items() if name != "fp32")
 
 
 def _describe_failure(row: PartFaithfulness, subject: str) -> list[str]:

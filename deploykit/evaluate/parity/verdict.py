@@ -25,7 +25,6 @@ from deploykit.core.values import (
     PartFaithfulness,
     Precision,
     PrecisionCost,
-    PrecisionReceipt,
     Tolerance,
     WeightsRecord,
 )
@@ -77,21 +76,17 @@ class JudgedOutputs(NamedTuple):
     """The portable graph at its precision, as written; None: FP32, or no runtime here computes it."""
     form: GraphOutputs | None = None
     """The backend's own form of the graph, as written; None: it computes the portable one."""
-    unrounded: GraphOutputs | None = None
-    """The portable graph without rounding of activations, for an engine that executes FP16 nodes in FP32."""
     floor: Arrays | None = None
     """FP16 and BF16: an emulation that rounds every weight and activation of the FP32 graph."""
 
     @property
     def compiled(self) -> GraphOutputs | None:
-        """The graph that the engine was compiled from, as the engine rounds it."""
-        return self.unrounded or self.form or self.portable
+        """The graph that the engine was compiled from."""
+        return self.form or self.portable
 
 
-def judge_engine(
-    network: JudgedNetwork, outputs: JudgedOutputs, receipt: PrecisionReceipt | None, caveats: tuple[str, ...] = ()
-) -> Parity:
-    """The verdict on one engine; `receipt` says what it executes, `caveats` are limits that the caller knows.
+def judge_engine(network: JudgedNetwork, outputs: JudgedOutputs, caveats: tuple[str, ...] = ()) -> Parity:
+    """The verdict on one engine; `caveats` are limits that the caller knows.
 
     InputError where the reference computes NaN or infinity, and for a kind or an output that the user names wrongly.
     """
@@ -101,7 +96,7 @@ def judge_engine(
     if network.precision == "fp32":
         parity = _judge_fp32(network, outputs, caveats)
     else:
-        parity = _judge_precision(network, outputs, receipt, caveats)
+        parity = _judge_precision(network, outputs, caveats)
     failures = (*_check_exported(network, outputs), *parity.failures)
     return msgspec.structs.replace(
         parity,
@@ -123,9 +118,7 @@ def _judge_fp32(network: JudgedNetwork, outputs: JudgedOutputs, caveats: tuple[s
     return msgspec.structs.replace(parity, faithfulness=faithfulness)
 
 
-def _judge_precision(
-    network: JudgedNetwork, outputs: JudgedOutputs, receipt: PrecisionReceipt | None, caveats: tuple[str, ...]
-) -> Parity:
+def _judge_precision(network: JudgedNetwork, outputs: JudgedOutputs, caveats: tuple[str, ...]) -> Parity:
     """An engine of another precision is compared with its graph, and the graph with the reference."""
     kinds = resolve_kinds(outputs.oracle, network.head, network.kinds)
     paired = PairedOutputs(outputs.oracle, outputs.engine.outputs, outputs.labels)
@@ -133,7 +126,7 @@ def _judge_precision(
     compiled, portable = outputs.compiled, outputs.portable
     assert compiled is not None
     assert portable is not None
-    bound = bound_faithfulness(outputs.oracle, compiled.outputs, kinds, network.precision, receipt)
+    bound = bound_faithfulness(outputs.oracle, compiled.outputs, kinds)
     faithfulness = compare_with_graph(outputs.engine.outputs, compiled, kinds, bound, network.precision)
     cost = _measure_cost(network, outputs, portable, kinds)
     form_cost = None if outputs.form is None else _measure_cost(network, outputs, outputs.form, kinds)

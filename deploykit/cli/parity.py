@@ -125,12 +125,13 @@ def _diagnose_bundles(
     from deploykit.report import depth, next_steps, terminal
     from deploykit.report.document import encode_document
     from deploykit.workflows import diagnose
+    from deploykit.workflows.diagnosed_bundle import DiagnosedBundle
 
     progress = TerminalProgress()
     diagnoses = []
     with progress.step("diagnosing bundles", len(folders)) as advance:
         for folder in folders:
-            bundle = diagnose.DiagnosedBundle(folder, data, samples, weights, progress)
+            bundle = DiagnosedBundle(folder, data, samples, weights, progress)
             if options.layers:
                 bundle.require_layers()
             if options.worst is not None:

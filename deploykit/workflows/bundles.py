@@ -36,7 +36,7 @@ from deploykit.evaluate.latency.measure import PROGRESS_STEPS, measure_calls
 from deploykit.export.layer_rows import read_layer_rows
 from deploykit.quantize.receipt import compute_precision_receipt
 from deploykit.workflows import reporting
-from deploykit.workflows.diagnose import DiagnosedBundle
+from deploykit.workflows.diagnosed_bundle import DiagnosedBundle
 
 
 def add_engine(folder: Path, name: str, options: BuildOptions, progress: Progress) -> tuple[Manifest, SecondaryEngine]:

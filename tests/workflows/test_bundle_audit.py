@@ -16,7 +16,8 @@ from deploykit.cli.progress import TerminalProgress
 from deploykit.core.files import record_file
 from deploykit.workflows import bundle_audit
 from deploykit.workflows.bundle_audit import audit_engine_form, audit_precision_graph
-from deploykit.workflows.diagnose import DiagnosedBundle, evaluate_stages
+from deploykit.workflows.diagnose import evaluate_stages
+from deploykit.workflows.diagnosed_bundle import DiagnosedBundle
 
 pytest.importorskip("openvino", reason="the engine of the bundle has a form of its own with OpenVINO")
 

@@ -121,21 +121,24 @@ def build_state(request: ExportRequest, network: Network, progress: Progress) ->
 
 def _choose_engine(session: Session, selected: PrecisionResult) -> tuple[Session, JudgedEngine]:
     """The engine of the requested backend; where that does not compute its graph, of the first fallback that does."""
-    first = primary = _judge_engine(session, selected)
-    unfaithful: list[str] = []
+    first = _judge_engine(session, selected)
+    if is_faithful(first.parity):
+        return session, first
+    faults = [_describe_fault(session, first)]
     for name in session.request.fallback_targets:
-        if is_faithful(primary.parity):
-            break
-        unfaithful.append(_describe_unfaithful(session, primary))
-        session.progress.note(unfaithful[-1])
-        session = session._replace(backend=create_backend(name, session.request.build_options))
-        primary = _judge_engine(session, selected)
-    if not is_faithful(primary.parity):
-        return session._replace(
-            backend=create_backend(first.built.engine.backend, session.request.build_options)
-        ), first
-    caveats = (*primary.parity.caveats, *unfaithful)
-    return session, primary._replace(parity=msgspec.structs.replace(primary.parity, caveats=caveats))
+        other = session._replace(backend=create_backend(name, session.request.build_options))
+        try:
+            judged = _judge_engine(other, selected)
+        except (InputError, BackendError) as error:
+            session.progress.note(f"{name} cannot take its place: {error.what}")
+            continue
+        if is_faithful(judged.parity):
+            for fault in faults:
+                session.progress.note(fault)
+            parity = msgspec.structs.replace(judged.parity, caveats=(*judged.parity.caveats, *faults))
+            return other, judged._replace(parity=parity)
+        faults.append(_describe_fault(other, judged))
+    return session, first
 
 
 def is_faithful(parity: Parity) -> bool:
@@ -143,7 +146,7 @@ def is_faithful(parity: Parity) -> bool:
     return parity.faithfulness is None or not parity.faithfulness.failures
 
 
-def _describe_unfaithful(session: Session, judged: JudgedEngine) -> str:
+def _describe_fault(session: Session, judged: JudgedEngine) -> str:
     faithfulness = judged.parity.faithfulness
     assert faithfulness is not None
     return f"{session.backend.identity} was not chosen: {faithfulness.failures[0]}"

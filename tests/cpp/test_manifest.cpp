@@ -210,6 +210,11 @@ TEST_CASE("engines are understood: the judged one first, then those beside it, w
 }
 
 TEST_CASE("bounds are understood, and one that is not judged is none") {
+    const auto derived = parsed(changed(changed(plain_manifest(), "/parity/tolerance/max_relative", nullptr),
+                                        "/parity/tolerance/min_cosine", nullptr))
+                             .tolerance;
+    CHECK_FALSE(derived.max_relative.has_value());
+    CHECK_FALSE(derived.min_cosine.has_value());
     const auto plain = parsed(plain_manifest()).tolerance;
     CHECK(plain.max_relative == 0.0005);
     CHECK(plain.min_cosine == 0.9999998);
@@ -257,6 +262,7 @@ TEST_CASE("each field of a wrong type is refused by its name") {
         const json good = rich_manifest().at(place);
         for (const json& kind : kinds) {
             const bool nullable = field == "/labels" || place.back() == "build" || place.back() == "preprocessing" ||
+                                  place.back() == "max_relative" || place.back() == "min_cosine" ||
                                   place.back() == "min_top1_agreement";
             const bool same_type = kind.type() == good.type() || (kind.is_number() && good.is_number());
             const bool good_word = kind.is_string() && good.is_string();

@@ -230,7 +230,7 @@ def test_a_product_inside_a_branch_is_outside_both_counts(tmp_path):
 # ── The catalog ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 QUICK = ("nin_cifar10", "resnet18")
-LONG = ("fractalnet20", "googlenet", "resnext50_32x4d", "densenet121")
+LONG = ("densenet121",)
 """For bundles of any network: `python tests/quantize/independent_macs.py BUNDLE…`."""
 
 

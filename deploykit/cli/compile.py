@@ -59,13 +59,13 @@ def compile_command(
     else:
         device = ssh.parse_device(on, "deploykit" if remote_command is None else remote_command, remote_folder)
         manifest, engines = compile_remotely(device, bundle, backends, build_options, progress)
-    failures = tuple(failure for engine in engines for failure in engine.failures)
+    failed = [engine for engine in engines if engine.failures]
     if as_json:
         click.echo(encode_document("bundle", manifest))
     else:
         out = terminal.create_console()
         for engine in engines:
             out.print(extra_engines.render_engine(engine, manifest.precision, bundle))
-        if failures:
-            out.print(next_steps.conclude_compile(failures, bundle))
-    return 1 if failures else 0
+        if failed:
+            out.print(next_steps.conclude_compile(failed, bundle))
+    return 1 if failed else 0

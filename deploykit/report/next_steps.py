@@ -8,7 +8,7 @@ from typing import Final
 
 from rich.text import Text
 
-from deploykit.core.values import Diagnosis, LatencyComparison, Manifest, MatrixRow
+from deploykit.core.values import Diagnosis, LatencyComparison, Manifest, MatrixRow, SecondaryEngine
 from deploykit.core.values.sweeps import SweepResult
 from deploykit.report.formatting import format_path
 
@@ -43,9 +43,14 @@ def conclude_export(manifest: Manifest, folder: Path) -> Text:
     return _conclude(failures, remedy)
 
 
-def conclude_compile(failures: Sequence[str], folder: Path) -> Text:
-    """The last line of a compilation whose engine failed."""
-    return _conclude(failures, f"deploykit parity {format_path(folder)} --stages, or another --target")
+def conclude_compile(failed: Sequence[SecondaryEngine], folder: Path) -> Text:
+    """The last line of a compilation in which engines failed."""
+    path, first = format_path(folder), failed[0]
+    remedy = f"deploykit parity {path} --stages, or another --target"
+    if first.parity is not None and first.parity.passed:
+        tag = Path(first.engine.file.path).parent.name
+        remedy = "another --target" + (f", and deploykit compile {path} --remove {tag}" if tag else "")
+    return _conclude([failure for engine in failed for failure in engine.failures], remedy)
 
 
 def conclude_verify(failures: Sequence[str], folder: Path) -> Text:

@@ -7,7 +7,18 @@ import msgspec
 import pytest
 
 from deploykit.bundle import manifest as manifests
-from deploykit.core.values import DataRecord, Diagnosis, MatrixRow, OutputParity, Stage, StageParity, Stages
+from deploykit.core.values import (
+    DataRecord,
+    Diagnosis,
+    LayerArithmetic,
+    MatrixRow,
+    OutputParity,
+    PrecisionReceipt,
+    SecondaryEngine,
+    Stage,
+    StageParity,
+    Stages,
+)
 from deploykit.core.values.sweeps import Cell, CellResult, SweepResult
 from deploykit.report import next_steps
 from deploykit.report.formatting import fill_bundle_path, format_path
@@ -50,6 +61,30 @@ def test_a_failed_export_points_to_its_stages(manifest, failed_parity, current_f
     assert next_steps.conclude_export(manifest, current_folder / "build" / "x").plain == (
         "FAILED  the SNR is 3 dB (and 1 more). Try: deploykit parity build/x --stages --layers"
     )
+
+
+@pytest.fixture
+def added_engine(manifest):
+    """An engine that `compile` added; its outputs agree."""
+    file = msgspec.structs.replace(manifest.engine.file, path="engines/openvino/openvino.onnx")
+    engine = msgspec.structs.replace(manifest.engine, backend="openvino", file=file)
+    return SecondaryEngine(engine, None, manifest.parity)
+
+
+def test_an_engine_that_differs_points_to_the_stages(added_engine, failed_parity):
+    failed = msgspec.structs.replace(added_engine, parity=failed_parity)
+    line = next_steps.conclude_compile([failed], Path("b")).plain
+    assert (
+        line == "FAILED  openvino: the SNR is 3 dB (and 1 more). Try: deploykit parity b --stages, or another --target"
+    )
+
+
+def test_an_engine_that_ran_in_another_precision_can_be_taken_out(added_engine):
+    layer = LayerArithmetic("conv1/Conv", "Conv", 100, "int8", "fp32")
+    receipt = PrecisionReceipt("openvino", "2026.4.1", "execution graph", {"fp32": 1.0}, (layer,))
+    failed = msgspec.structs.replace(added_engine, receipt=receipt)
+    line = next_steps.conclude_compile([failed], Path("b")).plain
+    assert line.endswith("Try: another --target, and deploykit compile b --remove openvino")
 
 
 def test_a_failed_bundle_in_a_matrix_is_named_with_its_folder(manifest, failed_parity, current_folder):

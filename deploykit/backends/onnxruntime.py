@@ -26,8 +26,8 @@ ENGINE_FILE: Final = "onnxruntime.onnx"
 
 FP16_CAVEAT: Final = (
     "ONNX Runtime's CPU provider computes in FP32 where it has no FP16 kernel (on x86-64: all arithmetic) and "
-    "skips rounding of intermediate tensors: the graph's types and the rounding of its weights were checked, but not "
-    "the rounding and overflow of its activations, nor a GPU's arithmetic"
+    "skips rounding of intermediate tensors: an export checks rounding and overflow of activations by emulation, and "
+    "a GPU's arithmetic was not run"
 )
 """Observed in the optimized graph of 1.31: at every optimization level, including none, it casts FP16 weights to FP32
 and removes the Casts between nodes, including the graph's own first one. A test checks this."""

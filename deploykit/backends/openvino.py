@@ -33,9 +33,8 @@ SETTINGS: Final = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATEN
 measured at a precision other than the graph's. LATENCY: one call uses all cores, as in the other runners."""
 
 FP16_CAVEAT: Final = (
-    "OpenVINO computes the graph's FP16 nodes in FP32 and skips rounding of intermediate tensors: the graph's types "
-    "and the rounding of its weights were checked, but not the rounding and overflow of its activations, nor FP16 "
-    "arithmetic"
+    "OpenVINO computes the graph's FP16 nodes in FP32 and skips rounding of intermediate tensors: an export checks "
+    "rounding and overflow of activations by emulation, and FP16 arithmetic was not run"
 )
 """Observed in 2026.4: its execution graph is f32 throughout, without the graph's own Casts. A test checks this."""
 

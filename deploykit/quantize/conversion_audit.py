@@ -298,7 +298,7 @@ def _compare_corrected(
     axis = qdq.output_channel_axis(node)
     expected = np.zeros(weight.shape[axis]) if bias is None else bias.astype(np.float64)
     if dequantized.shape != weight.shape:
-        return  # said of its weights
+        return  # reported for the weights already
     if given.shape != expected.shape:
         yield f"{node.name}: its bias has shape {given.shape}, not {expected.shape}"
         return

@@ -17,7 +17,7 @@ TORCH_SYMBOL: Final = re.compile(r"s\d+")
 
 
 class Uncountable(Exception):
-    """A product whose multiply-accumulates cannot be told from the graph; the message says why, as a clause."""
+    """The multiply-accumulates of a product cannot be derived from the graph; the message is the reason."""
 
 
 class MacCount(NamedTuple):

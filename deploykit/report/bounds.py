@@ -43,7 +43,7 @@ def _cost_bounds(cost: PrecisionCost) -> Iterator[Bound]:
     for part in cost.parts:
         least_db = part.min_snr_db
         yield Bound(
-            _name_part(part.output, part.part), "SNR of the graph against PyTorch", format_db(part.snr_db),
+            _name_part(part.output, part.part), "SNR of the graph against the reference", format_db(part.snr_db),
             ABSENT if least_db is None else f"≥ {format_db(least_db)}",
             None if least_db is None else part.snr_db is None or part.snr_db >= least_db,
             cost.reason,

@@ -13,7 +13,7 @@ from deploykit.evaluate.cost.figures import Bound, make_figure
 Array = NDArray[Any]
 
 SMALLEST_EMBEDDING: Final = 8
-"""Elements from which a cosine says something: of one element it is ±1, of few it is high by chance."""
+"""Smallest number of elements for a cosine: of one element it is ±1, of few it is high by chance."""
 
 ENOUGH_SAMPLES: Final = 8
 """Samples from which their mean is not made of each of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import time
 from collections.abc import Callable
@@ -151,6 +152,8 @@ def _check_torch(device: str, journal: Journal, details: Row, compiled: bool = F
 
 def _check_onnxruntime(provider: str, journal: Journal, details: Row) -> None:
     """A session that cannot use the provider falls back to the CPU with a warning, so its provider is checked."""
+    with contextlib.suppress(ImportError), journal.activity("importing torch"):
+        import torch  # noqa: F401 - brings the CUDA libraries into the process, where ONNX Runtime finds them
     with journal.activity("importing onnxruntime"):
         import onnxruntime as ort
     details |= {"version": ort.__version__, "providers": ort.get_available_providers()}
@@ -168,7 +171,9 @@ def _check_onnxruntime(provider: str, journal: Journal, details: Row) -> None:
             _, absence = find_gpu()
             cause = f": {absence}" if absence is not None and provider.startswith("CUDA") else ""
             raise UnavailableError(f"a session with {provider} falls back to {session.get_providers()[0]}{cause}")
-        session.run(None, {"x": np.eye(2, dtype=np.float32)})
+        (product,) = session.run(None, {"x": np.array([[1, 2], [3, 4]], np.float32)})
+    if not np.array_equal(product, [[7, 10], [15, 22]]):
+        raise UnavailableError("ran, and its result is wrong")
 
 
 CHECKS: Final[dict[str, Callable[[Journal, Row], None]]] = {

@@ -1,4 +1,4 @@
-"""What a network is measured with: samples, the outputs of eager PyTorch in FP32, and graphs at three precisions.
+"""What a network is measured with: samples, the outputs of eager PyTorch in FP32, and graphs at each precision.
 
 All of it is computed on the CPU: the reference by PyTorch, the values that calibration observes by ONNX Runtime.
 """
@@ -9,7 +9,7 @@ import importlib.util
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,14 +19,16 @@ from gpu.journal import Journal
 
 if TYPE_CHECKING:
     from deploykit.core.values import ExportRequest
+    from deploykit.export.networks.torch_network import TorchNetwork
     from deploykit.workflows.stages import Session
 
-PRECISIONS: Final = ("fp32", "fp16", "int8")
+PRECISIONS: Final = ("fp32", "fp16")
+"""Of every network; INT8 graphs are a step of their own, made where a variant computes in INT8."""
 
 SAME_AS_TORCHVISION: Final = {"googlenet": ("branch3_kernel=3",)}
 """Arguments that make our network identical to torchvision's."""
 
-SAMPLES: Final = 8
+SAMPLES: Final = 16
 """Images that parity is evaluated on."""
 
 CALIBRATED_ON: Final = 32
@@ -55,13 +57,10 @@ def make_inputs(journal: Journal, network: str, folder: Path) -> None:
     import numpy as np
     import torch
 
-    from deploykit.backends import create_backend
-    from deploykit.backends.choice import reference_backend
     from deploykit.core.calibration.batches import open_data
     from deploykit.export.networks.torch_network import TorchNetwork
-    from deploykit.workflows import stages
 
-    request, progress = make_request(network, "fp32"), Silence()
+    request = make_request(network, "fp32")
     source = TorchNetwork(request)
     with journal.activity("computing the PyTorch FP32 reference on the CPU"):
         data = open_data(request.data, "evaluation", request.samples, request.options.batch)
@@ -73,12 +72,31 @@ def make_inputs(journal: Journal, network: str, folder: Path) -> None:
         (folder / "data.json").write_bytes(msgspec.json.encode(data.record))
         real = "" if data.record.real else ", which are not real images (install scikit-image)"
         journal.add_row("note", text=f"parity on {len(inputs)} images of {data.record.name}{real}; weights random")
+    make_graphs(journal, network, source, PRECISIONS, folder)
+
+
+def make_int8_graph(journal: Journal, network: str, folder: Path) -> None:
+    """The INT8 graph alone; what `make_inputs` left in the cache is not done again."""
+    from deploykit.export.networks.torch_network import TorchNetwork
+
+    make_graphs(journal, network, TorchNetwork(make_request(network, "fp32")), ("int8",), folder)
+
+
+def make_graphs(journal: Journal, network: str, source: TorchNetwork, precisions: Sequence[str], folder: Path) -> None:
+    """A graph per precision, by the stages of `deploykit export`; each that fails is a row."""
+    from deploykit.backends import create_backend
+    from deploykit.backends.choice import reference_backend
+    from deploykit.core.calibration.batches import open_data
+    from deploykit.workflows import stages
+
+    request, progress = make_request(network, "fp32"), Silence()
+    data = open_data(request.data, "evaluation", request.samples, request.options.batch)
     start, reference = time.perf_counter(), reference_backend()
     with journal.activity("tracing to ONNX"):
         graph = stages.export_graph(request, source, reference, progress)
         outputs = stages.run_oracle(source, graph, data, progress)
     source.release_memory()
-    for precision in PRECISIONS:
+    for precision in precisions:
         request = make_request(network, precision)
         backend = create_backend(request.target)
         session = stages.Session(request, graph, outputs, data, reference, backend, progress)

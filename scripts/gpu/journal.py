@@ -5,6 +5,7 @@ leaves it readable.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,11 +27,26 @@ class Journal:
         self._rows: list[Row] = []
         self._activity: str | None = None
         self._deadline = time.monotonic() + seconds
+        self._ended = False
         self._write()
 
     def remaining_s(self) -> float:
         """Seconds until the step is ended."""
         return self._deadline - time.monotonic()
+
+    def await_turn(self) -> None:
+        """Wait until no other step uses the GPU: for the line on standard input that says how many seconds this step
+        gets. What needs no GPU, such as imports, is done before; at the input's end the step ends, since nobody
+        waits for it.
+        """
+        if not (line := sys.stdin.readline()):
+            raise SystemExit("the program that started this step has ended")
+        self._deadline = time.monotonic() + float(line)
+
+    def end(self) -> None:
+        """Say that the step did all that it could: a reader that is not its parent cannot ask for its exit code."""
+        self._ended = True
+        self._write()
 
     def add_row(self, kind: str, **fields: Any) -> None:
         self._rows.append({"kind": kind, **self._stamp, **fields})
@@ -62,7 +78,9 @@ class Journal:
 
     def _write(self) -> None:
         partial = self._path.with_suffix(".partial")
-        partial.write_text(json.dumps({"rows": self._rows, "doing": self._activity}), encoding="utf-8")
+        partial.write_text(
+            json.dumps({"rows": self._rows, "doing": self._activity, "ended": self._ended}), encoding="utf-8"
+        )
         partial.replace(self._path)
 
 

@@ -1,17 +1,13 @@
-"""Runs a TensorRT plan with PyTorch's memory, for machines without pycuda, which deploykit's own runner needs and which
-has to be compiled. CUDA graphs are not used: the launches of small batches take their full time.
-"""
+"""Runs a TensorRT plan with PyTorch's memory, streams and events: independent of deploykit's own runner, to compare."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from deploykit.core.values import TensorSpec
-
-CAVEAT: Final = "pycuda is missing: run with PyTorch's memory and without CUDA graphs, not by deploykit's runner"
 
 
 class Timings(NamedTuple):
@@ -41,10 +37,8 @@ class PlanRunner:
         self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
         if self._engine is None:
             raise RuntimeError(f"{plan.name} cannot be deserialized: see the log")
-        self._inspector = self._engine.create_engine_inspector()
-        self._json = trt.LayerInformationFormat.JSON
         self._context = self._engine.create_execution_context()
-        self._stream = torch.cuda.Stream()
+        self.stream = torch.cuda.Stream()
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._host_buffers: dict[str, Any] = {}
@@ -61,28 +55,37 @@ class PlanRunner:
         for name, array in arrays.items():
             self._host_buffers[name].numpy()[...] = array
         began, copied, computed, ended = self._events
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self.stream):
             began.record()
             for spec in self.inputs:
                 self._device_buffers[spec.name].copy_(self._host_buffers[spec.name], non_blocking=True)
             copied.record()
             start = time.perf_counter()
-            if not self._context.execute_async_v3(self._stream.cuda_stream):
-                raise RuntimeError("the engine failed while computing: see the log")
+            self.launch()
             enqueue = time.perf_counter() - start
             computed.record()
             for spec in self.outputs:
                 self._host_buffers[spec.name].copy_(self._device_buffers[spec.name], non_blocking=True)
             ended.record()
-        self._stream.synchronize()
+        self.stream.synchronize()
         times = (began.elapsed_time(copied), copied.elapsed_time(computed), computed.elapsed_time(ended))
         return {spec.name: self._host_buffers[spec.name].numpy().copy() for spec in self.outputs}, Timings(
             *times, 1e3 * enqueue
         )
 
-    def inspect_engine(self) -> str:
-        """The engine inspector's JSON document of all layers."""
-        return str(self._inspector.get_engine_information(self._json))
+    def launch(self) -> None:
+        """Put the engine's kernels on the stream, on the data that the buffers hold; does not wait for them."""
+        if not self._context.execute_async_v3(self.stream.cuda_stream):
+            raise RuntimeError("the engine failed while computing: see the log")
+
+    def capture(self) -> Any:
+        """The launch as a CUDA graph of PyTorch's; buffers keep their addresses as long as the batch size stays."""
+        import torch
+
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self.stream):
+            self.launch()
+        return graph
 
     def _resize_buffers(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Allocate host and device buffers of these sizes and bind them to the context."""

@@ -1,5 +1,8 @@
 """The steps of a check. Each runs in a process of its own, so that a crash or a hang is a row of the report and the
 other steps go on.
+
+A step that measures imports and builds what it needs while the step before it measures, and then waits for its turn:
+only one step at a time uses the GPU.
 """
 
 from __future__ import annotations
@@ -19,14 +22,24 @@ from gpu.journal import Journal, Row
 
 PROGRAM: Final = Path(__file__).resolve().parent.parent / "gpu_check"
 
-MACHINE, ENVIRONMENT, GRAPHS = "machine", "environment", "graphs"
+MACHINE, ENVIRONMENT, GRAPHS, INT8_GRAPHS = "machine", "environment", "graphs", "graphs-int8"
 
 RUNNER_CHECKS: Final = ("runner-torch-first", "runner-torch-last", "runner-without-torch")
-PROVIDER_CHECK: Final = "onnxruntime-cuda-provider"
+SESSIONS: Final = "onnxruntime-cuda-sessions"
+PLANS: Final = ("tensorrt-plans", "tensorrt-rtx-plans")
 TESTS: Final = "tests"
+COMPILE_AHEAD: Final = "compile-ahead-"
+"""Begins the name of steps that compile a network with torch.compile at one batch size, for the compilers' caches."""
 
-NOT_VARIANTS: Final = (MACHINE, ENVIRONMENT, GRAPHS, *RUNNER_CHECKS, PROVIDER_CHECK, TESTS)
-"""Steps that are no way to run a network; every other step is a variant."""
+CHECKED_AS: Final = {
+    SESSIONS: "onnxruntime-cuda",
+    "torch-reduce-overhead": "torch-compile",
+    **{plans: plans.removesuffix("-plans") for plans in PLANS},
+}
+"""Steps on networks that are done where another variant works; the others need the variant of their own name."""
+
+NOT_VARIANTS: Final = (MACHINE, ENVIRONMENT, GRAPHS, INT8_GRAPHS, *RUNNER_CHECKS, SESSIONS, *PLANS, TESTS)
+"""Steps that are no way to run a network; every other step is a variant, or compiles for one."""
 
 RESERVE_S: Final = 5.0
 """For the last report."""
@@ -46,6 +59,19 @@ class Step(NamedTuple):
     @property
     def stamp(self) -> Row:
         return {"step": self.name, "network": self.network}
+
+    @property
+    def file_name(self) -> str:
+        return str(self).replace(" ", "-")
+
+    @property
+    def is_variant(self) -> bool:
+        return self.name not in NOT_VARIANTS and not self.name.startswith(COMPILE_AHEAD)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it prepares itself and then waits for its turn."""
+        return self.network is not None and (self.is_variant or self.name in (SESSIONS, *PLANS))
 
 
 class Budget:
@@ -69,47 +95,87 @@ class Budget:
 # ── In the program that was started ─────────────────────────────────────────────────────────────────────────────────
 
 
-def run_step(
-    step: Step, seconds: float, work: Path, output: Path, variables: Mapping[str, str] | None = None
-) -> list[Row]:
-    """Run the step in a process; its rows, and one more where it did not end well. Its log goes into `output`."""
-    file_name = str(step).replace(" ", "-")
-    answer, folder, log = work / f"{file_name}.json", work / (step.network or "no-network"), output / f"{file_name}.log"
+class StartedStep(NamedTuple):
+    """A step's process, and the files that it writes."""
+
+    step: Step
+    process: subprocess.Popen[bytes]
+    answer: Path
+    log: Path
+
+
+def start_step(step: Step, work: Path, logs: Path, variables: Mapping[str, str] | None = None) -> StartedStep:
+    """Begin the step. One that waits for its turn needs `finish_step` to get it."""
+    for folder in (work, logs):
+        folder.mkdir(parents=True, exist_ok=True)
+    answer, log = work / f"{step.file_name}.json", logs / f"{step.file_name}.log"
     answer.unlink(missing_ok=True)
-    folder.mkdir(exist_ok=True)
-    command = [sys.executable, str(PROGRAM), "--step", step.name, "--answer", str(answer), "--work", str(folder)]
-    command += ["--seconds", str(seconds)] + (["--network", step.network] if step.network else [])
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
+            list_words(step, answer, work, AMPLE_S),
+            stdin=subprocess.PIPE,
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             env=os.environ | dict(variables or {}),
         )
-        try:
-            code = process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:  # and all that it started: compilers, for example
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    return collect_rows(step, code, answer, log, seconds)
+    return StartedStep(step, process, answer, log)
+
+
+def list_words(step: Step, answer: Path, work: Path, seconds: float) -> list[str]:
+    """The command line of the step's process, which gets so many seconds until its turn says otherwise."""
+    folder = work / (step.network or "no-network")
+    folder.mkdir(parents=True, exist_ok=True)
+    words = [sys.executable, str(PROGRAM), "--step", step.name, "--answer", str(answer), "--folder", str(folder)]
+    return [*words, "--seconds", str(seconds), *(["--network", step.network] if step.network else [])]
+
+
+def finish_step(started: StartedStep, seconds: float) -> list[Row]:
+    """Give the step its turn, and end it after so many seconds. Its rows, and one more where it did not end well."""
+    process = started.process
+    try:
+        with contextlib.suppress(BrokenPipeError):  # it may have ended already
+            assert process.stdin is not None
+            process.stdin.write(f"{seconds}\n".encode())
+            process.stdin.close()
+        code: int | None = process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        code = None
+    finally:
+        end_step(started)
+    return collect_rows(started.step, code, started.answer, started.log, seconds)
+
+
+def end_step(started: StartedStep) -> None:
+    """End the process and all that it started: compilers, for example."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(started.process.pid, signal.SIGKILL)
+    started.process.wait()
+
+
+def run_step(
+    step: Step, seconds: float, work: Path, logs: Path, variables: Mapping[str, str] | None = None
+) -> list[Row]:
+    """Run the step in a process; its rows, and one more where it did not end well."""
+    return finish_step(start_step(step, work, logs, variables), seconds)
 
 
 def collect_rows(step: Step, code: int | None, answer: Path, log: Path, seconds: float) -> list[Row]:
     """What the process reported, and how it ended if that was not well."""
-    report = json.loads(answer.read_text(encoding="utf-8")) if answer.is_file() else {"rows": [], "doing": None}
+    report = read_answer(answer)
     rows: list[Row] = report["rows"]
     if code == 0:
         return rows
     why, activity = describe_exit(code, log, seconds), report["doing"]
-    if step.network is None and step.name not in NOT_VARIANTS:
+    if step.network is None and step.is_variant:
         reason = f"{why} while {activity}" if activity else why
         return [*rows, {"kind": "variant", **step.stamp, "state": "fails", "why": reason, "details": {}}]
     return [*rows, {"kind": "failure", **step.stamp, "doing": activity, "why": why}]
+
+
+def read_answer(answer: Path) -> Row:
+    report: Row = {"rows": [], "doing": None, "ended": False}
+    return report | (json.loads(answer.read_text(encoding="utf-8")) if answer.is_file() else {})
 
 
 def describe_exit(code: int | None, log: Path, seconds: float) -> str:
@@ -118,8 +184,12 @@ def describe_exit(code: int | None, log: Path, seconds: float) -> str:
         return f"not finished after {seconds:.0f} s, and killed"
     if code < 0:
         return f"died by {signal.Signals(-code).name}"
+    return read_last_line(log) or f"ended with exit code {code}"
+
+
+def read_last_line(log: Path) -> str | None:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else f"ended with exit code {code}"
+    return lines[-1] if lines else None
 
 
 # ── In the step's own process ───────────────────────────────────────────────────────────────────────────────────────
@@ -152,11 +222,24 @@ def perform_step(step: Step, answer: Path, folder: Path, seconds: float) -> None
         from gpu import graphs
 
         graphs.make_inputs(journal, step.network, folder)
-    elif step.name == PROVIDER_CHECK:
+    elif step.name == INT8_GRAPHS:
+        from gpu import graphs
+
+        graphs.make_int8_graph(journal, step.network, folder)
+    elif step.name.startswith(COMPILE_AHEAD):
+        from gpu import compile_ahead
+
+        compile_ahead.compile_network(journal, step.network, int(step.name.removeprefix(COMPILE_AHEAD)))
+    elif step.name == SESSIONS:
         from gpu import onnxruntime_cuda
 
         onnxruntime_cuda.inspect_provider(journal, folder)
+    elif step.name in PLANS:
+        from gpu import plan_check
+
+        plan_check.check_plans(journal, step.name.removesuffix("-plans"), folder)
     else:
         from gpu import variants
 
         variants.measure_variant(journal, step.name, step.network, folder)
+    journal.end()

@@ -65,9 +65,13 @@ def read_pid(step: Step, work: Path) -> int | None:
     pid = int(file.read_text())
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except OSError:
         return None
-    return pid if str(work / f"{step.file_name}.json").encode() in words else None  # a zombie has no words
+    if state == "Z":
+        return None
+    # Another process may have got the number since; while a process becomes another program, it has no words.
+    return pid if not words or str(work / f"{step.file_name}.json").encode() in words else None
 
 
 def read_background_rows(step: Step, work: Path, logs: Path) -> list[Row]:

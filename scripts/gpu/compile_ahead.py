@@ -19,7 +19,7 @@ VARIABLES: Final = {
 """Of these processes alone: a dozen of them share the cores."""
 
 
-def compile_network(journal: Journal, network: str, batch: int) -> None:
+def compile_network(journal: Journal, network: str, variant: str, batch: int) -> None:
     """One row: the seconds that it took, or why it was not done."""
     if (absence := find_gpu()[1]) is not None:
         journal.add_row("note", text=f"not compiled: {absence}")
@@ -27,7 +27,7 @@ def compile_network(journal: Journal, network: str, batch: int) -> None:
     import torch
     import torch._inductor.config as inductor
     from gpu.graphs import make_request
-    from gpu.variants import build_module
+    from gpu.variants import COMPILED, build_module
 
     from deploykit.export.networks.torch_network import TorchNetwork
 
@@ -40,6 +40,6 @@ def compile_network(journal: Journal, network: str, batch: int) -> None:
         pixels = torch.zeros(shape, dtype=torch.float16, device="cuda").to(memory_format=torch.channels_last)
     start = time.perf_counter()
     with journal.activity("compiling"), torch.inference_mode():
-        torch.compile(module, dynamic=False)(pixels)
+        torch.compile(module, dynamic=False, mode=COMPILED[variant])(pixels)
         torch.cuda.synchronize()
     journal.add_row("note", text=f"compiled at batch {batch} in {time.perf_counter() - start:.0f} s, beside others")

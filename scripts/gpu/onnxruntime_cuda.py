@@ -165,8 +165,8 @@ class Binding:
             self._options.add_run_config_entry("gpu_graph_id", str(len(pixels)))
 
     def launch(self) -> None:
-        """Put the work on the stream, without waiting for it: kernel by kernel, or as a CUDA graph, which the first call
-        captures.
+        """Put the work on the stream and do not wait for it: kernel by kernel, or as a CUDA graph, which the first
+        call captures.
         """
         self._session.run_with_iobinding(self._binding, self._options)
 

@@ -248,11 +248,16 @@ def skip_step(step: Step, why: str) -> Row:
 
 
 def start_background_steps(networks: Sequence[str], place: Place) -> list[Step]:
-    """Graphs of all networks, and their compilation at every batch size with less priority. The first network's INT8
-    graph follows when its others are there.
+    """Graphs of all networks, and with less priority their compilation at every batch size; of the first network in
+    both modes, and its INT8 graph as soon as the others are there.
     """
     graphs = [Step(GRAPHS, network) for network in networks]
-    compiled = [Step(f"{COMPILE_AHEAD}{batch}", network) for network in networks for batch in BATCHES]
+    compiled = [
+        Step(f"{COMPILE_AHEAD}{variant}-{batch}", network)
+        for variant, some in (("torch-compile", networks), ("torch-reduce-overhead", networks[:1]))
+        for network in some
+        for batch in BATCHES
+    ]
     threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // len(networks), 1))}
     for step in graphs:
         start_in_background(step, BACKGROUND_S, place.steps, place.logs, place.variables | threads, niceness=0)
@@ -278,8 +283,9 @@ def wait_for_background(step: Step, background: Sequence[Step], place: Place, se
     first = graphs[0].network
     if first is not None and has_ended(graphs[0], place.steps):
         start_int8_graph(first, place)
-    if step.name.startswith("torch-compile"):
-        needed = [other for other in background if other.name.startswith(COMPILE_AHEAD)]
+    if step.name in ("torch-compile", "torch-reduce-overhead"):
+        ahead = f"{COMPILE_AHEAD}{step.name}-"
+        needed = [other for other in background if other.name.startswith(ahead) and other.network == step.network]
     elif step.name.startswith("tensorrt"):
         needed = [Step(INT8_GRAPHS, first)]
     else:

@@ -29,7 +29,7 @@ SESSIONS: Final = "onnxruntime-cuda-sessions"
 PLANS: Final = ("tensorrt-plans", "tensorrt-rtx-plans")
 TESTS: Final = "tests"
 COMPILE_AHEAD: Final = "compile-ahead-"
-"""Begins the name of steps that compile a network with torch.compile at one batch size, for the compilers' caches."""
+"""Begins the name of steps that compile a network for the compilers' caches; a variant and a batch size follow."""
 
 CHECKED_AS: Final = {
     SESSIONS: "onnxruntime-cuda",
@@ -229,7 +229,8 @@ def perform_step(step: Step, answer: Path, folder: Path, seconds: float) -> None
     elif step.name.startswith(COMPILE_AHEAD):
         from gpu import compile_ahead
 
-        compile_ahead.compile_network(journal, step.network, int(step.name.removeprefix(COMPILE_AHEAD)))
+        variant, batch = step.name.removeprefix(COMPILE_AHEAD).rsplit("-", 1)
+        compile_ahead.compile_network(journal, step.network, variant, int(batch))
     elif step.name == SESSIONS:
         from gpu import onnxruntime_cuda
 

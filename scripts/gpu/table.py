@@ -117,7 +117,7 @@ def render_head(report: Row) -> list[str]:
         "",
         f"- GPU: {description}",
         f"- machine: {machine.get('processor') or NOTHING}, {machine.get('cores')} cores, {machine.get('system')}",
-        f"- versions: {', '.join([f'Python {machine.get("python", NOTHING)}', *list_versions(machines)])}",
+        f"- versions: {', '.join(list_versions(machines))}",
         f"- date: {report['date']}; {report['seconds']:.0f} of {report['budget_s']:.0f} s used",
         *(f"- {why}" for why in machine.get("why", ())),
     ]
@@ -127,7 +127,7 @@ def list_versions(machines: Sequence[Row]) -> list[str]:
     """`onnxruntime 1.30.0 and 1.31.1`: stages bring their own packages."""
     versions: dict[str, list[str]] = {}
     for machine in machines:
-        for name, version in machine.get("libraries", {}).items():
+        for name, version in {"Python": machine.get("python", NOTHING), **machine.get("libraries", {})}.items():
             if version not in versions.setdefault(name, []):
                 versions[name].append(version)
     return [f"{name} {' and '.join(found)}" for name, found in versions.items()]

@@ -1,7 +1,7 @@
 """How a call is timed, the same for every variant: warm-up by the clock, then single calls, each waited for.
 
-On device: from a CUDA event before the call's work to one after it, on data that is on the GPU already. By the host: the
-same calls by the host's clock, until the last event has passed. End to end: from host memory to host memory, by the
+On device: from a CUDA event before the call's work to one after it, on data that is on the GPU already. By the host:
+the same calls by the host's clock, until the last event has passed. End to end: from host memory to host memory, by the
 host's clock.
 """
 
@@ -16,9 +16,9 @@ BATCHES: Final = (1, 8, 32)
 WARM_UP_S: Final = 0.2
 """Least time that a GPU is kept busy before it is timed: it leaves its idle clocks meanwhile."""
 
-MEASURE_S: Final = 0.3
+MEASURE_S: Final = 0.2
 CALLS_AT_LEAST: Final = 10
-CALLS_AT_MOST: Final = 400
+CALLS_AT_MOST: Final = 300
 
 Figures = dict[str, float]
 """Milliseconds by percentile: p50, p90, p99."""

@@ -1,8 +1,8 @@
 """scripts/gpu_check where there is no GPU: planning, steps that fail, stages, packing, and the report."""
 
-import contextlib
 import ctypes
 import importlib
+import io
 import json
 import os
 import shutil
@@ -18,6 +18,7 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import gpu_doubles
 import numpy as np
 import pytest
 
@@ -25,59 +26,57 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 def load():
-    """The program and its modules; it changes the import path, which is restored."""
+    """The program and its modules by name; it changes the import path, which is restored."""
     paths = list(sys.path)
     loader = SourceFileLoader("gpu_check", str(SCRIPTS / "gpu_check"))
     module = module_from_spec(spec_from_loader("gpu_check", loader))
     loader.exec_module(module)
-    names = (
-        *(
-            "capability_check",
-            "gpu_code",
-            "journal",
-            "machine",
-            "pack",
-            "plan_runner",
-            "runner_checks",
-            "stages",
-            "steps",
-        ),
-        *("table", "variants"),
-    )
-    parts = [importlib.import_module(f"gpu.{name}") for name in names]
+    names = [path.stem for path in (SCRIPTS / "gpu").glob("*.py")]
+    parts = {name: importlib.import_module(f"gpu.{name}") for name in names}
     sys.path[:] = paths
-    return module, *parts
+    return module, SimpleNamespace(**parts)
 
 
-(
-    *(gpu_check, capability_check, gpu_code, journal, machine, pack, plan_runner, runner_checks, stages, steps, table),
-    variants,
-) = load()
+gpu_check, gpu = load()
+background, capability_check, gpu_code = gpu.background, gpu.capability_check, gpu.gpu_code
+journal, machine = gpu.journal, gpu.machine
+onnxruntime_cuda, pack, plan_check, plan_runner = gpu.onnxruntime_cuda, gpu.pack, gpu.plan_check, gpu.plan_runner
+runner_checks, stages, steps, table = gpu.runner_checks, gpu.stages, gpu.steps, gpu.table
+timing, variants = gpu.timing, gpu.variants
 Step = steps.Step
 
 
 # ── Planning ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_every_variant_is_checked_before_any_network_and_the_cpu_is_last():
+def test_every_variant_is_checked_before_any_network_and_compilation_and_the_cpu_are_last():
     planned = gpu_check.plan_steps(gpu_check.ALL, ["resnet50", "vgg16"])
     assert planned[0] == Step("machine")
     assert [step.name for step in planned[1:9]] == list(gpu_check.ALL)
     of_resnet = [step.name for step in planned if step.network == "resnet50"]
-    assert of_resnet == ["graphs", *gpu_check.ON_GPU, *gpu_check.ON_CPU]
-    assert [step.network for step in planned[-4:]] == ["resnet50", "resnet50", "vgg16", "vgg16"]
+    assert of_resnet == [
+        *("graphs", "graphs-int8", "tensorrt", "tensorrt-plans", "tensorrt-rtx", "tensorrt-rtx-plans"),
+        *("onnxruntime-cuda", "onnxruntime-cuda-sessions", "torch-eager", "torch-compile", "torch-reduce-overhead"),
+        *("onnxruntime-cpu", "torch-eager-cpu"),
+    ]
+    assert [str(step) for step in planned[-8:-4]] == [
+        *("torch-compile resnet50", "torch-reduce-overhead resnet50"),
+        *("torch-compile vgg16", "torch-reduce-overhead vgg16"),
+    ]
 
 
 def test_only_selected_variants_are_planned_in_the_usual_order():
-    planned = gpu_check.plan_steps(["torch-eager", "tensorrt"], ["vgg16"])
+    planned = gpu_check.plan_steps(["torch-eager", "onnxruntime-cuda"], ["vgg16"])
     assert [str(step) for step in planned] == [
-        *("machine", "tensorrt", "torch-eager", "graphs vgg16", "tensorrt vgg16", "torch-eager vgg16"),
+        *("machine", "onnxruntime-cuda", "torch-eager", "graphs vgg16"),
+        *("onnxruntime-cuda vgg16", "onnxruntime-cuda-sessions vgg16", "torch-eager vgg16"),
     ]
 
 
 def test_every_planned_variant_has_a_check_and_a_measurement():
     assert set(capability_check.CHECKS) == set(gpu_check.ALL)
-    assert set(variants.VARIANTS) == set(gpu_check.ALL) - set(gpu_check.CHECKED_ONLY)
+    measured = {step for variant in gpu_check.ALL for step in gpu_check.list_measured([variant])}
+    assert {step for step in measured if Step(step).is_variant} - set(gpu_check.CHECKED_ONLY) == set(variants.VARIANTS)
 
 
 def make_working(variant):
@@ -90,6 +89,12 @@ def test_a_network_is_only_measured_in_variants_that_work():
     assert gpu_check.is_needed(Step("graphs", "vgg16"), rows)
     assert not gpu_check.is_needed(Step("tensorrt", "vgg16"), rows)
     assert not gpu_check.is_needed(Step("tensorrt-rtx", "vgg16"), rows)
+    assert gpu_check.is_needed(Step("torch-reduce-overhead", "vgg16"), [make_working("torch-compile")])
+
+
+def test_int8_graphs_are_made_where_something_computes_in_int8():
+    assert not gpu_check.is_needed(Step("graphs-int8", "vgg16"), [make_working("onnxruntime-cuda")])
+    assert gpu_check.is_needed(Step("graphs-int8", "vgg16"), [make_working("tensorrt")])
 
 
 def test_graphs_are_not_exported_if_no_variant_needs_them():
@@ -128,9 +133,9 @@ def test_a_step_without_enough_time_is_listed_and_not_begun(clock, tmp_path, mon
     budget = steps.Budget(100, clock)
     clock.now += 90
     why = "5 s were left of 100"
-    [row] = gpu_check.take_step(Step("tensorrt", "vgg16"), [make_working("tensorrt")], budget, tmp_path, tmp_path)
+    [row] = gpu_check.take_step(Step("tensorrt", "vgg16"), [make_working("tensorrt")], budget, tmp_path)
     assert row == {"kind": "skipped", "step": "tensorrt", "network": "vgg16", "why": why}
-    [row] = gpu_check.take_step(Step("tensorrt"), [], budget, tmp_path, tmp_path)
+    [row] = gpu_check.take_step(Step("tensorrt"), [], budget, tmp_path)
     assert (row["kind"], row["state"], row["why"]) == ("variant", "not tried", why)
     assert table.list_skipped([{"kind": "skipped", "step": "tensorrt", "network": "vgg16", "why": why}]) == [
         "- tensorrt vgg16: 5 s were left of 100"
@@ -139,7 +144,7 @@ def test_a_step_without_enough_time_is_listed_and_not_begun(clock, tmp_path, mon
 
 def test_a_variant_that_does_not_work_is_not_listed_as_skipped(clock, tmp_path):
     budget = steps.Budget(0, clock)
-    assert gpu_check.take_step(Step("tensorrt", "vgg16"), [], budget, tmp_path, tmp_path) == []
+    assert gpu_check.take_step(Step("tensorrt", "vgg16"), [], budget, tmp_path) == []
 
 
 # ── Failing steps ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -260,7 +265,8 @@ def test_tensorrt_rtx_without_a_driver_builds_and_does_not_deserialize(tmp_path,
     assert row["details"]["plan_bytes"] > 0
 
 
-def test_onnxruntime_runs_on_the_cpu(tmp_path):
+def test_onnxruntime_runs_on_the_cpu(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
     [row] = check(tmp_path, "onnxruntime-cpu")
     assert (row["state"], row["why"]) == ("works", None)
 
@@ -268,40 +274,216 @@ def test_onnxruntime_runs_on_the_cpu(tmp_path):
 # ── Measuring ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Doubled:
-    """A runner that doubles, in 2 ms."""
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Short warm-ups and measurements."""
+    monkeypatch.setattr(timing, "WARM_UP_S", 0.001)
+    monkeypatch.setattr(variants, "WARM_UP_S", 0.001)
+    monkeypatch.setattr(timing, "MEASURE_S", 0.001)
 
-    class Spec:
-        name, dtype = "input", "float32"
 
-    inputs = outputs = (Spec,)
+NETWORK = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[batch,3,4,4] input) => (float[batch,3] logits) {
+    two = Constant<value = float[1] {2.0}>()
+    mean = ReduceMean<axes = [2, 3], keepdims = 0>(input)
+    logits = Mul(mean, two)
+}"""
+"""What `gpu_doubles.Network` computes."""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A network's folder as the step `graphs` leaves it, with three samples of 3×4×4."""
+    import msgspec
+    import onnx.parser
+
+    from deploykit.core.values import DataRecord
+
+    inputs = np.random.default_rng(0).standard_normal((3, 3, 4, 4), np.float32)
+    np.save(tmp_path / "inputs.npy", inputs)
+    np.save(tmp_path / "reference_outputs.npy", 2 * inputs.mean((2, 3)))
+    record = DataRecord(name="photos", split="evaluation", real=True, count=3, sha256="0" * 64, labelled=False)
+    (tmp_path / "data.json").write_bytes(msgspec.json.encode(record))
+    for precision in ("fp32", "fp16"):
+        (tmp_path / precision).mkdir()
+        (tmp_path / precision / "graph.json").write_text('{"file": "model.onnx"}')
+        (tmp_path / precision / "model.onnx").write_bytes(onnx.parser.parse_model(NETWORK).SerializeToString())
+    return tmp_path
+
+
+@pytest.fixture
+def report(tmp_path, monkeypatch):
+    """The journal of a step that gets its turn at once, with `read_rows`."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("60\n"))
+    written = journal.Journal(tmp_path / "answer.json", "a-step", "vgg16", 60)
+    written.read_rows = lambda kind: [
+        row for row in json.loads((tmp_path / "answer.json").read_text())["rows"] if row["kind"] == kind
+    ]
+    return written
+
+
+def test_a_step_waits_for_its_turn_which_sets_its_time(report, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("7.5\n"))
+    report.await_turn()
+    assert 7 < report.remaining_s() <= 7.5
+
+
+def test_a_step_that_nobody_waits_for_ends(report, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    with pytest.raises(SystemExit):
+        report.await_turn()
+
+
+def test_a_warm_up_lasts_as_long_as_it_should_and_three_calls_at_least():
+    calls = []
+    assert timing.warm_up(lambda: calls.append(time.sleep(0.002)), 0.05) >= 0.002
+    assert 5 < len(calls) <= 26
+    calls.clear()
+    timing.warm_up(lambda: calls.append(1), 0)
+    assert len(calls) == 3
+
+
+def test_a_call_is_timed_by_events_on_its_stream(monkeypatch):
+    gpu_doubles.install(monkeypatch)
+    fields = timing.time_on_stream(lambda: time.sleep(0.002), gpu_doubles.Stream())
+    assert 2 <= fields["on_device_ms"]["p50"] <= fields["host_ms"]["p50"]
+    assert fields["calls"] == timing.CALLS_AT_LEAST
+    assert fields["timed_by"] == "CUDA events"
+
+
+class Engine:
+    """A loaded engine of deploykit's: doubles the mean per channel; `gpu_times` as TensorRT's runner has it."""
+
+    caveats = ("a caveat",)
+
+    def __init__(self, factor=2.0):
+        from deploykit.core.values import TensorSpec
+
+        self.factor, self.called = factor, 0
+        self.inputs = (TensorSpec("input", "float32", ("batch", 3, 4, 4), "NCHW"),)
+        self.outputs = (TensorSpec("logits", "float32", ("batch", 3), "NC"),)
 
     def run(self, arrays):
-        time.sleep(0.002)
-        return {"input": 2 * arrays["input"]}
+        self.called += 1
+        return {"logits": self.factor * arrays["input"].mean((2, 3))}
 
     def run_timed(self, arrays):
-        class Timings:
-            h2d_ms, compute_ms, d2h_ms, enqueue_ms = 0.1, 0.5, 0.2, 0.05
+        return self.run(arrays), SimpleNamespace(h2d_ms=0.1, compute_ms=0.9, d2h_ms=0.2, enqueue_ms=0.05)
 
-        return self.run(arrays), Timings
+    def gpu_times(self, _arrays, _calls):
+        from deploykit.core.values import GpuTimes
+
+        return GpuTimes(False, 0.1, 0.5, 0.2, 0.4), GpuTimes(True, 0.1, 0.25, 0.2, 0.01)
 
 
-def test_both_latencies_are_measured_separately(tmp_path, monkeypatch):
-    monkeypatch.setattr(variants, "WARM_UP_S", 0.01)
-    monkeypatch.setattr(variants, "MEASURE_S", 0.05)
-    np.save(tmp_path / "inputs.npy", np.ones((3, 3, 4, 4), np.float32))
-    report = journal.Journal(tmp_path / "answer.json", "tensorrt", "vgg16", 60)
-    runner = Doubled()
-    timed = variants.Candidate("fp16", "fp16", runner, ("a caveat",), partial(variants._time_runner, runner))
-    plain = variants.Candidate("fp32", "fp32", runner, (), None)
-    variants.measure_latency(report, [plain, timed], 8, tmp_path)
-    first, second = json.loads((tmp_path / "answer.json").read_text())["rows"]
-    assert "on_device_ms" not in first
-    assert (second["on_device_ms"]["p50"], second["parts_p50_ms"]["h2d"]) == (0.5, 0.1)
-    assert second["end_to_end_ms"]["p50"] >= 2
-    assert first["rounds"] >= variants.ROUNDS_AT_LEAST
-    assert (second["batch"], second["caveats"], second["ratio"]["to"]) == (8, ["a caveat"], "fp32")
+def measure_engine(report, folder, engine):
+    candidate = variants.Candidate("fp16", engine, (), partial(variants._time_engine, engine))
+    variants.measure_precision(report, "fp16", lambda: candidate, folder)
+
+
+def test_an_engine_is_timed_with_and_without_a_cuda_graph_at_every_batch_size(report, folder):
+    measure_engine(report, folder, Engine())
+    rows = report.read_rows("latency")
+    on_device = [(row["batch"], row["cuda_graph"], row["on_device_ms"]["p50"]) for row in rows if "on_device_ms" in row]
+    assert on_device == [(batch, graph, 0.25 if graph else 0.5) for batch in (1, 8, 32) for graph in (False, True)]
+    assert [row["batch"] for row in rows if "end_to_end_ms" in row] == [1, 8, 32]
+    assert {tuple(row["caveats"]) for row in rows} == {("a caveat",)}
+
+
+def test_an_engine_whose_gpu_times_fail_is_timed_by_its_calls(report, folder):
+    engine = Engine()
+    engine.gpu_times = lambda *_: 1 / 0
+    measure_engine(report, folder, engine)
+    rows = [row for row in report.read_rows("latency") if "on_device_ms" in row]
+    assert [(row["cuda_graph"], row["on_device_ms"]["p50"]) for row in rows] == [(None, 0.9)] * 3
+    assert report.read_rows("failure") == []
+
+
+def test_parity_is_evaluated_at_every_batch_size_on_every_sample(report, folder):
+    measure_engine(report, folder, Engine())
+    rows = report.read_rows("parity")
+    assert [(row["batch"], row["passed"], row["samples"]) for row in rows] == [(b, True, 3) for b in (1, 8, 32)]
+    assert max(row["max_relative"] for row in rows) < 1e-6
+
+
+def test_an_engine_that_computes_otherwise_fails_parity(report, folder):
+    measure_engine(report, folder, Engine(2.1))
+    [row, *_] = report.read_rows("parity")
+    assert not row["passed"]
+    assert 25 < row["snr_db"] < 27
+
+
+def test_no_batch_size_is_begun_without_time(report, folder, monkeypatch):
+    monkeypatch.setattr(report, "remaining_s", lambda: 1.0)
+    measure_engine(report, folder, Engine())
+    assert [row["batch"] for row in report.read_rows("skipped")] == [1, 8, 32]
+    assert report.read_rows("latency") == []
+
+
+def time_module(with_graph):
+    import torch
+
+    runner = variants.ModuleRunner(gpu_doubles.Network(), (3, 4, 4), "cpu", torch.float32, torch.contiguous_format)
+    return list(variants._time_module(runner, with_graph, np.ones((8, 3, 4, 4), np.float32)))
+
+
+def test_a_module_is_timed_as_pytorch_launches_it_and_as_a_cuda_graph(monkeypatch):
+    gpu_doubles.install(monkeypatch)
+    assert [row["cuda_graph"] for row in time_module(with_graph=True)] == [False, True]
+    assert [row["cuda_graph"] for row in time_module(with_graph=False)] == [True]
+
+
+def test_a_cuda_graph_that_repeats_its_first_output_is_found_out(monkeypatch):
+    gpu_doubles.install(monkeypatch)
+    monkeypatch.setattr(gpu_doubles.CudaGraph, "stale", True)
+    with pytest.raises(RuntimeError, match="the CUDA graph's output is off by"):
+        time_module(with_graph=True)
+
+
+@pytest.fixture
+def inspect_provider(report, folder, monkeypatch):
+    """Inspect the CUDA provider's double; returns the provider options of every session."""
+
+    def inspect(**options):
+        opened = []
+        gpu_doubles.install(monkeypatch)
+        gpu_doubles.install_provider(monkeypatch, opened, **options)
+        monkeypatch.setattr(onnxruntime_cuda, "find_gpu", lambda: ({"name": "NVIDIA Test"}, None))
+        monkeypatch.setattr(onnxruntime_cuda, "read_kernels", lambda *_: "a kernel")
+        onnxruntime_cuda.inspect_provider(report, folder)
+        return opened
+
+    return inspect
+
+
+def test_onnxruntime_is_measured_in_three_configurations_with_and_without_cuda_graphs(inspect_provider, report):
+    opened = inspect_provider()
+    assert all(options["use_tf32"] == "0" for options in opened)
+    measured = [(row["precision"], row["batch"], row["cuda_graph"]) for row in report.read_rows("latency")]
+    names, sizes = ("fp16 nhwc", "fp16", "fp32"), (1, 8, 32)
+    assert measured == [(name, batch, graph) for name in names for batch in sizes for graph in (True, False)]
+    assert all(row["passed"] for row in report.read_rows("parity"))
+    assert len(report.read_rows("parity")) == len(measured)
+    placements = [row for row in report.read_rows("check") if row["check"] == "placement"]
+    assert all("Mul (float) 1" in row["why"] for row in placements)
+
+
+def test_where_onnxruntime_refuses_cuda_graphs_the_rest_is_measured(inspect_provider, report):
+    inspect_provider(refuse_graphs=True)
+    assert {row["cuda_graph"] for row in report.read_rows("latency")} == {False}
+    assert {row["doing"] for row in report.read_rows("failure")} == {
+        f"opening the {name} session with CUDA graphs" for name in ("fp16 nhwc", "fp16", "fp32")
+    }
+
+
+def test_trtexecs_gpu_time_is_read():
+    output = (
+        "[I] Latency: min = 1 ms, max = 2 ms, mean = 1 ms, median = 1.5 ms, percentile(90%) = 1.7 ms\n"
+        "[I] GPU Compute Time: min = 0.4 ms, max = 0.9 ms, mean = 0.6 ms, median = 0.5 ms, "
+        "percentile(90%) = 0.7 ms, percentile(99%) = 0.8 ms\n"
+    )
+    assert plan_check.read_gpu_compute_time(output) == {"p50": 0.5, "p90": 0.7, "p99": 0.8}
+    assert plan_check.read_gpu_compute_time("error") is None
 
 
 def test_missing_sensors_read_as_none(monkeypatch):
@@ -325,37 +507,55 @@ def test_sensors_are_read_from_nvidia_smi_where_its_package_is_missing(monkeypat
 # ── The report ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def make_latency(step, precision, batch, p50, cuda_graph=None, **fields):
+    at = {"step": step, "network": "resnet50", "precision": precision, "batch": batch}
+    warm, hot = {"clocks.sm": 1980.0, "source": "x"}, {"clocks.sm": 1755.0, "source": "x"}
+    figures = {"cuda_graph": cuda_graph, "on_device_ms": {"p50": p50}, "before": warm, "after": hot, "caveats": []}
+    return {"kind": "latency", **at, **figures, **fields}
+
+
 def make_report():
     """A document of a GPU machine, with invented figures."""
-    gpu = {"name": "NVIDIA Test", "compute_capability": 90, "driver": "580.1", "memory_bytes": 2**37}
+    driver = {"name": "NVIDIA Test", "compute_capability": 90, "driver": "580.1", "memory_bytes": 2**37}
     at = {"step": "tensorrt", "network": "resnet50"}
-    warm, hot = {"clocks.sm": 1980.0, "source": "x"}, {"clocks.sm": 1755.0, "source": "x"}
-    latency = {"kind": "latency", **at, "rounds": 300, "before": warm, "after": hot, "caveats": []}
+    facts = {"python": "3.12.1", "system": "Linux", "cores": 16, "processor": "Some CPU", "why": []}
+    on_gpu = {"kind": "machine", "step": "machine", "gpu": driver, "absence": None, **facts}
+    parity = {"kind": "parity", **at, "precision": "int8", "cosine": 0.9, "samples": 16}
+    compiled, fp16_last = "torch-compile", "fp16 channels_last"
     return {
-        "gpu_check": 2,
+        "gpu_check": 3,
         "date": "2026-01-02T03:04:05+00:00",
         "seconds": 90.0,
         "budget_s": 480.0,
         "rows": [
-            {"kind": "machine", "step": "machine", "gpu": gpu, "absence": None, "libraries": {"tensorrt": "11.4"}}
-            | {"python": "3.12.1", "system": "Linux", "cores": 16, "processor": "Some CPU", "why": []},
+            on_gpu | {"libraries": {"onnxruntime": "1.30"}},
+            on_gpu | {"libraries": {"onnxruntime": "1.31"}},
             make_working("tensorrt") | {"details": {"version": "11.4"}},
             {"kind": "validity", "step": "tensorrt-rtx", "validity": "SUBOPTIMAL", "diagnostics": "4"},
             {"kind": "variant", "step": "tensorrt-rtx", "state": "fails", "why": "died by SIGSEGV", "details": {}},
-            {
-                "kind": "graph",
-                "step": "graphs",
-                "network": "resnet50",
-                "precision": "int8",
-                "seconds": 9.0,
-                "mib": 25.0,
-            },
+            {"kind": "graph", **at, "precision": "int8", "seconds": 9.0, "mib": 25.0},
             {"kind": "engine", **at, "precision": "int8", "seconds": 31.25, "mib": 27.5, "settings": []},
             {"kind": "receipt", **at, "precision": "int8", "shares": {"int8": 0.985, "fp32": 0.015}},
-            {"kind": "parity", **at, "precision": "int8", "passed": False, "failures": ["SNR 9.0 dB | below 10"]}
-            | {"max_relative": 0.3, "cosine": 0.9, "snr_db": 9.0, "top1_agreement": 0.5},
-            {**latency, "precision": "int8", "batch": 1, "end_to_end_ms": {"p50": 0.4}, "on_device_ms": {"p50": 0.25}}
-            | {"ratio": {"to": "fp32", "ratio": 0.5, "low": 0.4, "high": 0.6}},
+            parity
+            | {"batch": 1, "passed": True, "failures": [], "max_relative": 0.1, "snr_db": 20.0, "top1_agreement": 1.0},
+            parity
+            | {"batch": 8, "passed": False, "failures": ["SNR 9.0 dB | below 10"]}
+            | {"max_relative": 0.3, "snr_db": 9.0, "top1_agreement": 0.5},
+            make_latency(compiled, fp16_last, 8, 2.0, False),
+            make_latency(compiled, fp16_last, 8, 0.9, True),
+            make_latency("onnxruntime-cuda", "fp16", 8, 1.6, True),
+            make_latency("onnxruntime-cuda-sessions", "fp16 nhwc", 8, 0.6, True),
+            make_latency("onnxruntime-cuda-sessions", "fp32", 8, 0.1, True),
+            make_latency("tensorrt", "int8", 1, 0.25, True),
+            {
+                "kind": "latency",
+                **at,
+                "precision": "int8",
+                "batch": 1,
+                "end_to_end_ms": {"p50": 0.4},
+                "before": None,
+                "after": None,
+            },
             {
                 "kind": "failure",
                 **at,
@@ -370,14 +570,29 @@ def make_report():
 def test_the_page_has_every_figure_of_the_document():
     text = table.render_report(make_report())
     assert "- GPU: NVIDIA Test, SM 9.0, 128.0 GiB, driver 580.1" in text
+    assert "- versions: Python 3.12.1, onnxruntime 1.30 and 1.31\n" in text
     assert "| tensorrt | works | 11.4 | – |" in text
-    assert (
-        "| resnet50 | tensorrt | int8 | 31.2 | 27.5 | 98.5% | FAILED | 3.0e-01 | 9.0 | 50% "
-        "| 0.400 | 0.250 | – | – | 0.500 (0.400 to 0.600) |"
-    ) in text
+    assert "| torch.compile | FP16 channels_last | yes | – | 0.900 |" in text
+    assert "| TensorRT, deploykit's backend | INT8 | yes | 0.250 | – |" in text
+    assert "| resnet50 | TensorRT, deploykit's backend | INT8 | 0.400 |" in text
+    assert "| resnet50 | tensorrt | int8 | 31.2 | 27.5 | 98.5% INT8, 1.5% FP32 |" in text
     assert "| tensorrt resnet50 fp16 | building the fp16 engine | RuntimeError: no |" in text
-    assert "| tensorrt resnet50 int8 | parity | SNR 9.0 dB \\| below 10 |" in text
-    assert "| resnet50 | tensorrt | 1 | 1980.0 → 1755.0 | x → x |" in text
+    assert "| tensorrt resnet50 int8 8 | parity | SNR 9.0 dB \\| below 10 |" in text
+    assert "| resnet50 | tensorrt | 1755 to 1980 | x |" in text
+
+
+def test_the_page_shows_the_worst_parity_of_all_batch_sizes():
+    text = table.render_report(make_report())
+    cells = "INT8 | FAILED | 1, 8 | 3.0e-01 | 9.0 | 50% | 16 |"
+    assert f"| resnet50 | TensorRT, deploykit's backend | {cells}" in text
+
+
+def test_the_page_compares_the_fastest_of_either_side_at_fp16():
+    [*_, line] = table.list_ratios(make_report()["rows"])
+    assert line == (
+        "| resnet50 | 8 | 2.000 | 0.900 | torch.compile, FP16 channels_last, CUDA graph "
+        "| 0.600 | ONNX Runtime CUDA, plain sessions, FP16 nhwc, CUDA graph | 3.33 | 1.50 |"
+    )
 
 
 def test_the_page_states_whether_tensorrt_rtx_runs_on_this_machine():
@@ -389,7 +604,7 @@ def test_sections_without_rows_are_omitted():
     report = make_report() | {"rows": []}
     text = table.render_report(report)
     assert "##" not in text
-    assert "- GPU: none: not queried" in text
+    assert "Nothing was run on a GPU yet." in text
 
 
 def test_the_verdict_names_a_missing_gpu_and_exits_with_4():
@@ -442,7 +657,7 @@ def test_a_machine_without_a_gpu_gets_the_cpus_rows_and_exit_code_4(tmp_path):
     assert done.stderr.splitlines()[-1].startswith("No GPU: ")
     rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
     measured = [(row["precision"], row["batch"]) for row in rows if row["kind"] == "latency"]
-    assert measured == [(precision, batch) for batch in (1, 8) for precision in ("fp32", "fp16", "int8")]
+    assert measured == [(precision, batch) for precision in ("fp16", "int8", "fp32") for batch in (1, 8, 32)]
     assert {row["step"] for row in rows if row["kind"] == "latency"} == {"onnxruntime-cpu"}
 
 
@@ -457,12 +672,6 @@ class Convolution:
         self.factor, self.addresses, self.plans = factor, {}, []
 
         self.batch = 1
-
-    def create_engine_inspector(self):
-        return self
-
-    def get_engine_information(self, _):
-        return "layers"
 
     def set_input_shape(self, _, shape):
         self.batch = shape[0]
@@ -534,40 +743,21 @@ def test_an_engine_with_a_wrong_result_fails_its_variant(run_on_simulated_gpu):
     assert (variant["state"], variant["why"]) == ("fails", "ran, and its result is wrong by 1.0e-01 of full scale")
 
 
-class Event:
-    """A CUDA event double on the host's clock."""
-
-    def __init__(self, **_):
-        self.time = None
-
-    def record(self):
-        self.time = time.perf_counter()
-
-    def elapsed_time(self, other):
-        return 1e3 * (other.time - self.time)
-
-
 @pytest.fixture
 def runner(monkeypatch, tmp_path):
-    """Runs a plan of a convolution without pycuda, in the host's memory."""
-    import torch
-
+    """Runs a plan of a convolution in the host's memory."""
     from deploykit.core.values import TensorSpec
 
-    monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: SimpleNamespace(cuda_stream=7, synchronize=lambda: None))
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    gpu_doubles.install(monkeypatch)
     (tmp_path / "engine.plan").write_bytes(b"plan")
     stand_in = Convolution(1.0)
     logger = type("Logger", (), {"ERROR": 1, "__init__": lambda *_: None})
-    formats = SimpleNamespace(JSON=2)
-    library = SimpleNamespace(Logger=logger, Runtime=lambda _: stand_in, LayerInformationFormat=formats)
+    library = SimpleNamespace(Logger=logger, Runtime=lambda _: stand_in)
     specs = (TensorSpec(name, "float32", ("batch", size, 16, 16), "NCHW") for name, size in (("x", 3), ("y", 4)))
     return plan_runner.PlanRunner(library, tmp_path / "engine.plan", *((spec,) for spec in specs), device="cpu")
 
 
-def test_without_pycuda_a_plan_runs_with_pytorchs_memory(runner):
+def test_a_plan_runs_with_pytorchs_memory(runner):
     kernel, bias = capability_check._make_weights()
     outputs = {}
     for batch in (1, 8, 1):
@@ -578,7 +768,6 @@ def test_without_pycuda_a_plan_runs_with_pytorchs_memory(runner):
         assert min(timings) >= 0
         outputs.setdefault(batch, answer["y"])
     np.testing.assert_array_equal(outputs[1], answer["y"])  # the buffers were reused since then
-    assert runner.inspect_engine() == "layers"
 
 
 def test_a_batch_that_the_plan_rejects_raises(runner):
@@ -586,12 +775,20 @@ def test_a_batch_that_the_plan_rejects_raises(runner):
         runner.run({"x": np.zeros((9, 3, 16, 16), np.float32)})
 
 
-def test_without_a_driver_a_plan_is_not_deserialized(monkeypatch, tmp_path):
-    monkeypatch.setattr(variants.importlib.util, "find_spec", lambda _: None)
-    monkeypatch.setattr(variants, "find_gpu", lambda: (None, "no NVIDIA driver is installed"))
-    monkeypatch.setattr(variants, "PlanRunner", lambda *_: pytest.fail("deserialized"))
-    with pytest.raises(RuntimeError, match="no NVIDIA driver is installed"):
-        variants._load_engine("tensorrt-rtx", None, None, tmp_path)
+def test_a_plan_is_timed_kernel_by_kernel_and_as_a_cuda_graph(runner, monkeypatch):
+    replayed = []
+    monkeypatch.setattr(gpu_doubles.CudaGraph, "replay", lambda graph: replayed.append(graph))
+    runner.run({"x": np.zeros((8, 3, 16, 16), np.float32)})
+    assert [row["cuda_graph"] for row in plan_check.time_launches(runner)] == [False, True]
+    assert len(replayed) >= timing.CALLS_AT_LEAST
+
+
+def test_without_a_driver_a_plan_is_not_deserialized(report, monkeypatch, tmp_path):
+    monkeypatch.setattr(plan_check, "find_gpu", lambda: (None, "no NVIDIA driver is installed"))
+    monkeypatch.setattr(plan_check, "PlanRunner", lambda *_: pytest.fail("deserialized"))
+    plan_check.check_plans(report, "tensorrt-rtx", tmp_path)
+    [row] = report.read_rows("check")
+    assert (row["state"], row["why"]) == ("not run", "no NVIDIA driver is installed")
 
 
 # ── Stages ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -615,7 +812,7 @@ def packed(tmp_path):
 def test_an_archive_is_split_over_parts_and_joined_again(packed, tmp_path):
     assert sorted(path.name for path in packed.iterdir()) == ["1", "2"]
     assert all(pack.measure_size(part) <= 2 * pack.MIB for part in packed.iterdir())
-    variables = stages.prepare_workspace(stages.STAGES["three"], packed, tmp_path / "workspace")
+    variables = stages.prepare_workspace(stages.STAGES["three"], [packed], tmp_path / "workspace")
     assert variables["PYTHONPATH"].split(os.pathsep)[:2] == [
         *(str(tmp_path / "workspace" / name) for name in ("tensorrt_rtx", "site")),
     ]
@@ -624,49 +821,211 @@ def test_an_archive_is_split_over_parts_and_joined_again(packed, tmp_path):
 
 
 def test_parts_may_be_brought_one_after_the_other(packed, tmp_path):
+    work = tmp_path / "workspace"
+    stages.prepare_workspace(stages.STAGES["one"], [packed / "1"], work)
+    with pytest.raises(stages.StageError, match="pieces of tensorrt_rtx are missing or damaged"):
+        stages.prepare_workspace(stages.STAGES["three"], [packed / "1"], work)
+    stages.prepare_workspace(stages.STAGES["three"], [packed / "2"], work)
+    assert (work / "tensorrt_rtx/library.py").exists()
+    stages.prepare_workspace(stages.STAGES["three"], [], work)  # nothing needs to be brought again
+
+
+def test_parts_may_lie_in_several_folders(packed, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     shutil.copytree(packed / "1", first / "1")
-    shutil.copytree(packed / "2", second / "2")
-    stages.prepare_workspace(stages.STAGES["one"], first, tmp_path / "workspace")
-    with pytest.raises(stages.StageError, match="pieces of tensorrt_rtx are missing or damaged"):
-        stages.prepare_workspace(stages.STAGES["three"], first, tmp_path / "workspace")
-    stages.prepare_workspace(stages.STAGES["three"], second, tmp_path / "workspace")
+    shutil.copytree(packed / "2", second)
+    stages.prepare_workspace(stages.STAGES["three"], [first, second], tmp_path / "workspace")
     assert (tmp_path / "workspace/tensorrt_rtx/library.py").exists()
+
+
+def test_a_library_that_runs_is_not_unpacked_again(packed, tmp_path):
+    work = tmp_path / "workspace"
+    stages.prepare_workspace(stages.STAGES["one"], [packed], work)
+    before = (work / "site/small.py").stat().st_mtime_ns
+    stages.prepare_workspace(stages.STAGES["one"], [packed], work)
+    assert (work / "site/small.py").stat().st_mtime_ns == before
+
+
+def test_nothing_computes_in_tf32(packed, tmp_path):
+    variables = stages.prepare_workspace(stages.STAGES["one"], [packed], tmp_path / "workspace")
+    assert variables["NVIDIA_TF32_OVERRIDE"] == "0"
 
 
 def test_a_folder_without_part_1_is_refused(tmp_path):
     with pytest.raises(stages.StageError, match="it must hold part 1"):
-        stages.prepare_workspace(stages.STAGES["one"], tmp_path, tmp_path / "workspace")
+        stages.prepare_workspace(stages.STAGES["one"], [tmp_path], tmp_path / "workspace")
 
 
-def test_every_step_of_a_stage_ends_with_a_row(packed, tmp_path, monkeypatch, clock):
-    """Also those whose variant does not work here, whose graphs exist, or that have no time left."""
-    begun = []
+class StartedSteps:
+    """In place of processes: what was started, got its turn, and was ended, in order; the answers by step name."""
 
-    def run_step(step, _seconds, _work, _output, _variables):
-        begun.append(str(step))
-        clock.now += 100 if step.name == "tensorrt-rtx-current" else 1
-        kind = "variant" if step.name.startswith("tensorrt") else "note"
-        return [{"kind": kind, **step.stamp, "state": "fails", "why": "no NVIDIA driver", "text": ""}]
+    def __init__(self, monkeypatch, clock):
+        self.log, self.clock, self.states, self.costs = [], clock, {}, {}
+        monkeypatch.setattr(stages, "start_background_steps", lambda networks, _: [Step("graphs", networks[0])])
+        monkeypatch.setattr(stages, "start_int8_graph", lambda *_: None)
+        monkeypatch.setattr(stages, "start_step", self.start)
+        monkeypatch.setattr(stages, "finish_step", self.finish)
+        monkeypatch.setattr(stages, "end_step", lambda step: self.log.append(f"end {step}"))
 
-    monkeypatch.setattr(stages, "run_step", run_step)
-    for precision in ("fp32", "fp16", "int8"):
-        folder = tmp_path / "workspace/steps/vgg16" / precision
-        folder.mkdir(parents=True)
-        (folder / "graph.json").touch()
-    reports = []
-    budget = steps.Budget(1000, clock)
-    workspace = tmp_path / "workspace"
-    rows = stages.run_stage(
-        "three", "vgg16", packed, workspace, tmp_path, budget, lambda rows: reports.append(len(rows))
-    )
-    assert begun == ["machine", "tensorrt-rtx", "tensorrt-rtx-current"]
-    assert [row["step"] for row in rows] == [limited.name for limited in stages.STAGES["three"].steps]
-    assert [row["why"] for row in rows if row["kind"] == "skipped"] == [
-        "an earlier stage made them",
-        "tensorrt-rtx does not work here: see its row",
+    def start(self, step, *_):
+        if step.waits:
+            self.log.append(f"start {step}")
+        return step
+
+    def finish(self, step, _seconds):
+        self.log.append(str(step))
+        self.clock.now += self.costs.get(step.name, 1)
+        if step.network is None and step.is_variant:
+            return [{"kind": "variant", **step.stamp, "state": self.states.get(step.name, "works"), "why": None}]
+        return [{"kind": "note", **step.stamp, "text": ""}]
+
+
+@pytest.fixture
+def started(monkeypatch, clock):
+    return StartedSteps(monkeypatch, clock)
+
+
+@pytest.fixture
+def run_stage(packed, tmp_path, clock, monkeypatch):
+    """Run a stage without processes on two networks; its rows."""
+    monkeypatch.setattr(stages, "unpack_archive", lambda *_: tmp_path)
+
+    def run(name, seconds=1000, networks=("resnet50", "vgg16")):
+        budget, work = steps.Budget(seconds, clock), tmp_path / "workspace"
+        return stages.run_stage(name, networks, [packed], work, budget, lambda _: None)
+
+    return run
+
+
+def test_a_stage_goes_network_by_network_and_compiles_last(started, run_stage):
+    run_stage("two")
+    assert [line for line in started.log if not line.startswith("start ")] == [
+        *("machine", "torch-eager", "onnxruntime-cuda"),
+        *("onnxruntime-cuda resnet50", "onnxruntime-cuda-sessions resnet50", "torch-eager resnet50"),
+        *("onnxruntime-cuda vgg16", "onnxruntime-cuda-sessions vgg16", "torch-eager vgg16"),
+        *("torch-compile", "torch-compile resnet50", "torch-compile vgg16"),
+        *("torch-reduce-overhead resnet50", "torch-reduce-overhead vgg16"),
     ]
-    assert reports == [1, 2, 3, 4, 5]
+
+
+def test_a_step_gets_ready_while_the_one_before_it_measures(started, run_stage):
+    run_stage("one")
+    assert started.log[-4:] == [
+        *("start torch-eager resnet50", "start torch-eager vgg16", "torch-eager resnet50", "torch-eager vgg16"),
+    ]
+
+
+def test_every_step_of_a_stage_ends_with_a_row(started, run_stage):
+    """Also those whose variant does not work here."""
+    started.states = {"onnxruntime-cuda": "fails", "torch-compile": "fails", "torch-eager": "fails"}
+    rows = run_stage("two", networks=("vgg16",))
+    planned = [step for step, _ in stages.list_steps(stages.STAGES["two"], ("vgg16",))]
+    in_background = Step("graphs", "vgg16")
+    assert {(row["step"], row.get("network")) for row in rows} == {*planned, in_background}
+    assert {row["step"] for row in rows if row["kind"] == "skipped"} == {
+        *("onnxruntime-cuda", "onnxruntime-cuda-sessions", "torch-eager", "torch-compile", "torch-reduce-overhead"),
+        "graphs",  # not begun: there are no processes here
+    }
+
+
+def test_a_step_that_got_ready_and_gets_no_time_is_ended(started, run_stage):
+    started.costs = {"onnxruntime-cuda": 400}
+    rows = run_stage("two", seconds=420, networks=("vgg16",))
+    assert "end onnxruntime-cuda-sessions vgg16" in started.log or "onnxruntime-cuda-sessions vgg16" not in started.log
+    why = {row["why"] for row in rows if row["kind"] == "skipped" and row["step"] == "torch-eager"}
+    assert why == {"0 s were left of 420"}
+
+
+def test_what_an_earlier_stage_did_is_not_repeated(started, run_stage):
+    run_stage("one")
+    started.log.clear()
+    rows = run_stage("two")
+    assert not [line for line in started.log if "torch-eager" in line]
+    assert started.log[0] == "machine"
+    assert len([row for row in rows if row["step"] == "torch-eager"]) == 3
+
+
+def test_only_the_first_network_runs_in_tensorrt_rtx(started, run_stage):
+    run_stage("three")
+    assert [line for line in started.log if line.startswith("tensorrt")] == [
+        *("tensorrt-rtx", "tensorrt-rtx-current", "tensorrt-rtx resnet50", "tensorrt-rtx-plans resnet50"),
+    ]
+
+
+# ── In the background ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def begin(tmp_path, monkeypatch):
+    """Begin a step in the background whose process runs this program in place of gpu_check."""
+
+    def start(program, seconds=20.0):
+        scripts = tmp_path / "scripts"
+        scripts.mkdir()
+        (scripts / "gpu_check").write_text(f"import sys\nsys.path.insert(0, {str(SCRIPTS)!r})\n{program}")
+        monkeypatch.setattr(steps, "PROGRAM", scripts / "gpu_check")
+        step = Step("graphs", "vgg16")
+        background.start_in_background(step, seconds, tmp_path, tmp_path, {}, niceness=0)
+        return step
+
+    yield start
+    background.end_background([Step("graphs", "vgg16")], tmp_path)
+
+
+ENDING = """
+import time
+from pathlib import Path
+from gpu.journal import Journal
+words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+journal = Journal(Path(words["--answer"]), words["--step"], words["--network"], 20)
+journal.add_row("note", text="did it")
+time.sleep({seconds})
+journal.end()
+"""
+
+
+def wait_until(condition):
+    for _ in range(200):
+        if condition():
+            return
+        time.sleep(0.05)
+    pytest.fail("waited for ten seconds")
+
+
+def test_a_step_in_the_background_is_read_when_it_has_ended(begin, tmp_path):
+    step = begin(ENDING.format(seconds=0.2))
+    background.wait_for([step], tmp_path, 20)
+    assert [row["text"] for row in background.read_background_rows(step, tmp_path, tmp_path)] == ["did it"]
+    assert background.has_ended(step, tmp_path)
+
+
+def test_a_step_that_still_runs_says_so_and_is_not_begun_twice(begin, tmp_path):
+    step = begin(ENDING.format(seconds=30))
+    wait_until(lambda: (tmp_path / "graphs-vgg16.json").is_file())
+    [*_, row] = background.read_background_rows(step, tmp_path, tmp_path)
+    assert (row["kind"], row["text"]) == ("note", "goes on in the background; a later stage reads it")
+    pid = background.read_pid(step, tmp_path)
+    background.start_in_background(step, 20, tmp_path, tmp_path, {}, niceness=0)
+    assert background.read_pid(step, tmp_path) == pid
+
+
+def test_a_step_that_dies_in_the_background_is_a_failure(begin, tmp_path):
+    step = begin("raise RuntimeError('first\\nlast')")
+    background.wait_for([step], tmp_path, 20)
+    [row] = background.read_background_rows(step, tmp_path, tmp_path)
+    assert (row["kind"], row["why"]) == ("failure", "ended early: last")
+
+
+def test_a_step_in_the_background_is_stopped_while_another_measures(begin, tmp_path):
+    step = begin(ENDING.format(seconds=30))
+    pid = background.read_pid(step, tmp_path)
+
+    def read_state():
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0]
+
+    with background.stopped([step], tmp_path):
+        wait_until(lambda: read_state() == "T")
+    wait_until(lambda: read_state() != "T")
 
 
 def test_a_later_stages_report_has_the_earlier_rows(tmp_path):

@@ -20,6 +20,11 @@ class OnnxRuntimePackage(NamedTuple):
     name: str
     """`onnxruntime`, or `onnxruntime-gpu` with the CUDA provider."""
     version: str
+    has_cuda_provider: bool
+
+
+PROVIDER_FILES: Final = ("capi/libonnxruntime_providers_cuda.so", "capi/onnxruntime_providers_cuda.dll")
+"""Of the CUDA provider, on Linux and Windows."""
 
 
 def find_package() -> OnnxRuntimePackage:
@@ -29,10 +34,12 @@ def find_package() -> OnnxRuntimePackage:
     spec = importlib.util.find_spec("onnxruntime")
     if spec is None or spec.origin is None:
         raise BackendError("ONNX Runtime is not installed.", install_remedy("cpu"))
+    folder = Path(spec.origin).parent
     try:
-        text = (Path(spec.origin).parent / RECORD).read_text(encoding="utf-8")
+        text = (folder / RECORD).read_text(encoding="utf-8")
         values = dict(re.findall(r"^(package_name|__version__) = '([^']*)'", text, re.MULTILINE))
-        return OnnxRuntimePackage(values["package_name"], values["__version__"])
+        name, version = values["package_name"], values["__version__"]
     except (OSError, KeyError) as error:
-        what = "ONNX Runtime's package is damaged: it does not say which version it is."
+        what = f"ONNX Runtime's package in {folder} is damaged: it does not say which version it is."
         raise BackendError(what, install_remedy("cpu")) from error
+    return OnnxRuntimePackage(name, version, any((folder / file).is_file() for file in PROVIDER_FILES))

@@ -27,7 +27,13 @@ def test_the_version_is_that_of_the_module() -> None:
 
 def test_the_package_that_was_installed_last_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch, "package_name = 'onnxruntime-gpu'\n__version__ = '9.9'\ncuda_version = '13.0'\n")
-    assert find_package() == ("onnxruntime-gpu", "9.9")
+    assert find_package() == ("onnxruntime-gpu", "9.9", False)
+
+
+def test_the_cuda_provider_is_a_file_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, monkeypatch, "package_name = 'onnxruntime-gpu'\n__version__ = '9.9'\n")
+    (tmp_path / onnxruntime_package.PROVIDER_FILES[0]).touch()
+    assert find_package().has_cuda_provider
 
 
 def test_without_either_package_the_remedy_installs_one(monkeypatch: pytest.MonkeyPatch) -> None:

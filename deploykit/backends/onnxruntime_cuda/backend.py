@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,6 +17,8 @@ from deploykit.backends.onnxruntime_cuda import session as sessions
 from deploykit.backends.onnxruntime_cuda.runner import CudaRunner
 from deploykit.backends.onnxruntime_cuda.session import COMMON, DISABLED, Settings, open_session
 from deploykit.backends.onnxruntime_package import find_package
+from deploykit.backends.onnxruntime_profile import RunNode, read_profile
+from deploykit.backends.sample_inputs import make_sample_inputs
 from deploykit.backends.tensorrt.driver import query_driver
 from deploykit.backends.tensorrt.gate import reject_foreign_engine
 from deploykit.backends.tensorrt.memory import load_memory_library
@@ -24,7 +26,6 @@ from deploykit.core.errors import BackendError, CheckFailed, DeploykitError
 from deploykit.core.files import find_damage, record_file
 from deploykit.core.products import find_products
 from deploykit.core.values import (
-    Arrays,
     BuildOptions,
     BuildRecord,
     Engine,
@@ -33,9 +34,6 @@ from deploykit.core.values import (
     Progress,
     TensorSpec,
 )
-
-if TYPE_CHECKING:
-    from deploykit.backends.onnxruntime_cuda.receipt import RunNode
 
 ENGINE_FILE: Final = "onnxruntime-cuda.onnx"
 
@@ -158,10 +156,10 @@ class OnnxRuntimeCuda:
             EngineLayer(
                 name=node.name,
                 kind=node.operator,
-                arithmetic=receipt.TYPES.get(node.types[0]) if node.types else None,
+                arithmetic=receipt.read_node_arithmetic(node),
                 tactic=node.provider,
-                inputs=node.types,
-                outputs=(),
+                inputs=node.input_types,
+                outputs=node.output_types,
                 nodes=(node.name,),
                 modules=(),
                 time_us=None,
@@ -174,7 +172,7 @@ class OnnxRuntimeCuda:
     ) -> float:
         """Milliseconds of GPU time per call."""
         runner = CudaRunner(candidate.graph, candidate.settings, inputs, outputs)
-        arrays = make_inputs(inputs, self._options.batch.optimum)
+        arrays = make_sample_inputs(inputs, self._options.batch.optimum)
         return min(times.compute_ms for times in runner.gpu_times(arrays, CALLS))
 
     def _profile_engine(self, engine: Engine, folder: Path) -> list[RunNode]:
@@ -219,32 +217,19 @@ LAYOUTS: Final = ("prefer_nhwc=0", "prefer_nhwc=1")
 1.13 times as long in FP32: it is measured, not assumed."""
 
 
-def make_inputs(inputs: tuple[TensorSpec, ...], batch: int) -> Arrays:
-    """Random values, or zeros of an integer type, with `batch` rows on every named axis."""
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for spec in inputs:
-        shape = tuple(batch if isinstance(size, str) else size for size in spec.shape)
-        is_float = np.issubdtype(spec.dtype, np.floating)
-        arrays[spec.name] = (rng.standard_normal(shape) if is_float else np.zeros(shape)).astype(spec.dtype)
-    return arrays
-
-
 def _profile_call(candidate: Candidate, inputs: tuple[TensorSpec, ...], batch: int) -> list[RunNode]:
     """The nodes that ran in one call."""
-    from deploykit.backends.onnxruntime_cuda import receipt
-
     with tempfile.TemporaryDirectory() as temporary:
         session = open_session(candidate.graph, candidate.settings, profile_prefix=Path(temporary) / "profile")
-        session.run(None, dict(make_inputs(inputs, batch)))
-        return receipt.read_profile(Path(session.end_profiling()))
+        session.run(None, make_sample_inputs(inputs, batch))
+        return read_profile(Path(session.end_profiling()))
 
 
 def _read_kernels(candidate: Candidate, inputs: tuple[TensorSpec, ...], batch: int) -> list[str] | None:
     """The names of the kernels of one call, where they can be read."""
     from deploykit.backends.onnxruntime_cuda.kernels import read_kernel_names
 
-    session, arrays = open_session(candidate.graph, candidate.settings), dict(make_inputs(inputs, batch))
+    session, arrays = open_session(candidate.graph, candidate.settings), make_sample_inputs(inputs, batch)
     return read_kernel_names(lambda: session.run(None, arrays))
 
 

@@ -1,6 +1,5 @@
 """Where and in which type each node of a session ran, from the profile of one call.
 
-The profile has an event per node: its name, its operator, the provider that computed it, and the types of its inputs.
 A layout change keeps the names of products; where a name is not found, the type that all products of that operator have
 is the node's. The CUDA provider multiplies in the type of its inputs: in FP16 it accumulates in FP32, and it has no
 integer products for Q/DQ graphs, which it computes in floating point.
@@ -8,15 +7,15 @@ integer products for Q/DQ graphs, which it computes in floating point.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import onnx_ir as ir
 
 from deploykit.backends.onnxruntime_cuda.kernels import shows_half_arithmetic
+from deploykit.backends.onnxruntime_profile import RunNode
+from deploykit.backends.onnxruntime_receipt import PRODUCT_PARTS
 from deploykit.core.values import Arithmetic, ExecutedPrecision
 
 EVIDENCE: Final = "session profile"
@@ -26,38 +25,8 @@ TYPES: Final[dict[str, Arithmetic]] = {"float": "fp32", "float16": "fp16", "bflo
 
 WITH_KERNELS: Final = "session profile and kernel names"
 
-SUFFIX: Final = "_kernel_time"
-
 COPIES: Final = ("MemcpyFromHost", "MemcpyToHost")
 """Nodes that ONNX Runtime inserts between providers."""
-
-
-class RunNode(NamedTuple):
-    """One node of the optimized graph that ran."""
-
-    name: str
-    operator: str
-    provider: str
-    types: tuple[str, ...]
-    """Of its inputs, in the profile's words: `float16`."""
-
-
-def read_profile(path: Path) -> list[RunNode]:
-    """The nodes of the profile's first call, in order."""
-    nodes: dict[str, RunNode] = {}
-    for event in json.loads(path.read_text(encoding="utf-8")):
-        if (node := _read_event(event)) is not None:
-            nodes.setdefault(node.name, node)
-    return list(nodes.values())
-
-
-def _read_event(event: dict[str, Any]) -> RunNode | None:
-    if event.get("cat") != "Node" or not str(event.get("name", "")).endswith(SUFFIX):
-        return None
-    arguments = event.get("args", {})
-    types = tuple(next(iter(tensor), "") for tensor in arguments.get("input_type_shape", ()))
-    name = event["name"].removesuffix(SUFFIX)
-    return RunNode(name, arguments.get("op_name", ""), arguments.get("provider", ""), types)
 
 
 def read_arithmetic(nodes: Sequence[RunNode], products: Sequence[ir.Node]) -> dict[str, Arithmetic]:
@@ -74,8 +43,8 @@ def read_arithmetic(nodes: Sequence[RunNode], products: Sequence[ir.Node]) -> di
 def _find_arithmetic(by_name: dict[str, RunNode], nodes: Sequence[RunNode], product: ir.Node) -> Arithmetic | None:
     named = (by_name.get(name) for name in _list_names(product.name or ""))
     if (node := next((node for node in named if node is not None), None)) is not None:
-        return _node_arithmetic(node)
-    alike = {_node_arithmetic(node) for node in nodes if node.operator == product.op_type}
+        return read_node_arithmetic(node)
+    alike = {read_node_arithmetic(node) for node in nodes if node.operator == product.op_type}
     return alike.pop() if len(alike) == 1 else None
 
 
@@ -85,9 +54,12 @@ def _list_names(name: str) -> Iterator[str]:
     yield f"{name}/MatMulAddFusion"
 
 
-def _node_arithmetic(node: RunNode) -> Arithmetic | None:
-    """The type of the first two operands, which are of one type in every product that the provider has."""
-    return TYPES.get(node.types[0]) if node.types else None
+def read_node_arithmetic(node: RunNode) -> Arithmetic | None:
+    """The type of the first two operands, which are of one type in every product that the provider has. None for a node
+    that is not a product.
+    """
+    is_product = any(part in node.operator for part in PRODUCT_PARTS)
+    return TYPES.get(node.input_types[0]) if is_product and node.input_types else None
 
 
 def confirm_half(arithmetic: dict[str, Arithmetic], kernels: list[str] | None) -> ExecutedPrecision:

@@ -9,8 +9,8 @@ from cuda_doubles import Gpu
 
 from deploykit.backends.onnxruntime_cuda import receipt
 from deploykit.backends.onnxruntime_cuda.kernels import shows_half_arithmetic
-from deploykit.backends.onnxruntime_cuda.receipt import RunNode
 from deploykit.backends.onnxruntime_cuda.session import open_session
+from deploykit.backends.onnxruntime_profile import RunNode, read_profile
 
 HALF = [
     "sm90_xmma_fprop_implicit_gemm_f16f16_f16f32_f32_nhwckrsc_nhwc_tilesize64x64x64_warpgroupsize1x1x1_g1",
@@ -41,9 +41,9 @@ def test_a_profile_names_every_node_with_its_provider_and_types(
 ) -> None:
     session = open_session(convolution, (), profile_prefix=tmp_path / "profile")
     session.run(None, {"x": np.zeros((1, 3, 8, 8), np.float32)})
-    nodes = receipt.read_profile(Path(session.end_profiling()))
+    nodes = read_profile(Path(session.end_profiling()))
     fc = next(node for node in nodes if node.name == "fc")
-    assert (fc.operator, fc.provider, fc.types[0]) == ("Gemm", "CPUExecutionProvider", "float")
+    assert (fc.operator, fc.provider, fc.input_types[0]) == ("Gemm", "CPUExecutionProvider", "float")
 
 
 def conv(name: str, *types: str, provider: str = "CUDAExecutionProvider") -> RunNode:

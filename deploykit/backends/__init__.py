@@ -23,6 +23,9 @@ class BackendEntry(NamedTuple):
 
 BACKENDS: Final[dict[str, BackendEntry]] = {
     "onnxruntime": BackendEntry("deploykit.backends.onnxruntime:OnnxRuntime", "onnxruntime", "cpu"),
+    "onnxruntime-cuda": BackendEntry(
+        "deploykit.backends.onnxruntime_cuda.backend:OnnxRuntimeCuda", "onnxruntime", "cuda"
+    ),
     "openvino": BackendEntry("deploykit.backends.openvino:OpenVino", "openvino", "openvino"),
     "tensorrt": BackendEntry("deploykit.backends.tensorrt.backend:TensorRt", "tensorrt", "gpu"),
     "tensorrt-rtx": BackendEntry("deploykit.backends.tensorrt.backend:TensorRtRtx", "tensorrt_rtx", "rtx"),

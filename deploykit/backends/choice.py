@@ -12,7 +12,14 @@ from deploykit.core.values import Backend, BuildOptions, Precision
 
 AUTO: Final = "auto"
 
-ON_GPU: Final = ("tensorrt", "tensorrt-rtx")
+ON_GPU: Final = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda")
+"""In order of preference."""
+
+WITHOUT_INT8: Final = ("onnxruntime-cuda",)
+"""Backends that compute Q/DQ graphs in floating point."""
+
+WITH_BUILD_OPTIONS: Final = ("tensorrt", "tensorrt-rtx")
+"""Backends that build an engine ahead of loading it, and take options for that."""
 
 AHEAD_OF_TIME: Final = "tensorrt-rtx"
 """The backend that builds engines on machines without a GPU."""
@@ -93,6 +100,8 @@ def resolve_target(target: str, precision: Precision) -> str:
     if target != AUTO:
         return target
     for name in ON_GPU:
+        if name in WITHOUT_INT8 and precision.startswith("int8"):
+            continue
         if is_installed(name) and create_backend(name).unavailable_reason() is None:
             return name
     return select_cpu_backend(precision)

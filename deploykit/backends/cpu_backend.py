@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-from importlib import metadata
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar, Final
 
-from deploykit.core.errors import BackendError
-from deploykit.core.extras import install_remedy
 from deploykit.core.values import BuildOptions, Engine, EngineLayer
 
 DEFAULT_OPTIONS: Final = BuildOptions()
 
 
-class CpuBackend:
+class CpuBackend(ABC):
     """A library that optimizes the graph while loading it, in a second or two: build options do not apply."""
 
     name: ClassVar[str]
-    title: ClassVar[str]
-    distributions: ClassVar[tuple[str, ...]]
-    """Packages that provide the library; the first one installed is the version that counts."""
-    extra: ClassVar[str]
-    """The extra of deploykit that installs it."""
 
-    def __init__(self, options: BuildOptions = DEFAULT_OPTIONS) -> None:
+    def __init__(self, options: BuildOptions = DEFAULT_OPTIONS) -> None:  # noqa: B027 - not abstract: it has none
         pass
 
     @property
+    @abstractmethod
     def version(self) -> str:
-        """The installed package's version. BackendError where none is installed."""
-        for distribution in self.distributions:
-            try:
-                return metadata.version(distribution)
-            except metadata.PackageNotFoundError:
-                continue
-        raise BackendError(f"{self.title} is not installed.", install_remedy(self.extra))
+        """The installed library's version. BackendError where none is installed."""
 
     @property
     def identity(self) -> str:

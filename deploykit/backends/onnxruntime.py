@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deploykit.backends.cpu_backend import CpuBackend
 from deploykit.backends.interface import tensor_spec, tensor_types
+from deploykit.backends.onnxruntime_package import find_package
 from deploykit.core.errors import InputError
 from deploykit.core.files import record_file
 from deploykit.core.onnx_outline import read_outline
@@ -39,10 +40,12 @@ class OnnxRuntime(CpuBackend):
     """
 
     name = "onnxruntime"
-    title = "ONNX Runtime"
-    distributions = ("onnxruntime", "onnxruntime-gpu")  # both install the module onnxruntime
-    extra = "cpu"
     opsets = range(7, 27)  # of 1.31; an older version reports it when it loads the graph
+
+    @property
+    def version(self) -> str:
+        """The version of the library that is loaded. BackendError where none is installed."""
+        return find_package().version
 
     def compile(self, graph: Path, folder: Path, progress: Progress | None = None) -> Engine:  # noqa: ARG002 - quick
         """Check that ONNX Runtime can load the graph; for a Q/DQ graph also write its INT8 form, `onnxruntime.onnx`.
@@ -55,7 +58,7 @@ class OnnxRuntime(CpuBackend):
         from deploykit.backends import onnxruntime_int8
         from deploykit.backends.graph_form import write_form
 
-        inputs, outputs = _session_interface(_open_session(graph))
+        inputs, outputs = read_session_interface(_open_session(graph))
         model = ir.load(graph)
         half = ir.DataType.FLOAT16 in tensor_types(model.graph)
         quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
@@ -108,12 +111,12 @@ class OnnxRuntimeRunner:
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
-        self.inputs, self.outputs = _session_interface(session)
+        self.inputs, self.outputs = read_session_interface(session)
         self._names = [spec.name for spec in self.outputs]
 
     def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
         """Outputs by name. InputError where the arrays do not match the graph's inputs."""
-        with _translate_errors():
+        with translate_errors():
             return dict(zip(self._names, self._session.run(self._names, dict(arrays)), strict=True))
 
 
@@ -130,8 +133,8 @@ def _open_session(graph: Path, options: onnxruntime.SessionOptions | None = None
     import onnxruntime
 
     options = options or _session_options()
-    with _translate_errors(graph):
-        disabled = [BIAS_QUANTIZATION] if _has_half_scales(graph) else []
+    with translate_errors(graph):
+        disabled = [BIAS_QUANTIZATION] if has_half_scales(graph) else []
         return onnxruntime.InferenceSession(graph, options, providers=[PROVIDER], disabled_optimizers=disabled)
 
 
@@ -140,7 +143,7 @@ BIAS_QUANTIZATION: Final = "WeightBiasQuantization"
 outputs are silently wrong."""
 
 
-def _has_half_scales(path: Path) -> bool:
+def has_half_scales(path: Path) -> bool:
     """Whether quantization scales are FP16. False for an unreadable file, which ONNX Runtime then reports."""
     try:
         return read_outline(path).half_scales
@@ -149,7 +152,7 @@ def _has_half_scales(path: Path) -> bool:
 
 
 @contextmanager
-def _translate_errors(graph: Path | None = None) -> Iterator[None]:
+def translate_errors(graph: Path | None = None) -> Iterator[None]:
     """Raise ONNX Runtime's exceptions, which share no base class, as InputError."""
     try:
         yield
@@ -169,7 +172,10 @@ def _translate_errors(graph: Path | None = None) -> Iterator[None]:
         raise InputError(f"ONNX Runtime cannot load {graph.name}: {reason}.", remedy) from error
 
 
-def _session_interface(session: onnxruntime.InferenceSession) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def read_session_interface(
+    session: onnxruntime.InferenceSession,
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """The session's inputs and outputs."""
     return tuple(map(_argument_spec, session.get_inputs())), tuple(map(_argument_spec, session.get_outputs()))
 
 

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +14,7 @@ from deploykit.backends import openvino_receipt as receipt
 from deploykit.backends.cpu_backend import CpuBackend
 from deploykit.backends.interface import read_interface, tensor_types
 from deploykit.core.errors import BackendError, InputError
+from deploykit.core.extras import install_remedy
 from deploykit.core.files import record_file
 from deploykit.core.input_check import find_input_mismatch
 from deploykit.core.onnx_outline import read_outline
@@ -49,10 +51,15 @@ class OpenVino(CpuBackend):
     """The CPU plugin. The engine is the graph itself; for a Q/DQ graph it is the form from `openvino_int8`."""
 
     name = "openvino"
-    title = "OpenVINO"
-    distributions = ("openvino",)
-    extra = "openvino"
     opsets = range(7, 27)  # 2026.4 agrees with ONNX Runtime on these; it rejects no opset by its number
+
+    @property
+    def version(self) -> str:
+        """The installed package's version. BackendError where none is installed."""
+        try:
+            return metadata.version("openvino")
+        except metadata.PackageNotFoundError:
+            raise BackendError("OpenVINO is not installed.", install_remedy("openvino")) from None
 
     def compile(self, graph: Path, folder: Path, progress: Progress | None = None) -> Engine:  # noqa: ARG002 - quick
         """Check that OpenVINO can compile the graph; for a Q/DQ graph also write its INT8 form, `openvino.onnx`.

@@ -13,7 +13,8 @@ from deploykit.cli.build_options import add_build_options, read_build_options
 @click.command("compile")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--target", multiple=True,
-              help="Backend to build for: tensorrt, tensorrt-rtx, openvino or onnxruntime; repeatable.")  # fmt: skip
+              help="Backend to build for: tensorrt, tensorrt-rtx, onnxruntime-cuda, openvino or onnxruntime; "
+              "repeatable.")  # fmt: skip
 @click.option("--remove", metavar="TAG", help="Engine to take out of BUNDLE, by its folder's name in engines/.")
 @click.option("--on", metavar="[USER@]HOST[:PORT]", help="Machine to build, check and measure on, through ssh.")
 @click.option("--remote-command", metavar="COMMAND",

@@ -60,8 +60,8 @@ INT8_ONLY = ("calibration", "calibration_size", "observer", "max_drop", "min_snr
               help="Evaluation data (default: the calibration set's held-out split, else photos).")  # fmt: skip
 @click.option("--samples", default=16, show_default=True, type=click.IntRange(min=1), help="Evaluation samples.")
 @click.option("--target", multiple=True, default=(AUTO,), show_default=True,
-              help="Backend: onnxruntime, openvino, tensorrt or tensorrt-rtx; repeatable, and the first that runs here "
-              "is judged.")  # fmt: skip
+              help="Backend: onnxruntime, onnxruntime-cuda, openvino, tensorrt or tensorrt-rtx; repeatable, and the "
+              "first that runs here is judged.")  # fmt: skip
 @add_build_options
 @click.option("--batch", type=Batch(), help="Batch range (default: 1:8:32, or a file's own); one number is static.")
 @click.option("--input", "inputs", multiple=True, type=Input(),
@@ -160,9 +160,9 @@ def _read_precision(options: dict[str, Any]) -> Precision:
 
 def _require_gpu_target(build: BuildOptions, backends: tuple[str, ...]) -> None:
     """Refuse TensorRT's build options if no TensorRT engine is built."""
-    from deploykit.backends.choice import ON_GPU
+    from deploykit.backends.choice import WITH_BUILD_OPTIONS
 
-    if build != BuildOptions() and not set(backends) & set(ON_GPU):
+    if build != BuildOptions() and not set(backends) & set(WITH_BUILD_OPTIONS):
         raise click.UsageError("These build options are TensorRT's: give --target tensorrt or tensorrt-rtx.")
 
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 add_backend_option = click.option(
     "--backend",
     metavar="NAME",
-    help="Backend that runs the bundle: onnxruntime, openvino, tensorrt or tensorrt-rtx (default: that of the primary "
-    "engine, else of the fastest that passed and runs here).",
+    help="Backend that runs the bundle: onnxruntime, onnxruntime-cuda, openvino, tensorrt or tensorrt-rtx (default: "
+    "that of the primary engine, else of the fastest that passed and runs here).",
 )
 """Decorator of commands that load a bundle."""
 

@@ -17,7 +17,7 @@ import click
 import msgspec
 
 from deploykit.backends import BACKENDS
-from deploykit.backends.choice import AUTO, FOR_BF16, ON_GPU, PREFERRED
+from deploykit.backends.choice import AUTO, FOR_BF16, PREFERRED, WITH_BUILD_OPTIONS
 from deploykit.cli.build_options import OPTIONS as BUILD
 from deploykit.cli.export import INT8_ONLY
 from deploykit.cli.export import export_command as export
@@ -54,7 +54,10 @@ FILE_SUFFIXES: Final = (".onnx", ".pt2")
 """Suffixes of files that have an opset of their own."""
 
 GPU_RESOURCE: Final = {"GPU": 1.0}
-"""Resources of the target `tensorrt` without a table: Ray's name for any GPU."""
+"""Resources of a target of NEED_GPU without a table: Ray's name for any GPU."""
+
+NEED_GPU: Final = ("tensorrt", "onnxruntime-cuda")
+"""Backends that build on a GPU only."""
 
 
 class SweepFile(NamedTuple):
@@ -361,7 +364,7 @@ def _applies_to(key: str, precision: str, backends: tuple[str, ...]) -> bool:
     if key == "io":
         return "fp16" in precision
     if key in _build_option_names():
-        return not backends or bool({*backends} & {*ON_GPU, AUTO})
+        return not backends or bool({*backends} & {*WITH_BUILD_OPTIONS, AUTO})
     return True
 
 
@@ -386,7 +389,7 @@ def _required_resources(file: SweepFile, target: Any) -> dict[str, float]:
     for name in map(str, _as_list(target)):
         if "needs" in file.targets.get(name, {}):
             needs |= _read_needs(file, name)
-        elif "tensorrt" in _resolve_backends(file, name):
+        elif {*NEED_GPU} & {*_resolve_backends(file, name)}:
             needs |= GPU_RESOURCE
     return needs
 

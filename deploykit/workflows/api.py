@@ -198,8 +198,9 @@ def write_program(module: nn.Module, destination: Place, **shapes: Sequence[int]
 def compile_engine(
     bundle: Place, target: str, build: BuildOptions = ANY, *, progress: Progress = QUIET
 ) -> SecondaryEngine:
-    """Add an engine to a bundle: built on this machine by `target` (tensorrt, tensorrt-rtx, openvino, onnxruntime) from
-    the bundle's own graph, tested with its golden vectors, measured and packed with the results. Needs no PyTorch.
+    """Add an engine to a bundle: built on this machine by `target` (tensorrt, tensorrt-rtx, onnxruntime-cuda, openvino,
+    onnxruntime) from the bundle's own graph, tested with its golden vectors, measured and packed with the results.
+    Needs no PyTorch.
 
     `failures` of the result lists the checks that failed; `not_run_reason` says why this machine cannot run the engine.
     BackendError where it cannot build the engine, InputError for a graph that the backend does not support.

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from deploykit.backends import BACKENDS, is_installed
+from deploykit.backends.onnxruntime_package import find_package
 from deploykit.backends.tensorrt.driver import Driver, query_driver
 from deploykit.core import cache
-from deploykit.core.errors import UsageError
+from deploykit.core.errors import BackendError, UsageError
 from deploykit.core.extras import install_command, pip_command, reinstall_command
 from deploykit.core.provenance import processor_name
 from deploykit.core.values import Finding
@@ -111,6 +112,8 @@ def _check_backends(imports: dict[str, Child], driver: Driver) -> Iterator[Findi
             yield Finding(name, "missing", f"{entry.requires} is not installed", _install_extra_command(entry.extra))
         elif name == "onnxruntime":
             yield _check_onnxruntime(driver)
+        elif name == "onnxruntime-cuda":
+            yield _check_cuda_provider(driver)
         elif name in imports:
             yield _check_tensorrt(name, imports[name], driver)
         else:
@@ -127,12 +130,25 @@ def _check_onnxruntime(driver: Driver) -> Finding:
     return Finding("onnxruntime", "ok", versions or "of unknown version")
 
 
+def _check_cuda_provider(driver: Driver) -> Finding:
+    name = "onnxruntime-cuda"
+    try:
+        package = find_package()
+    except BackendError as error:
+        return Finding(name, "broken", error.what, _install_extra_command("cuda"))
+    if not package.has_cuda_provider:
+        return Finding(name, "missing", f"{package.name} has no CUDA provider", _install_extra_command("cuda"))
+    if driver.gpu is None:
+        return Finding(name, "missing", f"{package.version}: cannot run here: {driver.missing_reason}")
+    return Finding(name, "ok", f"{package.version}: runs FP32, FP16 and BF16 graphs on the GPU")
+
+
 def _install_extra_command(extra: str) -> str:
-    """The command that installs an extra. `gpu` replaces the CPU build of ONNX Runtime, which owns the same import name
-    as the GPU build.
+    """The command that installs an extra. `gpu` and `cuda` replace the CPU build of ONNX Runtime, which owns the same
+    import name as the GPU build.
     """
     install = install_command(extra)
-    if extra == "gpu" and _installed_version("onnxruntime") is not None:
+    if extra in ("gpu", "cuda") and _installed_version("onnxruntime") is not None:
         return f"{pip_command('uninstall', 'onnxruntime')} && {install}"
     return install
 

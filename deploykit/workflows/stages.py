@@ -269,7 +269,7 @@ def load_oracle_outputs(session: Session) -> dict[str, NDArray[Any]]:
 
 def is_own_form(engine: Engine, graph_file: str) -> bool:
     """Whether the engine is the backend's own form of the graph, an ONNX file that can be computed as written."""
-    return engine.build is None and engine.file.path != graph_file
+    return engine.file.path.endswith(".onnx") and engine.file.path != graph_file
 
 
 def _comparison_key(session: Session, graph: PrecisionGraph) -> dict[str, Any]:

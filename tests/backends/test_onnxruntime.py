@@ -2,7 +2,6 @@
 
 import platform
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 
 import numpy as np
 import onnx
@@ -10,7 +9,7 @@ import onnxruntime
 import pytest
 
 from deploykit.backends.onnxruntime import FP16_CAVEAT, OnnxRuntime, open_graph
-from deploykit.core.errors import BackendError, InputError
+from deploykit.core.errors import InputError
 from deploykit.core.values import TensorSpec
 
 FLOAT32 = """
@@ -121,26 +120,6 @@ def test_an_engine_is_the_graph_with_its_digest(graph, tmp_path):
     assert (engine.file.path, engine.file.bytes) == ("model.onnx", len(before))
     assert list(tmp_path.iterdir()) == [path]
     assert np.array_equal(OnnxRuntime().load(engine, tmp_path).run({"x": X})["y"], 2 * X)
-
-
-def test_the_version_is_that_of_the_installed_package(monkeypatch):
-    def version(package):
-        if package == "onnxruntime-gpu":
-            return "9.9"
-        raise metadata.PackageNotFoundError
-
-    assert OnnxRuntime().version == onnxruntime.__version__
-    monkeypatch.setattr(metadata, "version", version)
-    assert OnnxRuntime().version == "9.9"
-
-
-def test_without_either_package_the_version_is_none(monkeypatch):
-    def version(package):
-        raise metadata.PackageNotFoundError(package)
-
-    monkeypatch.setattr(metadata, "version", version)
-    with pytest.raises(BackendError, match="ONNX Runtime is not installed"):
-        _ = OnnxRuntime().version
 
 
 @pytest.mark.parametrize("opset", [OnnxRuntime.opsets[0], 17, 20, 23])

@@ -12,6 +12,7 @@ from importlib import metadata
 import pytest
 
 from deploykit.backends import BACKENDS
+from deploykit.backends.onnxruntime_package import OnnxRuntimePackage
 from deploykit.backends.tensorrt.driver import Driver, Gpu
 from deploykit.core import cache
 from deploykit.core.extras import install_command, pip_command, reinstall_command
@@ -116,6 +117,38 @@ def test_either_onnxruntime_package_alone_is_ok(installed, package):
 def test_a_self_built_onnxruntime_is_ok(installed):
     installed(onnxruntime=None, onnxruntime_gpu=None)
     assert (find_row("onnxruntime").state, find_row("onnxruntime").detail) == ("ok", "of unknown version")
+
+
+@pytest.fixture
+def onnxruntime_package(monkeypatch):
+    """A machine with that package of ONNX Runtime."""
+
+    def pretend(name, has_cuda_provider):
+        package = OnnxRuntimePackage(name, "1.31.1", has_cuda_provider)
+        monkeypatch.setattr(doctor, "find_package", lambda: package)
+
+    return pretend
+
+
+def test_the_cpu_build_of_onnxruntime_has_no_cuda_provider_and_the_command_replaces_it(installed, onnxruntime_package):
+    installed(onnxruntime="1.31.1", onnxruntime_gpu=None)
+    onnxruntime_package("onnxruntime", False)
+    result = find_row("onnxruntime-cuda")
+    assert (result.state, result.detail) == ("missing", "onnxruntime has no CUDA provider")
+    assert result.remedy == f"{pip_command('uninstall', 'onnxruntime')} && {install_command('cuda')}"
+
+
+def test_the_cuda_provider_without_a_driver_cannot_run(onnxruntime_package, driver):
+    onnxruntime_package("onnxruntime-gpu", True)
+    driver()
+    assert find_row("onnxruntime-cuda").detail == f"1.31.1: cannot run here: {ABSENCE}"
+
+
+def test_the_cuda_provider_runs_on_a_gpu(onnxruntime_package, driver):
+    onnxruntime_package("onnxruntime-gpu", True)
+    driver(H200)
+    result = find_row("onnxruntime-cuda")
+    assert (result.state, result.detail) == ("ok", "1.31.1: runs FP32, FP16 and BF16 graphs on the GPU")
 
 
 EXTRA_OF = [("onnxruntime", "cpu"), ("openvino", "openvino"), ("tensorrt", "gpu"), ("tensorrt-rtx", "rtx")]

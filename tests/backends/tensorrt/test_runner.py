@@ -32,9 +32,9 @@ Y = TensorSpec("y", "float32", ("batch", 2), "NC")
 Runners = Callable[..., TensorRtRunner]
 
 
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
-    gpu = cuda_doubles.install(monkeypatch)
+@pytest.fixture(params=cuda_doubles.LIBRARIES)
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
+    gpu = cuda_doubles.install(monkeypatch, request.param)
     yield gpu
     assert not gpu.stack, "a context was left behind"
 
@@ -402,7 +402,7 @@ def test_an_engine_whose_tensors_differ_from_its_record_is_refused(
 
 def test_a_runner_that_ran_out_of_memory_still_runs_smaller_batches(gpu: Gpu, runner: TensorRtRunner) -> None:
     runner.run(batch(1))
-    gpu.refuses["alloc"] = cuda_doubles.MemoryError("cuMemAlloc failed: out of memory")
+    gpu.refuses["alloc"] = cuda_doubles.OUT_OF_MEMORY
     with pytest.raises(BackendError, match=r"The tensor x needs 32 bytes of GPU memory; 3000 of 8000 bytes are free"):
         runner.run(batch(4))
     del gpu.refuses["alloc"]

@@ -16,7 +16,8 @@ import numpy as np
 from gpu.graphs import link_graph
 from gpu.journal import Journal, last_line
 from gpu.machine import find_gpu
-from gpu.variants import LEAST_DB, find_graph
+from gpu.parity import LEAST_DB
+from gpu.variants import find_graph
 
 BACKEND: Final = "onnxruntime-cuda"
 

@@ -1,7 +1,7 @@
 """Three stages for a GPU machine without a network, each useful without the next, from the folder of `gpu_check pack`.
 
     one     part 1       facts about the machine; deploykit's runner on a double of an engine; tests; PyTorch eager
-    two     parts 1, 2   ONNX Runtime's CUDA provider: deploykit's backend and sessions beside it; torch.compile
+    two     parts 1, 2   ONNX Runtime's CUDA provider: deploykit's backend and sessions beside it; torch.compile; checks
     three   all parts    TensorRT-RTX: whether it runs on this GPU at all, then the first network by deploykit's backend
 
 Parts may lie in several folders, and need not be brought again: what a stage unpacks and makes stays in the folder of
@@ -36,6 +36,7 @@ from gpu.steps import (
     MACHINE,
     PLANS,
     RUNNER_CHECKS,
+    SESSION_CHECKS,
     SESSIONS,
     TESTS,
     Budget,
@@ -68,7 +69,7 @@ class Limited(NamedTuple):
 
     name: str
     seconds: float
-    on: Literal["once", "first network", "every network"] = "once"
+    on: Literal["once", "first network", "other networks", "every network"] = "once"
 
 
 class Stage(NamedTuple):
@@ -94,12 +95,17 @@ STAGES: Final = {
             (Limited(MACHINE, 25), Limited("torch-eager", 40), Limited("onnxruntime-cuda", 40)),
             (
                 Limited("onnxruntime-cuda", 60, "every network"),
-                Limited(SESSIONS, 60, "every network"),
+                Limited(SESSIONS, 60, "first network"),
                 Limited("torch-eager", 40, "every network"),
             ),
-            (Limited("torch-compile", 60),),
-            (Limited("torch-compile", 120, "every network"),),
-            (Limited("torch-reduce-overhead", 120, "every network"),),
+            (
+                Limited("torch-compile", 60),
+                Limited("torch-compile", 90, "every network"),
+                Limited("torch-reduce-overhead", 90, "first network"),
+            ),
+            tuple(Limited(name, 40, "first network") for name in SESSION_CHECKS),
+            (Limited(SESSIONS, 40, "other networks"),),
+            (Limited("torch-reduce-overhead", 60, "other networks"),),
         ),
     ),
     "three": Stage(
@@ -179,7 +185,7 @@ def run_steps(
 
     def find_reason_to_skip(step: Step) -> str | None:
         checked = CHECKED_AS.get(step.name, step.name)
-        if step.waits and checked not in working:
+        if step.network is not None and checked not in working:
             return f"{checked} does not work here: see its row"
         return None
 
@@ -225,7 +231,7 @@ def list_steps(stage: Stage, networks: Sequence[str]) -> list[tuple[Step, float]
     for group in stage.steps:
         steps += [(Step(limited.name), limited.seconds) for limited in group if limited.on == "once"]
         for network in networks:
-            on_this = ("every network", "first network") if network == networks[0] else ("every network",)
+            on_this = ("every network", "first network" if network == networks[0] else "other networks")
             steps += [(Step(limited.name, network), limited.seconds) for limited in group if limited.on in on_this]
     return steps
 

@@ -25,6 +25,7 @@ PROGRAM: Final = Path(__file__).resolve().parent.parent / "gpu_check"
 MACHINE, ENVIRONMENT, GRAPHS, INT8_GRAPHS = "machine", "environment", "graphs", "graphs-int8"
 
 RUNNER_CHECKS: Final = ("runner-torch-first", "runner-torch-last", "runner-without-torch")
+SESSION_CHECKS: Final = ("sessions-torch-first", "sessions-without-torch")
 SESSIONS: Final = "onnxruntime-cuda-sessions"
 PLANS: Final = ("tensorrt-plans", "tensorrt-rtx-plans")
 TESTS: Final = "tests"
@@ -32,13 +33,15 @@ COMPILE_AHEAD: Final = "compile-ahead-"
 """Begins the name of steps that compile a network for the compilers' caches; a variant and a batch size follow."""
 
 CHECKED_AS: Final = {
-    SESSIONS: "onnxruntime-cuda",
+    **dict.fromkeys((SESSIONS, *SESSION_CHECKS), "onnxruntime-cuda"),
     "torch-reduce-overhead": "torch-compile",
     **{plans: plans.removesuffix("-plans") for plans in PLANS},
 }
 """Steps on networks that are done where another variant works; the others need the variant of their own name."""
 
-NOT_VARIANTS: Final = (MACHINE, ENVIRONMENT, GRAPHS, INT8_GRAPHS, *RUNNER_CHECKS, SESSIONS, *PLANS, TESTS)
+NOT_VARIANTS: Final = (
+    *(MACHINE, ENVIRONMENT, GRAPHS, INT8_GRAPHS, *RUNNER_CHECKS, *SESSION_CHECKS, SESSIONS, *PLANS, TESTS),
+)
 """Steps that are no way to run a network; every other step is a variant, or compiles for one."""
 
 RESERVE_S: Final = 5.0
@@ -231,6 +234,10 @@ def perform_step(step: Step, answer: Path, folder: Path, seconds: float) -> None
 
         variant, batch = step.name.removeprefix(COMPILE_AHEAD).rsplit("-", 1)
         compile_ahead.compile_network(journal, step.network, variant, int(batch))
+    elif step.name in SESSION_CHECKS:
+        from gpu import cuda_runner_checks
+
+        cuda_runner_checks.check_sessions(journal, step.name.removeprefix("sessions-"), folder)
     elif step.name == SESSIONS:
         from gpu import onnxruntime_cuda
 

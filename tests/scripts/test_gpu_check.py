@@ -420,17 +420,17 @@ def test_no_batch_size_is_begun_without_time(report, folder, monkeypatch):
     assert report.read_rows("latency") == []
 
 
-def time_module(with_graph):
+def time_module(is_graph=False, with_graph=False):
     import torch
 
     runner = variants.ModuleRunner(gpu_doubles.Network(), (3, 4, 4), "cpu", torch.float32, torch.contiguous_format)
-    return list(variants._time_module(runner, with_graph, np.ones((8, 3, 4, 4), np.float32)))
+    return list(variants._time_module(runner, is_graph, with_graph, np.ones((8, 3, 4, 4), np.float32)))
 
 
 def test_a_module_is_timed_as_pytorch_launches_it_and_as_a_cuda_graph(monkeypatch):
     gpu_doubles.install(monkeypatch)
     assert [row["cuda_graph"] for row in time_module(with_graph=True)] == [False, True]
-    assert [row["cuda_graph"] for row in time_module(with_graph=False)] == [True]
+    assert [row["cuda_graph"] for row in time_module(is_graph=True)] == [True]
 
 
 def test_a_cuda_graph_that_repeats_its_first_output_is_found_out(monkeypatch):
@@ -897,14 +897,15 @@ def run_stage(packed, tmp_path, clock, monkeypatch):
     return run
 
 
-def test_a_stage_goes_network_by_network_and_compiles_last(started, run_stage):
+def test_a_stage_begins_with_what_tells_most_and_goes_network_by_network(started, run_stage):
     run_stage("two")
     assert [line for line in started.log if not line.startswith("start ")] == [
         *("machine", "torch-eager", "onnxruntime-cuda"),
         *("onnxruntime-cuda resnet50", "onnxruntime-cuda-sessions resnet50", "torch-eager resnet50"),
-        *("onnxruntime-cuda vgg16", "onnxruntime-cuda-sessions vgg16", "torch-eager vgg16"),
-        *("torch-compile", "torch-compile resnet50", "torch-compile vgg16"),
-        *("torch-reduce-overhead resnet50", "torch-reduce-overhead vgg16"),
+        *("onnxruntime-cuda vgg16", "torch-eager vgg16"),
+        *("torch-compile", "torch-compile resnet50", "torch-reduce-overhead resnet50", "torch-compile vgg16"),
+        *("sessions-torch-first resnet50", "sessions-without-torch resnet50"),
+        *("onnxruntime-cuda-sessions vgg16", "torch-reduce-overhead vgg16"),
     ]
 
 
@@ -924,6 +925,7 @@ def test_every_step_of_a_stage_ends_with_a_row(started, run_stage):
     assert {(row["step"], row.get("network")) for row in rows} == {*planned, in_background}
     assert {row["step"] for row in rows if row["kind"] == "skipped"} == {
         *("onnxruntime-cuda", "onnxruntime-cuda-sessions", "torch-eager", "torch-compile", "torch-reduce-overhead"),
+        *("sessions-torch-first", "sessions-without-torch"),
         "graphs",  # not begun: there are no processes here
     }
 
@@ -1064,7 +1066,7 @@ def test_the_runner_checks_report_a_missing_gpu(tmp_path, monkeypatch):
 
 
 def test_the_runner_checks_run_with_each_memory_library(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS.parent / "tests/backends/tensorrt"))
+    monkeypatch.syspath_prepend(str(SCRIPTS.parent / "tests/backends"))
     importlib.import_module("cuda_doubles").install(monkeypatch)
     memory = importlib.import_module("deploykit.backends.tensorrt.memory")
 
@@ -1095,7 +1097,7 @@ def test_the_runner_checks_run_with_each_memory_library(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("library", ["pycuda", "cuda-bindings"])
 def test_the_runner_checks_pass_on_doubles_of_the_driver(monkeypatch, library):
-    monkeypatch.syspath_prepend(str(SCRIPTS.parent / "tests/backends/tensorrt"))
+    monkeypatch.syspath_prepend(str(SCRIPTS.parent / "tests/backends"))
     gpu = importlib.import_module("cuda_doubles").install(monkeypatch, library)
     monkeypatch.setattr(runner_checks, "WIDTH", 4)
 

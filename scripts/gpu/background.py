@@ -84,10 +84,10 @@ def read_background_rows(step: Step, work: Path, logs: Path) -> list[Row]:
         return rows
     if is_running(step, work):
         return [*rows, {"kind": "note", **step.stamp, "text": "goes on in the background; a later stage reads it"}]
-    if step.name.startswith(COMPILE_AHEAD):  # it only saves time
-        return [*rows, {"kind": "note", **step.stamp, "text": "not finished"}]
     log = logs / f"{step.file_name}.log"
     why = (read_last_line(log) if log.is_file() else None) or "ended without a word"
+    if step.name.startswith(COMPILE_AHEAD):  # it only saves time
+        return [*rows, {"kind": "note", **step.stamp, "text": f"not finished: {why}"}]
     return [*rows, {"kind": "failure", **step.stamp, "doing": report["doing"], "why": f"ended early: {why}"}]
 
 

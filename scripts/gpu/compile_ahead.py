@@ -7,7 +7,7 @@ it depends on their times, which nothing else may disturb.
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Any, Final
 
 from gpu.journal import Journal
 from gpu.machine import find_gpu
@@ -40,6 +40,7 @@ def compile_network(journal: Journal, network: str, variant: str, batch: int) ->
         pixels = torch.zeros(shape, dtype=torch.float16, device="cuda").to(memory_format=torch.channels_last)
     start = time.perf_counter()
     with journal.activity("compiling"), torch.inference_mode():
-        torch.compile(module, dynamic=False, mode=COMPILED[variant])(pixels)
+        compiled: Any = torch.compile(module, dynamic=False, mode=COMPILED[variant])
+        compiled(pixels)
         torch.cuda.synchronize()
     journal.add_row("note", text=f"compiled at batch {batch} in {time.perf_counter() - start:.0f} s, beside others")

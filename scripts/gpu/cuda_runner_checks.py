@@ -146,7 +146,7 @@ def check_torch_tensors(made: dict[str, Any], precision: str, inputs: Any, refer
     on_gpu = images.cuda()
 
     def read(array: Any) -> Any:
-        return torch.from_dlpack(array).float().cpu().numpy()
+        return torch.utils.dlpack.from_dlpack(array).float().cpu().numpy()
 
     require_close(read(runner.run_device({name: on_gpu})[output]), reference[:5], precision)
     side, late = torch.cuda.Stream(), torch.zeros_like(on_gpu)

@@ -28,7 +28,7 @@ TRTEXEC_OPTIONS: Final = (
 )
 
 
-def check_plans(journal: Journal, variant: str, folder: Path) -> None:
+def check_plans(journal: Journal, variant: Any, folder: Path) -> None:
     """Rows per precision and batch size; one alone where there is no GPU or no plan."""
     import msgspec
     import torch  # noqa: F401 - the longest import, before this step's turn

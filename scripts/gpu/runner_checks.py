@@ -322,7 +322,7 @@ def check_torch_tensors() -> str:
         output = runner.run_device({"x": late})["y"]
         waited_ms = 1e3 * (time.perf_counter() - start)
     require_equal(read(output), x, "side stream, which must be waited for")
-    require_equal(torch.from_dlpack(output).cpu().numpy(), x, "DLPack")
+    require_equal(torch.utils.dlpack.from_dlpack(output).cpu().numpy(), x, "DLPack")
     again = runner.run_device({"x": output})["y"]
     require_equal(read(again), x, "an output as the next input")
     flat = torch.zeros(5 * WIDTH + 2, device="cuda")

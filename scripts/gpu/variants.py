@@ -281,7 +281,7 @@ def _time_module(runner: ModuleRunner, is_graph: bool, with_graph: bool, pixels:
     """As PyTorch launches it, by a CUDA graph or not; then, if wanted, as a CUDA graph that is captured here."""
     import torch
 
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.current_stream() if is_graph else torch.cuda.Stream()  # nothing is captured on the default one
     with torch.inference_mode(), torch.cuda.stream(stream):
         tensor = runner.send(pixels)
         stream.synchronize()

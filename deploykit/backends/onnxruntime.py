@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any, Final
 from deploykit.backends.cpu_backend import CpuBackend
 from deploykit.backends.interface import tensor_spec, tensor_types
 from deploykit.backends.onnxruntime_package import find_package
+from deploykit.backends.onnxruntime_profile import RunNode, read_profile
+from deploykit.backends.sample_inputs import make_sample_inputs
 from deploykit.core.errors import InputError
 from deploykit.core.files import record_file
+from deploykit.core.onnx_metadata import MODULE_KEY
 from deploykit.core.onnx_outline import read_outline
 from deploykit.core.products import find_products
-from deploykit.core.values import Arrays, Engine, ExecutedPrecision, Progress, TensorSpec
+from deploykit.core.values import Arrays, Engine, EngineLayer, ExecutedPrecision, Progress, TensorSpec
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
     import onnxruntime
     from numpy.typing import NDArray
 
@@ -80,14 +84,65 @@ class OnnxRuntime(CpuBackend):
         from deploykit.backends import onnxruntime_receipt as receipt
 
         graph = folder / engine.file.path
+        products = find_products(ir.load(graph).graph)
         with tempfile.TemporaryDirectory() as temporary:
-            optimized = Path(temporary) / "optimized.onnx"
+            optimized = _optimize_graph(graph, Path(temporary), _session_options())[1]
+        return ExecutedPrecision(receipt.EVIDENCE, receipt.read_arithmetic(optimized, products))
+
+    def read_layers(self, engine: Engine, folder: Path, calls: int) -> tuple[EngineLayer, ...]:
+        """The nodes that ran at batch 1, with the ONNX nodes that they compute; with times where `calls` is not 0."""
+        import onnx_ir as ir
+
+        from deploykit.backends import onnxruntime_receipt as receipt
+
+        source = ir.load(folder / engine.file.path).graph
+        with tempfile.TemporaryDirectory() as temporary:
             options = _session_options()
-            options.optimized_model_filepath = str(optimized)
-            _open_session(graph, options)
-            kernels = ir.load(optimized).graph
-            products = find_products(ir.load(graph).graph)
-            return ExecutedPrecision(receipt.EVIDENCE, receipt.read_arithmetic(kernels, products))
+            options.enable_profiling = True
+            options.profile_file_prefix = f"{temporary}/profile"
+            session, optimized = _optimize_graph(folder / engine.file.path, Path(temporary), options)
+            inputs = make_sample_inputs(engine.inputs, 1)
+            with translate_errors():
+                for _ in range(max(calls, 1)):
+                    session.run(None, inputs)
+            nodes = read_profile(Path(session.end_profiling()))
+        kernels = receipt.match_kernels(optimized, find_products(source))
+        return tuple(_list_layers(nodes, source, kernels, calls > 0))
+
+
+def _optimize_graph(
+    graph: Path, folder: Path, options: onnxruntime.SessionOptions
+) -> tuple[onnxruntime.InferenceSession, ir.Graph]:
+    """A session, and the graph that it computes, which is written into `folder`."""
+    import onnx_ir as ir
+
+    optimized = folder / "optimized.onnx"
+    options.optimized_model_filepath = str(optimized)
+    session = _open_session(graph, options)
+    return session, ir.load(optimized).graph
+
+
+def _list_layers(
+    nodes: Sequence[RunNode], source: ir.Graph, kernels: dict[str, ir.Node], timed: bool
+) -> Iterator[EngineLayer]:
+    """`kernels`: the node of the optimized graph by the name of the product that it computes."""
+    from deploykit.backends.onnxruntime_receipt import read_kernel_arithmetic
+
+    modules = {node.name or "": node.metadata_props.get(MODULE_KEY, "") for node in source}
+    products = {kernel.name or "": (name, read_kernel_arithmetic(kernel)) for name, kernel in kernels.items()}
+    for node in nodes:
+        name, arithmetic = products.get(node.name, (node.name, None))
+        yield EngineLayer(
+            name=node.name,
+            kind=node.operator,
+            arithmetic=arithmetic,
+            tactic="",
+            inputs=node.input_types,
+            outputs=node.output_types,
+            nodes=(name,) if name in modules else (),
+            modules=(modules[name],) if modules.get(name) else (),
+            time_us=node.time_us if timed else None,
+        )
 
 
 def open_graph(graph: Path) -> OnnxRuntimeRunner:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -19,7 +20,7 @@ class RunNode(NamedTuple):
     """In the profile's words: `float16`."""
     output_types: tuple[str, ...] = ()
     time_us: float = 0.0
-    """Mean over the calls, on the host: a provider that does not wait for its device is not timed by it."""
+    """Median over the calls, on the host: a provider that does not wait for its device is not timed by it."""
 
 
 def read_profile(path: Path) -> list[RunNode]:
@@ -30,7 +31,7 @@ def read_profile(path: Path) -> list[RunNode]:
         if (node := _read_event(event)) is not None:
             nodes.setdefault(node.name, node)
             times_us.setdefault(node.name, []).append(float(event.get("dur", 0)))
-    return [node._replace(time_us=sum(times_us[name]) / len(times_us[name])) for name, node in nodes.items()]
+    return [node._replace(time_us=statistics.median(times_us[name])) for name, node in nodes.items()]
 
 
 def _read_event(event: dict[str, Any]) -> RunNode | None:

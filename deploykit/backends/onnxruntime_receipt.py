@@ -43,15 +43,27 @@ def read_arithmetic(optimized: ir.Graph, layers: Sequence[ir.Node]) -> dict[str,
     """The arithmetic of each layer, by name. A layer has no entry where its kernel cannot be identified, or where the
     same kernel matches several layers.
     """
+    kernels = match_kernels(optimized, layers)
+    result = {}
+    for layer, kernel in kernels.items():
+        if (arithmetic := read_kernel_arithmetic(kernel)) is not None:
+            result[layer] = arithmetic
+    return result
+
+
+def match_kernels(optimized: ir.Graph, layers: Sequence[ir.Node]) -> dict[str, ir.Node]:
+    """The node of the optimized graph that computes each layer, by the layer's name. A layer has no entry where none
+    can be identified, or where the same node matches several layers.
+    """
     multiplying = [node for node in optimized if _is_product(node)]
     by_name = {NAME_SUFFIX.sub("", node.name or ""): node for node in multiplying}
     by_name |= {node.name or "": node for node in multiplying}
     kernels = [next((by_name[name] for name in _kernel_names(layer) if name in by_name), None) for layer in layers]
-    result = {}
-    for layer, kernel in zip(layers, kernels, strict=True):
-        if kernel is not None and kernels.count(kernel) == 1 and (arithmetic := _kernel_arithmetic(kernel)) is not None:
-            result[layer.name or ""] = arithmetic
-    return result
+    return {
+        layer.name or "": kernel
+        for layer, kernel in zip(layers, kernels, strict=True)
+        if kernel is not None and kernels.count(kernel) == 1
+    }
 
 
 def _is_product(node: ir.Node) -> bool:
@@ -72,7 +84,7 @@ def _kernel_names(layer: ir.Node) -> Iterator[str]:
         tensor = readers[0].node.outputs[0]
 
 
-def _kernel_arithmetic(kernel: ir.Node) -> Arithmetic | None:
+def read_kernel_arithmetic(kernel: ir.Node) -> Arithmetic | None:
     """The type of the kernel's second operand, which the first shares; read from the constants that produce it where
     shape inference does not know ONNX Runtime's own operators. None where the type cannot be determined.
     """

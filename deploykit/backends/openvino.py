@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from deploykit.backends import openvino_receipt as receipt
 from deploykit.backends.cpu_backend import CpuBackend
 from deploykit.backends.interface import read_interface, tensor_types
+from deploykit.backends.sample_inputs import make_sample_inputs
 from deploykit.core.errors import BackendError, InputError
 from deploykit.core.extras import install_remedy
 from deploykit.core.files import record_file
 from deploykit.core.input_check import find_input_mismatch
+from deploykit.core.onnx_metadata import MODULE_KEY
 from deploykit.core.onnx_outline import read_outline
 from deploykit.core.products import find_products
-from deploykit.core.values import Arrays, Engine, ExecutedPrecision, Progress, TensorSpec
+from deploykit.core.values import Arrays, Engine, EngineLayer, ExecutedPrecision, Progress, TensorSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -33,6 +38,9 @@ ENGINE_FILE: Final = "openvino.onnx"
 SETTINGS: Final = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
 """By default OpenVINO computes FP32 graphs in BF16 or FP16 where the processor supports it: parity would then be
 measured at a precision other than the graph's. LATENCY: one call uses all cores, as in the other runners."""
+
+PROFILED: Final = {**SETTINGS, "PERF_COUNT": "YES"}
+"""With times per kernel in the execution graph, which cost a little of every call."""
 
 FP16_CAVEAT: Final = (
     "OpenVINO computes the graph's FP16 nodes in FP32 and skips rounding of intermediate tensors: an export checks "
@@ -90,6 +98,32 @@ class OpenVino(CpuBackend):
         return ExecutedPrecision(
             receipt.EVIDENCE, receipt.read_arithmetic(_compile_model(model, graph).get_runtime_model(), marks)
         )
+
+    def read_layers(self, engine: Engine, folder: Path, calls: int) -> tuple[EngineLayer, ...]:
+        """The kernels that ran at batch 1, with the ONNX nodes that they compute; with times where `calls` is not 0."""
+        from deploykit.backends import openvino_layers
+
+        graph = folder / engine.file.path
+        source, model = _parse_onnx(graph).graph, _read_model(graph)
+        marks = receipt.mark_layers(model, find_products(source))
+        compiled = _compile_model(model, graph, PROFILED)
+        times_us = _profile_calls(compiled, make_sample_inputs(engine.inputs, 1), max(calls, 1))
+        modules = {
+            node.name or "": node.metadata_props[MODULE_KEY] for node in source if MODULE_KEY in node.metadata_props
+        }
+        layers = openvino_layers.read_layers(compiled.get_runtime_model(), times_us, marks, modules)
+        return tuple(layers) if calls else tuple(msgspec.structs.replace(layer, time_us=None) for layer in layers)
+
+
+def _profile_calls(compiled: openvino.CompiledModel, inputs: Arrays, calls: int) -> dict[str, float]:
+    """The median time of every kernel that ran, by its name in the execution graph."""
+    request, times_us = compiled.create_infer_request(), dict[str, list[float]]()
+    for _ in range(calls):
+        request.infer(dict(inputs))
+        for kernel in request.get_profiling_info():
+            if kernel.status.name == "EXECUTED":
+                times_us.setdefault(kernel.node_name, []).append(kernel.real_time.total_seconds() * 1e6)
+    return {name: statistics.median(times) for name, times in times_us.items()}
 
 
 def open_model(path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> OpenVinoRunner:
@@ -175,9 +209,11 @@ def _read_model(graph: Path) -> openvino.Model:
         return _import_openvino().Core().read_model(graph)
 
 
-def _compile_model(model: openvino.Model, graph: Path) -> openvino.CompiledModel:
+def _compile_model(
+    model: openvino.Model, graph: Path, settings: Mapping[str, str] = SETTINGS
+) -> openvino.CompiledModel:
     with _translate_errors(graph):
-        return _import_openvino().Core().compile_model(model, DEVICE, dict(SETTINGS))
+        return _import_openvino().Core().compile_model(model, DEVICE, dict(settings))
 
 
 def _import_openvino() -> Any:

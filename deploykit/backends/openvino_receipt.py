@@ -107,7 +107,7 @@ def _depends_on_input(node: openvino.Node) -> bool:
 
 def read_arithmetic(execution: openvino.Model, marks: Marks) -> dict[str, Arithmetic]:
     """The arithmetic of each marked layer; no entry for a layer that the execution graph does not show."""
-    kernels = [_parse_kernel(node.get_rt_info()) for node in execution.get_ops()]
+    kernels = [parse_kernel(node.get_rt_info()) for node in execution.get_ops()]
     multiplying = [kernel for kernel in kernels if kernel.kind in KERNELS]
     products = {name for names in marks.values() for name in names[:1]}
     attention = [kernel for kernel in kernels if kernel.kind in ATTENTION_KERNELS and kernel.names & products]
@@ -128,20 +128,23 @@ def read_arithmetic(execution: openvino.Model, marks: Marks) -> dict[str, Arithm
     return {layer: arithmetic for layer, arithmetic in result.items() if arithmetic is not None}
 
 
-class _Kernel(NamedTuple):
+class Kernel(NamedTuple):
+    """One operator of the execution graph."""
+
     kind: str
     names: frozenset[str]
     """Names of the operators fused into it."""
     arithmetic: Arithmetic | None
 
 
-def _parse_kernel(properties: Mapping[str, openvino.OVAny]) -> _Kernel:
+def parse_kernel(properties: Mapping[str, openvino.OVAny]) -> Kernel:
+    """Read it from an operator's properties."""
     kind, operators, precision = (properties[key].astype(str) if key in properties else "" for key in KERNEL_PROPERTIES)
     names = frozenset(name.removesuffix(SCALE_SUFFIX) for name in operators.split(","))
-    return _Kernel(kind, names, ARITHMETIC.get(precision))
+    return Kernel(kind, names, ARITHMETIC.get(precision))
 
 
-def _arithmetic_of(names: Sequence[str], kernels: Sequence[_Kernel]) -> Arithmetic | None:
+def _arithmetic_of(names: Sequence[str], kernels: Sequence[Kernel]) -> Arithmetic | None:
     """The operator nearest to the product decides: a later one may have been fused into the next layer's kernel."""
     for name in names:
         if matching := [kernel for kernel in kernels if name in kernel.names]:

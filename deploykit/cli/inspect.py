@@ -10,11 +10,9 @@ import click
 
 @click.command("inspect")
 @click.argument("subject", type=click.Path(path_type=Path), metavar="BUNDLE|ONNX")
-@click.option(
-    "--engines", is_flag=True, help="Show the layers of a bundle's compiled engines instead of its graph's nodes."
-)
+@click.option("--engines", is_flag=True, help="Show the layers of a bundle's engines instead of its graph's nodes.")
 @click.option("--profile", default=0, type=click.IntRange(min=0), metavar="CALLS",
-              help="Calls to profile with --engines: prints each layer's mean GPU time.")  # fmt: skip
+              help="Calls to profile with --engines: prints each layer's time.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
 def inspect_command(subject: Path, engines: bool, profile: int, as_json: bool) -> None:
     """Show what is in a bundle or an ONNX file, node by node, with the PyTorch module that each node comes from."""

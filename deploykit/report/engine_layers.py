@@ -1,4 +1,4 @@
-"""A compiled engine's layers as text for a terminal. Names are folded, not cut: a profiler prints the same names."""
+"""An engine's layers as text for a terminal. Names are folded, not cut: a profiler prints the same names."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def render_engines(inspections: Sequence[EngineInspection]) -> Group:
             parts.append(terminal.render_note(account.unavailable_reason))
         else:
             parts += [layers_table(account.layers), Text(summarize_layers(account.layers))]
-    return Group(*parts) if parts else Group(Text("The bundle has no compiled engine, only its graph."))
+    return Group(*parts)
 
 
 def layers_table(layers: Sequence[EngineLayer]) -> Table:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 from rich.console import Group
 from rich.text import Text
 
-from deploykit.core.values import Budget, CalibrationReceipt, PrecisionReceipt
+from deploykit.core.values import Budget, CalibrationReceipt, LayerArithmetic, PrecisionReceipt
 
 RUNTIMES: Final = {
     "onnxruntime": "ONNX Runtime", "onnxruntime-cuda": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT",
@@ -100,26 +101,33 @@ def describe_floating(receipt: PrecisionReceipt) -> str | None:
     floating, total = receipt.left_floating, sum(layer.macs for layer in receipt.layers)
     if not floating:
         return None
-    macs: dict[str, int] = {}
-    operators: dict[str, Counter[str]] = {}
+    modules: dict[str, list[LayerArithmetic]] = {}
     for layer in floating:  # an attention module has two products
-        macs[layer.title] = macs.get(layer.title, 0) + layer.macs
-        operators.setdefault(layer.title, Counter())[layer.op_type] += 1
-    largest = sorted(macs, key=lambda title: -macs[title])
+        modules.setdefault(layer.title, []).append(layer)
+    largest = sorted(modules, key=lambda title: -sum(layer.macs for layer in modules[title]))
     named = [
-        f"{title} ({_count_operators(operators[title])}, {format_share(macs[title] / total)})"
+        f"{title} ({_count_operators(modules[title])}, {_describe_work(modules[title], total)})"
         for title in largest[:LISTED]
     ]
     if rest := largest[LISTED:]:
-        named.append(f"{len(rest)} more ({format_share(sum(macs[title] for title in rest) / total)})")
+        others = [layer for title in rest for layer in modules[title]]
+        named.append(f"{len(rest)} more ({_describe_work(others, total)})")
     asked = format_share(receipt.requested_shares["int8"])
     little = f"only {asked} of the network is INT8 by MACs; " if receipt.int8_shortfall is not None else ""
     return f"{little}in floating point: {', '.join(named)}"
 
 
-def _count_operators(operators: Counter[str]) -> str:
+def _count_operators(layers: Sequence[LayerArithmetic]) -> str:
     """`MatMul`, or `2 MatMul and Conv`."""
+    operators = Counter(layer.op_type for layer in layers)
     return " and ".join(name if count == 1 else f"{count} {name}" for name, count in operators.items())
+
+
+def _describe_work(layers: Sequence[LayerArithmetic], total: int) -> str:
+    """`6.0 %`, with the time of one call where it was measured: `6.0 %, 0.31 ms`."""
+    share = format_share(sum(layer.macs for layer in layers) / total)
+    times_ms = [layer.time_ms for layer in layers if layer.time_ms is not None]
+    return f"{share}, {sum(times_ms):.2g} ms" if times_ms else share
 
 
 def describe_uncounted(receipt: PrecisionReceipt) -> str | None:

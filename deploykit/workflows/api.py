@@ -299,8 +299,8 @@ def inspect_graph(subject: Place) -> tuple[LayerRow, ...]:
 
 @translate_import_errors()
 def inspect_engines(bundle: Place, calls: int = 0) -> tuple[EngineInspection, ...]:
-    """The layers of each compiled engine in a bundle, where this machine can load it: fused nodes, arithmetic, and the
-    mean GPU time in microseconds over `calls` calls.
+    """The layers of each engine in a bundle, where this machine can load it: fused nodes, arithmetic, and the time in
+    microseconds over `calls` calls: the mean on a GPU, the median on a CPU.
     """
     from deploykit.workflows import bundles
 

@@ -37,6 +37,7 @@ from deploykit.export.layer_rows import read_layer_rows
 from deploykit.quantize.receipt import compute_precision_receipt
 from deploykit.workflows import reporting
 from deploykit.workflows.diagnosed_bundle import DiagnosedBundle
+from deploykit.workflows.product_times import time_floating_products
 
 
 def add_engine(folder: Path, name: str, options: BuildOptions, progress: Progress) -> tuple[Manifest, SecondaryEngine]:
@@ -72,6 +73,7 @@ def add_engine(folder: Path, name: str, options: BuildOptions, progress: Progres
                 parity = run_self_test(folder, manifest, engine, CastingRunner(runner))
             executed = backend.read_executed_precision(engine, copy)
             receipt = compute_precision_receipt(copy / manifest.graph.file, executed, name, engine.version)
+            receipt = time_floating_products(backend, engine, copy, receipt)
             latency = _measure_golden_latency(folder, manifest, runner, progress)
             secondary = SecondaryEngine(engine, None, parity, receipt, latency, here)
         complete = pack_engine(folder, manifest, secondary, copy, renderer)
@@ -115,10 +117,10 @@ def inspect_graph(subject: Path) -> tuple[Manifest | None, tuple[LayerRow, ...]]
 
 
 def inspect_engines(folder: Path, calls: int) -> tuple[EngineInspection, ...]:
-    """Every compiled engine in a bundle, with its layers where this machine can load it, profiled in `calls` calls."""
+    """Every engine in a bundle, with its layers where this machine can load it, profiled in `calls` calls."""
     manifest = manifests.read_manifest(folder)
     check_files(folder, manifest)
-    return tuple(_profile_engine(engine, folder, calls) for engine in manifest.engines if engine.build is not None)
+    return tuple(_profile_engine(engine, folder, calls) for engine in manifest.engines)
 
 
 def _profile_engine(engine: Engine, folder: Path, calls: int) -> EngineInspection:

@@ -206,8 +206,11 @@ def test_inspect_shows_how_engines_were_built_and_why_their_layers_are_unavailab
     assert "cannot run here: no NVIDIA driver is installed" in result.text
 
 
-def test_inspect_reports_a_bundle_without_engines(cli, bundle):
-    assert "The bundle has no compiled engine, only its graph." in cli("inspect", bundle, "--engines").text
+def test_inspect_shows_what_a_cpu_backend_runs(cli, bundle):
+    result = cli("inspect", bundle, "--engines", "--profile", "3")
+    assert result.code == 0, result.err
+    assert "share" in result.text
+    assert "taking" in result.text
 
 
 def test_a_profile_without_engines_is_refused(cli, bundle):

@@ -107,7 +107,7 @@ SHAPE = "write MIN:OPT:MAX, such as 1:8:32, or one number"
         (("--model-arg", "table=mnist"), "'mnist' is not one of cifar10, imagenet"),
         (("--model-arg", "num_classes=10", "--num-classes", "10"), "num_classes: given more than once"),
         (("--model-arg", "table=cifar10", "--model-arg", "table=imagenet"), "table: given more than once"),
-        (("--target", "onnxruntim"), "unknown backend 'onnxruntim'; did you mean onnxruntime?"),
+        (("--target", "onnxruntim"), "unknown backend 'onnxruntim'; did you mean onnxruntime or onnxruntime-cuda?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

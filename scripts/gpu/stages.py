@@ -149,10 +149,8 @@ def run_stage(
     earlier, rows = load_rows(work, other_than=name), list[Row]()
 
     def collect_all() -> list[Row]:
-        replaced = {(row["step"], row.get("network")) for row in rows if row["kind"] != "skipped"}
-        others = [row for row in earlier if (row["step"], row.get("network")) not in replaced and row not in rows]
         in_background = (row for step in background for row in read_background_rows(step, place.steps, place.logs))
-        return [*others, *rows, *in_background]
+        return [*merge_rows([earlier, rows]), *in_background]
 
     report(collect_all())
     for new_rows in run_steps(stage, networks, background, place, budget, earlier):
@@ -378,7 +376,21 @@ def find_cuda_libraries() -> list[str]:
 def load_rows(work: Path, other_than: str) -> list[Row]:
     """The rows of the stages that ran in this folder before, in their order."""
     files = [work / f"rows-{name}.json" for name in STAGES if name != other_than]
-    return [row for file in files if file.is_file() for row in json.loads(file.read_text(encoding="utf-8"))]
+    return merge_rows([json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()])
+
+
+def merge_rows(stages: Iterable[Sequence[Row]]) -> list[Row]:
+    """The rows of all stages; where a step was done again, those of the last time, and nothing twice."""
+    merged: list[Row] = []
+    for rows in stages:
+        again = {
+            (row["step"], row.get("network"))
+            for row in rows
+            if row["kind"] != "skipped" and row["step"] not in REPEATED
+        }
+        merged = [row for row in merged if (row["step"], row.get("network")) not in again and row not in rows]
+        merged += rows
+    return merged
 
 
 def save_rows(work: Path, stage: str, rows: Sequence[Row]) -> None:

@@ -1027,11 +1027,27 @@ def test_a_step_in_the_background_is_stopped_while_another_measures(begin, tmp_p
     wait_until(lambda: read_state() != "T")
 
 
+def make_note(text, step="a-step"):
+    return {"kind": "note", "step": step, "network": "vgg16", "text": text}
+
+
 def test_a_later_stages_report_has_the_earlier_rows(tmp_path):
-    stages.save_rows(tmp_path, "one", [{"kind": "note", "text": "first"}])
-    stages.save_rows(tmp_path, "two", [{"kind": "note", "text": "second"}])
+    stages.save_rows(tmp_path, "one", [make_note("first")])
+    stages.save_rows(tmp_path, "two", [make_note("second", "another-step")])
     assert [row["text"] for row in stages.load_rows(tmp_path, other_than="two")] == ["first"]
     assert [row["text"] for row in stages.load_rows(tmp_path, other_than="three")] == ["first", "second"]
+
+
+def test_a_step_that_was_done_again_has_the_last_rows_alone():
+    skipped = {"kind": "skipped", "step": "a-step", "network": "vgg16", "why": "no time"}
+    assert stages.merge_rows([[skipped], [make_note("done")]]) == [make_note("done")]
+    assert stages.merge_rows([[make_note("done")], [skipped]]) == [make_note("done"), skipped]
+    assert stages.merge_rows([[skipped], [skipped]]) == [skipped]
+
+
+def test_the_machines_rows_of_all_stages_stay():
+    machines = [{"kind": "machine", "step": "machine", "python": version} for version in ("3.11", "3.12")]
+    assert stages.merge_rows([[row] for row in machines]) == machines
 
 
 def make_fat_binary(**code):

@@ -5,8 +5,8 @@
     three   all parts    TensorRT-RTX: whether it runs on this GPU at all, then the first network by deploykit's backend
 
 Parts may lie in several folders, and need not be brought again: what a stage unpacks and makes stays in the folder of
-`--work`. Steps that ended there are not repeated, and the report has the rows of all stages. Graphs and compilation go
-on in the background, also between two stages.
+`--work`. The report has the rows of all stages there; steps that did all they should are not repeated, so that a stage
+that ran out of time can be run again. Graphs and compilation go on in the background, also between two stages.
 """
 
 from __future__ import annotations
@@ -146,16 +146,16 @@ def run_stage(
     stage = STAGES[name]
     place = Place(work / "steps", work / "logs", prepare_workspace(stage, packed, work))
     background = start_background_steps(networks, place)
-    earlier, rows = load_rows(work, other_than=name), list[Row]()
+    earlier, rows = load_rows(work), list[Row]()
 
     def collect_all() -> list[Row]:
-        in_background = (row for step in background for row in read_background_rows(step, place.steps, place.logs))
-        return [*merge_rows([earlier, rows]), *in_background]
+        in_background = [row for step in background for row in read_background_rows(step, place.steps, place.logs)]
+        return merge_rows([earlier, rows, in_background])
 
     report(collect_all())
     for new_rows in run_steps(stage, networks, background, place, budget, earlier):
         rows += new_rows
-        save_rows(work, name, rows)
+        save_rows(work, collect_all())
         report(collect_all())
     if name != "one":  # after which both are still of use
         compiled = [step for step in background if step.name.startswith(COMPILE_AHEAD)]
@@ -239,9 +239,13 @@ def find_working(rows: Iterable[Row]) -> set[str]:
 
 
 def find_done(rows: Sequence[Row]) -> set[Step]:
-    """Steps that did all that they should."""
+    """Steps that did all that they should; the others are tried again."""
     steps = {Step(row["step"], row.get("network")) for row in rows}
-    return steps - {Step(row["step"], row.get("network")) for row in rows if row["kind"] in ("skipped", "failure")}
+    return steps - {Step(row["step"], row.get("network")) for row in rows if is_incomplete(row)}
+
+
+def is_incomplete(row: Row) -> bool:
+    return row["kind"] in ("skipped", "failure") or row.get("state") in ("fails", "failed", "not run", "not tried")
 
 
 def skip_step(step: Step, why: str) -> Row:
@@ -373,10 +377,17 @@ def find_cuda_libraries() -> list[str]:
     return [str(folder) for location in locations or () for folder in sorted(Path(location).glob("*/lib"))]
 
 
-def load_rows(work: Path, other_than: str) -> list[Row]:
-    """The rows of the stages that ran in this folder before, in their order."""
-    files = [work / f"rows-{name}.json" for name in STAGES if name != other_than]
-    return merge_rows([json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()])
+def load_rows(work: Path) -> list[Row]:
+    """The rows of the stages that ran in this folder before."""
+    file = work / "rows.json"
+    rows: list[Row] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    return rows
+
+
+def save_rows(work: Path, rows: Sequence[Row]) -> None:
+    partial = work / "rows.json.partial"
+    partial.write_text(json.dumps(list(rows)), encoding="utf-8")
+    partial.replace(work / "rows.json")
 
 
 def merge_rows(stages: Iterable[Sequence[Row]]) -> list[Row]:
@@ -391,7 +402,3 @@ def merge_rows(stages: Iterable[Sequence[Row]]) -> list[Row]:
         merged = [row for row in merged if (row["step"], row.get("network")) not in again and row not in rows]
         merged += rows
     return merged
-
-
-def save_rows(work: Path, stage: str, rows: Sequence[Row]) -> None:
-    (work / f"rows-{stage}.json").write_text(json.dumps(list(rows)), encoding="utf-8")

@@ -1031,11 +1031,28 @@ def make_note(text, step="a-step"):
     return {"kind": "note", "step": step, "network": "vgg16", "text": text}
 
 
-def test_a_later_stages_report_has_the_earlier_rows(tmp_path):
-    stages.save_rows(tmp_path, "one", [make_note("first")])
-    stages.save_rows(tmp_path, "two", [make_note("second", "another-step")])
-    assert [row["text"] for row in stages.load_rows(tmp_path, other_than="two")] == ["first"]
-    assert [row["text"] for row in stages.load_rows(tmp_path, other_than="three")] == ["first", "second"]
+@pytest.mark.usefixtures("started")
+def test_a_later_stages_report_has_the_earlier_rows(run_stage):
+    one = run_stage("one")
+    three = run_stage("three")
+    assert [row for row in one if row["step"] != "machine" and row not in three] == []
+
+
+def test_a_stage_that_is_run_again_goes_on_where_it_ended(started, run_stage):
+    started.costs = {"torch-eager": 400}
+    run_stage("one", seconds=420)
+    started.log.clear()
+    run_stage("one")
+    assert [line for line in started.log if not line.startswith("start ")] == [
+        *("machine", "torch-eager vgg16"),
+    ]
+
+
+def test_what_failed_is_tried_again():
+    at = {"step": "tests", "network": None}
+    passed, failed = ({"kind": "check", **at, "state": state} for state in ("passed", "failed"))
+    assert stages.find_done([passed]) == {Step("tests")}
+    assert stages.find_done([passed, failed]) == set()
 
 
 def test_a_step_that_was_done_again_has_the_last_rows_alone():

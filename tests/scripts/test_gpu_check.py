@@ -649,7 +649,7 @@ def test_a_machine_without_a_gpu_gets_the_cpus_rows_and_exit_code_4(tmp_path):
 
     if query_driver().gpu is not None:
         pytest.skip("this machine has a GPU")
-    words = ["--networks", "nin_cifar10", "--variants", "tensorrt", "onnxruntime-cpu", "--seconds", "300"]
+    words = ["--networks", "nin_cifar10", "--variants", "tensorrt", "onnxruntime-cpu", "--seconds", "600"]
     done = subprocess.run(
         [sys.executable, SCRIPTS / "gpu_check", *words, "-o", tmp_path], capture_output=True, text=True
     )

@@ -7,6 +7,7 @@ thread ends with a context on its stack: so every push has its pop.
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ class Pycuda:
     def retain_context(self) -> Context:
         self._cuda.init()
         context: Context = self._cuda.Device(0).retain_primary_context()
+        # Never destroyed: at the interpreter's end its destructor calls cuCtxDetach, which is not for primary contexts.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(context))
         return context
 
     def allocate(self, nbytes: int) -> Allocation:

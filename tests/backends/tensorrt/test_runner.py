@@ -4,7 +4,6 @@ need a real GPU and are skipped without one.
 """
 
 import gc
-import importlib.util
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +16,10 @@ import pytest
 from cuda_doubles import Gpu, Tensorrt, described
 
 from deploykit.backends import is_installed
+from deploykit.backends.tensorrt import memory
 from deploykit.backends.tensorrt.dialect import Dialect
 from deploykit.backends.tensorrt.driver import query_driver
+from deploykit.backends.tensorrt.memory_library import REFUSED_IMPORT
 from deploykit.backends.tensorrt.runner import TensorRtRunner
 from deploykit.backends.tensorrt.runtime import Runtime
 from deploykit.core.errors import BackendError, InputError
@@ -455,6 +456,21 @@ def test_device_arrays_are_computed_on_without_a_copy(gpu: Gpu, runner: TensorRt
     assert np.array_equal(read(gpu, second), 2 * batch(3, first=50)["x"])
 
 
+def test_the_runner_names_its_memory_library(runner: TensorRtRunner, request: pytest.FixtureRequest) -> None:
+    library = request.node.callspec.params["gpu"]
+    assert runner.memory_library == {"pycuda": "pycuda 2026.1", "cuda-bindings": "cuda-bindings 13.5.0"}[library]
+
+
+def test_the_enqueue_works_on_what_another_stream_writes_before(gpu: Gpu, runner: TensorRtRunner) -> None:
+    with cuda_doubles.pushed(gpu):
+        writer, x = cuda_doubles.Stream(gpu, 0), OnGpu(gpu, np.zeros((2, 2), np.float32))
+    address = x.__cuda_array_interface__["data"][0]
+    writer.put(lambda: np.copyto(gpu.bytes_at(address, 16).view(np.float32), batch(2)["x"].reshape(-1)))
+    x.__cuda_array_interface__["stream"] = writer.handle
+    assert np.array_equal(read(gpu, runner.run_device({"x": x})["y"]), 2 * batch(2)["x"])
+    assert gpu.named("synchronize everything") == []
+
+
 def test_an_output_feeds_the_next_call_and_outlives_its_runner(gpu: Gpu, trt: Tensorrt, plan: Path) -> None:
     runner = TensorRtRunner(Dialect(trt), plan, (X,), (Y,))
     twice = runner.run_device({"x": runner.run_device({"x": OnGpu(gpu, batch(2)["x"])})["y"]})["y"]
@@ -496,18 +512,18 @@ def test_mismatched_device_arrays_are_refused(
         runner.run_device({"x": OnGpu(gpu, array)})
 
 
-MISSING = query_driver().missing_reason or next(
-    (
-        f"{what} is not installed"
-        for what, there in (
-            ("TensorRT", is_installed("tensorrt")),
-            ("pycuda", importlib.util.find_spec("pycuda") is not None),
-        )
-        if not there
-    ),
-    None,
-)
-on_a_gpu = pytest.mark.skipif(MISSING is not None, reason=f"{MISSING}")
+def missing_reason(tensorrt: str, memory_library: str) -> str | None:
+    """Why these two do not run here; None where they do."""
+    if (reason := query_driver().missing_reason) is not None:
+        return reason
+    if not is_installed(tensorrt):
+        return f"{tensorrt} is not installed"
+    try:
+        memory.LIBRARIES[memory_library]()
+    except REFUSED_IMPORT as error:
+        return f"{memory_library} cannot be imported: {error}"
+    return None
+
 
 NETWORK = """
 <ir_version: 9, opset_import: ["" : 20]>
@@ -520,16 +536,34 @@ network (float[batch, 3, 9, 9] x) => (float[batch, 4] y) <float[4, 3, 3, 3] weig
 """
 
 
-@pytest.fixture
-def real(write_graph: Callable[[str], Path]) -> tuple[Runners, Callable[[Any], Any]]:
-    """Creates runners of a small network built on this machine, and its float64 reference."""
+@pytest.fixture(params=cuda_doubles.LIBRARIES)
+def memory_library(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
+def real(
+    request: pytest.FixtureRequest,
+    memory_library: str,
+    write_graph: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[tuple[Runners, Callable[[Any], Any]]]:
+    """Creates runners of a small network built on this machine, and its float64 reference; with each of NVIDIA's two
+    runtimes and of the two memory libraries.
+    """
+    if (reason := missing_reason(request.param, memory_library)) is not None:
+        pytest.skip(reason)
     import onnx
 
     from deploykit.backends.tensorrt.compile import compile_plan
     from deploykit.backends.tensorrt.library import import_library
 
+    library = memory.LIBRARIES[memory_library]()
+    monkeypatch.setattr(memory, "load_memory_library", lambda: library)
+    monkeypatch.setattr(memory, "_PRIMARY_CONTEXT", memory._PrimaryContext())
     graph = write_graph(NETWORK)
-    dialect = Dialect(import_library("tensorrt"))
+    dialect = Dialect(import_library(request.param))
     options = BuildOptions(batch=BatchRange(1, 4, 8))
     plan = compile_plan(dialect, graph, graph.parent / "engine.plan", options, query_driver().gpu, None)
     weight = onnx.numpy_helper.to_array(onnx.load(graph).graph.initializer[0]).astype(np.float64)
@@ -540,7 +574,8 @@ def real(write_graph: Callable[[str], Path]) -> tuple[Runners, Callable[[Any], A
         return np.einsum("nchwij,kcij->nkhw", windows, weight).clip(0).mean((2, 3))
 
     specs = (TensorSpec("x", "float32", ("batch", 3, 9, 9), "NCHW"),), (TensorSpec("y", "float32", ("batch", 4), "NC"),)
-    return lambda **more: TensorRtRunner(dialect, plan.path, *specs, **more), expected
+    yield lambda **more: TensorRtRunner(dialect, plan.path, *specs, **more), expected
+    gc.collect()  # what this library allocated, it frees
 
 
 def images(count: int, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -551,7 +586,6 @@ TOLERANCE: dict[str, Any] = {"rtol": 2e-3, "atol": 2e-3}
 """TF32 keeps ten bits of the factors, and 27 products of order 1 are summed."""
 
 
-@on_a_gpu
 def test_on_a_gpu_every_batch_agrees_with_numpy(real: tuple[Runners, Callable[[Any], Any]]) -> None:
     make, expected = real
     runner = make()
@@ -564,7 +598,6 @@ def test_on_a_gpu_every_batch_agrees_with_numpy(real: tuple[Runners, Callable[[A
         runner.run({"x": images(9)})
 
 
-@on_a_gpu
 def test_on_a_gpu_two_threads_do_not_interfere(real: tuple[Runners, Callable[[Any], Any]]) -> None:
     make, expected = real
     runner = make()
@@ -578,7 +611,6 @@ def test_on_a_gpu_two_threads_do_not_interfere(real: tuple[Runners, Callable[[An
         list(pool.map(work, range(2)))
 
 
-@on_a_gpu
 def test_on_a_gpu_a_cuda_graph_computes_what_plain_enqueues_compute(
     real: tuple[Runners, Callable[[Any], Any]],
 ) -> None:
@@ -590,14 +622,12 @@ def test_on_a_gpu_a_cuda_graph_computes_what_plain_enqueues_compute(
     assert graph.caveats == ()
 
 
-@on_a_gpu
 def test_on_a_gpu_every_part_of_a_call_has_a_positive_duration(real: tuple[Runners, Callable[[Any], Any]]) -> None:
     make, _ = real
     for times in make().gpu_times({"x": images(4)}, calls=20):
         assert min(times.h2d_ms, times.compute_ms, times.d2h_ms, times.enqueue_ms) > 0
 
 
-@on_a_gpu
 def test_on_a_gpu_pytorch_tensors_are_read_without_a_copy(
     real: tuple[Runners, Callable[[Any], Any]],
 ) -> None:
@@ -608,4 +638,5 @@ def test_on_a_gpu_pytorch_tensors_are_read_without_a_copy(
     make, expected = real
     x = torch.from_numpy(images(5)).cuda()
     y = make().run_device({"x": x})["y"]
-    np.testing.assert_allclose(torch.as_tensor(y, device="cuda").cpu().numpy(), expected(images(5)), **TOLERANCE)
+    for read in (torch.from_dlpack(y), torch.as_tensor(y, device="cuda")):
+        np.testing.assert_allclose(read.cpu().numpy(), expected(images(5)), **TOLERANCE)

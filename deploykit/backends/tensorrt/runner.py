@@ -87,7 +87,7 @@ class TensorRtRunner:
         self.inputs = inputs
         self.outputs = outputs
         self._jit_file = jit_file
-        self._jit_cache = jit_file.read_bytes() if jit_file is not None and jit_file.is_file() else None
+        self._jit_cache = _read_kernels(jit_file) if jit_file is not None else None
         with on_gpu(f"loading {plan.name}"):
             runtime = Runtime(dialect)
             self._engine = runtime.deserialize(plan.read_bytes(), version_compatible)
@@ -173,6 +173,14 @@ class TensorRtRunner:
             return _ThreadContext(self._runtime, self._engine, self.inputs, self.outputs, graphs, self._jit_cache)
 
 
+def _read_kernels(jit_file: Path) -> bytes | None:
+    """Kernels that an earlier process saved. A file that cannot be read only costs the time to compile them again."""
+    try:
+        return jit_file.read_bytes()
+    except OSError:
+        return None
+
+
 def _check_interface(
     plan: Path, runtime: Runtime, engine: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> None:
@@ -227,10 +235,7 @@ class _ThreadContext:
         with on_gpu("creating an execution context") as cuda:
             self._stream = cuda.Stream(NON_BLOCKING)
             self._context = runtime.create_context(engine, jit_cache)
-            if (
-                self._context.handle.active_optimization_profile < 0
-            ):  # before 10, only the first context has it by default
-                self._context.handle.set_optimization_profile_async(0, self._stream.handle)
+            if runtime.choose_profile(self._context, self._stream.handle):
                 self._stream.synchronize()
             self._buffers = {spec.name: TensorBuffer(spec) for spec in (*inputs, *outputs)}
             self._events = [cuda.Event() for _ in range(4)]
@@ -284,16 +289,15 @@ class _ThreadContext:
             }
 
     def gpu_times(self, arrays: Arrays, calls: int) -> GpuTimes:
-        """Medians after warm-up calls: the first sets the shapes, the second captures, the third launches the graph."""
-        for _ in range(WARMUP_CALLS):
-            self.compute(arrays)
+        """Medians of `calls` calls after the warm-up."""
+        self._warm_up(arrays)
         timings = [self.compute(arrays)[1] for _ in range(calls)]
         h2d, compute, d2h, enqueue = (statistics.median(part) for part in zip(*timings, strict=True))
         return GpuTimes(self._capture is not None, h2d, compute, d2h, enqueue)
 
     def inspect_engine(self, arrays: Arrays, calls: int) -> Inspection:
-        """Layers and their times for the shapes of `arrays`, after one warm-up call."""
-        self.compute(arrays)
+        """Layers and their times for the shapes of `arrays`, after the warm-up."""
+        self._warm_up(arrays)
         total_us: dict[str, float] = {}
 
         def report(layer: str, ms: float) -> None:
@@ -306,6 +310,13 @@ class _ThreadContext:
                 self.compute(arrays)
             document = self._runtime.inspect_layers(self._engine, self._context)
         return Inspection(document, {name: total / calls for name, total in total_us.items()})
+
+    def _warm_up(self, arrays: Arrays) -> None:
+        """Uncounted calls: at least WARMUP_CALLS, and for at least WARMUP_S."""
+        start, calls = time.perf_counter(), 0
+        while calls < WARMUP_CALLS or time.perf_counter() - start < WARMUP_S:
+            self.compute(arrays)
+            calls += 1
 
     def serialize_kernels(self) -> bytes | None:
         """The kernels that TensorRT-RTX compiled for this context."""
@@ -371,6 +382,10 @@ class _ThreadContext:
 
 
 WARMUP_CALLS: Final = 3
+"""The first call sets the shapes, the second captures, the third launches the graph."""
+
+WARMUP_S: Final = 0.2
+"""An idle GPU needs such a time under load to raise its clocks; trtexec warms up as long. Calls take microseconds."""
 
 NON_BLOCKING: Final = 1
 """CU_STREAM_NON_BLOCKING: work of other libraries on the default stream neither waits nor breaks a capture."""
@@ -381,5 +396,6 @@ def _release_context(attributes: dict[str, Any]) -> None:
     with contextlib.suppress(BackendError), on_gpu("releasing an execution context"):
         if (graph := attributes.get("_capture")) is not None:
             graph.destroy()
-        attributes.pop("_context", None)  # before its stream and its engine
+        if (context := attributes.get("_context")) is not None:  # before its stream and its engine
+            context.destroy()
         attributes.clear()

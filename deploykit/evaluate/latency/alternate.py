@@ -43,7 +43,8 @@ def alternate_blocks(
 ) -> dict[str, tuple[tuple[int, ...], ...]]:
     """Durations in nanoseconds by candidate: one block of calls per round.
 
-    Each block begins with at least `warmup_calls` uncounted calls, for at least `warmup_s`. With all options 0, candidates alternate call by call: only for candidates whose threads do not spin.
+    Each block begins with at least `warmup_calls` uncounted calls, for at least `warmup_s`. With all options 0,
+    candidates alternate call by call: only for candidates whose threads do not spin.
     """
     blocks: dict[str, list[tuple[int, ...]]] = {name: [] for name in runs}
     for number in range(rounds):

@@ -319,18 +319,16 @@ private:
     // TensorRT needs; alternating sizes are not captured each time. An engine that cannot be captured is enqueued.
     void capture() {
         graphs_ = false;
-        if (cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal) == cudaSuccess) {
+        if (cuda::Capture capture(stream_.get()); capture.active()) {
             bool queued = true;
             try {
                 submit();
             } catch (const Error&) {
                 queued = false;
             }
-            cudaGraph_t captured = nullptr;  // always end the capture: the stream cannot be used before
-            const bool ended = cudaStreamEndCapture(stream_.get(), &captured) == cudaSuccess;
-            const cuda::Graph graph(captured);
+            const cuda::Graph graph = capture.end();
             cudaGraphExec_t executable = nullptr;
-            graphs_ = queued && ended && cudaGraphInstantiateWithFlags(&executable, captured, 0) == cudaSuccess;
+            graphs_ = queued && graph && cudaGraphInstantiateWithFlags(&executable, graph.get(), 0) == cudaSuccess;
             graph_.reset(executable);
         }
         if (!graphs_) {

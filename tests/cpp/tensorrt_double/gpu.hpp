@@ -49,6 +49,7 @@ struct Gpu {
     bool profile = true;
     bool enqueue = true;
     bool capturable = true;
+    bool room_to_capture = true;  // false: a call on a stream that is captured throws std::bad_alloc
     bool launchable = true;
     cudaError_t memory = cudaSuccess;
     cudaError_t page_locked = cudaSuccess;

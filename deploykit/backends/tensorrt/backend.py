@@ -130,7 +130,7 @@ class TensorRt:
 
     def read_layers(self, engine: Engine, folder: Path, calls: int) -> tuple[EngineLayer, ...]:
         """The engine's layers at its optimal batch, matched to the nodes of the source graph; with times where `calls`
-        is not 0, for which the engine runs. Without times nothing runs, and pycuda is not needed.
+        is not 0, for which the engine runs. Without times nothing runs, and no tensor needs GPU memory.
         """
         plan = self._verify_plan(engine, folder)
         assert engine.build is not None, "_verify_plan requires a build record"

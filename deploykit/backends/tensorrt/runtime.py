@@ -237,7 +237,7 @@ def inspect_plan(
     """The engine inspector's JSON document of a plan's layers for these input shapes; BackendError where it does not
     load.
 
-    The execution context that the inspector needs computes nothing: no tensor gets memory, and pycuda is not needed.
+    The execution context that the inspector needs computes nothing: no tensor needs memory, nor we pycuda.
     """
     runtime = Runtime(dialect)
     engine = runtime.deserialize(plan, version_compatible)

@@ -119,8 +119,8 @@ def test_a_gpu_runs_for_200_ms_at_the_start_of_each_block_until_its_clocks_are_h
 def test_the_rounds_of_gpus_fill_the_time_with_their_longer_warm_up() -> None:
     clock = FakeClock()
     settings = Settings(seconds_at_least=30, seconds_at_most=60)
-    runs = (clock.call(repeat(10)) for _ in range(2))
-    compared = compare_latency(*runs, 1, None, clock, settings, clock.sleep, warmup_s=GPU_WARMUP_S)
+    first, second = (clock.call(repeat(10)) for _ in range(2))
+    compared = compare_latency(first, second, 1, None, clock, settings, clock.sleep, warmup_s=GPU_WARMUP_S)
     assert compared.rounds == 25  # 30 s in rounds of twice 0.2 s each of pause, warm-up and counted calls
 
 

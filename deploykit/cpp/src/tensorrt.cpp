@@ -376,6 +376,9 @@ Plan deserialize(const std::string& bytes, const EngineRecord& record, const std
     }
     // A version-compatible plan contains its own runtime as code, which must be allowed explicitly.
     plan.runtime->setEngineHostCodeAllowed(record.build && record.build->version_compatible);
+    if (record.build && record.build->dla_core) {  // otherwise core 0, whichever it was built for
+        plan.runtime->setDLACore(*record.build->dla_core);
+    }
     plan.engine.reset(plan.runtime->deserializeCudaEngine(bytes.data(), bytes.size()));
     if (!plan.engine) {
         refuse(library + " cannot load it", errors, record.file.path, build_again);

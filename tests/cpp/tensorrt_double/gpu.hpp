@@ -58,6 +58,7 @@ struct Gpu {
     // What was done.
     Count current = -1;  // the device that was chosen last
     bool host_code = false;
+    int dla_core = 0;
     Count enqueued;  // outside of captures
     Count captured;  // graphs that were made
     Count launched;  // graphs that were launched

@@ -457,6 +457,13 @@ TEST_CASE_FIXTURE(Machine, "only a version-compatible plan may bring code of its
     CHECK(gpu().host_code);
 }
 
+TEST_CASE_FIXTURE(Machine, "an engine runs on the accelerator core that it was built for") {
+    auto manifest = fitting_manifest();
+    engine_of(manifest)["build"]["options"]["dla_core"] = 1;
+    Engine(bundle(manifest), only_tensorrt());
+    CHECK(gpu().dla_core == 1);
+}
+
 TEST_CASE_FIXTURE(Machine, "an engine with other tensors than its record says is refused: buffers go by the record") {
     const auto refused_tensor = [&] {
         const auto error = refused();

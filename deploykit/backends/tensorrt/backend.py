@@ -117,6 +117,7 @@ class TensorRt:
             engine.inputs,
             engine.outputs,
             version_compatible=options.version_compatible,
+            dla_core=options.dla_core,
             weights=folder / engine.build.graph.path if options.strip_weights else None,
             jit_file=cache.cache_folder() / "jit" / jit_file,
         )

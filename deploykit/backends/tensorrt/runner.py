@@ -76,13 +76,14 @@ class TensorRtRunner:
         outputs: tuple[TensorSpec, ...],
         *,
         version_compatible: bool = False,
+        dla_core: int | None = None,
         weights: Path | None = None,
         cuda_graph: bool = True,
         jit_file: Path | None = None,
     ) -> None:
         """BackendError where the plan does not deserialize; callers check it with `gate` first. `weights` is the graph
-        to refit a plan without weights from. Kernels that TensorRT-RTX compiles on the first call are saved to
-        `jit_file` and loaded from there the next time.
+        to refit a plan without weights from. Kernels that TensorRT-RTX compiles on the first call with a shape are
+        saved to `jit_file` and loaded from there the next time.
         """
         self.inputs = inputs
         self.outputs = outputs
@@ -90,13 +91,14 @@ class TensorRtRunner:
         self._jit_cache = _read_kernels(jit_file) if jit_file is not None else None
         with on_gpu(f"loading {plan.name}"):
             runtime = Runtime(dialect)
-            self._engine = runtime.deserialize(plan.read_bytes(), version_compatible)
+            self._engine = runtime.deserialize(plan.read_bytes(), version_compatible, dla_core)
             self._runtime = runtime  # assigned after the engine, which must be destroyed first
             if weights is not None:
                 runtime.refit(self._engine, weights)
             _check_interface(plan, runtime, self._engine, inputs, outputs)
             self._batch = runtime.read_batch_range(self._engine)
         self._graphs = _CudaGraphUse(cuda_graph)
+        self._compiled_shapes: set[tuple[Shape, ...]] = set()
         self._creation_lock = threading.Lock()  # contexts are created one at a time
         self._thread_local = threading.local()
 
@@ -114,14 +116,16 @@ class TensorRtRunner:
         self._require_matching(arrays)
         context = self._thread_context()
         result = context.compute(arrays)
-        if self._jit_file is not None and self._jit_cache is None:
+        shapes = tuple(array.shape for array in arrays.values())
+        if self._jit_file is not None and shapes not in self._compiled_shapes:
+            self._compiled_shapes.add(shapes)
             self._save_kernels(context.serialize_kernels())
         return result
 
     def _save_kernels(self, kernels: bytes | None) -> None:
-        """Save compiled kernels for the next process. A folder that cannot be written only costs that process time."""
-        self._jit_cache = kernels or b""
-        if kernels and self._jit_file is not None:
+        """Save compiled kernels for later contexts and processes. An unwritable folder only costs those time."""
+        if kernels and kernels != self._jit_cache and self._jit_file is not None:
+            self._jit_cache = kernels
             with contextlib.suppress(InputError, OSError):
                 self._jit_file.parent.mkdir(parents=True, exist_ok=True)
                 replace_file(self._jit_file, kernels, "")

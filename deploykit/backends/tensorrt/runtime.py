@@ -71,12 +71,17 @@ class Runtime:
             reasons = dialect.log.errors_since(logged)
             raise self._create_error("could not create a runtime", reasons, "Check it: deploykit doctor.") from error
 
-    def deserialize(self, plan: bytes, version_compatible: bool = False) -> tensorrt.ICudaEngine:
+    def deserialize(
+        self, plan: bytes, version_compatible: bool = False, dla_core: int | None = None
+    ) -> tensorrt.ICudaEngine:
         """Deserialize a plan. BackendError with the library's reason where it rejects the plan.
 
-        `version_compatible` allows the host code (the runtime) that a version-compatible plan contains.
+        `version_compatible` allows the host code (the runtime) that a version-compatible plan contains. `dla_core` is
+        the accelerator core that the plan was built for: without it a plan runs on core 0, whichever that was.
         """
         self._runtime.engine_host_code_allowed = version_compatible
+        if dla_core is not None:
+            self._runtime.DLA_core = dla_core
         logged = self.dialect.log.count
         engine = or_none(self._runtime.deserialize_cuda_engine(plan))
         if engine is None:

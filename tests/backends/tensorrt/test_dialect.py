@@ -240,6 +240,11 @@ def test_a_plan_is_deserialized_and_host_code_runs_on_request_only(double: Doubl
     ]
 
 
+def test_a_plan_is_deserialized_onto_the_accelerator_core_that_it_was_built_for(double: Double) -> None:
+    Runtime(Dialect(double)).deserialize(b"plan", dla_core=1)
+    assert double.calls[1:] == ["Runtime.DLA_core = 1", "Runtime.deserialize_cuda_engine(4 bytes)"]
+
+
 def test_a_plan_that_is_refused_quotes_the_library(double: Double) -> None:
     running = Runtime(Dialect(double))
     double.failure = "1: [stdArchiveReader.cpp::stdArchiveReaderInitCommon::46] Error Code 1: Serialization (magic tag)"

@@ -297,6 +297,20 @@ def test_kernels_compiled_at_run_time_are_saved_and_restored(
     assert received == [None, b"kernels"]
 
 
+def test_kernels_of_every_shape_are_saved_and_only_when_there_are_new_ones(
+    trt: Tensorrt, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[bytes] = []
+    compiled = [b"one", b"one and two", b"one and two", b"never read"]
+    monkeypatch.setattr(Runtime, "serialize_kernels", lambda *_: compiled.pop(0))
+    monkeypatch.setattr("deploykit.backends.tensorrt.runner.replace_file", lambda _, kernels, __: saved.append(kernels))
+    runner = TensorRtRunner(Dialect(trt), plan, (X,), (Y,), jit_file=plan.parent / "compiled")
+    for size in (1, 1, 2, 2, 3, 1, 2, 3):
+        runner.run(batch(size))
+    assert saved == [b"one", b"one and two"]
+    assert compiled == [b"never read"]
+
+
 def test_layers_are_timed_in_a_separate_context_without_the_warm_up(
     trt: Tensorrt, plan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -487,11 +501,16 @@ def test_a_context_without_a_profile_is_given_the_first(
     trt: Tensorrt, runner: TensorRtRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen: list[tuple[int, int]] = []
+
+    def choose(_: object, *choice: int) -> bool:
+        chosen.append(choice)  # type: ignore[arg-type]
+        return True
+
     monkeypatch.setattr(trt.IExecutionContext, "active_optimization_profile", -1)
     monkeypatch.setattr(
         trt.IExecutionContext,
         "set_optimization_profile_async",
-        lambda _, *choice: chosen.append(choice) or True,
+        choose,
         raising=False,
     )
     runner.run(batch(1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -85,7 +86,7 @@ def open_data(
     tensors: tuple[TensorSpec, ...] = (),
     *,
     seed: int = 0,
-    advance: Callable[[], None] = lambda: None,
+    reading: Callable[[int], AbstractContextManager[Callable[[], None]]] = lambda _: nullcontext(lambda: None),
     note: Callable[[str], object] = lambda _: None,
 ) -> SampleBatches:
     """Open `count` samples (or all there are) of the set's split for `purpose`, in batches of a size within `batch`.
@@ -93,7 +94,8 @@ def open_data(
 
     Where the graph does not accept single samples, `count` is rounded up to whole batches, or down at the end of the
     set; the record states the samples used, and `note` is called where they are fewer than `count`. `seed` determines
-    the selection. All samples are decoded once for the record; `advance` is called after each.
+    the selection. All samples are decoded once for the record, within `reading`, which is given how many they are and
+    yields a function to call after each: a progress step.
 
     InputError if the set cannot fill a batch, or if more than 1 % of the samples are damaged.
     """
@@ -108,7 +110,8 @@ def open_data(
             f"{source!r} has {len(dataset)} samples, and one batch of this graph needs {size}.",
             "Give more images, or a smaller --batch.",
         )
-    selection = calibration.select_samples(dataset, wanted, seed, multiple=multiple, advance=advance)
+    with reading(wanted) as advance:
+        selection = calibration.select_samples(dataset, wanted, seed, multiple=multiple, advance=advance)
     record = selection.record
     if record.count < count:
         batches = f" in whole batches of {multiple}" if multiple > 1 else ""

@@ -157,6 +157,7 @@ def build(record: BuildRecord) -> dict[str, Any]:
         "version_compatible": options.version_compatible,
         "hardware_compatible": options.hardware_compatible,
         "strip_weights": options.strip_weights,
+        "dla_core": options.dla_core,
     }
 
 
@@ -196,6 +197,7 @@ def engines(draw: st.DrawFn, files: Mapping[str, FileRecord]) -> Engine:
         version_compatible=draw(st.booleans()),
         hardware_compatible=draw(st.booleans()),
         strip_weights=draw(st.booleans()),
+        dla_core=draw(st.none() | st.integers(0, 3)),
     )
     capabilities = tuple(draw(st.lists(st.integers(0, 999), max_size=3)))
     record = BuildRecord(
@@ -275,7 +277,7 @@ def test_a_real_bundle_opens_with_the_same_values(precision: str, request: pytes
 
 TENSOR: Final = {"name", "dtype", "shape", "layout"}
 FILE: Final = {"path", "sha256", "bytes"}
-OPTIONS: Final = {"version_compatible", "hardware_compatible", "strip_weights"}
+OPTIONS: Final = {"version_compatible", "hardware_compatible", "strip_weights", "dla_core"}
 READ: Final[dict[str, set[str]]] = {
     "Manifest": {
         *("schema_version", "model", "weights", "precision", "inputs", "outputs", "batch", "graph", "labels"),

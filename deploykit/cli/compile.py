@@ -66,7 +66,7 @@ def compile_command(
     else:
         out = terminal.create_console()
         for engine in engines:
-            out.print(extra_engines.render_engine(engine, manifest.precision, bundle))
+            out.print(extra_engines.render_engine(engine, manifest, bundle))
         if failed:
             out.print(next_steps.conclude_compile(failed, bundle))
     return 1 if failed else 0

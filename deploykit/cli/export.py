@@ -243,6 +243,6 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
         out.print(terminal.render_speedup(manifest.fp32_latency, manifest.precision, manifest.engine.backend))
     for engine in manifest.extra_engines:
         caveats = manifest.parity.caveats
-        out.print(extra_engines.render_engine(engine, manifest.precision, outcome.folder, caveats))
+        out.print(extra_engines.render_engine(engine, manifest, outcome.folder, caveats))
     if manifest.failures or manifest.named_engine_failures:
         out.print(next_steps.conclude_export(manifest, outcome.folder))

@@ -72,28 +72,29 @@ def half_step(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.f
 
 
 def explain_codes(
-    dequantize: ir.Node, weight: NDArray[np.float32], scales: NDArray[np.float32], axis: int, half: bool
+    dequantize: ir.Node, weight: NDArray[np.float32], scales: NDArray[np.float32], axis: int | None, half: bool
 ) -> str | None:
     """Why what `dequantize` reads is not `weight`, quantized with `scales` along `axis`; None: it is.
 
-    `scales`: (out_channels,); with `half` they were rounded to float16.
+    `scales`: (out_channels,), or () where `axis` is None; with `half` they were rounded to float16.
     """
     codes, given, zero = (read_constant(value) for value in (*dequantize.inputs, None)[:3])
     if codes is None or given is None or codes.dtype != np.int8 or (zero is not None and zero.any()):
         return "its weights are not symmetric int8 codes"
     if codes.shape != weight.shape or given.shape != scales.shape:
         return f"its weights have shape {codes.shape} and {given.size} scales, not {weight.shape} and {scales.size}"
-    if dequantize.attributes.get_int("axis", 1) % weight.ndim != axis:
+    if axis is not None and dequantize.attributes.get_int("axis", 1) % weight.ndim != axis:
         return f"the scales of its weights count axis {dequantize.attributes.get_int('axis', 1)}, not {axis}"
     wrong = ~equal_scales(given, scales, half)
     if wrong.any():
         channel = int(np.argmax(wrong))
-        ratio = float(given[channel]) / float(scales[channel])
+        ratio = float(given.flat[channel]) / float(scales.flat[channel])
         return (
             f"{np.count_nonzero(wrong)} of the {wrong.size} scales of its weights are wrong: that of channel {channel} "
             f"is {ratio:.3g} times as wide as its weights need"
         )
-    channels_first = (np.moveaxis(array, axis, 0) for array in (codes, weight, _spread(given, weight.ndim, axis)))
+    steps = np.broadcast_to(_spread(given, weight.ndim, axis), weight.shape)
+    channels_first = (np.moveaxis(array, axis or 0, 0) for array in (codes, weight, steps))
     far, most = 0, 0.0
     for integers, values, step in _iterate_blocks(*channels_first):
         error = np.abs(integers - values / step)  # in steps
@@ -123,8 +124,8 @@ def dequantize_codes(dequantize: ir.Node) -> NDArray[np.float32]:
     return codes * _spread(scales, codes.ndim, dequantize.attributes.get_int("axis", 1))
 
 
-def _spread(scales: NDArray[Any], axes: int, axis: int) -> NDArray[np.float32]:
-    """Scales, (out_channels,), as float32 along one of several axes."""
+def _spread(scales: NDArray[Any], axes: int, axis: int | None) -> NDArray[np.float32]:
+    """Scales, (out_channels,), as float32 along one of several axes; a single one for all of them."""
     return scales.astype(np.float32).reshape([-1 if i == axis else 1 for i in range(axes)])
 
 

@@ -325,8 +325,9 @@ def _compare_quantized(
     if node.name not in pair.layers or other.inputs[1] is None or pair.trace(other.inputs[1]).value != origin.value:
         yield f"{_name_node(node)}: a constant is quantized, which the manifest does not record"
         return
-    weight, axis = _require(expected), qdq.output_channel_axis(node)
-    least = [_find_least_scales(layer, weight.shape[axis]) for layer in _list_layers(origin.value)]
+    weight, axis = _require(expected), qdq.scale_axis(node)
+    channels = weight.shape[qdq.output_channel_axis(node)]
+    least = [_find_least_scales(layer, channels) for layer in _list_layers(origin.value)]
     scales = qdq.weight_scales(weight, axis, pair.half_scales, functools.reduce(np.maximum, least))
     problem = constant_audit.explain_codes(origin.dequantize, weight, scales, axis, pair.half_scales)
     if problem is not None:

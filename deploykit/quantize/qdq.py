@@ -1,6 +1,7 @@
 """INT8 as Q/DQ nodes in the graph: symmetric, zero point 0, bias left in floating point.
 
-    weights        int8 initializers with a DequantizeLinear, one scale per output channel: max |w| / 127
+    weights        int8 initializers with a DequantizeLinear, one scale per output channel: max |w| / 127; one for all
+                   of a ConvTranspose
     activations    a QuantizeLinear and a DequantizeLinear per quantized tensor, one scale: threshold / 127
     shared         tensors that a Concat or MaxPool connects get the largest scale among them
 
@@ -49,6 +50,12 @@ Conv: (out_channels, in_channels / groups, kH, kW). ConvTranspose: (in_channels,
 MatMul: (in, out). Gemm: (in, out), or (out, in) with transB.
 """
 
+ONE_SCALE: Final = frozenset({"ConvTranspose"})
+"""Layers whose weight has a single scale. TensorRT's kernels for ConvTranspose have none per output channel: they take
+several scales for those of the input channels, the first axis, and 8.x was seen to compute wrong values with the second
+one (NVIDIA/TensorRT#1694, #2380). ONNX Runtime and OpenVINO want the second, if any. One scale means the same to all.
+"""
+
 
 def insert_qdq_pairs(model: ir.Model, placement: Placement, thresholds: Mapping[str, float], half_scales: bool) -> None:
     """Insert every pair of `placement` into `model`; `thresholds` holds the clip magnitude of each tensor with an edge.
@@ -69,9 +76,9 @@ def insert_qdq_pairs(model: ir.Model, placement: Placement, thresholds: Mapping[
             scale = _round_up_to_half(np.float32(scales[edge.tensor]), half_scales)
             pairs[edge.tensor] = _insert_activation_pair(model.graph, value, scale)
         node.replace_input_with(edge.position, pairs[edge.tensor])
-    readers: dict[tuple[ir.Value | None, int], list[ir.Node]] = {}
+    readers: dict[tuple[ir.Value | None, int | None], list[ir.Node]] = {}
     for layer in (nodes[name] for name in placement.layers):
-        readers.setdefault((layer.inputs[1], output_channel_axis(layer)), []).append(layer)
+        readers.setdefault((layer.inputs[1], scale_axis(layer)), []).append(layer)
     for (weight, axis), layers in readers.items():
         assert weight is not None
         dequantized = _insert_quantized_weight(layers, weight, axis, half_scales)
@@ -93,18 +100,19 @@ def activation_scales(placement: Placement, thresholds: Mapping[str, float]) -> 
 
 
 def weight_scales(
-    weight: NDArray[np.float32], axis: int, half_scales: bool, least: NDArray[np.float64] | float = SMALLEST
+    weight: NDArray[np.float32], axis: int | None, half_scales: bool, least: NDArray[np.float64] | float = SMALLEST
 ) -> NDArray[np.float32]:
-    """Max |w| / 127 of each output channel, at least `least`, shape (out_channels,).
+    """Max |w| / 127 of each index of `axis`, at least `least`, shape (out_channels,); without an axis of all, shape ().
 
     A channel of zeros gets the smallest scale of the others.
     """
-    # weight: output channels along `axis`, see OUTPUT_AXIS
-    others = tuple(i for i in range(weight.ndim) if i != axis)
-    largest = np.abs(weight).max(axis=others).astype(np.float64) / STEPS
+    # weight: output channels along `axis`, see `scale_axis`
+    others = None if axis is None else tuple(i for i in range(weight.ndim) if i != axis)
+    largest = np.asarray(np.abs(weight).max(axis=others), np.float64) / STEPS
     positive = largest[largest > 0]
     scales = np.where(largest > 0, largest, positive.min() if positive.size else 1.0)
-    return _round_up_to_half(np.maximum(scales, least).astype(np.float32), half_scales)
+    lower = np.max(least) if axis is None else least
+    return _round_up_to_half(np.maximum(scales, lower).astype(np.float32), half_scales)
 
 
 def min_weight_scales(layer: ir.Node) -> NDArray[np.float64] | float:
@@ -122,13 +130,12 @@ def min_weight_scales(layer: ir.Node) -> NDArray[np.float64] | float:
     return np.maximum(np.abs(bias.astype(np.float64)) / (BIAS_STEPS * float(scale)), SMALLEST)
 
 
-def quantize_weight(values: NDArray[np.float32], scales: NDArray[np.float32], axis: int) -> NDArray[np.int8]:
+def quantize_weight(values: NDArray[np.float32], scales: NDArray[np.float32], axis: int | None) -> NDArray[np.int8]:
     """round(value / scale), ties to even like QuantizeLinear, between −127 and 127.
 
-    `values` has its output channels along `axis`; `scales`: (out_channels,).
+    `scales` are those of `weight_scales`: (out_channels,) along `axis` of `values`, or one, ().
     """
-    shape = [1] * values.ndim
-    shape[axis] = -1
+    shape = [-1 if i == axis else 1 for i in range(values.ndim)]
     divided = values / scales.reshape(shape)
     return np.asarray(np.clip(np.rint(divided), -STEPS, STEPS), np.int8)
 
@@ -168,7 +175,7 @@ def _insert_activation_pair(graph: ir.Graph, value: ir.Value, scale: NDArray[np.
     return dequantize.outputs[0]
 
 
-def _insert_quantized_weight(layers: list[ir.Node], weight: ir.Value, axis: int, half_scales: bool) -> ir.Value:
+def _insert_quantized_weight(layers: list[ir.Node], weight: ir.Value, axis: int | None, half_scales: bool) -> ir.Value:
     """Quantize a weight that `layers` share, insert its DequantizeLinear, and return the output of that."""
     array, graph = read_constant(weight), layers[0].graph
     assert array is not None
@@ -177,7 +184,11 @@ def _insert_quantized_weight(layers: list[ir.Node], weight: ir.Value, axis: int,
         raise InputError(f"The weight {weight.name} holds NaN or infinity.", "Check the checkpoint.")
     least = functools.reduce(np.maximum, map(min_weight_scales, layers))
     scales = weight_scales(array, axis, half_scales, least)
-    name = weight.name if f"{weight.name}/codes" not in graph.initializers else f"{weight.name}/{axis}"
+    name = (
+        weight.name
+        if f"{weight.name}/codes" not in graph.initializers
+        else f"{weight.name}/{'whole' if axis is None else axis}"
+    )
     inputs = [
         add_initializer(graph, f"{name}/codes", quantize_weight(array, scales, axis)),
         add_initializer(graph, f"{name}/scale", scales),
@@ -194,6 +205,11 @@ def output_channel_axis(layer: ir.Node) -> int:
     if layer.op_type == "Gemm":
         return 0 if layer.attributes.get_int("transB", 0) else 1
     return OUTPUT_AXIS[layer.op_type]
+
+
+def scale_axis(layer: ir.Node) -> int | None:
+    """The axis of a layer's weight with one scale per index; None where the whole weight has one scale."""
+    return None if layer.op_type in ONE_SCALE else output_channel_axis(layer)
 
 
 def _make_node(

@@ -27,7 +27,9 @@ def render_engines(inspections: Sequence[EngineInspection]) -> Group:
     """Each engine of a bundle: library, file and build, then its layers or why they cannot be read here."""
     parts: list[Text | Table] = []
     for account in inspections:
-        parts.append(extra_engines.engine_heading(account.engine))
+        parts.append(
+            extra_engines.engine_heading(account.engine, account.engine.file.bytes)
+        )  # a plan has no weights beside it
         if account.unavailable_reason is not None:
             parts.append(terminal.render_note(account.unavailable_reason))
         else:

@@ -8,19 +8,21 @@ import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from deploykit.core.values import BuildRecord, Engine, Provenance, SecondaryEngine
+from deploykit.core.values import BuildRecord, Engine, Manifest, Provenance, SecondaryEngine
 from deploykit.report import precision as precisions
 from deploykit.report import terminal
+from deploykit.report.bundle_document import engine_bytes
 from deploykit.report.formatting import fill_bundle_path, format_bytes, format_path
 
 
 def render_engine(
-    secondary: SecondaryEngine, precision: str, folder: Path, printed_caveats: tuple[str, ...] = ()
+    secondary: SecondaryEngine, manifest: Manifest, folder: Path, printed_caveats: tuple[str, ...] = ()
 ) -> Group:
-    """The engine and where it was built, then its verdict or why it was not run; `folder` is the bundle's. Caveats that
+    """An engine of the bundle in `folder` and where it was built, then its verdict or why it was not run. Caveats that
     were printed with the primary engine are not repeated.
     """
-    heading = engine_heading(secondary.engine)
+    precision = manifest.precision
+    heading = engine_heading(secondary.engine, engine_bytes(manifest, secondary.engine))
     if secondary.provenance is not None:
         heading.append(f"\n  on {describe_machine(secondary.engine, secondary.provenance)}", style="none")
     parts: list[RenderableType] = [heading]
@@ -41,10 +43,10 @@ def render_engine(
     return Group(*parts)
 
 
-def engine_heading(engine: Engine) -> Text:
-    """Library, file and size, and how the engine was compiled."""
+def engine_heading(engine: Engine, size_bytes: int) -> Text:
+    """Library, file and size, and how the engine was compiled. `size_bytes` includes external weights."""
     text = Text(f"{engine.backend} {engine.version}", "bold")
-    text.append(f": {engine.file.path}, {format_bytes(engine.file.bytes)}", style="none")
+    text.append(f": {engine.file.path}, {format_bytes(size_bytes)}", style="none")
     if engine.build is not None:
         text.append(f"\n  {describe_build(engine.build)}", style="none")
     return text

@@ -6,9 +6,10 @@ every exclusion, on the evaluation samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -97,24 +98,38 @@ def rank_layers(candidates: Int8Candidates) -> tuple[Sensitivity, ...]:
     return stages.load_entry(folder, _RankingEntry).layers
 
 
-def make_loss(
-    head: Head, exact: NDArray[np.float64], batches: Sequence[Batch]
-) -> Callable[[NDArray[np.float64]], float]:
+Outputs: TypeAlias = "Mapping[str, NDArray[np.float64]]"
+"""One row per sample in each output, the first output first."""
+
+
+def make_loss(head: Head, exact: Outputs, batches: Sequence[Batch]) -> Callable[[Outputs], float]:
     """The loss of outputs against the `exact` ones: the rise in cross-entropy where every sample has a label, else the
-    noise-to-signal ratio.
+    mean of all outputs' noise-to-signal ratios, so that each counts alike whatever its size and unit.
+
+    Labels are those of the first output, of which top-1 accuracy is measured too.
     """
     labels = [label for batch in batches for label in batch.labels if label is not None]
-    if head == "logits" and len(labels) == len(exact) and max(labels) < exact.shape[1]:
-        best = metrics.cross_entropy(exact, np.asarray(labels))
-        return lambda outputs: metrics.cross_entropy(outputs, np.asarray(labels)) - best
-    return lambda outputs: float(np.square(outputs - exact).sum() / np.square(exact).sum())
+    first = next(iter(exact))
+    if head == "logits" and len(labels) == len(exact[first]) and max(labels) < exact[first].shape[1]:
+        best = metrics.cross_entropy(exact[first], np.asarray(labels))
+        return lambda outputs: metrics.cross_entropy(outputs[first], np.asarray(labels)) - best
+    return lambda outputs: sum(_noise_ratio(outputs[name], exact[name]) for name in exact) / len(exact)
 
 
-def _run_batches(backend: Backend, graph: Path, batches: Sequence[Batch]) -> NDArray[np.float64]:
-    """The first output for every sample, one row each."""
+def _noise_ratio(output: NDArray[np.float64], exact: NDArray[np.float64]) -> float:
+    """Noise over signal; infinite where an output that is 0 throughout is not any more."""
+    noise, signal = float(np.square(output - exact).sum()), float(np.square(exact).sum())
+    return noise / signal if signal > 0 else math.inf if noise > 0 else 0.0
+
+
+def _run_batches(backend: Backend, graph: Path, batches: Sequence[Batch]) -> Outputs:
+    """Every output for every sample."""
     runner: Runner = backend.load(backend.compile(graph, graph.parent), graph.parent)
-    name = runner.outputs[0].name
-    return np.concatenate([runner.run(batch.inputs)[name].astype(np.float64) for batch in batches])
+    rows = [runner.run(batch.inputs) for batch in batches]
+    return {
+        spec.name: np.concatenate([outputs[spec.name].astype(np.float64) for outputs in rows])
+        for spec in runner.outputs
+    }
 
 
 def _limit(options: BudgetOptions) -> tuple[BudgetMetric, float]:

@@ -36,6 +36,7 @@ from deploykit.core.values import (
     TimedRunner,
 )
 from deploykit.evaluate.latency import loadgen
+from deploykit.evaluate.latency.alternate import GPU_WARMUP_S
 from deploykit.evaluate.latency.clock import MONOTONIC
 from deploykit.evaluate.latency.compare import LatencyComparison as CallComparison
 from deploykit.evaluate.latency.compare import compare_latency as compare_calls
@@ -212,11 +213,15 @@ def _measure_size(
         result = measure_under_load(run, size, load, settings=settings)
         for _ in range(PROGRESS_STEPS):  # a load reports no progress while it runs
             advance()
-    runner = started.runner.runner if isinstance(started.runner, CastingRunner) else started.runner
+    runner = _without_casts(started.runner)
     if not isinstance(runner, TimedRunner):
         return result
     times = runner.gpu_times(inputs, GPU_CALLS)
     return result._replace(measured=msgspec.structs.replace(result.measured, gpu=times))
+
+
+def _without_casts(runner: Runner) -> Runner:
+    return runner.runner if isinstance(runner, CastingRunner) else runner
 
 
 def _run_loadgen(
@@ -273,8 +278,11 @@ def _compare_python(
     with progress.step("loading both bundles"):
         first, second = (_start_bundle(*pair, size, backend) for pair in zip(folders, manifests, strict=True))
     run_first, run_second = (partial(bundle.runner.run, bundle.inputs(size)) for bundle in (first, second))
+    on_gpu = any(isinstance(_without_casts(bundle.runner), TimedRunner) for bundle in (first, second))
     with progress.step("measuring both in alternation"), record_conditions() as recorded:
-        calls = compare_calls(run_first, run_second, size, rounds, MONOTONIC, settings)
+        calls = compare_calls(
+            run_first, run_second, size, rounds, MONOTONIC, settings, warmup_s=GPU_WARMUP_S if on_gpu else 0
+        )
     benches = (
         first.make_bench((calls.first,), recorded.conditions, (ONE_PROCESS,)),
         second.make_bench((calls.second,), recorded.conditions, (ONE_PROCESS,)),
@@ -298,8 +306,11 @@ def _compare_cpp(
     ):
         clock = ReportedClock()
         run_first, run_second = (partial(clock.run, process) for process in (first, second))
+        on_gpu = any(process.engine.runtime.startswith("TensorRT") for process in (first, second))
         with record_conditions() as recorded:
-            calls = compare_calls(run_first, run_second, size, rounds, clock, settings)
+            calls = compare_calls(
+                run_first, run_second, size, rounds, clock, settings, warmup_s=GPU_WARMUP_S if on_gpu else 0
+            )
         benches = (
             _make_cpp_bench(first, manifests[0], calls.first, recorded.conditions),
             _make_cpp_bench(second, manifests[1], calls.second, recorded.conditions),

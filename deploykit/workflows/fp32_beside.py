@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 from deploykit.core.errors import BackendError, InputError
-from deploykit.core.values import Fp32Comparison, Measurement, Runner
-from deploykit.evaluate.latency.fp32_beside import time_beside_fp32
+from deploykit.core.values import Fp32Comparison, Measurement, Runner, TimedRunner
+from deploykit.evaluate.latency.fp32_beside import GPU_BLOCKS, time_beside_fp32
 from deploykit.workflows import stages
 from deploykit.workflows.stages import BuiltEngine, PrecisionGraph, Session
 
@@ -41,8 +42,10 @@ def _time_pair(
 ) -> TimedEngine:
     runner = session.backend.load(built.engine, built.folder)
     inputs, fp32_inputs = (stages.first_call_inputs(each, session.oracle) for each in (runner, fp32_runner))
+    on_gpu = isinstance(runner, TimedRunner)
+    time_pair = partial(time_beside_fp32, blocks=GPU_BLOCKS) if on_gpu else time_beside_fp32
     with session.progress.step(f"measuring latency, {graph.precision} and FP32 in alternation"):
-        pair = time_beside_fp32(
+        pair = time_pair(
             lambda: runner.run(inputs), lambda: fp32_runner.run(fp32_inputs), len(next(iter(inputs.values())))
         )
     size, fp32_size = stages.engine_bytes(built), stages.engine_bytes(fp32)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -140,17 +141,15 @@ def calibrate_graph(session: Session, options: CalibrationOptions) -> tuple[Cali
     require_preprocessing(session, options)
     graph, reference, progress = session.graph, session.reference, session.progress
     placement = int8.plan_placement(graph.path)
-    with progress.step(f"reading the images of {options.data}", options.count) as advance:
-        batch = session.request.options.batch
-        data = open_data(
-            options.data,
-            "calibration",
-            options.count,
-            batch,
-            graph.tensor_inputs,
-            advance=advance,
-            note=progress.note,
-        )
+    data = open_data(
+        options.data,
+        "calibration",
+        options.count,
+        session.request.options.batch,
+        graph.tensor_inputs,
+        reading=partial(progress.step, f"reading the images of {options.data}"),
+        note=progress.note,
+    )
     check_calibration_data(data.record, progress)
     disjoint = require_disjoint(data.record, data.digests, session.data)
 

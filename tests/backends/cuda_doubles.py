@@ -75,6 +75,9 @@ class Gpu:
         self.foreign_streams: set[int] = set()
         self.stacks = threading.local()
         self.contexts = 0
+        self.seconds = 0.0
+        """A clock that goes on by `seconds_per_call` whenever a stream is synchronized."""
+        self.seconds_per_call = 0.1
         self.next_address = 1 << 20
 
     def note(self, name: str, *details: Any) -> None:
@@ -207,6 +210,7 @@ class Stream(Owned):
         (self.work if self.captured is None else self.captured).append(work)
 
     def finish(self) -> None:
+        self.gpu.seconds += self.gpu.seconds_per_call
         for work in self.work:
             work()
         self.work.clear()
@@ -492,6 +496,7 @@ class Tensorrt:
         pass
 
     TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
+    LayerInformationFormat = SimpleNamespace(JSON="json")
 
     def __init__(self, gpu: Gpu, batches: tuple[int, int, int] = (1, 2, 4)) -> None:
         self.gpu = gpu
@@ -499,6 +504,12 @@ class Tensorrt:
         self.types = {"x": "FLOAT", "y": "FLOAT"}
         self.IExecutionContext = ExecutionContext
         self.Runtime = lambda logger: Runtime(self, logger)
+
+
+class TensorrtRtx(Tensorrt):
+    """The same of a module `tensorrt_rtx`, whose contexts have a configuration and a cache of kernels."""
+
+    IRuntimeConfig = SimpleNamespace(create_runtime_cache=None)
 
 
 class Runtime:
@@ -510,7 +521,6 @@ class Runtime:
         self.trt.gpu.calls.append(("~runtime",))
 
     def deserialize_cuda_engine(self, plan: bytes) -> CudaEngine | None:
-        self.trt.gpu.current()
         self.trt.gpu.call("deserialize", self.engine_host_code_allowed)
         if plan == b"a plan":
             return CudaEngine(self.trt)
@@ -545,13 +555,54 @@ class CudaEngine:
     def get_tensor_profile_shape(self, _name: str, _profile: int) -> list[tuple[int, ...]]:
         return [(batch, 2) for batch in self.trt.batches]
 
-    def create_execution_context(self) -> ExecutionContext:
-        self.trt.gpu.current()
+    def create_runtime_config(self) -> RuntimeConfig:
+        return RuntimeConfig(self.trt.gpu)
+
+    def create_engine_inspector(self) -> EngineInspector:
+        return EngineInspector()
+
+    def create_execution_context(self, _config: RuntimeConfig | None = None) -> ExecutionContext:
         self.trt.gpu.call("context")
         assert self.making.acquire(blocking=False), "two threads make contexts of one engine at once"
         time.sleep(0.005)
         self.making.release()
         return ExecutionContext(self.trt.gpu)
+
+
+class EngineInspector:
+    """Its document is the shape that is set in its context."""
+
+    execution_context: ExecutionContext
+
+    def get_engine_information(self, _layer_format: str) -> str:
+        return f"layers for {self.execution_context.shape}"
+
+
+class RuntimeConfig:
+    """No context refers to it, nor it to its cache, so that tests detect a wrong order of destruction."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+
+    def __del__(self) -> None:
+        self.gpu.calls.append(("~config",))
+
+    def create_runtime_cache(self) -> RuntimeCache:
+        return RuntimeCache(self.gpu)
+
+    def set_runtime_cache(self, _cache: RuntimeCache) -> bool:
+        return True
+
+
+class RuntimeCache:
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+
+    def __del__(self) -> None:
+        self.gpu.calls.append(("~cache",))
+
+    def serialize(self) -> bytes:
+        return b"kernels"
 
 
 class ExecutionContext:

@@ -1,6 +1,7 @@
 """Samples in batches: count, size and form, and their record and cache key."""
 
 import os
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -140,10 +141,18 @@ def test_the_record_lists_every_sample():
     assert [digest.name for digest in data.digests] == [data.samples[index].name for index in range(8)]
 
 
-def test_progress_is_reported_for_each_recorded_sample():
-    reported = []
-    open_data("synthetic", "evaluation", 8, BatchRange(), advance=lambda: reported.append(None))
-    assert len(reported) == 8
+@pytest.mark.parametrize(("count", "batch", "read"), [(2, (1, 1, 8), 2), (500, (1, 1, 8), 10), (500, (4, 4, 4), 8)])
+def test_progress_counts_the_samples_that_are_read_and_not_those_asked_for(folder, count, batch, read):
+    counts = []
+
+    @contextmanager
+    def reading(total):
+        done = []
+        yield lambda: done.append(None)
+        counts.append((len(done), total))
+
+    open_data(str(folder), "evaluation", count, BatchRange(*batch), reading=reading)
+    assert counts == [(read, read)]
 
 
 def test_a_folder_overlaps_with_itself(folder):

@@ -50,7 +50,8 @@ json written(const deploykit::BuildRecord& build) {
             {"open_ended", build.open_ended},
             {"version_compatible", build.version_compatible},
             {"hardware_compatible", build.hardware_compatible},
-            {"strip_weights", build.strip_weights}};
+            {"strip_weights", build.strip_weights},
+            {"dla_core", build.dla_core ? json(*build.dla_core) : json()}};
 }
 
 json written(const deploykit::EngineRecord& engine) {

@@ -82,6 +82,7 @@ const std::vector<std::string>& fields() {
                                        "/extra_engines/0/engine/build/options/version_compatible",
                                        "/extra_engines/0/engine/build/options/hardware_compatible",
                                        "/extra_engines/0/engine/build/options/strip_weights",
+                                       "/extra_engines/0/engine/build/options/dla_core",
                                        "/golden",
                                        "/golden/inputs",
                                        "/golden/outputs",
@@ -207,6 +208,9 @@ TEST_CASE("engines are understood: the judged one first, then those beside it, w
     CHECK(engines[1].build->version_compatible);
     CHECK_FALSE(engines[1].build->hardware_compatible);
     CHECK_FALSE(engines[1].build->strip_weights);
+    CHECK_FALSE(engines[1].build->dla_core.has_value());
+    const auto on_core = parsed(changed(rich_manifest(), "/extra_engines/0/engine/build/options/dla_core", 1)).engines;
+    CHECK(on_core[1].build->dla_core == 1);
 }
 
 TEST_CASE("bounds are understood, and one that is not judged is none") {

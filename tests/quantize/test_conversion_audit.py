@@ -180,6 +180,16 @@ def test_a_weight_quantized_with_a_scale_four_times_too_wide_is_found(quantized,
     assert found.startswith("second: 4 of the 4 scales of its weights are wrong: that of channel 0 is 4 times")
 
 
+def test_the_only_scale_of_a_transposed_convolution_is_compared(quantized, tmp_path):
+    [found] = quantized.damage(tmp_path, lambda graph: edit(graph, "w2/scale", lambda scale: scale * 4))
+    assert found.startswith("up: 1 of the 1 scales of its weights are wrong: that of channel 0 is 4 times")
+
+
+def test_codes_of_a_transposed_convolution_that_are_not_its_weights_are_found(quantized, tmp_path):
+    [found] = quantized.damage(tmp_path, lambda graph: edit(graph, "w2/codes", lambda codes: codes[:, ::-1]))
+    assert found.startswith("up: its weights are not the FP32 graph's, rounded: ")
+
+
 def test_an_activation_scale_four_times_too_wide_is_found(quantized, tmp_path):
     [found] = quantized.damage(tmp_path, lambda graph: edit(graph, "m0/scale", lambda scale: scale * 4))
     assert found.startswith("m0: the scale of its Q/DQ pair is ")

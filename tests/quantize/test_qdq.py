@@ -49,7 +49,6 @@ LAYERS = {
     "Conv": ("Conv (x, w)", (6, 4, 3, 3), 0),
     "grouped Conv": ("Conv <group = 2> (x, w)", (6, 2, 3, 3), 0),
     "depthwise Conv": ("Conv <group = 4> (x, w)", (4, 1, 3, 3), 0),
-    "ConvTranspose": ("ConvTranspose (x, w)", (4, 6, 2, 2), 1),
     "MatMul": ("MatMul (x, w)", (8, 6), 1),
 }
 
@@ -59,6 +58,23 @@ def test_weights_have_one_scale_per_output_channel(text, shape, axis):
     model = quantized(convolutional(f"[layer] y = {text}", w=random(*shape)))
     assert node(model, "w/DequantizeLinear").attributes.get_int("axis", -1) == axis
     assert constant(model, "w/scale").shape == (shape[axis],)
+
+
+def test_the_weight_of_a_transposed_convolution_has_one_scale():
+    """TensorRT 8 takes several scales for those of the input channels, along whichever axis they are."""
+    weight = random(4, 6, 2, 2)
+    model = quantized(convolutional("[layer] y = ConvTranspose (x, w)", w=weight))
+    assert "axis" not in node(model, "w/DequantizeLinear").attributes
+    assert constant(model, "w/scale") == pytest.approx(np.abs(weight).max() / 127)
+    assert constant(model, "w/zero_point").shape == constant(model, "w/scale").shape == ()
+    assert np.abs(dequantize_weight(model, "w") - weight).max() <= np.abs(weight).max() / 254 * 1.001
+
+
+def test_a_bias_of_a_transposed_convolution_raises_the_only_scale_of_its_weights():
+    bias = np.array([0, 0, 0, 3e5, 0, 0], np.float32)
+    model = quantized(convolutional("[layer] y = ConvTranspose (x, w, b)", w=1e-6 * random(4, 6, 2, 2), b=bias))
+    activation, weight = constant(model, "x/scale"), constant(model, "w/scale")
+    assert 3e5 / (float(activation) * float(weight)) <= 2**30 * 1.001
 
 
 @pytest.mark.parametrize(("transposed", "axis"), [(0, 1), (1, 0)])

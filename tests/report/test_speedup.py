@@ -5,7 +5,7 @@ import pytest
 from whole import whole
 
 from deploykit.bundle import manifest as manifests
-from deploykit.core.values import Fp32Comparison, Interval, SecondaryEngine
+from deploykit.core.values import FileRecord, Fp32Comparison, Interval, SecondaryEngine
 from deploykit.report import markdown, terminal
 from deploykit.report.bundle_document import Report, describe_bundle, engine_rows
 from deploykit.report.caveats import list_caveats
@@ -93,8 +93,17 @@ def test_a_slower_engine_is_among_the_caveats(manifest):
 
 
 def test_an_extra_engine_has_its_own_line(manifest, tmp_path):
-    extra = msgspec.structs.replace(whole(manifest).manifest.extra_engines[0], fp32_latency=FASTER)
-    assert "1.9× as fast as FP32 on openvino" in shown(render_engine(extra, "int8", tmp_path))
+    bundle = whole(manifest).manifest
+    extra = msgspec.structs.replace(bundle.extra_engines[0], fp32_latency=FASTER)
+    assert "1.9× as fast as FP32 on openvino" in shown(render_engine(extra, bundle, tmp_path))
+
+
+def test_the_size_of_an_extra_engine_includes_its_external_weights(manifest, tmp_path):
+    bundle = whole(manifest).manifest
+    extra = bundle.extra_engines[0]
+    weights = FileRecord(f"{extra.engine.file.path}.data", "0" * 64, 3 << 30)
+    heavy = msgspec.structs.replace(bundle, files={**bundle.files, weights.path: weights})
+    assert f"{extra.engine.file.path}, 3.0 GiB" in shown(render_engine(extra, heavy, tmp_path))
 
 
 @pytest.mark.parametrize("render", [markdown.render_markdown, page.render_page])

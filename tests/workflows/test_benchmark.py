@@ -11,6 +11,7 @@ from deploykit.cli.progress import TerminalProgress
 from deploykit.core.errors import BackendError, UsageError
 from deploykit.core.values import BatchRange, DeviceConditions, GpuTimes
 from deploykit.evaluate.latency import alternate
+from deploykit.evaluate.latency.compare import compare_latency
 from deploykit.evaluate.latency.load import Load
 from deploykit.evaluate.latency.measure import Settings
 from deploykit.workflows import benchmark
@@ -22,8 +23,8 @@ HERE = TerminalProgress()
 @pytest.fixture
 def single_call_blocks(monkeypatch):
     """Blocks of one call without a pause; tests/evaluate/latency tests real ones."""
-    monkeypatch.setattr(alternate, "PAUSE_S", 0)
-    monkeypatch.setattr(alternate, "BLOCK_S", 0)
+    monkeypatch.setitem(alternate.alternate_blocks.__kwdefaults__, "pause_s", 0)
+    monkeypatch.setitem(alternate.alternate_blocks.__kwdefaults__, "block_s", 0)
 
 
 class RecordingRunner:
@@ -121,6 +122,24 @@ def test_device_conditions_are_recorded(fp32_bundle, install_runner, monkeypatch
     assert bench(fp32_bundle).conditions == (recorded,)
     pair = benchmark.compare_bundles((fp32_bundle, fp32_bundle), "python", None, 6, FEW, None, HERE)
     assert pair.first.conditions == pair.second.conditions == (recorded,)
+
+
+@pytest.mark.usefixtures("single_call_blocks")
+@pytest.mark.parametrize(("kind", "seconds"), [(RecordingRunner, 0), (TimedRecordingRunner, 0.2)])
+@pytest.mark.parametrize("wrap", [lambda runner: runner, CastingRunner])
+def test_compared_runners_on_a_gpu_are_warmed_up_by_the_clock_in_each_block(
+    fp32_bundle, install_runner, monkeypatch, kind, wrap, seconds
+):
+    warmups = []
+
+    def compare(*arguments, warmup_s):
+        warmups.append(warmup_s)
+        return compare_latency(*arguments)
+
+    monkeypatch.setattr(benchmark, "compare_calls", compare)
+    install_runner(kind, wrap)
+    benchmark.compare_bundles((fp32_bundle, fp32_bundle), "python", None, 6, FEW, None, HERE)
+    assert warmups == [seconds]
 
 
 @pytest.mark.parametrize(("sizes", "largest"), [((), 4), ((1, 2), 2)])

@@ -1,6 +1,7 @@
 """FP32 beside every engine of lower precision, in the manifest of an export."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -8,6 +9,8 @@ from test_export_workflow import FP16, FP32, RecordedProgress
 
 from deploykit.bundle import manifest as manifests
 from deploykit.core.errors import InputError
+from deploykit.core.values import Interval
+from deploykit.evaluate.latency.fp32_beside import GPU_BLOCKS, TimedPair
 from deploykit.workflows import export as pipeline
 from deploykit.workflows import fp32_beside
 from deploykit.workflows.stages import PrecisionGraph
@@ -72,3 +75,30 @@ def test_a_backend_that_refuses_fp32_is_noted_and_its_engine_measured_alone(monk
     graph = PrecisionGraph(Path(), "model.onnx", "0" * 64, "int8", None, None)
     assert fp32_beside.time_engine(Session(), graph, "engine") == ("alone", None)
     assert progress.notes == ["FP32 was not timed beside int8 on picky: It has no FP32 kernels."]
+
+
+class Runner:
+    """A runner that computes nothing."""
+
+    def __init__(self, on_gpu):
+        self.inputs = self.outputs = ()
+        if on_gpu:
+            self.gpu_times = lambda arrays, calls: ()  # noqa: ARG005 - the protocol's words
+
+    def run(self, arrays):  # noqa: ARG002 - the protocol's words
+        return {}
+
+
+@pytest.mark.parametrize(("on_gpu", "options"), [(True, {"blocks": GPU_BLOCKS}), (False, {})])
+def test_only_engines_on_a_gpu_are_warmed_up_by_the_clock_in_each_block(monkeypatch, progress, on_gpu, options):
+    runner, given = Runner(on_gpu), []
+    timed = TimedPair(SimpleNamespace(latency=SimpleNamespace(p50_ms=1.0)), SimpleNamespace(), Interval(2, 2, 2), 6)
+    timed = timed._replace(fp32=timed.engine)
+    monkeypatch.setattr(fp32_beside, "time_beside_fp32", lambda *_, **words: given.append(words) or timed)
+    monkeypatch.setattr(fp32_beside.stages, "first_call_inputs", lambda *_: {"x": [0]})
+    monkeypatch.setattr(fp32_beside.stages, "engine_bytes", lambda _: 1)
+    backend = SimpleNamespace(load=lambda *_: runner)
+    session = SimpleNamespace(backend=backend, oracle=None, progress=progress)
+    built = SimpleNamespace(engine=None, folder=None)
+    fp32_beside._time_pair(session, SimpleNamespace(precision="fp16"), built, built, runner)
+    assert given == [options]

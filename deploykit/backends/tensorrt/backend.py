@@ -20,6 +20,7 @@ from deploykit.backends.tensorrt.library import LibraryName, import_library
 from deploykit.backends.tensorrt.library import library_version as version_of
 from deploykit.backends.tensorrt.memory import INSTALLED_FIRST, import_memory_library
 from deploykit.backends.tensorrt.runner import TensorRtRunner
+from deploykit.backends.tensorrt.runtime import inspect_plan
 from deploykit.core import cache
 from deploykit.core.errors import BackendError, CheckFailed, DeploykitError
 from deploykit.core.extras import pip_command
@@ -117,6 +118,7 @@ class TensorRt:
             engine.inputs,
             engine.outputs,
             version_compatible=options.version_compatible,
+            dla_core=options.dla_core,
             weights=folder / engine.build.graph.path if options.strip_weights else None,
             jit_file=cache.cache_folder() / "jit" / jit_file,
         )
@@ -130,17 +132,21 @@ class TensorRt:
 
     def read_layers(self, engine: Engine, folder: Path, calls: int) -> tuple[EngineLayer, ...]:
         """The engine's layers at its optimal batch, matched to the nodes of the source graph; with times where `calls`
-        is not 0.
+        is not 0, for which the engine runs. Without times nothing runs, and no tensor needs GPU memory.
         """
-        assert engine.build is not None, "every TensorRT engine has a build record"
+        plan = self._verify_plan(engine, folder)
+        assert engine.build is not None, "_verify_plan requires a build record"
         batch = engine.build.options.batch.optimum
         shapes = {
-            spec.name: [batch if isinstance(size, str) else size for size in spec.shape] for spec in engine.inputs
+            spec.name: tuple(batch if isinstance(size, str) else size for size in spec.shape) for spec in engine.inputs
         }
+        graph = _source_graph(engine, folder)
+        if not calls:
+            compatible = engine.build.options.version_compatible
+            return inspector.parse_layers(inspect_plan(self._dialect, plan.read_bytes(), shapes, compatible), graph)
         arrays = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in engine.inputs}
         document, times_us = self.load(engine, folder).inspect_engine(arrays, calls)
-        layers = inspector.parse_layers(document, _source_graph(engine, folder))
-        return inspector.add_times(layers, times_us) if calls else layers
+        return inspector.add_times(inspector.parse_layers(document, graph), times_us)
 
     def _check_library(self) -> str | None:
         if (reason := _import_problem(self.name)) is None:

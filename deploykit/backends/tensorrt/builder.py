@@ -89,14 +89,20 @@ class Config:
                 self._set_flag(flag, f"{precision.upper()} arithmetic", "Export the graph at another precision.")
 
     def set_profile(self, shapes: Mapping[str, tuple[Shape, Shape, Shape]]) -> None:
-        """Set the minimum, optimal and maximum shape of every input with a dynamic shape."""
+        """Set the minimum, optimal and maximum shape of every input with a dynamic shape. BackendError where the
+        library rejects them together, which it says by a negative index only.
+        """
         if not shapes:
             return
         profile = self._builder.create_optimization_profile()
         for name, (minimum, optimum, maximum) in shapes.items():
             profile.set_shape(name, to_dims(minimum), to_dims(optimum), to_dims(maximum))
             self._settings.append(f"{name} {' … '.join(map(format_shape, (minimum, optimum, maximum)))}")
-        self.handle.add_optimization_profile(profile)
+        logged = self._dialect.log.count
+        if self.handle.add_optimization_profile(profile) < 0:
+            reason = "; ".join(self._dialect.log.errors_since(logged)) or "it gives no reason"
+            what = f"{self._dialect.title} rejects the batch sizes {self._settings[-1]}: {reason}."
+            raise BackendError(what, "Choose another --batch.")
         self._share_profile()
 
     def _share_profile(self) -> None:

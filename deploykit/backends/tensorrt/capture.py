@@ -6,7 +6,9 @@ enqueue is captured, not the copies, so that copies and computation can still be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from deploykit.core.errors import BackendError
@@ -42,12 +44,25 @@ def capture_graph(stream: int, enqueue: Callable[[], None]) -> CapturedGraph:
         from cuda.bindings import driver as cuda
     except ImportError as error:
         raise CaptureRefused(f"cuda-bindings cannot be imported ({error})") from error
-    graph = _record_graph(cuda, stream, enqueue)
+    with _paused_garbage_collection():
+        graph = _record_graph(cuda, stream, enqueue)
     try:
         executable = _call_driver(cuda, "cuGraphInstantiate", graph, 0)
     finally:
         cuda.cuGraphDestroy(graph)
     return CapturedGraph(cuda, executable)
+
+
+@contextlib.contextmanager
+def _paused_garbage_collection() -> Iterator[None]:
+    """Pause Python's garbage collector: a finalizer that frees GPU memory in this thread would spoil the capture."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _record_graph(cuda: Any, stream: int, enqueue: Callable[[], None]) -> Any:

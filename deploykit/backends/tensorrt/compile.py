@@ -171,7 +171,7 @@ def _run_interruptibly(work: Callable[[], T], on_interrupt: Callable[[], None]) 
         ready.wait()
         try:
             future.set_result(work())
-        except Exception as error:
+        except BaseException as error:  # whatever it is: a future that is never done would be waited for without end
             future.set_exception(error)
 
     interrupt = None

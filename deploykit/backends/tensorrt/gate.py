@@ -135,7 +135,9 @@ deserialize_plan(name, Path(plan), host_code == "True")
 def deserialize_plan(name: LibraryName, plan: Path, host_code: bool) -> None:
     """Runs in the child process. SystemExit with the reason where the library is unusable or rejects the plan."""
     try:
-        Runtime(Dialect(import_library(name))).deserialize(plan.read_bytes(), host_code)
+        runtime = Runtime(Dialect(import_library(name)))
+        engine = runtime.deserialize(plan.read_bytes(), host_code)
+        del engine  # before its runtime: a crash here would be taken for the plan's
     except DeploykitError as error:
         sys.exit(error.what)
 

@@ -62,7 +62,7 @@ class GpuArray:
         max_version: tuple[int, int] | None = None,
         dl_device: tuple[int, int] | None = None,
         copy: bool | None = None,
-    ) -> object:
+    ) -> Any:
         """A capsule `dltensor` that keeps the memory. BufferError for another device or a copy.
 
         The array is complete, so that no `stream` of the reader's has to wait. Any `max_version` allows a capsule

@@ -70,29 +70,31 @@ class TensorRtRunner:
         outputs: tuple[TensorSpec, ...],
         *,
         version_compatible: bool = False,
+        dla_core: int | None = None,
         weights: Path | None = None,
         cuda_graph: bool = True,
         jit_file: Path | None = None,
     ) -> None:
         """BackendError where the plan does not deserialize; callers check it with `gate` first. `weights` is the graph
-        to refit a plan without weights from. Kernels that TensorRT-RTX compiles on the first call are saved to
-        `jit_file` and loaded from there the next time.
+        to refit a plan without weights from. Kernels that TensorRT-RTX compiles on the first call with a shape are
+        saved to `jit_file` and loaded from there the next time.
         """
         self.inputs = inputs
         self.outputs = outputs
         self._jit_file = jit_file
-        self._jit_cache = jit_file.read_bytes() if jit_file is not None and jit_file.is_file() else None
+        self._jit_cache = _read_kernels(jit_file) if jit_file is not None else None
         with on_gpu(f"loading {plan.name}") as library:
             self.memory_library = library.name
             """What allocates and copies: `pycuda 2026.1` or `cuda-bindings 13.5.0`."""
             runtime = Runtime(dialect)
-            self._engine = runtime.deserialize(plan.read_bytes(), version_compatible)
+            self._engine = runtime.deserialize(plan.read_bytes(), version_compatible, dla_core)
             self._runtime = runtime  # assigned after the engine, which must be destroyed first
             if weights is not None:
                 runtime.refit(self._engine, weights)
             _check_interface(plan, runtime, self._engine, inputs, outputs)
             self._batch = runtime.read_batch_range(self._engine)
         self._graphs = _CudaGraphUse(cuda_graph)
+        self._compiled_shapes: set[tuple[Shape, ...]] = set()
         self._creation_lock = threading.Lock()  # contexts are created one at a time
         self._thread_local = threading.local()
 
@@ -110,14 +112,16 @@ class TensorRtRunner:
         self._require_matching(arrays)
         context = self._thread_context()
         result = context.compute(arrays)
-        if self._jit_file is not None and self._jit_cache is None:
+        shapes = tuple(array.shape for array in arrays.values())
+        if self._jit_file is not None and shapes not in self._compiled_shapes:
+            self._compiled_shapes.add(shapes)
             self._save_kernels(context.serialize_kernels())
         return result
 
     def _save_kernels(self, kernels: bytes | None) -> None:
-        """Save compiled kernels for the next process. A folder that cannot be written only costs that process time."""
-        self._jit_cache = kernels or b""
-        if kernels and self._jit_file is not None:
+        """Save compiled kernels for later contexts and processes. An unwritable folder only costs those time."""
+        if kernels and kernels != self._jit_cache and self._jit_file is not None:
+            self._jit_cache = kernels
             with contextlib.suppress(InputError, OSError):
                 self._jit_file.parent.mkdir(parents=True, exist_ok=True)
                 replace_file(self._jit_file, kernels, "")
@@ -169,6 +173,14 @@ class TensorRtRunner:
     def _create_context(self, graphs: _CudaGraphUse) -> _ThreadContext:
         with self._creation_lock:
             return _ThreadContext(self._runtime, self._engine, self.inputs, self.outputs, graphs, self._jit_cache)
+
+
+def _read_kernels(jit_file: Path) -> bytes | None:
+    """Kernels that an earlier process saved. A file that cannot be read only costs the time to compile them again."""
+    try:
+        return jit_file.read_bytes()
+    except OSError:
+        return None
 
 
 def _check_interface(
@@ -225,10 +237,7 @@ class _ThreadContext:
         with on_gpu("creating an execution context") as library:
             self._stream = library.create_stream()
             self._context = runtime.create_context(engine, jit_cache)
-            if (
-                self._context.handle.active_optimization_profile < 0
-            ):  # before 10, only the first context has it by default
-                self._context.handle.set_optimization_profile_async(0, self._stream.handle)
+            if runtime.choose_profile(self._context, self._stream.handle):
                 self._stream.synchronize()
             self._buffers = {spec.name: TensorBuffer(spec) for spec in (*inputs, *outputs)}
             self._events = [library.create_event() for _ in range(4)]
@@ -278,16 +287,15 @@ class _ThreadContext:
             }
 
     def gpu_times(self, arrays: Arrays, calls: int) -> GpuTimes:
-        """Medians after warm-up calls: the first sets the shapes, the second captures, the third launches the graph."""
-        for _ in range(WARMUP_CALLS):
-            self.compute(arrays)
+        """Medians of `calls` calls after the warm-up."""
+        self._warm_up(arrays)
         timings = [self.compute(arrays)[1] for _ in range(calls)]
         h2d, compute, d2h, enqueue = (statistics.median(part) for part in zip(*timings, strict=True))
         return GpuTimes(self._capture is not None, h2d, compute, d2h, enqueue)
 
     def inspect_engine(self, arrays: Arrays, calls: int) -> Inspection:
-        """Layers and their times for the shapes of `arrays`, after one warm-up call."""
-        self.compute(arrays)
+        """Layers and their times for the shapes of `arrays`, after the warm-up."""
+        self._warm_up(arrays)
         total_us: dict[str, float] = {}
 
         def report(layer: str, ms: float) -> None:
@@ -300,6 +308,13 @@ class _ThreadContext:
                 self.compute(arrays)
             document = self._runtime.inspect_layers(self._engine, self._context)
         return Inspection(document, {name: total / calls for name, total in total_us.items()})
+
+    def _warm_up(self, arrays: Arrays) -> None:
+        """Uncounted calls: at least WARMUP_CALLS, and for at least WARMUP_S."""
+        start, calls = time.perf_counter(), 0
+        while calls < WARMUP_CALLS or time.perf_counter() - start < WARMUP_S:
+            self.compute(arrays)
+            calls += 1
 
     def serialize_kernels(self) -> bytes | None:
         """The kernels that TensorRT-RTX compiled for this context."""
@@ -365,6 +380,10 @@ class _ThreadContext:
 
 
 WARMUP_CALLS: Final = 3
+"""The first call sets the shapes, the second captures, the third launches the graph."""
+
+WARMUP_S: Final = 0.2
+"""An idle GPU needs such a time under load to raise its clocks; trtexec warms up as long. Calls take microseconds."""
 
 
 def _release_context(attributes: dict[str, Any]) -> None:
@@ -372,5 +391,6 @@ def _release_context(attributes: dict[str, Any]) -> None:
     with contextlib.suppress(BackendError), on_gpu("releasing an execution context"):
         if (graph := attributes.get("_capture")) is not None:
             graph.destroy()
-        attributes.pop("_context", None)  # before its stream and its engine
+        if (context := attributes.get("_context")) is not None:  # before its stream and its engine
+            context.destroy()
         attributes.clear()

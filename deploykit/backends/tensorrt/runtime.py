@@ -7,7 +7,7 @@ tensors by name, addresses set once, execute_async_v3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -41,12 +41,22 @@ class EngineTensor(NamedTuple):
     shape: tuple[int, ...]
 
 
-class Context(NamedTuple):
+class Context:
     """An execution context, with TensorRT-RTX's runtime configuration and kernel cache; None for TensorRT."""
 
-    handle: tensorrt.IExecutionContext
-    runtime_config: Any = None
-    jit_cache: Any = None
+    def __init__(self, handle: tensorrt.IExecutionContext, runtime_config: Any = None, jit_cache: Any = None) -> None:
+        self.handle = handle
+        self.runtime_config = runtime_config
+        self.jit_cache = jit_cache
+
+    def destroy(self) -> None:
+        """Destroy the context, then the configuration and the cache that it was created with and may still use.
+
+        Said here rather than left to the order in which Python drops attributes. The object is useless afterwards.
+        """
+        del self.handle
+        self.runtime_config = None
+        self.jit_cache = None
 
 
 class Runtime:
@@ -61,12 +71,17 @@ class Runtime:
             reasons = dialect.log.errors_since(logged)
             raise self._create_error("could not create a runtime", reasons, "Check it: deploykit doctor.") from error
 
-    def deserialize(self, plan: bytes, version_compatible: bool = False) -> tensorrt.ICudaEngine:
+    def deserialize(
+        self, plan: bytes, version_compatible: bool = False, dla_core: int | None = None
+    ) -> tensorrt.ICudaEngine:
         """Deserialize a plan. BackendError with the library's reason where it rejects the plan.
 
-        `version_compatible` allows the host code (the runtime) that a version-compatible plan contains.
+        `version_compatible` allows the host code (the runtime) that a version-compatible plan contains. `dla_core` is
+        the accelerator core that the plan was built for: without it a plan runs on core 0, whichever that was.
         """
         self._runtime.engine_host_code_allowed = version_compatible
+        if dla_core is not None:
+            self._runtime.DLA_core = dla_core
         logged = self.dialect.log.count
         engine = or_none(self._runtime.deserialize_cuda_engine(plan))
         if engine is None:
@@ -116,8 +131,11 @@ class Runtime:
         config: Any = None  # the stubs are TensorRT's and lack what only TensorRT-RTX has
         cache: Any = None
         if self.dialect.has_attribute("IRuntimeConfig", "create_runtime_cache"):
-            config = engine.create_runtime_config()
-            cache = config.create_runtime_cache()
+            config = or_none(engine.create_runtime_config())
+            cache = or_none(config.create_runtime_cache()) if config is not None else None
+            if cache is None:
+                reasons = self.dialect.log.errors_since(logged)
+                raise self._create_error("could not create a kernel cache", reasons, "Check it: deploykit doctor.")
             if jit_cache:
                 cache.deserialize(jit_cache)
             config.set_runtime_cache(cache)
@@ -135,9 +153,22 @@ class Runtime:
 
     def serialize_kernels(self, context: Context) -> bytes | None:
         """The kernels that TensorRT-RTX has compiled so far; None for TensorRT, which compiles none at run time."""
-        if context.jit_cache is None:
-            return None
-        return bytes(memoryview(context.jit_cache.serialize()))
+        kernels = or_none(context.jit_cache.serialize()) if context.jit_cache is not None else None
+        return bytes(memoryview(kernels)) if kernels is not None else None
+
+    def choose_profile(self, context: Context, stream: int) -> bool:
+        """Choose the engine's only optimization profile where the context has none: before 10, only an engine's first
+        context has it by default. BackendError where TensorRT refuses.
+
+        Returns whether there was work for the stream, which must be synchronized before the context is used.
+        """
+        if context.handle.active_optimization_profile >= 0:
+            return False
+        logged = self.dialect.log.count
+        if not context.handle.set_optimization_profile_async(0, stream):
+            what = "provides no optimization profile for another context of this engine"
+            raise self._create_error(what, self.dialect.log.errors_since(logged), BUILD_AGAIN)
+        return True
 
     def set_shape(self, context: Context, name: str, shape: tuple[int, ...]) -> None:
         """Set the shape of an input. BackendError where it is outside the optimization profile."""
@@ -190,13 +221,38 @@ class Runtime:
 
         context.handle.profiler = Profiler()
 
-    def inspect_layers(self, engine: tensorrt.ICudaEngine, context: Context | None = None) -> str:
-        """The engine inspector's JSON document of all layers; with a context, for the shapes that are set in it."""
+    def inspect_layers(self, engine: tensorrt.ICudaEngine, context: Context) -> str:
+        """The engine inspector's JSON document of all layers, for the input shapes that are set in the context.
+
+        Without a context the inspector does not know the formats of an engine with a dynamic batch, nor before 11 the
+        types.
+        """
         inspector = engine.create_engine_inspector()
-        if context is not None:
-            inspector.execution_context = context.handle
+        inspector.execution_context = context.handle
         return str(inspector.get_engine_information(self.dialect.trt.LayerInformationFormat.JSON))
 
     def _create_error(self, what: str, reasons: tuple[str, ...], remedy: str) -> BackendError:
         reason = f": {'; '.join(reasons)}" if reasons else ""
         return BackendError(f"{self.dialect.title} {what}{reason}.", remedy)
+
+
+def inspect_plan(
+    dialect: Dialect, plan: bytes, shapes: Mapping[str, tuple[int, ...]], version_compatible: bool = False
+) -> str:
+    """The engine inspector's JSON document of a plan's layers for these input shapes; BackendError where it does not
+    load.
+
+    The execution context that the inspector needs computes nothing: no tensor needs memory, nor we pycuda.
+    """
+    runtime = Runtime(dialect)
+    engine = runtime.deserialize(plan, version_compatible)
+    try:
+        context = runtime.create_context(engine)
+        try:
+            for name, shape in shapes.items():
+                runtime.set_shape(context, name, shape)
+            return runtime.inspect_layers(engine, context)
+        finally:
+            context.destroy()
+    finally:
+        del engine  # before its runtime

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include "deploykit/error.hpp"
 
@@ -60,6 +61,36 @@ inline Stream stream() {
     require(cudaStreamCreateWithFlags(&stream_handle, cudaStreamNonBlocking), "creating a stream");
     return Stream(stream_handle);
 }
+
+// The capture of what is enqueued on a stream. It is always ended, whatever is thrown in between: until then the stream
+// cannot be used.
+class Capture {
+public:
+    explicit Capture(cudaStream_t captured_stream) noexcept
+        : stream_(captured_stream),
+          active_(cudaStreamBeginCapture(captured_stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess) {}
+    Capture(const Capture&) = delete;
+    Capture(Capture&&) = delete;
+    Capture& operator=(const Capture&) = delete;
+    Capture& operator=(Capture&&) = delete;
+    ~Capture() { static_cast<void>(end()); }
+
+    // Whether the capture has begun and not ended.
+    bool active() const noexcept { return active_; }
+
+    // What was captured; null if the capture failed.
+    Graph end() noexcept {
+        cudaGraph_t captured = nullptr;
+        if (std::exchange(active_, false) && cudaStreamEndCapture(stream_, &captured) != cudaSuccess) {
+            captured = nullptr;
+        }
+        return Graph(captured);
+    }
+
+private:
+    cudaStream_t stream_;
+    bool active_;
+};
 
 // Select the device for the calling thread: engines are called from any thread. The previous device is not restored,
 // since that could create a context on it, which needs memory.

@@ -246,6 +246,8 @@ BuildRecord read_build_record(const Node& node) {
     build.version_compatible = options["version_compatible"].flag();
     build.hardware_compatible = options["hardware_compatible"].flag();
     build.strip_weights = options["strip_weights"].flag();
+    build.dla_core =
+        options["dla_core"].optional([](const Node& core) { return static_cast<int>(core.integer(0, 100'000)); });
     return build;
 }
 

@@ -319,18 +319,16 @@ private:
     // TensorRT needs; alternating sizes are not captured each time. An engine that cannot be captured is enqueued.
     void capture() {
         graphs_ = false;
-        if (cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal) == cudaSuccess) {
+        if (cuda::Capture capture(stream_.get()); capture.active()) {
             bool queued = true;
             try {
                 submit();
             } catch (const Error&) {
                 queued = false;
             }
-            cudaGraph_t captured = nullptr;  // always end the capture: the stream cannot be used before
-            const bool ended = cudaStreamEndCapture(stream_.get(), &captured) == cudaSuccess;
-            const cuda::Graph graph(captured);
+            const cuda::Graph graph = capture.end();
             cudaGraphExec_t executable = nullptr;
-            graphs_ = queued && ended && cudaGraphInstantiateWithFlags(&executable, captured, 0) == cudaSuccess;
+            graphs_ = queued && graph && cudaGraphInstantiateWithFlags(&executable, graph.get(), 0) == cudaSuccess;
             graph_.reset(executable);
         }
         if (!graphs_) {
@@ -378,6 +376,9 @@ Plan deserialize(const std::string& bytes, const EngineRecord& record, const std
     }
     // A version-compatible plan contains its own runtime as code, which must be allowed explicitly.
     plan.runtime->setEngineHostCodeAllowed(record.build && record.build->version_compatible);
+    if (record.build && record.build->dla_core) {  // otherwise core 0, whichever it was built for
+        plan.runtime->setDLACore(*record.build->dla_core);
+    }
     plan.engine.reset(plan.runtime->deserializeCudaEngine(bytes.data(), bytes.size()));
     if (!plan.engine) {
         refuse(library + " cannot load it", errors, record.file.path, build_again);

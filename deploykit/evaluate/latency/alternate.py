@@ -21,6 +21,11 @@ PAUSE_S: Final = 0.2
 WARMUP_CALLS: Final = 2
 """Uncounted calls at the start of each block, which wake threads and fill caches."""
 
+GPU_WARMUP_S: Final = 0.2
+"""Uncounted time at the start of each block where a candidate runs on a GPU: its clocks fall while it is idle, and rise
+again only after such a time under load. Two of its calls may take a few microseconds.
+"""
+
 BLOCK_S: Final = 0.2
 """Time of counted calls per block; at least one call."""
 
@@ -33,23 +38,29 @@ def alternate_blocks(
     *,
     pause_s: float = PAUSE_S,
     warmup_calls: int = WARMUP_CALLS,
+    warmup_s: float = 0,
     block_s: float = BLOCK_S,
 ) -> dict[str, tuple[tuple[int, ...], ...]]:
     """Durations in nanoseconds by candidate: one block of calls per round.
 
-    With all three options 0, candidates alternate call by call: only for candidates whose threads do not spin.
+    Each block begins with at least `warmup_calls` uncounted calls, for at least `warmup_s`. With all options 0,
+    candidates alternate call by call: only for candidates whose threads do not spin.
     """
     blocks: dict[str, list[tuple[int, ...]]] = {name: [] for name in runs}
     for number in range(rounds):
         for name in order_in_round(tuple(runs), number):
             sleep(pause_s)
-            blocks[name].append(_time_block(runs[name], clock, warmup_calls, block_s))
+            blocks[name].append(_time_block(runs[name], clock, warmup_calls, warmup_s, block_s))
     return {name: tuple(durations) for name, durations in blocks.items()}
 
 
-def _time_block(run: Callable[[], object], clock: Clock, warmup_calls: int, block_s: float) -> tuple[int, ...]:
-    for _ in range(warmup_calls):
+def _time_block(
+    run: Callable[[], object], clock: Clock, warmup_calls: int, warmup_s: float, block_s: float
+) -> tuple[int, ...]:
+    calls, warmup_start = 0, clock()
+    while calls < warmup_calls or clock() - warmup_start < warmup_s * 1e9:
         run()
+        calls += 1
     durations: list[int] = []
     spent = 0
     while not durations or spent < block_s * 1e9:

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from deploykit.core.values import Interval, Measurement, Value
-from deploykit.evaluate.latency.alternate import WARMUP_CALLS, alternate_blocks
+from deploykit.evaluate.latency.alternate import GPU_WARMUP_S, WARMUP_CALLS, alternate_blocks
 from deploykit.evaluate.latency.clock import MONOTONIC, Clock
 from deploykit.evaluate.latency.load import Sleep
 from deploykit.evaluate.latency.measure import Series, Settings, Warmup, summarize_calls, warm_up
@@ -25,6 +25,8 @@ class Blocks(Value, frozen=True):
     """Pause before each block: ONNX Runtime's threads spin for 55 to 70 ms after a call, see `alternate`."""
     block_s: float = 0.08
     """Time of counted calls per block."""
+    warmup_s: float = 0
+    """Uncounted time at the start of each block, for candidates on a GPU, see `alternate`."""
 
     def __post_init__(self) -> None:
         if self.rounds < MIN_PAIRS:
@@ -34,6 +36,10 @@ class Blocks(Value, frozen=True):
 SLOW_CALL_S: Final = 0.2
 """A call at least this long needs no warm-up call at the start of a block: waking the threads is a small share of it,
 and all blocks together would take as long again."""
+
+
+GPU_BLOCKS: Final = Blocks(warmup_s=GPU_WARMUP_S)
+"""Where the engines run on a GPU: 6 s for both sides together."""
 
 
 class TimedPair(NamedTuple):
@@ -70,10 +76,20 @@ def time_beside_fp32(
         call_s[name] = (clock() - start) / 1e9 / max(warmups[name].iterations, 1)
     slow = max(call_s.values()) >= SLOW_CALL_S
     warmup_calls = 0 if slow else WARMUP_CALLS
-    round_s = sum(blocks.pause_s + warmup_calls * call + max(blocks.block_s, call) for call in call_s.values())
+    round_s = sum(
+        blocks.pause_s + max(warmup_calls * call, blocks.warmup_s) + max(blocks.block_s, call)
+        for call in call_s.values()
+    )
     rounds = blocks.rounds if blocks.rounds * round_s <= settings.seconds_at_most else MIN_PAIRS
     durations = alternate_blocks(
-        runs, rounds, clock, sleep, pause_s=blocks.pause_s, warmup_calls=warmup_calls, block_s=blocks.block_s
+        runs,
+        rounds,
+        clock,
+        sleep,
+        pause_s=blocks.pause_s,
+        warmup_calls=warmup_calls,
+        warmup_s=blocks.warmup_s,
+        block_s=blocks.block_s,
     )
     figures = {}
     for name, series in durations.items():

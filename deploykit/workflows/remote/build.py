@@ -370,8 +370,8 @@ def format_options(options: BuildOptions) -> Iterator[str]:
 def _fetch_engine(
     remote: RemoteFolder, folder: Path, expected_manifest: Manifest, name: str, result: CompileResult, temporary: Path
 ) -> Manifest:
-    """Fetch the remote manifest, which must be `expected_manifest` plus one engine, and that engine's file into
-    `temporary`. CheckFailed if either is not as expected.
+    """Fetch the remote manifest, which must be `expected_manifest` plus one engine, and that engine's file and external
+    weights into `temporary`. CheckFailed if any is not as expected.
     """
     device = remote.device
     _fetch_file(remote, MANIFEST, temporary / MANIFEST, MAX_MANIFEST_BYTES)
@@ -388,9 +388,11 @@ def _fetch_engine(
         )
     engine = engine_record.engine.file
     if engine.path != expected_manifest.graph.file:
-        _fetch_file(remote, engine.path, temporary / engine.path, engine.bytes)
-        if damage := find_damage(temporary, engine):
-            raise _untrusted_answer(device, damage)
+        weights = received.files.get(f"{engine.path}.data")
+        for file in (engine, weights) if weights is not None else (engine,):
+            _fetch_file(remote, file.path, temporary / file.path, file.bytes)
+            if damage := find_damage(temporary, file):
+                raise _untrusted_answer(device, damage)
     return received
 
 
@@ -408,6 +410,7 @@ def _find_added_engine(device: Device, expected_manifest: Manifest, received: Ma
         expected = f"engines/{engine_tag(engine)}/{Path(engine.file.path).name}"
         if engine.file.path != expected or files.pop(expected) != engine.file:
             raise _untrusted_answer(device, f"its engine is not recorded as {expected}")
+        files.pop(f"{expected}.data", None)  # external weights of a graph that is too large for one file
     rest = msgspec.structs.replace(received, extra_engines=expected_manifest.extra_engines, files=files)
     if manifests.encode_manifest(rest) != manifests.encode_manifest(
         msgspec.structs.replace(expected_manifest, files=_files_without_report(expected_manifest))

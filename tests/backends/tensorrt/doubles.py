@@ -33,6 +33,8 @@ class Double:
     Builder: Any  # those of the names in `surfaces` that tests use directly
     BuilderFlag: Any
     DataType: Any
+    IBuilderConfig: Any
+    ICudaEngine: Any
 
     def __init__(self, version: str) -> None:
         self.__version__ = VERSIONS.get(version, "1.7.1.116")

@@ -2,6 +2,7 @@
 test: only the order of its calls is verified.
 """
 
+import gc
 import sys
 from collections.abc import Callable
 
@@ -48,6 +49,29 @@ def test_captured_work_runs_at_each_launch_and_not_during_capture(gpu: Gpu, stre
         "launch",
         "destroy executable",
     ]
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("enabled", [True, False])
+def test_no_finalizer_of_garbage_runs_during_capture(stream: Stream, enabled: bool) -> None:
+    freed: list[str] = []
+    states: list[bool] = []
+
+    def enqueue() -> None:
+        states.append(gc.isenabled())
+        owner = type("Owner", (), {"__del__": lambda _: freed.append("memory")})()
+        owner.itself = owner
+        del owner
+        _ = [[] for _ in range(10 * gc.get_threshold()[0])]  # as many containers start a collection
+        assert freed == []
+
+    (gc.enable if enabled else gc.disable)()
+    try:
+        capture_graph(stream.handle, enqueue)
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
+    assert states == [False]
 
 
 @pytest.mark.parametrize(

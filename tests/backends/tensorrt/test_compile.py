@@ -170,6 +170,17 @@ def test_an_error_in_the_progress_callback_stops_the_build_and_propagates(
     assert not (tmp_path / "engine.plan").exists()
 
 
+def test_an_exit_inside_the_build_ends_the_wait_for_it(write_graph: Written, tmp_path: Path) -> None:
+    double = Double("10.3")
+
+    def leave() -> None:
+        raise SystemExit("the process is told to end")
+
+    double.during_build = leave
+    with pytest.raises(SystemExit, match="told to end"):
+        compile_plan(Dialect(double), write_graph(FP32), tmp_path / "engine.plan", PLAIN, GPU, None)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_ctrl_c_is_raised_after_the_build_has_ended(
     version: str, write_graph: Written, tmp_path: Path, press_ctrl_c: Callable[[], None]

@@ -12,7 +12,7 @@ from deploykit.backends.tensorrt.compile import compile_plan
 from deploykit.backends.tensorrt.dialect import Dialect
 from deploykit.backends.tensorrt.driver import Gpu
 from deploykit.backends.tensorrt.log import clean_message
-from deploykit.backends.tensorrt.runtime import EngineTensor, Runtime
+from deploykit.backends.tensorrt.runtime import EngineTensor, Runtime, inspect_plan
 from deploykit.core.errors import BackendError, DeploykitError, UsageError
 from deploykit.core.values import BatchRange, BuildOptions
 
@@ -96,6 +96,15 @@ def test_the_batch_becomes_the_optimization_profile(double: Double, write_graph:
     settings_of(double, write_graph(FP32))
     profile = "{'x': ((1, 4, 8, 8), (2, 4, 8, 8), (4, 4, 8, 8))}"
     assert f"IBuilderConfig.add_optimization_profile({profile})" in double.calls
+
+
+def test_a_profile_that_the_library_rejects_is_an_error(
+    double: Double, write_graph: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(double.IBuilderConfig, "add_optimization_profile", lambda *_: -1)
+    with pytest.raises(BackendError, match=r"rejects the batch sizes x 1×4×8×8 … .*: it gives no reason\. Choose"):
+        settings_of(double, write_graph(FP32))
+    assert not [call for call in double.calls if "build_serialized" in call]
 
 
 def test_contexts_of_one_engine_share_its_profile_where_a_flag_is_required(
@@ -231,6 +240,11 @@ def test_a_plan_is_deserialized_and_host_code_runs_on_request_only(double: Doubl
     ]
 
 
+def test_a_plan_is_deserialized_onto_the_accelerator_core_that_it_was_built_for(double: Double) -> None:
+    Runtime(Dialect(double)).deserialize(b"plan", dla_core=1)
+    assert double.calls[1:] == ["Runtime.DLA_core = 1", "Runtime.deserialize_cuda_engine(4 bytes)"]
+
+
 def test_a_plan_that_is_refused_quotes_the_library(double: Double) -> None:
     running = Runtime(Dialect(double))
     double.failure = "1: [stdArchiveReader.cpp::stdArchiveReaderInitCommon::46] Error Code 1: Serialization (magic tag)"
@@ -326,6 +340,14 @@ def test_tensorrt_rtx_starts_with_the_cached_kernels(kept: bytes | None, known: 
     assert not running.can_capture(context, 78)
 
 
+def test_tensorrt_rtx_without_a_kernel_cache_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    double = Double(RTX)
+    running = Runtime(Dialect(double))
+    monkeypatch.setattr(double.ICudaEngine, "create_runtime_config", lambda _: None)
+    with pytest.raises(BackendError, match=r"TensorRT-RTX 1\.7\.1\.116 could not create a kernel cache"):
+        running.create_context(running.deserialize(b"plan"))
+
+
 def test_tensorrt_rtx_gets_its_target_gpus_and_has_no_timing_cache(write_graph: Written) -> None:
     double = Double(RTX)
     graph, options = write_graph(FP32), BuildOptions(batch=BATCH, compute_capabilities=(86, 120))
@@ -347,10 +369,22 @@ def test_layer_times_are_reported(double: Double) -> None:
     running.attach_profiler(context, lambda name, ms: times.append((name, ms)))
     running.enqueue(context, 77)
     assert times == [("conv", 0.5)]
-    assert running.inspect_layers(engine) == '{"Layers": []}'
-    assert "EngineInspector.get_engine_information(JSON)" in double.calls
-    running.inspect_layers(engine, context)
-    assert "EngineInspector.execution_context = IExecutionContext" in double.calls
+
+
+def test_the_inspector_is_given_a_context_in_which_the_shapes_are_set(double: Double) -> None:
+    assert inspect_plan(Dialect(double), b"plan", {"x": (3, 4, 8, 8)}, version_compatible=True) == '{"Layers": []}'
+    assert "Runtime.engine_host_code_allowed = True" in double.calls
+    assert double.calls[-3:] == [
+        "IExecutionContext.set_input_shape(x, (3, 4, 8, 8))",
+        "EngineInspector.execution_context = IExecutionContext",
+        "EngineInspector.get_engine_information(JSON)",
+    ]
+
+
+def test_a_plan_that_gets_no_context_is_not_inspected(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(double.ICudaEngine, "create_execution_context", lambda *_: None)
+    with pytest.raises(BackendError, match="could not create an execution context"):
+        inspect_plan(Dialect(double), b"plan", {"x": (3, 4, 8, 8)})
 
 
 @pytest.mark.parametrize("version", [name for name in VERSIONS if name != "8.6"], indirect=True)

@@ -95,7 +95,8 @@ def build_driver(folder: Path, library: str) -> None:
     """Compile the driver into `folder`. What else pycuda links to ends the process."""
     if (compiler := shutil.which("cc")) is None:
         pytest.skip("there is no C compiler")
-    words = [compiler, "-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC", "-pthread", HERE / "host_driver.c"]
+    words: list[str | Path] = [compiler, "-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC", "-pthread"]
+    words += [HERE / "host_driver.c"]
     target = folder / "libcuda.so.1"
     subprocess.run([*words, "-o", target], check=True)
     if library == "pycuda":

@@ -56,9 +56,12 @@ def test_only_the_last_thousand_errors_are_kept() -> None:
 
 def test_errors_of_several_threads_are_all_counted() -> None:
     log = Log()
-    threads = [
-        threading.Thread(target=lambda: [log.add_message("ERROR", "an error") for _ in range(100)]) for _ in range(4)
-    ]
+
+    def add_errors() -> None:
+        for _ in range(100):
+            log.add_message("ERROR", "an error")
+
+    threads = [threading.Thread(target=add_errors) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -218,7 +218,11 @@ def test_streams_and_events_are_destroyed_with_their_last_reference(monkeypatch:
     destroyed: list[str] = []
 
     def spy(name: str, destroy: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        return lambda handle: (destroyed.append(name), destroy(handle))[1]
+        def note(handle: Any) -> Any:
+            destroyed.append(name)
+            return destroy(handle)
+
+        return note
 
     driver = sys.modules["cuda.bindings.driver"]
     for name in ("cuStreamDestroy", "cuEventDestroy"):

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <new>
 #include <vector>
 
 #include "gpu.hpp"
@@ -124,6 +125,9 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
     void* const target = kind == cudaMemcpyHostToDevice ? on_gpu(to) : to;
     const void* const source = kind == cudaMemcpyDeviceToHost ? on_gpu(const_cast<void*>(from)) : from;
+    if (stream->capturing && !gpu().room_to_capture) {
+        throw std::bad_alloc();
+    }
     const Inside here;
     stream->add([=] { std::memcpy(target, source, bytes); });
     return cudaSuccess;

@@ -49,6 +49,7 @@ struct Gpu {
     bool profile = true;
     bool enqueue = true;
     bool capturable = true;
+    bool room_to_capture = true;  // false: a call on a stream that is captured throws std::bad_alloc
     bool launchable = true;
     cudaError_t memory = cudaSuccess;
     cudaError_t page_locked = cudaSuccess;
@@ -57,6 +58,7 @@ struct Gpu {
     // What was done.
     Count current = -1;  // the device that was chosen last
     bool host_code = false;
+    int dla_core = 0;
     Count enqueued;  // outside of captures
     Count captured;  // graphs that were made
     Count launched;  // graphs that were launched

@@ -127,6 +127,7 @@ public:
 private:
     nvinfer1::IRuntime* getPImpl() noexcept override { return this; }
     void setEngineHostCodeAllowed(bool allowed) noexcept override { gpu().host_code = allowed; }
+    void setDLACore(std::int32_t core) noexcept override { gpu().dla_core = core; }
     nvinfer1::ICudaEngine* deserializeCudaEngine(const void* /*plan*/, std::size_t /*bytes*/) noexcept override {
         if (!gpu().plan) {
             logger_.log(nvinfer1::ILogger::Severity::kERROR, "the plan is damaged.");

@@ -300,6 +300,18 @@ TEST_CASE_FIXTURE(Machine, "a call that fails while it is captured is no answer"
     CHECK(gpu().captured == 0);
 }
 
+TEST_CASE_FIXTURE(Machine, "whatever is thrown while a call is captured, the capture ends and the next call works") {
+    const auto loaded = engine();
+    auto context = loaded.context();
+    run(context, 2);
+    gpu().room_to_capture = false;
+    CHECK_THROWS_AS(run(context, 2, 7), std::bad_alloc);
+    gpu().room_to_capture = true;
+    run(context, 2, 8);
+    run(context, 2, 9);
+    CHECK(gpu().captured == 0);
+}
+
 TEST_CASE_FIXTURE(Machine, "an error that CUDA tells only while it is waited for is not lost") {
     const auto loaded = engine();
     auto context = loaded.context();
@@ -443,6 +455,13 @@ TEST_CASE_FIXTURE(Machine, "only a version-compatible plan may bring code of its
     engine_of(manifest)["build"]["options"]["version_compatible"] = true;
     Engine(bundle(manifest), only_tensorrt());
     CHECK(gpu().host_code);
+}
+
+TEST_CASE_FIXTURE(Machine, "an engine runs on the accelerator core that it was built for") {
+    auto manifest = fitting_manifest();
+    engine_of(manifest)["build"]["options"]["dla_core"] = 1;
+    Engine(bundle(manifest), only_tensorrt());
+    CHECK(gpu().dla_core == 1);
 }
 
 TEST_CASE_FIXTURE(Machine, "an engine with other tensors than its record says is refused: buffers go by the record") {

@@ -4,7 +4,7 @@ from itertools import count, cycle, pairwise, repeat
 
 import pytest
 
-from deploykit.evaluate.latency.fp32_beside import Blocks, time_beside_fp32
+from deploykit.evaluate.latency.fp32_beside import GPU_BLOCKS, Blocks, time_beside_fp32
 from deploykit.evaluate.latency.measure import Settings
 
 MS = 1_000_000
@@ -54,6 +54,13 @@ def test_the_speedup_is_the_time_of_fp32_over_the_time_of_the_engine(machine):
 def test_the_interval_covers_the_rounds(machine):
     pair = machine.time(repeat(5), cycle([*repeat(8, 30), *repeat(12, 30)]))
     assert (pair.speedup.low, pair.speedup.high) == (1.6, 2.4)
+
+
+def test_on_a_gpu_each_block_begins_with_200_ms_of_uncounted_calls(machine):
+    machine.time(repeat(2), repeat(2), blocks=GPU_BLOCKS)
+    pauses = [number for number, (before, after) in enumerate(pairwise(machine.calls)) if after[1] > before[2]]
+    blocks = [machine.calls[first + 1 : last + 1] for first, last in pairwise(pauses)]
+    assert {block[-1][2] - block[0][1] for block in blocks} == {280 * MS}
 
 
 def test_quick_calls_of_both_sides_take_three_to_four_seconds(machine):

@@ -6,7 +6,7 @@ from itertools import chain, cycle, repeat
 import numpy as np
 import pytest
 
-from deploykit.evaluate.latency.alternate import alternate_blocks
+from deploykit.evaluate.latency.alternate import GPU_WARMUP_S, alternate_blocks
 from deploykit.evaluate.latency.compare import compare_latency
 from deploykit.evaluate.latency.measure import Settings
 
@@ -98,6 +98,30 @@ def test_the_first_calls_after_a_switch_are_not_counted() -> None:
 
     (block,) = alternate_blocks({"a": run}, 1, clock, sleep)["a"]
     assert set(block) == {10 * MS}
+
+
+def test_a_gpu_runs_for_200_ms_at_the_start_of_each_block_until_its_clocks_are_high() -> None:
+    clock = FakeClock()
+    awake_at = 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal awake_at
+        clock.sleep(seconds)
+        awake_at = clock.now + 200 * MS
+
+    def run() -> None:
+        clock.now += MS // 2 if clock.now >= awake_at else MS
+
+    blocks = alternate_blocks({"a": run}, 3, clock, sleep, warmup_s=GPU_WARMUP_S)["a"]
+    assert {duration for block in blocks for duration in block} == {MS // 2}
+
+
+def test_the_rounds_of_gpus_fill_the_time_with_their_longer_warm_up() -> None:
+    clock = FakeClock()
+    settings = Settings(seconds_at_least=30, seconds_at_most=60)
+    first, second = (clock.call(repeat(10)) for _ in range(2))
+    compared = compare_latency(first, second, 1, None, clock, settings, clock.sleep, warmup_s=GPU_WARMUP_S)
+    assert compared.rounds == 25  # 30 s in rounds of twice 0.2 s each of pause, warm-up and counted calls
 
 
 def test_the_candidates_alternate_in_running_first() -> None:

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from deploykit.backends import is_installed
+from deploykit.bundle import manifest as manifests
 from deploykit.core.errors import UsageError
 from deploykit.workflows.remote import ssh
 
@@ -312,6 +313,35 @@ def test_the_returned_bundle_must_be_the_one_sent_plus_an_engine(return_from_dev
     assert result.code == 1
     assert "The engine from jetson is refused: " in result.text
     assert said in result.text
+
+
+WITH_WEIGHTS = """
+import hashlib
+weights = plan.with_name(plan.name + ".data")
+weights.write_bytes(b"weights")
+path = beside["engine"]["file"]["path"] + ".data"
+content["files"][path] = dict(path=path, sha256=hashlib.sha256(b"weights").hexdigest(), bytes=7)
+"""
+
+
+def test_an_engine_is_returned_with_its_external_weights(compile_on, bundle, device, device_result, tmp_path):
+    edit = tmp_path / "edit.py"
+    edit.write_text(EDIT.format(change=WITH_WEIGHTS))
+    answer = f'cp -R {device_result}/. "$2"; {sys.executable} {edit} "$2"; exit'
+    command = device.script("weighty", f'[ "$1" = compile ] && {{ {answer}; }}\nexec "$REAL" "$@"')
+    assert compile_on("jetson", target="tensorrt-rtx", command=command).code == 0
+    ((name, record),) = [
+        (name, file) for name, file in manifests.read_manifest(bundle).files.items() if name.endswith("plan.data")
+    ]
+    assert (bundle / name).read_bytes() == b"weights"
+    assert record.bytes == 7
+
+
+def test_external_weights_that_differ_from_their_record_are_refused(return_from_device):
+    result = return_from_device(f"{WITH_WEIGHTS}weights.write_bytes(b'Weights')")
+    assert result.code == 1
+    assert "The engine from jetson is refused: " in result.text
+    assert "plan.data differs from its recorded SHA" in result.text
 
 
 def test_an_exit_code_that_the_record_contradicts_is_refused(return_from_device):

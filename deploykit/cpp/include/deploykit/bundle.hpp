@@ -54,6 +54,7 @@ struct BuildRecord {
     bool version_compatible = false;
     bool hardware_compatible = false;
     bool strip_weights = false;
+    std::optional<int> dla_core;  // of a Jetson's deep-learning accelerator, for the layers that it supports
 };
 
 struct EngineRecord {

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from deploykit.backends import BACKENDS, is_installed
 from deploykit.backends.tensorrt.driver import Driver, query_driver
+from deploykit.backends.tensorrt.memory import INSTALLED_FIRST
 from deploykit.core import cache
 from deploykit.core.errors import UsageError
 from deploykit.core.extras import install_command, pip_command, reinstall_command
@@ -39,8 +40,8 @@ EXTRAS: Final = {
     **dict.fromkeys(("jinja2", "matplotlib"), ("reports", "compile")),
     "scikit-learn": ("the set `digits`", "datasets"),
     "scikit-image": ("the set `photos`", "datasets"),
-    "pycuda": ("running TensorRT engines", "gpu"),
-    "cuda-bindings": ("CUDA graphs", "gpu"),
+    "cuda-bindings": ("running TensorRT engines, CUDA graphs", "gpu"),
+    "pycuda": ("running TensorRT engines in place of cuda-bindings, which need no compiler", "gpu"),
     "nvidia-ml-py": ("clocks, temperature and power in GPU benchmarks", "gpu"),
     "mlcommons-loadgen": ("bench --loadgen, MLPerf's scenarios", "loadgen"),
 }
@@ -74,7 +75,8 @@ DISK_GIB: Final = 5.0
 def examine_machine() -> tuple[Finding, ...]:
     """All findings, the most important first."""
     # Child processes run while the rest is examined.
-    imports = {name: _start_import(name) for name in TENSORRT if is_installed(name)}
+    imports = {name: _start_python(IMPORT, name) for name in TENSORRT if is_installed(name)}
+    memory = _start_python(IMPORT_MEMORY)
     paths = {name: shutil.which(tool.program) for name, tool in TOOLS.items()}
     tools = {name: _start_child([path, "--version"]) for name, path in paths.items() if path is not None}
     driver = query_driver()
@@ -83,6 +85,7 @@ def examine_machine() -> tuple[Finding, ...]:
         *_check_core(),
         *_check_backends(imports, driver),
         *_check_extras(),
+        _check_gpu_memory(memory),
         _check_gpu(driver),
         *_check_jetson(),
         *_check_tools(tools),
@@ -179,23 +182,27 @@ def _wait_for_child(child: Child) -> ChildResult | None:
 
 
 IMPORT: Final = """
-import json, sys
-sys.path[:] = json.loads(sys.argv[2])
 from deploykit.backends.tensorrt.library import import_library, library_version
 from deploykit.core.errors import BackendError
 try:
-    import_library(sys.argv[1])
-    answer = {"version": library_version(sys.argv[1])}
+    import_library(sys.argv[2])
+    answer = {"version": library_version(sys.argv[2])}
 except BackendError as error:
     answer = {"what": error.what, "remedy": error.remedy}
-print()
-print(json.dumps(answer))
+"""
+
+IMPORT_MEMORY: Final = """
+from deploykit.backends.tensorrt.memory import import_memory_library
+library, refusals = import_memory_library()
+answer = {"name": library and library.name, "refusals": refusals}
 """
 
 
-def _start_import(name: str) -> Child:
-    """Import a library in a child process, since a broken one may crash its process."""
-    return _start_child([sys.executable, "-c", IMPORT, name, json.dumps([path for path in sys.path if path])])
+def _start_python(program: str, *words: str) -> Child:
+    """Run a program that sets `answer`, in a child process, since a broken library may crash its process."""
+    paths = json.dumps([path for path in sys.path if path])
+    start, end = "import json, sys\nsys.path[:] = json.loads(sys.argv[1])\n", "\nprint()\nprint(json.dumps(answer))"
+    return _start_child([sys.executable, "-c", start + program + end, paths, *words])
 
 
 def _check_tensorrt(name: str, importing: Child, driver: Driver) -> Finding:
@@ -229,6 +236,25 @@ def _check_extras() -> Iterator[Finding]:
             yield Finding(name, "missing", f"needed for {use}", _install_extra_command(extra))
         else:
             yield Finding(name, "ok", f"{version}, for {use}")
+
+
+def _check_gpu_memory(importing: Child) -> Finding:
+    """Which of pycuda and cuda-bindings the engines of TensorRT use."""
+    if (result := _wait_for_child(importing)) is None:
+        return Finding("GPU memory", "ok", f"unknown: importing pycuda and cuda-bindings takes more than {TIMEOUT_S} s")
+    if result.code != 0:
+        detail = f"importing pycuda or cuda-bindings failed: {result.failure_reason}"
+        return Finding("GPU memory", "broken", detail, reinstall_command(INSTALLED_FIRST))
+    answer: dict[str, Any] = json.loads(result.out.splitlines()[-1])
+    refused = [
+        f"{name} cannot be imported: {reason}"
+        for name, reason in answer["refusals"].items()
+        if _installed_version(name) is not None
+    ]
+    if answer["name"] is not None:
+        return Finding("GPU memory", "ok", "; ".join([f"{answer['name']}, for TensorRT engines", *refused]))
+    detail = "; ".join(refused or ["neither cuda-bindings nor pycuda is installed, which run TensorRT engines"])
+    return Finding("GPU memory", "missing", detail, pip_command("install", INSTALLED_FIRST))
 
 
 def _check_gpu(driver: Driver) -> Finding:

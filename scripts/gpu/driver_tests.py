@@ -13,7 +13,8 @@ from gpu.machine import find_gpu
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 
-TESTS: Final = tuple(f"tests/backends/tensorrt/test_{name}.py" for name in ("memory", "capture", "driver"))
+TESTED: Final = ("memory", "device_arrays", "gpu_array", "host_driver", "capture", "driver")
+TESTS: Final = tuple(f"tests/backends/tensorrt/test_{name}.py" for name in TESTED)
 
 
 def run_tests(journal: Journal) -> None:

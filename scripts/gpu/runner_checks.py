@@ -1,8 +1,8 @@
 """deploykit's TensorRT runner on a real driver without TensorRT: the engine is a double that copies input to output.
 
-It proves, where there is a GPU: pycuda's contexts, memory, streams and events as memory.py and run.py use them,
-cuda-bindings' graphs as capture.py uses them, threads, and tensors of PyTorch in the same process. It cannot prove
-anything about TensorRT.
+It proves, where there is a GPU: contexts, memory, streams and events of pycuda and of cuda-bindings as deploykit uses
+them, cuda-bindings' graphs as capture.py uses them, threads, and tensors of PyTorch in the same process. It cannot
+prove anything about TensorRT. Every check runs with each of the two memory libraries that can be imported.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
+from unittest.mock import patch
 
 import numpy as np
 from gpu.journal import Journal, last_line
@@ -27,13 +29,16 @@ Copy = Callable[[int, int, int, int], bool]
 
 
 def check_runner(journal: Journal, order: str) -> None:
-    """A row per check; one alone where there is no GPU. `order` is `torch-first`, `torch-last` or `without-torch`:
-    whether PyTorch initializes CUDA before the runner, after it, or not at all.
+    """A row per check and memory library; one alone where there is no GPU. `order` is `torch-first`, `torch-last` or
+    `without-torch`: whether PyTorch initializes CUDA before the runner, after it, or not at all.
     """
     if (absence := find_gpu()[1]) is not None:
         journal.add_row("check", check="runner", state="not run", why=absence)
         return
-    for name, check in list_checks(order):
+    libraries, missing = import_libraries()
+    for name, reason in missing.items():
+        journal.add_row("check", check=f"runner, {name}", state="not run", why=f"{name} cannot be imported: {reason}")
+    for name, check in list_checks(order, libraries):
         start = time.perf_counter()
         try:
             with journal.activity(name):
@@ -43,18 +48,65 @@ def check_runner(journal: Journal, order: str) -> None:
         journal.add_row("check", check=name, state=state, why=why, seconds=round(time.perf_counter() - start, 2))
 
 
-def list_checks(order: str) -> list[tuple[str, Callable[[], object]]]:
-    checks: list[tuple[str, Callable[[], object]]] = [
+Check = Callable[[], object]
+
+
+def list_checks(order: str, libraries: list[Any]) -> list[tuple[str, Check]]:
+    checks: list[tuple[str, Check]] = [
         ("batches", check_batches),
         ("threads", check_threads),
         ("refused capture", check_refused_capture),
         ("GPU times", read_gpu_times),
     ]
     if order == "torch-first":
-        return [("PyTorch initializes CUDA", initialize_torch), *checks, ("PyTorch tensors", check_torch_tensors)]
+        checks += [("PyTorch tensors", check_torch_tensors)]
+        return [("PyTorch initializes CUDA", initialize_torch), *with_each(libraries, checks)]
     if order == "torch-last":
-        return [*checks, ("PyTorch tensors", check_torch_tensors), ("batches after PyTorch", check_batches)]
-    return checks
+        after: list[tuple[str, Check]] = [
+            ("PyTorch tensors", check_torch_tensors),
+            ("batches after PyTorch", check_batches),
+        ]
+        return [*with_each(libraries, checks), *with_each(libraries, after)]
+    return with_each(libraries, checks)
+
+
+# ── The memory libraries ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def import_libraries() -> tuple[list[Any], dict[str, str]]:
+    """The memory libraries that can be imported here, and the reasons why others cannot."""
+    from deploykit.backends.tensorrt.memory import LIBRARIES
+    from deploykit.backends.tensorrt.memory_library import REFUSED_IMPORT
+
+    libraries, missing = [], {}
+    for name, load in LIBRARIES.items():
+        try:
+            libraries.append(load())
+        except REFUSED_IMPORT as error:
+            missing[name] = last_line(error)
+    return libraries, missing
+
+
+def with_each(libraries: list[Any], checks: list[tuple[str, Check]]) -> list[tuple[str, Check]]:
+    """The checks with the first library, then with the next."""
+    return [
+        (f"{name}, {library.name}", partial(run_with, library, check))
+        for library in libraries
+        for name, check in checks
+    ]
+
+
+def run_with(library: Any, check: Check) -> object:
+    """Run the check while deploykit uses this library instead of the first that can be imported. What the check
+    allocated is freed before: pycuda can only free it itself.
+    """
+    from deploykit.backends.tensorrt import memory
+
+    with patch.multiple(memory, load_memory_library=lambda: library, _PRIMARY_CONTEXT=memory._PrimaryContext()):
+        try:
+            return check()
+        finally:
+            gc.collect()
 
 
 # ── The double ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -249,7 +301,9 @@ def initialize_torch() -> str:
 
 
 def check_torch_tensors() -> str:
-    """Inputs on the GPU, written by PyTorch on the default stream and on another one, aligned or not."""
+    """Inputs on the GPU, written by PyTorch on the default stream and on another one, aligned or not; outputs read by
+    PyTorch through both interfaces.
+    """
     import torch
 
     runner, x = make_runner(), make_images(5, 3)
@@ -264,8 +318,13 @@ def check_torch_tensors() -> str:
     with torch.cuda.stream(side):
         torch.cuda._sleep(200_000_000)  # about 0.1 s before the input is written
         late.copy_(source)
+        start = time.perf_counter()
         output = runner.run_device({"x": late})["y"]
+        waited_ms = 1e3 * (time.perf_counter() - start)
     require_equal(read(output), x, "side stream, which must be waited for")
+    require_equal(torch.from_dlpack(output).cpu().numpy(), x, "DLPack")
+    again = runner.run_device({"x": output})["y"]
+    require_equal(read(again), x, "an output as the next input")
     flat = torch.zeros(5 * WIDTH + 2, device="cuda")
     flat[2:] = source.reshape(-1)
     require_equal(read(runner.run_device({"x": flat[2:].view(5, WIDTH)})["y"]), x, "unaligned address")
@@ -274,4 +333,7 @@ def check_torch_tensors() -> str:
     require_equal(read(output), x, "output after the runner was released")
     if float((torch.ones(4, device="cuda") + 1).sum()) != 8.0:
         raise AssertionError("PyTorch computes wrongly afterwards")
-    return "default stream, side stream, unaligned address, output outlives the runner"
+    return (
+        f"default stream, side stream (waited {waited_ms:.0f} ms for it), unaligned address, DLPack, output as input, "
+        "output outlives the runner"
+    )

@@ -704,9 +704,40 @@ def test_the_runner_checks_report_a_missing_gpu(tmp_path, monkeypatch):
     assert (row["kind"], row["state"], row["why"]) == ("check", "not run", "no NVIDIA driver is installed")
 
 
-def test_the_runner_checks_pass_on_doubles_of_the_driver(monkeypatch):
+def test_the_runner_checks_run_with_each_memory_library(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS.parent / "tests/backends/tensorrt"))
-    gpu = importlib.import_module("cuda_doubles").install(monkeypatch)
+    importlib.import_module("cuda_doubles").install(monkeypatch)
+    memory = importlib.import_module("deploykit.backends.tensorrt.memory")
+
+    def refuse():
+        raise ImportError("no such module")
+
+    monkeypatch.setitem(memory.LIBRARIES, "a third", refuse)
+    monkeypatch.setattr(runner_checks, "find_gpu", lambda: ("a GPU", None))
+    monkeypatch.setattr(runner_checks, "initialize_torch", lambda: "2.11")
+    monkeypatch.setattr(runner_checks, "gc", SimpleNamespace(collect=lambda: None))  # of all the suite's objects
+
+    def name_library():
+        with memory.on_gpu("testing") as library:
+            return library.name
+
+    for check in ("check_batches", "check_threads", "check_refused_capture", "read_gpu_times", "check_torch_tensors"):
+        monkeypatch.setattr(runner_checks, check, name_library)
+    used = memory.load_memory_library
+    runner_checks.check_runner(journal.Journal(tmp_path / "answer.json", "runner-torch-first", None, 60), "torch-first")
+    missing, torch, *rows = json.loads((tmp_path / "answer.json").read_text())["rows"]
+    assert (missing["check"], missing["state"]) == ("runner, a third", "not run")
+    assert (torch["check"], torch["why"]) == ("PyTorch initializes CUDA", "2.11")
+    assert [row["state"] for row in rows] == ["passed"] * 10
+    assert [row["check"].rpartition(", ")[2] for row in rows] == ["pycuda 2026.1"] * 5 + ["cuda-bindings 13.5.0"] * 5
+    assert all(row["check"].endswith(row["why"]) for row in rows), "the library that the row names is the one that ran"
+    assert memory.load_memory_library is used
+
+
+@pytest.mark.parametrize("library", ["pycuda", "cuda-bindings"])
+def test_the_runner_checks_pass_on_doubles_of_the_driver(monkeypatch, library):
+    monkeypatch.syspath_prepend(str(SCRIPTS.parent / "tests/backends/tensorrt"))
+    gpu = importlib.import_module("cuda_doubles").install(monkeypatch, library)
     monkeypatch.setattr(runner_checks, "WIDTH", 4)
 
     def copy(target, source, nbytes, stream):

@@ -30,6 +30,15 @@ def find_row(subject):
     return match
 
 
+IMPORT_MEMORY = doctor.IMPORT_MEMORY
+
+
+@pytest.fixture(autouse=True)
+def no_import_of_memory_libraries(monkeypatch):
+    """A child process that imports NumPy and cuda-bindings takes longer than all else that is examined."""
+    monkeypatch.setattr(doctor, "IMPORT_MEMORY", 'answer = {"name": "pycuda 2026.1", "refusals": {}}')
+
+
 @pytest.fixture
 def installed(monkeypatch):
     """A machine with these versions of these packages (None: not installed); other packages are the real ones."""
@@ -233,10 +242,63 @@ def test_hanging_imports_share_one_time_limit(library, tmp_path):
             os.kill(int(file.read_text()), 0)
 
 
+@pytest.fixture
+def memory_libraries(library, installed, monkeypatch):
+    """A machine with pycuda and cuda-bindings that consist of these lines; None: it is not installed."""
+
+    def pretend(pycuda, cuda_bindings):
+        monkeypatch.setattr(doctor, "IMPORT_MEMORY", IMPORT_MEMORY)
+        monkeypatch.setattr(doctor, "TIMEOUT_S", 30)  # on a busy machine too
+        versions = {"pycuda": "2026.1", "cuda_bindings": "13.0.3"}
+        lines = {"pycuda": pycuda, "cuda_bindings": cuda_bindings}
+        installed(**{name: versions[name] if lines[name] is not None else None for name in lines})
+        absent = 'raise ModuleNotFoundError("not here")'
+        library("pycuda", absent if pycuda is None else pycuda)
+        library("pycuda/driver", "Error = MemoryError = Exception")
+        library("cuda", "")
+        library("cuda/bindings", absent if cuda_bindings is None else cuda_bindings)
+        library("cuda/bindings/driver", "")
+
+    return pretend
+
+
+PYCUDA, BINDINGS = 'VERSION_TEXT = "2026.1"', '__version__ = "13.0.3"'
+
+
+@pytest.mark.parametrize(
+    ("pycuda", "cuda_bindings", "detail"),
+    [
+        (PYCUDA, BINDINGS, "pycuda 2026.1, for TensorRT engines"),
+        (None, BINDINGS, "cuda-bindings 13.0.3, for TensorRT engines"),
+        (
+            'raise ImportError("libcurand.so.10: not found")',
+            BINDINGS,
+            "cuda-bindings 13.0.3, for TensorRT engines; pycuda cannot be imported: libcurand.so.10: not found",
+        ),
+    ],
+)
+def test_the_library_that_manages_gpu_memory_is_named(memory_libraries, pycuda, cuda_bindings, detail):
+    memory_libraries(pycuda, cuda_bindings)
+    assert (find_row("GPU memory").state, find_row("GPU memory").detail) == ("ok", detail)
+
+
+def test_without_a_library_for_gpu_memory_the_one_that_needs_no_compiler_is_suggested(memory_libraries):
+    memory_libraries(None, None)
+    result = find_row("GPU memory")
+    assert (result.state, result.remedy) == ("missing", pip_command("install", "cuda-bindings"))
+    assert result.detail == "neither cuda-bindings nor pycuda is installed, which run TensorRT engines"
+
+
+def test_a_library_for_gpu_memory_that_crashes_is_broken(memory_libraries):
+    memory_libraries("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", BINDINGS)
+    result = find_row("GPU memory")
+    assert (result.state, result.detail.rpartition(" ")[2]) == ("broken", "SIGSEGV")
+
+
 def test_doctor_imports_no_library_in_its_own_process():
     program = "import sys; from deploykit.workflows import doctor; doctor.examine_machine(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert not {"torch", *(entry.requires for entry in BACKENDS.values())} & set(done.stdout.split())
+    assert not {"torch", "pycuda", "cuda", *(entry.requires for entry in BACKENDS.values())} & set(done.stdout.split())
 
 
 def test_a_missing_gpu_is_reported_with_the_consequence(files, driver):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +18,12 @@ from deploykit.backends.tensorrt.driver import Gpu, query_driver
 from deploykit.backends.tensorrt.gate import reject_foreign_engine, try_in_child
 from deploykit.backends.tensorrt.library import LibraryName, import_library
 from deploykit.backends.tensorrt.library import library_version as version_of
+from deploykit.backends.tensorrt.memory import INSTALLED_FIRST, import_memory_library
 from deploykit.backends.tensorrt.runner import TensorRtRunner
 from deploykit.backends.tensorrt.runtime import inspect_plan
 from deploykit.core import cache
 from deploykit.core.errors import BackendError, CheckFailed, DeploykitError
-from deploykit.core.extras import install_command
+from deploykit.core.extras import pip_command
 from deploykit.core.files import find_damage, record_file
 from deploykit.core.products import find_products
 from deploykit.core.values import BuildOptions, BuildRecord, Engine, EngineLayer, ExecutedPrecision, Progress
@@ -68,11 +68,12 @@ class TensorRt:
         return query_driver().missing_reason or self._check_library()
 
     def unavailable_reason(self) -> str | None:
-        """A missing driver, a missing pycuda, or a library that cannot be imported."""
+        """A missing driver, neither pycuda nor cuda-bindings, or a TensorRT that cannot be imported."""
         if (reason := query_driver().missing_reason) is not None:
             return reason
-        if importlib.util.find_spec("pycuda") is None:
-            return f"pycuda is not installed, which runs engines ({install_command('gpu')})"
+        if import_memory_library()[0] is None:
+            remedy = pip_command("install", INSTALLED_FIRST)
+            return f"neither cuda-bindings nor pycuda can be imported, which engines need for GPU memory ({remedy})"
         return _import_problem(self.name)
 
     def compile(self, graph: Path, folder: Path, progress: Progress | None = None) -> Engine:

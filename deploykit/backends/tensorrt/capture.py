@@ -1,7 +1,7 @@
 """CUDA graph capture of an enqueue: one launch instead of one per kernel.
 
-pycuda has no graphs; cuda-bindings captures them on the same stream, through the same driver API. Only the enqueue is
-captured, not the copies, so that copies and computation can still be timed separately.
+pycuda has no graphs: cuda-bindings captures them, also on pycuda's streams, through the same driver API. Only the
+enqueue is captured, not the copies, so that copies and computation can still be timed separately.
 """
 
 from __future__ import annotations

@@ -6,10 +6,12 @@ per library, and callers read the errors that were added since a count they reme
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import threading
 from collections import deque
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 ERRORS: Final = ("INTERNAL_ERROR", "ERROR")
@@ -17,25 +19,41 @@ ERRORS: Final = ("INTERNAL_ERROR", "ERROR")
 
 
 class Log:
-    """The last 1000 errors of one library; thread-safe."""
+    """The last 1000 errors of one library; thread-safe.
+
+    The library may report an error while this thread reads the log: the garbage collector may destroy an
+    execution context anywhere. So messages arrive in a queue whose `put` takes no lock and may interrupt a method.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._arrivals: SimpleQueue[str] = SimpleQueue()
+        self._lock = threading.RLock()
         self._messages: deque[tuple[int, str]] = deque(maxlen=1000)
-        self.count = 0
-        """Number of errors so far: remembered by a caller before a call of the library."""
+        self._count = 0
 
     def add_message(self, severity: str, text: str) -> None:
         """Called by the library, also from its own threads."""
         if severity in ERRORS:
-            with self._lock:
-                self._messages.append((self.count, text))
-                self.count += 1
+            self._arrivals.put(text)
+
+    @property
+    def count(self) -> int:
+        """Number of errors so far: remembered by a caller before a call of the library."""
+        with self._lock:
+            self._number_arrivals()
+            return self._count
 
     def errors_since(self, since: int) -> tuple[str, ...]:
         """The distinct errors since `count` had that value, one line each."""
         with self._lock:
+            self._number_arrivals()
             return tuple(dict.fromkeys(clean_message(text) for number, text in self._messages if number >= since))
+
+    def _number_arrivals(self) -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                self._messages.append((self._count, self._arrivals.get_nowait()))
+                self._count += 1
 
 
 @functools.cache

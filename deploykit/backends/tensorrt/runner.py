@@ -1,7 +1,7 @@
 """Execute a plan on arrays in host memory or in GPU memory.
 
-Written against pycuda 2026.1 and TensorRT's tensor API and tested with doubles of both; its authors never ran it on a
-GPU. The tests that need one are skipped without it, with the reason.
+Written against pycuda 2026.1, cuda-bindings 13 and TensorRT's tensor API and tested with doubles of them; its authors
+never ran it on a GPU. The tests that need one are skipped without it, with the reason.
 """
 
 from __future__ import annotations
@@ -19,16 +19,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from deploykit.backends.tensorrt.capture import CapturedGraph, CaptureRefused, capture_graph
+from deploykit.backends.tensorrt.device_arrays import DeviceArray, align_array, read_device_array, wait_for
 from deploykit.backends.tensorrt.dialect import Dialect
-from deploykit.backends.tensorrt.memory import (
-    DeviceArray,
-    DeviceBlock,
-    TensorBuffer,
-    align_array,
-    on_gpu,
-    read_device_array,
-    wait_for,
-)
+from deploykit.backends.tensorrt.gpu_array import GpuArray
+from deploykit.backends.tensorrt.memory import DeviceBlock, TensorBuffer, on_gpu
 from deploykit.backends.tensorrt.runtime import Runtime
 from deploykit.core.errors import BackendError, InputError
 from deploykit.core.files import replace_file
@@ -89,7 +83,9 @@ class TensorRtRunner:
         self.outputs = outputs
         self._jit_file = jit_file
         self._jit_cache = _read_kernels(jit_file) if jit_file is not None else None
-        with on_gpu(f"loading {plan.name}"):
+        with on_gpu(f"loading {plan.name}") as library:
+            self.memory_library = library.name
+            """What allocates and copies: `pycuda 2026.1` or `cuda-bindings 13.5.0`."""
             runtime = Runtime(dialect)
             self._engine = runtime.deserialize(plan.read_bytes(), version_compatible, dla_core)
             self._runtime = runtime  # assigned after the engine, which must be destroyed first
@@ -130,11 +126,13 @@ class TensorRtRunner:
                 self._jit_file.parent.mkdir(parents=True, exist_ok=True)
                 replace_file(self._jit_file, kernels, "")
 
-    def run_device(self, inputs: Mapping[str, object]) -> dict[str, Any]:
-        """Run on arrays in GPU memory without copies to or from the host. The caller owns the returned GPUArrays.
+    def run_device(self, inputs: Mapping[str, object]) -> dict[str, GpuArray]:
+        """Run on arrays in GPU memory without copies to or from the host. The caller owns the returned arrays, which
+        PyTorch, CuPy and pycuda read in place: `torch.from_dlpack(array)`.
 
-        Accepts arrays with `__cuda_array_interface__` or `__dlpack__`: PyTorch, CuPy, pycuda. Waits until the inputs
-        are written, and returns when the outputs are. Uses no CUDA graphs, which need constant addresses.
+        Accepts arrays with `__cuda_array_interface__` or `__dlpack__`: PyTorch, CuPy, pycuda, and those returned.
+        Enqueues behind the streams that write the inputs, and returns when the outputs are complete. Uses no CUDA
+        graphs, which need constant addresses.
         """
         arrays = {name: read_device_array(name, array) for name, array in inputs.items()}
         self._require_matching(arrays, DeviceArray)
@@ -236,20 +234,20 @@ class _ThreadContext:
         self._capture: CapturedGraph | None = None
         self._bound: tuple[dict[str, Shape], dict[str, int]] = ({}, {})
         self._repeated = False
-        with on_gpu("creating an execution context") as cuda:
-            self._stream = cuda.Stream(NON_BLOCKING)
+        with on_gpu("creating an execution context") as library:
+            self._stream = library.create_stream()
             self._context = runtime.create_context(engine, jit_cache)
             if runtime.choose_profile(self._context, self._stream.handle):
                 self._stream.synchronize()
             self._buffers = {spec.name: TensorBuffer(spec) for spec in (*inputs, *outputs)}
-            self._events = [cuda.Event() for _ in range(4)]
+            self._events = [library.create_event() for _ in range(4)]
 
     def compute(self, arrays: Arrays) -> tuple[dict[str, NDArray[Any]], CallTimings]:
         """Compute outputs in host memory from inputs in host memory."""
-        with on_gpu("computing") as cuda:
+        with on_gpu("computing") as library:
             shapes = self._set_shapes({name: array.shape for name, array in arrays.items()})
             for name, shape in shapes.items():
-                self._buffers[name].resize(shape)
+                self._buffers[name].resize(library, shape)
             self._bind(shapes, {name: buffer.address for name, buffer in self._buffers.items()})
             for spec in self._inputs:
                 np.copyto(self._buffers[spec.name].host, arrays[spec.name])
@@ -257,16 +255,14 @@ class _ThreadContext:
             start, copied, computed, end = self._events
             start.record(self._stream)
             for spec in self._inputs:
-                buffer = self._buffers[spec.name]
-                cuda.memcpy_htod_async(buffer.address, buffer.host, self._stream)
+                self._buffers[spec.name].copy_in(library, self._stream)
             copied.record(self._stream)
             before = time.perf_counter()
             self._launch()
             enqueue_ms = 1e3 * (time.perf_counter() - before)
             computed.record(self._stream)
             for spec in self._outputs:
-                buffer = self._buffers[spec.name]
-                cuda.memcpy_dtoh_async(buffer.host, buffer.address, self._stream)
+                self._buffers[spec.name].copy_out(library, self._stream)
             end.record(self._stream)
             self._stream.synchronize()
             self._repeated = True
@@ -274,22 +270,20 @@ class _ThreadContext:
             times = (start.time_till(copied), copied.time_till(computed), computed.time_till(end))
             return outputs, CallTimings(*times, enqueue_ms)
 
-    def compute_device(self, arrays: Mapping[str, DeviceArray]) -> dict[str, Any]:
+    def compute_device(self, arrays: Mapping[str, DeviceArray]) -> dict[str, GpuArray]:
         """Compute outputs in GPU memory from inputs in GPU memory."""
-        with on_gpu("computing"):
-            from pycuda.gpuarray import GPUArray
-
+        with on_gpu("computing") as library:
             shapes = self._set_shapes({name: array.shape for name, array in arrays.items()})
-            for array in arrays.values():
-                wait_for(array.stream, self._stream)
-            inputs = {name: align_array(name, array, self._stream) for name, array in arrays.items()}
-            outputs = {spec.name: DeviceBlock.for_tensor(spec, shapes[spec.name]) for spec in self._outputs}
+            for name, array in arrays.items():
+                wait_for(name, array, library, self._stream)
+            inputs = {name: align_array(name, array, library, self._stream) for name, array in arrays.items()}
+            outputs = {spec.name: DeviceBlock.for_tensor(library, spec, shapes[spec.name]) for spec in self._outputs}
             self._bind(shapes, {name: block.address for name, block in {**inputs, **outputs}.items()})
             self._runtime.enqueue(self._context, self._stream.handle)
             self._stream.synchronize()
             return {
-                spec.name: GPUArray(shapes[spec.name], np.dtype(spec.dtype), base=block, gpudata=block.address)
-                for spec, block in zip(self._outputs, outputs.values(), strict=True)
+                spec.name: GpuArray(outputs[spec.name], shapes[spec.name], np.dtype(spec.dtype))
+                for spec in self._outputs
             }
 
     def gpu_times(self, arrays: Arrays, calls: int) -> GpuTimes:
@@ -391,12 +385,9 @@ WARMUP_CALLS: Final = 3
 WARMUP_S: Final = 0.2
 """An idle GPU needs such a time under load to raise its clocks; trtexec warms up as long. Calls take microseconds."""
 
-NON_BLOCKING: Final = 1
-"""CU_STREAM_NON_BLOCKING: work of other libraries on the default stream neither waits nor breaks a capture."""
-
 
 def _release_context(attributes: dict[str, Any]) -> None:
-    """Release a thread context's attributes with the CUDA context that pycuda's destructors need, in any thread."""
+    """Release a thread context's attributes with the CUDA context that their destructors need, in any thread."""
     with contextlib.suppress(BackendError), on_gpu("releasing an execution context"):
         if (graph := attributes.get("_capture")) is not None:
             graph.destroy()

@@ -1,14 +1,16 @@
 """Doubles of pycuda, cuda-bindings, TensorRT's runtime and libcuda.
 
-They enforce the rules that our code must follow: work on a stream happens only when the stream is synchronized, every
-call needs the current context, pycuda frees memory only under the context object it was allocated with, and a stream
-in capture mode executes nothing. They verify the order of calls and the buffers; that a GPU accepts them, and what
-TensorRT computes, is verified by the tests that run on one.
+They enforce the rules that our code must follow: work on a stream happens only when the stream is synchronized, or
+another one that waits for it, every call needs the current context, pycuda frees memory only under the context object
+it was allocated with, and a stream in capture mode executes nothing. The doubles of both memory libraries record the
+same names of calls. They verify the order of calls and the buffers; that a GPU accepts them, and what TensorRT
+computes, is verified by the tests that run on one.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import subprocess
 import sys
 import threading
@@ -59,14 +61,18 @@ def libcuda(folder: Path, source: str = LIBCUDA) -> None:
 
 
 class Gpu:
-    """Memory by address, streams, and all calls in order; `refuses` names calls that fail."""
+    """Memory by address, streams, and all calls in order. `refuses` names calls that fail, `during` what happens once
+    within a call.
+    """
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.memory: dict[int, np.ndarray[Any, Any]] = {}
         self.leaks: list[str] = []
-        self.refuses: dict[str, Exception | int] = {}
+        self.refuses: dict[str, int] = {}
+        self.during: dict[str, Callable[[], object]] = {}
         self.streams: dict[int, Stream] = {}
+        self.foreign_streams: set[int] = set()
         self.stacks = threading.local()
         self.contexts = 0
         self.seconds = 0.0
@@ -74,26 +80,30 @@ class Gpu:
         self.seconds_per_call = 0.1
         self.next_address = 1 << 20
 
-    def call(self, name: str, *details: Any) -> None:
-        """Record a call; raise the error configured for it."""
+    def note(self, name: str, *details: Any) -> None:
+        """Record a call."""
         self.calls.append((name, *details))
-        refusal = self.refuses.get(name)
-        if isinstance(refusal, Exception):
-            raise refusal
+        self.during.pop(name, lambda: None)()
+
+    def call(self, name: str, *details: Any) -> None:
+        """Record a call of pycuda's; raise the error configured for it."""
+        self.note(name, *details)
+        if code := self.refuses.get(name, 0):
+            raise (MemoryError if code == OUT_OF_MEMORY else LogicError)(f"{name} failed: CUDA_ERROR_{code}")
 
     def named(self, *names: str) -> list[str]:
         """The calls of these names, in order."""
         return [call[0] for call in self.calls if call[0] in names]
 
     @property
-    def stack(self) -> list[Context]:
-        """pycuda's stack of contexts is one per thread."""
+    def stack(self) -> list[Any]:
+        """The stack of contexts is one per thread."""
         if not hasattr(self.stacks, "contexts"):
             self.stacks.contexts = []
-        contexts: list[Context] = self.stacks.contexts
+        contexts: list[Any] = self.stacks.contexts
         return contexts
 
-    def current(self) -> Context:
+    def current(self) -> Any:
         if not self.stack:
             raise LogicError("no currently active context?")
         return self.stack[-1]
@@ -111,6 +121,11 @@ class Gpu:
         self.next_address += -(-nbytes // 4096) * 4096 + 4096
         self.memory[address] = np.full(nbytes, 0xEE, np.uint8)
         return address
+
+
+OUT_OF_MEMORY = 2
+INVALID_CONTEXT = 201
+INVALID_HANDLE = 400
 
 
 class Error(Exception):
@@ -140,7 +155,7 @@ class Context:
 
 
 class Owned:
-    """A resource that pycuda destroys only under its own context object."""
+    """A resource that is destroyed only under its own context; in pycuda, under its own context object."""
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
@@ -185,24 +200,29 @@ class PagelockedHostAllocation(Owned):
 class Stream(Owned):
     def __init__(self, gpu: Gpu, flags: int) -> None:
         super().__init__(gpu)
+        self.flags = flags
         self.handle = 1000 + len(gpu.streams)
         self.work: list[Callable[[], None]] = []
         self.captured: list[Callable[[], None]] | None = None
         gpu.streams[self.handle] = self
-        gpu.call("stream", flags)
 
     def put(self, work: Callable[[], None]) -> None:
         (self.work if self.captured is None else self.captured).append(work)
 
-    def synchronize(self) -> None:
-        self.gpu.call("synchronize")
+    def finish(self) -> None:
         self.gpu.seconds += self.gpu.seconds_per_call
         for work in self.work:
             work()
         self.work.clear()
 
+    def synchronize(self) -> None:
+        self.gpu.call("synchronize")
+        self.finish()
+
     def wait_for_event(self, event: Event) -> None:
-        self.gpu.call("wait_for_event", event.stream)
+        self.gpu.call("wait_for_event")
+        if event.stream is not None:
+            self.put(event.stream.finish)
 
 
 class Event(Owned):
@@ -217,7 +237,7 @@ class Event(Owned):
     def record(self, stream: Stream | None = None) -> None:
         self.gpu.call("record")
         self.stream = stream
-        if stream is not None:
+        if stream is not None and self.flags == 0:
             stream.put(self.tick)
 
     def tick(self) -> None:
@@ -228,13 +248,10 @@ class Event(Owned):
         return other.at - self.at
 
 
-class GPUArray:
-    def __init__(self, shape: tuple[int, ...], dtype: Any, base: object, gpudata: int) -> None:
-        self.shape, self.dtype, self.base, self.gpudata = shape, np.dtype(dtype), base, gpudata
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        return described(self.gpudata, self.shape, self.dtype)
+def finish_all(gpu: Gpu) -> None:
+    """Run the work of all streams."""
+    for stream in gpu.streams.values():
+        stream.finish()
 
 
 def described(address: int, shape: tuple[int, ...], dtype: Any, **more: Any) -> dict[str, Any]:
@@ -273,19 +290,30 @@ def pycuda(gpu: Gpu) -> dict[str, ModuleType]:
     def device(ordinal: int) -> SimpleNamespace:
         assert ordinal == 0
         time.sleep(0.005)  # concurrent threads synchronize here
-        return SimpleNamespace(retain_primary_context=lambda: Context(gpu))
+        return SimpleNamespace(retain_primary_context=retain)
 
-    package, calls, gpuarray = ModuleType("pycuda"), ModuleType("pycuda.driver"), ModuleType("pycuda.gpuarray")
+    def retain() -> Context:
+        gpu.call("retain")
+        return Context(gpu)
+
+    def stream(flags: int = 0) -> Stream:
+        gpu.call("stream", flags)
+        return Stream(gpu, flags)
+
+    def synchronize() -> None:
+        gpu.call("synchronize everything")
+        finish_all(gpu)
+
+    package, calls = ModuleType("pycuda"), ModuleType("pycuda.driver")
     vars(calls).update(
         Error=Error,
         LogicError=LogicError,
         MemoryError=MemoryError,
         init=lambda: gpu.call("init"),
         Device=device,
-        Context=SimpleNamespace(synchronize=lambda: gpu.call("synchronize everything")),
-        Stream=lambda flags=0: Stream(gpu, flags),
+        Context=SimpleNamespace(synchronize=synchronize),
+        Stream=stream,
         Event=lambda flags=0: Event(gpu, flags),
-        event_flags=SimpleNamespace(DISABLE_TIMING=2),
         mem_alloc=mem_alloc,
         pagelocked_empty=pagelocked_empty,
         memcpy_htod_async=htod,
@@ -293,9 +321,8 @@ def pycuda(gpu: Gpu) -> dict[str, ModuleType]:
         memcpy_dtod_async=dtod,
         mem_get_info=lambda: (3000, 8000),
     )
-    vars(gpuarray).update(GPUArray=GPUArray)
-    vars(package).update(driver=calls, gpuarray=gpuarray)
-    return {"pycuda": package, "pycuda.driver": calls, "pycuda.gpuarray": gpuarray}
+    vars(package).update(driver=calls, VERSION_TEXT="2026.1")
+    return {"pycuda": package, "pycuda.driver": calls}
 
 
 class Code(int):
@@ -307,13 +334,104 @@ class Code(int):
 
 
 def cuda_bindings(gpu: Gpu) -> dict[str, ModuleType]:
-    """cuda.bindings with the graph calls of its module `driver`."""
+    """cuda.bindings with the functions of its module `driver` that are called. Each returns its error code first, and
+    None in place of results where it fails.
+    """
+    owned: dict[int, Any] = {}
+    handles = itertools.count(5000)
+    primary = "the primary context"
 
     def answer(name: str, *results: Any) -> tuple[Any, ...]:
-        gpu.call(name)
+        gpu.note(name)
         refusal = gpu.refuses.get(name, 0)
-        assert isinstance(refusal, int)
         return (Code(refusal), *(None if refusal else result for result in results))
+
+    def in_context(name: str, work: Callable[[], Any] | None, *details: Any) -> tuple[Any, ...]:
+        """Record the call and do its work, which returns the result; no work: the function has no result."""
+        gpu.note(name, *details)
+        code = gpu.refuses.get(name, 0) if gpu.stack else INVALID_CONTEXT
+        if work is None:
+            return (Code(code),)
+        return Code(code), None if code else work()
+
+    def own(resource: Any, handle: int | None = None) -> int:
+        handle = next(handles) if handle is None else handle
+        owned[handle] = resource
+        return handle
+
+    def free(handle: Any) -> tuple[Any, ...]:
+        owned.pop(int(handle)).free()
+        return (Code(0),)
+
+    def retain(device: int) -> tuple[Any, ...]:
+        assert device == 0
+        time.sleep(0.005)  # concurrent threads synchronize here
+        gpu.contexts += 1
+        return answer("retain", primary)
+
+    def push(context: str) -> tuple[Any, ...]:
+        assert context == primary
+        gpu.stack.append(context)
+        return (Code(0),)
+
+    def allocate(nbytes: int) -> tuple[Any, ...]:
+        def work() -> int:
+            memory = DeviceAllocation(gpu, nbytes)
+            return own(memory, memory.address)
+
+        return in_context("alloc", work, nbytes)
+
+    def allocate_host(nbytes: int, flags: int) -> tuple[Any, ...]:
+        assert flags == 0
+
+        def work() -> int:
+            memory = PagelockedHostAllocation(gpu, nbytes)
+            return own(memory, memory.held.ctypes.data)
+
+        return in_context("alloc_host", work, nbytes)
+
+    def host(address: int, nbytes: int) -> np.ndarray[Any, Any]:
+        held: np.ndarray[Any, Any] = owned[address].held
+        assert nbytes <= held.size, "past the end of page-locked memory"
+        return held[:nbytes]
+
+    def htod(target: int, source: int, nbytes: int, stream: int) -> tuple[Any, ...]:
+        gpu.streams[stream].put(lambda: np.copyto(gpu.bytes_at(target, nbytes), host(source, nbytes)))
+        return in_context("htod", None, nbytes)
+
+    def dtoh(target: int, source: int, nbytes: int, stream: int) -> tuple[Any, ...]:
+        gpu.streams[stream].put(lambda: np.copyto(host(target, nbytes), gpu.bytes_at(source, nbytes)))
+        return in_context("dtoh", None, nbytes)
+
+    def dtod(target: int, source: int, nbytes: int, stream: int) -> tuple[Any, ...]:
+        gpu.streams[stream].put(lambda: np.copyto(gpu.bytes_at(target, nbytes), gpu.bytes_at(source, nbytes)))
+        return in_context("dtod", None, nbytes)
+
+    def create_stream(flags: int) -> tuple[Any, ...]:
+        def work() -> int:
+            stream = Stream(gpu, flags)
+            return own(stream, stream.handle)
+
+        return in_context("stream", work, flags)
+
+    def synchronize(stream: int) -> tuple[Any, ...]:
+        gpu.streams[stream].finish()
+        return in_context("synchronize", None)
+
+    def synchronize_all() -> tuple[Any, ...]:
+        finish_all(gpu)
+        return in_context("synchronize everything", None)
+
+    def record(event: int, stream: int) -> tuple[Any, ...]:
+        if stream in gpu.foreign_streams:
+            return (Code(INVALID_HANDLE),)
+        owned[event].record(gpu.streams.get(stream))
+        return (Code(0),)
+
+    def wait(stream: int, event: int, flags: int) -> tuple[Any, ...]:
+        assert flags == 0
+        gpu.streams[stream].wait_for_event(owned[event])
+        return (Code(0),)
 
     def begin(stream: int, mode: str) -> tuple[Any, ...]:
         assert mode == "thread local"
@@ -335,6 +453,28 @@ def cuda_bindings(gpu: Gpu) -> dict[str, ModuleType]:
     package, bindings, calls = (ModuleType(name) for name in ("cuda", "cuda.bindings", "cuda.bindings.driver"))
     vars(calls).update(
         CUstreamCaptureMode=SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL="thread local"),
+        cuInit=lambda _flags: answer("init"),
+        cuDeviceGet=lambda ordinal: (Code(0), ordinal),
+        cuDevicePrimaryCtxRetain=retain,
+        cuCtxPushCurrent=push,
+        cuCtxPopCurrent=lambda: (Code(0), gpu.stack.pop()),
+        cuCtxSynchronize=synchronize_all,
+        cuMemAlloc=allocate,
+        cuMemFree=free,
+        cuMemGetInfo=lambda: (Code(0), 3000, 8000),
+        cuMemHostAlloc=allocate_host,
+        cuMemFreeHost=free,
+        cuMemcpyHtoDAsync=htod,
+        cuMemcpyDtoHAsync=dtoh,
+        cuMemcpyDtoDAsync=dtod,
+        cuStreamCreate=create_stream,
+        cuStreamDestroy=free,
+        cuStreamSynchronize=synchronize,
+        cuStreamWaitEvent=wait,
+        cuEventCreate=lambda flags: in_context("event", lambda: own(Event(gpu, flags))),
+        cuEventDestroy=free,
+        cuEventRecord=record,
+        cuEventElapsedTime=lambda start, end: (Code(0), owned[start].time_till(owned[end])),
         cuStreamBeginCapture=begin,
         cuStreamEndCapture=end,
         cuGraphInstantiate=lambda graph, _flags: answer("instantiate", list(graph)),
@@ -343,7 +483,7 @@ def cuda_bindings(gpu: Gpu) -> dict[str, ModuleType]:
         cuGraphExecDestroy=lambda _executable: answer("destroy executable"),
     )
     vars(package).update(bindings=bindings)
-    vars(bindings).update(driver=calls)
+    vars(bindings).update(driver=calls, __version__="13.5.0")
     return {"cuda": package, "cuda.bindings": bindings, "cuda.bindings.driver": calls}
 
 
@@ -492,7 +632,7 @@ class ExecutionContext:
 
     def execute_async_v3(self, stream: int) -> bool:
         self.gpu.current()
-        self.gpu.call("enqueue")
+        self.gpu.note("enqueue")
         if self.gpu.refuses.get("enqueue"):
             return False
         source, target, nbytes = self.addresses["x"], self.addresses["y"], 4 * int(np.prod(self.shape))
@@ -516,13 +656,18 @@ def pushed(gpu: Gpu) -> Iterator[Context]:
         context.pop()
 
 
-def install(monkeypatch: pytest.MonkeyPatch) -> Gpu:
-    """Doubles of a GPU, pycuda and cuda-bindings, installed until the test ends."""
+LIBRARIES = ("pycuda", "cuda-bindings")
+
+
+def install(monkeypatch: pytest.MonkeyPatch, library: str = "pycuda") -> Gpu:
+    """Doubles of a GPU, pycuda and cuda-bindings, installed until the test ends; pycuda only where it is `library`."""
     gpu = Gpu()
-    for name, module in {**pycuda(gpu), **cuda_bindings(gpu)}.items():
+    without_pycuda: dict[str, Any] = {"pycuda": None}
+    for name, module in {**(pycuda(gpu) if library == "pycuda" else without_pycuda), **cuda_bindings(gpu)}.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(memory, "query_driver", lambda: Driver(THE_GPU, None))
-    monkeypatch.setattr(memory, "_primary_context", functools.cache(memory._primary_context.__wrapped__))
+    monkeypatch.setattr(memory, "_PRIMARY_CONTEXT", memory._PrimaryContext())
+    monkeypatch.setattr(memory, "load_memory_library", functools.cache(memory.load_memory_library.__wrapped__))
     return gpu
 
 

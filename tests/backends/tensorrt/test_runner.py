@@ -4,7 +4,6 @@ need a real GPU and are skipped without one.
 """
 
 import gc
-import importlib.util
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,9 +17,11 @@ import pytest
 from cuda_doubles import Gpu, Tensorrt, described
 
 from deploykit.backends import is_installed
+from deploykit.backends.tensorrt import memory
 from deploykit.backends.tensorrt.dialect import Dialect
 from deploykit.backends.tensorrt.driver import query_driver
-from deploykit.backends.tensorrt.library import PACKAGES, LibraryName, import_library
+from deploykit.backends.tensorrt.library import import_library
+from deploykit.backends.tensorrt.memory_library import REFUSED_IMPORT
 from deploykit.backends.tensorrt.runner import TensorRtRunner
 from deploykit.backends.tensorrt.runtime import Runtime, inspect_plan
 from deploykit.core.errors import BackendError, InputError
@@ -34,9 +35,9 @@ Y = TensorSpec("y", "float32", ("batch", 2), "NC")
 Runners = Callable[..., TensorRtRunner]
 
 
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
-    gpu = cuda_doubles.install(monkeypatch)
+@pytest.fixture(params=cuda_doubles.LIBRARIES)
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
+    gpu = cuda_doubles.install(monkeypatch, request.param)
     yield gpu
     assert not gpu.stack, "a context was left behind"
 
@@ -454,10 +455,11 @@ def test_a_context_is_released_before_its_configuration_and_its_kernel_cache(gpu
     assert gpu.named("~context", "~config", "~cache", "~engine") == ["~context", "~config", "~cache", "~engine"]
 
 
-def test_a_plan_is_inspected_in_a_context_of_its_own_without_pycuda(
+def test_a_plan_is_inspected_in_a_context_of_its_own_without_a_library_for_gpu_memory(
     gpu: Gpu, trt: Tensorrt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "pycuda", None)
+    for library in ("pycuda", "cuda"):
+        monkeypatch.setitem(sys.modules, library, None)
     assert inspect_plan(Dialect(trt), b"a plan", {"x": (3, 2)}) == "layers for (3, 2)"
     assert gpu.named("alloc", "alloc_host", "enqueue") == []
     assert gpu.named("~context", "~engine", "~runtime") == ["~context", "~engine", "~runtime"]
@@ -480,7 +482,7 @@ def test_an_engine_whose_tensors_differ_from_its_record_is_refused(
 
 def test_a_runner_that_ran_out_of_memory_still_runs_smaller_batches(gpu: Gpu, runner: TensorRtRunner) -> None:
     runner.run(batch(1))
-    gpu.refuses["alloc"] = cuda_doubles.MemoryError("cuMemAlloc failed: out of memory")
+    gpu.refuses["alloc"] = cuda_doubles.OUT_OF_MEMORY
     with pytest.raises(BackendError, match=r"The tensor x needs 32 bytes of GPU memory; 3000 of 8000 bytes are free"):
         runner.run(batch(4))
     del gpu.refuses["alloc"]
@@ -550,6 +552,21 @@ def test_device_arrays_are_computed_on_without_a_copy(gpu: Gpu, runner: TensorRt
     assert np.array_equal(read(gpu, second), 2 * batch(3, first=50)["x"])
 
 
+def test_the_runner_names_its_memory_library(runner: TensorRtRunner, request: pytest.FixtureRequest) -> None:
+    library = request.node.callspec.params["gpu"]
+    assert runner.memory_library == {"pycuda": "pycuda 2026.1", "cuda-bindings": "cuda-bindings 13.5.0"}[library]
+
+
+def test_the_enqueue_works_on_what_another_stream_writes_before(gpu: Gpu, runner: TensorRtRunner) -> None:
+    with cuda_doubles.pushed(gpu):
+        writer, x = cuda_doubles.Stream(gpu, 0), OnGpu(gpu, np.zeros((2, 2), np.float32))
+    address = x.__cuda_array_interface__["data"][0]
+    writer.put(lambda: np.copyto(gpu.bytes_at(address, 16).view(np.float32), batch(2)["x"].reshape(-1)))
+    x.__cuda_array_interface__["stream"] = writer.handle
+    assert np.array_equal(read(gpu, runner.run_device({"x": x})["y"]), 2 * batch(2)["x"])
+    assert gpu.named("synchronize everything") == []
+
+
 def test_an_output_feeds_the_next_call_and_outlives_its_runner(gpu: Gpu, trt: Tensorrt, plan: Path) -> None:
     runner = TensorRtRunner(Dialect(trt), plan, (X,), (Y,))
     twice = runner.run_device({"x": runner.run_device({"x": OnGpu(gpu, batch(2)["x"])})["y"]})["y"]
@@ -591,13 +608,17 @@ def test_mismatched_device_arrays_are_refused(
         runner.run_device({"x": OnGpu(gpu, array)})
 
 
-def missing_reason(library: LibraryName) -> str | None:
-    """Why engines of that library cannot run here."""
+def missing_reason(tensorrt: str, memory_library: str) -> str | None:
+    """Why these two do not run here; None where they do."""
     if (reason := query_driver().missing_reason) is not None:
         return reason
-    if not is_installed(library):
-        return f"{library} is not installed"
-    return "pycuda is not installed" if importlib.util.find_spec("pycuda") is None else None
+    if not is_installed(tensorrt):
+        return f"{tensorrt} is not installed"
+    try:
+        memory.LIBRARIES[memory_library]()
+    except REFUSED_IMPORT as error:
+        return f"{memory_library} cannot be imported: {error}"
+    return None
 
 
 NETWORK = """
@@ -611,17 +632,31 @@ network (float[batch, 3, 9, 9] x) => (float[batch, 4] y) <float[4, 3, 3, 3] weig
 """
 
 
-@pytest.fixture(params=PACKAGES)
-def real(request: pytest.FixtureRequest, write_graph: Callable[[str], Path]) -> tuple[Runners, Callable[[Any], Any]]:
-    """Creates runners of a small network that TensorRT, and then TensorRT-RTX, built on this machine, and its float64
-    reference.
+@pytest.fixture(params=cuda_doubles.LIBRARIES)
+def memory_library(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
+def real(
+    request: pytest.FixtureRequest,
+    memory_library: str,
+    write_graph: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[tuple[Runners, Callable[[Any], Any]]]:
+    """Creates runners of a small network built on this machine, and its float64 reference; with each of NVIDIA's two
+    runtimes and of the two memory libraries.
     """
-    if (reason := missing_reason(request.param)) is not None:
+    if (reason := missing_reason(request.param, memory_library)) is not None:
         pytest.skip(reason)
     import onnx
 
     from deploykit.backends.tensorrt.compile import compile_plan
 
+    library = memory.LIBRARIES[memory_library]()
+    monkeypatch.setattr(memory, "load_memory_library", lambda: library)
+    monkeypatch.setattr(memory, "_PRIMARY_CONTEXT", memory._PrimaryContext())
     graph = write_graph(NETWORK)
     dialect = Dialect(import_library(request.param))
     options = BuildOptions(batch=BatchRange(1, 4, 8))
@@ -634,7 +669,8 @@ def real(request: pytest.FixtureRequest, write_graph: Callable[[str], Path]) -> 
         return np.einsum("nchwij,kcij->nkhw", windows, weight).clip(0).mean((2, 3))
 
     specs = (TensorSpec("x", "float32", ("batch", 3, 9, 9), "NCHW"),), (TensorSpec("y", "float32", ("batch", 4), "NC"),)
-    return lambda **more: TensorRtRunner(dialect, plan.path, *specs, **more), expected
+    yield lambda **more: TensorRtRunner(dialect, plan.path, *specs, **more), expected
+    gc.collect()  # what this library allocated, it frees
 
 
 def images(count: int, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -697,4 +733,5 @@ def test_on_a_gpu_pytorch_tensors_are_read_without_a_copy(
     make, expected = real
     x = torch.from_numpy(images(5)).cuda()
     y = make().run_device({"x": x})["y"]
-    np.testing.assert_allclose(torch.as_tensor(y, device="cuda").cpu().numpy(), expected(images(5)), **TOLERANCE)
+    for read in (torch.from_dlpack(y), torch.as_tensor(y, device="cuda")):
+        np.testing.assert_allclose(read.cpu().numpy(), expected(images(5)), **TOLERANCE)

@@ -242,7 +242,7 @@ def inspect_plan(
     """The engine inspector's JSON document of a plan's layers for these input shapes; BackendError where it does not
     load.
 
-    The execution context that the inspector needs computes nothing: no tensor needs memory, nor we pycuda.
+    The execution context that the inspector needs computes nothing: no tensor needs GPU memory.
     """
     runtime = Runtime(dialect)
     engine = runtime.deserialize(plan, version_compatible)

@@ -22,9 +22,10 @@ GRAPH = """<ir_version: 10, opset_import: ["" : 20]> g (float[batch,2] x) => (fl
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch, write_graph: Callable[[str], Path]) -> tuple[TensorRt, Engine, Path]:
-    """A backend with a GPU and no pycuda, and an engine with its folder."""
+    """A backend with a GPU and no library for its memory, and an engine with its folder."""
     gpu = cuda_doubles.install(monkeypatch)
-    monkeypatch.setitem(sys.modules, "pycuda", None)
+    for library in ("pycuda", "cuda"):
+        monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.setattr(subject, "query_driver", lambda: Driver(THE_GPU, None))
     monkeypatch.setattr(subject, "version_of", lambda _: "10.3.0")
     monkeypatch.setattr(subject, "try_in_child", lambda *_, **__: None)
@@ -52,7 +53,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, write_graph: Callable[[str], Path]) 
     )
 
 
-def test_without_pycuda_the_executed_precision_is_read_at_the_optimal_batch(
+def test_without_a_library_for_gpu_memory_the_executed_precision_is_read_at_the_optimal_batch(
     engine: tuple[TensorRt, Engine, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def describe(inspector: EngineInspector, _format: str) -> str:

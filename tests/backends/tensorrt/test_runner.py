@@ -455,10 +455,11 @@ def test_a_context_is_released_before_its_configuration_and_its_kernel_cache(gpu
     assert gpu.named("~context", "~config", "~cache", "~engine") == ["~context", "~config", "~cache", "~engine"]
 
 
-def test_a_plan_is_inspected_in_a_context_of_its_own_without_pycuda(
+def test_a_plan_is_inspected_in_a_context_of_its_own_without_a_library_for_gpu_memory(
     gpu: Gpu, trt: Tensorrt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "pycuda", None)
+    for library in ("pycuda", "cuda"):
+        monkeypatch.setitem(sys.modules, library, None)
     assert inspect_plan(Dialect(trt), b"a plan", {"x": (3, 2)}) == "layers for (3, 2)"
     assert gpu.named("alloc", "alloc_host", "enqueue") == []
     assert gpu.named("~context", "~engine", "~runtime") == ["~context", "~engine", "~runtime"]

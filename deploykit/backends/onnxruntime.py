@@ -195,7 +195,7 @@ def _open_session(graph: Path, options: onnxruntime.SessionOptions | None = None
 
 BIAS_QUANTIZATION: Final = "WeightBiasQuantization"
 """An optimization of 1.31 that stores bias / (scale · scale) in the type of the scales: in FP16 it overflows, and
-outputs are silently wrong."""
+outputs are silently wrong. On a GPU the biases are then dequantized on the CPU, and no CUDA graph can be used."""
 
 
 def has_half_scales(path: Path) -> bool:

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from deploykit.backends.interface import read_interface
+from deploykit.backends.onnxruntime import BIAS_QUANTIZATION
 from deploykit.backends.onnxruntime_cuda import session as sessions
 from deploykit.backends.onnxruntime_cuda.runner import CudaRunner
 from deploykit.backends.onnxruntime_cuda.session import COMMON, DISABLED, Settings, open_session
@@ -192,24 +193,18 @@ class OnnxRuntimeCuda:
 
 
 def list_candidates(graph: Path, model: Any, scratch: Path) -> Iterator[Candidate]:
-    """The graph and its form, each channels first and channels last. Of a graph with dequantized biases, which keep it
-    from using CUDA graphs, only forms; they are written into `scratch`. Changes `model`.
+    """The graph and its form, each channels first and channels last. The form is written into `scratch`, and `model` is
+    changed to it.
     """
     from deploykit.backends.graph_form import write_form
     from deploykit.backends.onnxruntime_cuda import form
 
-    plain = graph
-    if form.dequantize_biases(model.graph):
-        plain = scratch / "plain" / ENGINE_FILE
-        plain.parent.mkdir()
-        write_form(model, plain)
-    yield from (Candidate(plain, (*COMMON, layout)) for layout in LAYOUTS)
+    yield from (Candidate(graph, (*COMMON, layout, f"{DISABLED}{BIAS_QUANTIZATION}")) for layout in LAYOUTS)
     if form.separate_biases(model.graph):
-        separated = scratch / "separated" / ENGINE_FILE
-        separated.parent.mkdir()
-        write_form(model, separated)
+        write_form(model, scratch / ENGINE_FILE)
         for layout in LAYOUTS:
-            yield Candidate(separated, (*COMMON, layout, f"{DISABLED}{form.FUSION}"))
+            disabled = f"{DISABLED}{BIAS_QUANTIZATION},{form.FUSION}"
+            yield Candidate(scratch / ENGINE_FILE, (*COMMON, layout, disabled))
 
 
 LAYOUTS: Final = ("prefer_nhwc=0", "prefer_nhwc=1")

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from deploykit.backends.graph_form import write_form
 from deploykit.backends.onnxruntime import open_graph
-from deploykit.backends.onnxruntime_cuda.form import dequantize_biases, separate_biases
+from deploykit.backends.onnxruntime_cuda.form import separate_biases
 
 
 def compute(graph: Path, batch: int = 2) -> np.ndarray:
@@ -49,26 +49,3 @@ def test_an_output_keeps_its_name_where_a_convolution_writes_it(
 def test_without_biases_nothing_changes(write_graph: Callable[[str], Path]) -> None:
     model = ir.load(write_graph(ENDS_WITH_CONV.replace(", weight_1)", ")").replace(", float[4] weight_1", "")))
     assert separate_biases(model.graph) == 0
-
-
-QUANTIZED = """
-<ir_version: 8, opset_import: ["" : 17]>
-g (float[batch,3,8,8] x) => (float[batch,4,6,6] y)
-<int8[4,3,3,3] weight_0, float step = {0.05}, int8 zero = {0}, float[4] scales = {0.001, 0.002, 0.003, 0.004},
- int32[4] codes = {100, -200, 300, 400}, int32[4] zeros = {0, 0, 0, 0}> {
-    [quantize] q = QuantizeLinear (x, step, zero)
-    [dequantize] d = DequantizeLinear (q, step, zero)
-    [weight] w = DequantizeLinear (weight_0, step, zero)
-    [bias] b = DequantizeLinear <axis = 0> (codes, scales, zeros)
-    [conv] y = Conv (d, w, b)
-}
-"""
-
-
-def test_a_dequantized_bias_becomes_a_constant(write_graph: Callable[[str], Path], tmp_path: Path) -> None:
-    graph = write_graph(QUANTIZED)
-    model = ir.load(graph)
-    assert dequantize_biases(model.graph) == 1
-    assert sum(node.op_type == "DequantizeLinear" for node in model.graph) == 2
-    write_form(model, tmp_path / "form.onnx")
-    np.testing.assert_allclose(compute(tmp_path / "form.onnx"), compute(graph), rtol=1e-5, atol=1e-5)

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from deploykit.backends import BACKENDS, is_installed
+from deploykit.backends.gpu.driver import Driver, query_driver
+from deploykit.backends.gpu.memory import INSTALLED_FIRST
 from deploykit.backends.onnxruntime_package import find_package
-from deploykit.backends.tensorrt.driver import Driver, query_driver
-from deploykit.backends.tensorrt.memory import INSTALLED_FIRST
 from deploykit.core import cache
 from deploykit.core.errors import BackendError, UsageError
 from deploykit.core.extras import install_command, pip_command, reinstall_command
@@ -208,7 +208,7 @@ except BackendError as error:
 """
 
 IMPORT_MEMORY: Final = """
-from deploykit.backends.tensorrt.memory import import_memory_library
+from deploykit.backends.gpu.memory import import_memory_library
 library, refusals = import_memory_library()
 answer = {"name": library and library.name, "refusals": refusals}
 """

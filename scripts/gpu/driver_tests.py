@@ -13,8 +13,7 @@ from gpu.machine import find_gpu
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 
-TESTED: Final = ("memory", "device_arrays", "gpu_array", "host_driver", "capture", "driver")
-TESTS: Final = tuple(f"tests/backends/tensorrt/test_{name}.py" for name in TESTED)
+TESTS: Final = ("tests/backends/gpu", "tests/backends/tensorrt/test_capture.py", "tests/backends/onnxruntime_cuda")
 
 
 def run_tests(journal: Journal) -> None:

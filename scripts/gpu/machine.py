@@ -40,7 +40,7 @@ def record_machine(journal: Journal) -> None:
 def find_gpu() -> tuple[Row | None, str | None]:
     """The first GPU that CUDA lists, or why there is none, as half a sentence. Never raises."""
     try:
-        from deploykit.backends.tensorrt.driver import query_driver
+        from deploykit.backends.gpu.driver import query_driver
     except ImportError as error:
         if Path("/proc/driver/nvidia/version").is_file():
             return {"name": f"unknown: {last_line(error)}"}, None

@@ -75,8 +75,8 @@ def list_checks(order: str, libraries: list[Any]) -> list[tuple[str, Check]]:
 
 def import_libraries() -> tuple[list[Any], dict[str, str]]:
     """The memory libraries that can be imported here, and the reasons why others cannot."""
-    from deploykit.backends.tensorrt.memory import LIBRARIES
-    from deploykit.backends.tensorrt.memory_library import REFUSED_IMPORT
+    from deploykit.backends.gpu.memory import LIBRARIES
+    from deploykit.backends.gpu.memory_library import REFUSED_IMPORT
 
     libraries, missing = [], {}
     for name, load in LIBRARIES.items():
@@ -100,7 +100,7 @@ def run_with(library: Any, check: Check) -> object:
     """Run the check while deploykit uses this library instead of the first that can be imported. What the check
     allocated is freed before: pycuda can only free it itself.
     """
-    from deploykit.backends.tensorrt import memory
+    from deploykit.backends.gpu import memory
 
     with patch.multiple(memory, load_memory_library=lambda: library, _PRIMARY_CONTEXT=memory._PrimaryContext()):
         try:

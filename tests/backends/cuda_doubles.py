@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploykit.backends.tensorrt import driver, memory
-from deploykit.backends.tensorrt.driver import Driver
+from deploykit.backends.gpu import driver, memory
+from deploykit.backends.gpu.driver import Driver
 
 LIBCUDA = r"""
 #include <stdlib.h>

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from deploykit.backends import choice, is_installed
-from deploykit.backends.tensorrt.driver import query_driver
+from deploykit.backends.gpu.driver import query_driver
 from deploykit.core import files
 from deploykit.workflows import export
 

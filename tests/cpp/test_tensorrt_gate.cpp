@@ -1,5 +1,5 @@
 // The gate before a plan: which engine of a bundle a machine takes, told from records alone. The cases are those of
-// tests/backends/tensorrt/test_gate.py, where the rules are the same.
+// tests/backends/gpu/test_foreign_engines.py, where the rules are the same.
 #include <doctest/doctest.h>
 #include <sys/utsname.h>
 

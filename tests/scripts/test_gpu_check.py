@@ -645,7 +645,7 @@ def test_a_python_without_packages_gets_a_report_too(tmp_path):
 
 @pytest.mark.slow
 def test_a_machine_without_a_gpu_gets_the_cpus_rows_and_exit_code_4(tmp_path):
-    from deploykit.backends.tensorrt.driver import query_driver
+    from deploykit.backends.gpu.driver import query_driver
 
     if query_driver().gpu is not None:
         pytest.skip("this machine has a GPU")
@@ -1098,7 +1098,7 @@ def test_the_runner_checks_report_a_missing_gpu(tmp_path, monkeypatch):
 def test_the_runner_checks_run_with_each_memory_library(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS.parent / "tests/backends"))
     importlib.import_module("cuda_doubles").install(monkeypatch)
-    memory = importlib.import_module("deploykit.backends.tensorrt.memory")
+    memory = importlib.import_module("deploykit.backends.gpu.memory")
 
     def refuse():
         raise ImportError("no such module")

@@ -12,8 +12,8 @@ from importlib import metadata
 import pytest
 
 from deploykit.backends import BACKENDS
+from deploykit.backends.gpu.driver import Driver, Gpu
 from deploykit.backends.onnxruntime_package import OnnxRuntimePackage
-from deploykit.backends.tensorrt.driver import Driver, Gpu
 from deploykit.core import cache
 from deploykit.core.extras import install_command, pip_command, reinstall_command
 from deploykit.workflows import doctor

@@ -12,6 +12,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
+from deploykit.backends.gpu.driver import query_driver
+from deploykit.backends.gpu.foreign_engines import reject_foreign_engine
+from deploykit.backends.gpu.memory import load_memory_library
 from deploykit.backends.interface import read_interface
 from deploykit.backends.onnxruntime import BIAS_QUANTIZATION
 from deploykit.backends.onnxruntime_cuda import session as sessions
@@ -20,9 +23,6 @@ from deploykit.backends.onnxruntime_cuda.session import COMMON, DISABLED, Settin
 from deploykit.backends.onnxruntime_package import find_package
 from deploykit.backends.onnxruntime_profile import RunNode, read_profile
 from deploykit.backends.sample_inputs import make_sample_inputs
-from deploykit.backends.tensorrt.driver import query_driver
-from deploykit.backends.tensorrt.gate import reject_foreign_engine
-from deploykit.backends.tensorrt.memory import load_memory_library
 from deploykit.core.errors import BackendError, CheckFailed, DeploykitError
 from deploykit.core.files import find_damage, record_file
 from deploykit.core.products import find_products

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from deploykit.backends.gpu.call_timings import CallTimings
+from deploykit.backends.gpu.device_arrays import DeviceArray, align_array, read_device_array, wait_for
+from deploykit.backends.gpu.gpu_array import GpuArray
+from deploykit.backends.gpu.memory import DeviceBlock, TensorBuffer, on_gpu
 from deploykit.backends.onnxruntime import translate_errors
 from deploykit.backends.onnxruntime_cuda.session import Settings, open_session
-from deploykit.backends.tensorrt.device_arrays import DeviceArray, align_array, read_device_array, wait_for
-from deploykit.backends.tensorrt.gpu_array import GpuArray
-from deploykit.backends.tensorrt.memory import DeviceBlock, TensorBuffer, on_gpu
-from deploykit.backends.tensorrt.runner import CallTimings
 from deploykit.core.errors import BackendError, InputError
 from deploykit.core.input_check import find_input_mismatch
 from deploykit.core.values import Arrays, GpuTimes, TensorSpec

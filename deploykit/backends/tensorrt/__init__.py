@@ -1,6 +1,5 @@
 """TensorRT 8.6 to 11 and TensorRT-RTX behind one adapter.
 
-driver     the GPU and its driver, queried before any library is imported
 library    import of the Python module `tensorrt` or `tensorrt_rtx`
 log        the library's error messages
 dialect    differences between versions, detected by which classes and members the module has
@@ -11,7 +10,6 @@ compile    compilation of a parsed network into a plan file
 monitor    build progress and cancellation by Ctrl-C
 timing     the timing cache, kept between builds
 gate       checks before a plan is loaded: its record, then a trial in a child process
-memory     GPU and page-locked buffers, and arrays of other libraries in GPU memory
 capture    CUDA graph capture
 runner     execution of a plan
 inspector  the engine's layers, matched to the nodes of its graph

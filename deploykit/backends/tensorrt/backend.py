@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import msgspec
 import numpy as np
 
+from deploykit.backends.gpu.driver import Gpu, query_driver
+from deploykit.backends.gpu.foreign_engines import reject_foreign_engine
+from deploykit.backends.gpu.memory import INSTALLED_FIRST, import_memory_library
 from deploykit.backends.interface import read_interface
 from deploykit.backends.tensorrt import inspector
 from deploykit.backends.tensorrt.compile import check_options, compile_plan
 from deploykit.backends.tensorrt.dialect import Dialect
-from deploykit.backends.tensorrt.driver import Gpu, query_driver
-from deploykit.backends.tensorrt.gate import reject_foreign_engine, try_in_child
+from deploykit.backends.tensorrt.gate import try_in_child
 from deploykit.backends.tensorrt.library import LibraryName, import_library
 from deploykit.backends.tensorrt.library import library_version as version_of
-from deploykit.backends.tensorrt.memory import INSTALLED_FIRST, import_memory_library
 from deploykit.backends.tensorrt.runner import TensorRtRunner
 from deploykit.backends.tensorrt.runtime import inspect_plan
 from deploykit.core import cache

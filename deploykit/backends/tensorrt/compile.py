@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     import tensorrt
 
-    from deploykit.backends.tensorrt.driver import Gpu
+    from deploykit.backends.gpu.driver import Gpu
 
 T = TypeVar("T")
 

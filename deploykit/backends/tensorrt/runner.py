@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from deploykit.backends.gpu.call_timings import CallTimings
+from deploykit.backends.gpu.device_arrays import DeviceArray, align_array, read_device_array, wait_for
+from deploykit.backends.gpu.gpu_array import GpuArray
+from deploykit.backends.gpu.memory import DeviceBlock, TensorBuffer, on_gpu
 from deploykit.backends.tensorrt.capture import CapturedGraph, CaptureRefused, capture_graph
-from deploykit.backends.tensorrt.device_arrays import DeviceArray, align_array, read_device_array, wait_for
 from deploykit.backends.tensorrt.dialect import Dialect
-from deploykit.backends.tensorrt.gpu_array import GpuArray
-from deploykit.backends.tensorrt.memory import DeviceBlock, TensorBuffer, on_gpu
 from deploykit.backends.tensorrt.runtime import Runtime
 from deploykit.core.errors import BackendError, InputError
 from deploykit.core.files import replace_file
@@ -33,18 +34,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Shape = tuple[int, ...]
-
-
-class CallTimings(NamedTuple):
-    """Timings of one call by CUDA events on its stream, without the host's work before and after."""
-
-    h2d_ms: float
-    """Copy of the inputs from page-locked to GPU memory."""
-    compute_ms: float
-    d2h_ms: float
-    """Copy of the outputs back to page-locked memory."""
-    enqueue_ms: float
-    """Host time of the launch; where it exceeds compute_ms, the processor is the bottleneck."""
 
 
 class Inspection(NamedTuple):

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from cuda_doubles import Gpu
 
+from deploykit.backends.gpu.driver import Driver
 from deploykit.backends.onnxruntime_cuda import backend, runner, session
 from deploykit.backends.onnxruntime_cuda.session import Settings
-from deploykit.backends.tensorrt.driver import Driver
 from deploykit.core.errors import InputError
 
 

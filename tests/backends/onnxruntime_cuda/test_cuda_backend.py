@@ -11,11 +11,11 @@ from cuda_doubles import THE_GPU, Gpu
 
 from deploykit.backends import create_backend
 from deploykit.backends.choice import resolve_target
+from deploykit.backends.gpu.driver import Driver
 from deploykit.backends.onnxruntime import open_graph
 from deploykit.backends.onnxruntime_cuda import backend as backends
 from deploykit.backends.onnxruntime_cuda import session
 from deploykit.backends.onnxruntime_cuda.backend import ENGINE_FILE, Candidate, OnnxRuntimeCuda
-from deploykit.backends.tensorrt.driver import Driver
 from deploykit.core.errors import BackendError, CheckFailed
 
 

@@ -5,9 +5,9 @@ import sys
 import cuda_doubles
 import pytest
 
+from deploykit.backends.gpu.driver import Driver
 from deploykit.backends.tensorrt import backend as subject
 from deploykit.backends.tensorrt.backend import TensorRt
-from deploykit.backends.tensorrt.driver import Driver
 from deploykit.core.extras import pip_command
 
 

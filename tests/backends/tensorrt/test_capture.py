@@ -10,8 +10,8 @@ import cuda_doubles
 import pytest
 from cuda_doubles import Gpu, Stream
 
+from deploykit.backends.gpu.driver import query_driver
 from deploykit.backends.tensorrt.capture import CaptureRefused, capture_graph
-from deploykit.backends.tensorrt.driver import query_driver
 from deploykit.core.errors import BackendError
 
 

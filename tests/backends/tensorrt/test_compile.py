@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from doubles import VERSIONS, Double
 
+from deploykit.backends.gpu.driver import Gpu
 from deploykit.backends.tensorrt import timing
 from deploykit.backends.tensorrt.compile import compile_plan
 from deploykit.backends.tensorrt.dialect import Dialect
-from deploykit.backends.tensorrt.driver import Gpu
 from deploykit.backends.tensorrt.library import import_library
 from deploykit.backends.tensorrt.monitor import PhaseReporter
 from deploykit.core.errors import BackendError, DeploykitError, InputError

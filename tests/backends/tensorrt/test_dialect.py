@@ -7,10 +7,10 @@ import pytest
 from doubles import RTX, VERSIONS, Double, ILogger
 from surfaces import CLASSES, ENUMS
 
+from deploykit.backends.gpu.driver import Gpu
 from deploykit.backends.tensorrt.builder import Builder
 from deploykit.backends.tensorrt.compile import compile_plan
 from deploykit.backends.tensorrt.dialect import Dialect
-from deploykit.backends.tensorrt.driver import Gpu
 from deploykit.backends.tensorrt.log import clean_message
 from deploykit.backends.tensorrt.runtime import EngineTensor, Runtime, inspect_plan
 from deploykit.core.errors import BackendError, DeploykitError, UsageError

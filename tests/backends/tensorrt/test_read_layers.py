@@ -9,10 +9,10 @@ import cuda_doubles
 import pytest
 from cuda_doubles import THE_GPU, EngineInspector, Tensorrt
 
+from deploykit.backends.gpu.driver import Driver
 from deploykit.backends.tensorrt import backend as subject
 from deploykit.backends.tensorrt.backend import TensorRt
 from deploykit.backends.tensorrt.dialect import Dialect
-from deploykit.backends.tensorrt.driver import Driver
 from deploykit.core.files import record_file
 from deploykit.core.values import BatchRange, BuildOptions, BuildRecord, Engine, TensorSpec
 

@@ -17,11 +17,11 @@ import pytest
 from cuda_doubles import Gpu, Tensorrt, described
 
 from deploykit.backends import is_installed
-from deploykit.backends.tensorrt import memory
+from deploykit.backends.gpu import memory
+from deploykit.backends.gpu.driver import query_driver
+from deploykit.backends.gpu.memory_library import REFUSED_IMPORT
 from deploykit.backends.tensorrt.dialect import Dialect
-from deploykit.backends.tensorrt.driver import query_driver
 from deploykit.backends.tensorrt.library import import_library
-from deploykit.backends.tensorrt.memory_library import REFUSED_IMPORT
 from deploykit.backends.tensorrt.runner import TensorRtRunner
 from deploykit.backends.tensorrt.runtime import Runtime, inspect_plan
 from deploykit.core.errors import BackendError, InputError

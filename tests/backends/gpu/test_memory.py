@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from cuda_doubles import OUT_OF_MEMORY, Gpu, pushed
 
-from deploykit.backends.tensorrt import memory as subject
-from deploykit.backends.tensorrt import memory_bindings
-from deploykit.backends.tensorrt.driver import Driver
-from deploykit.backends.tensorrt.memory import DeviceBlock, TensorBuffer, on_gpu
-from deploykit.backends.tensorrt.memory_library import MemoryLibrary
+from deploykit.backends.gpu import memory as subject
+from deploykit.backends.gpu import memory_bindings
+from deploykit.backends.gpu.driver import Driver
+from deploykit.backends.gpu.memory import DeviceBlock, TensorBuffer, on_gpu
+from deploykit.backends.gpu.memory_library import MemoryLibrary
 from deploykit.core.errors import BackendError
 from deploykit.core.extras import pip_command
 from deploykit.core.values import TensorSpec

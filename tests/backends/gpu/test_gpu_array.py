@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from deploykit.backends.tensorrt import gpu_array as subject
-from deploykit.backends.tensorrt.gpu_array import GpuArray
+from deploykit.backends.gpu import gpu_array as subject
+from deploykit.backends.gpu.gpu_array import GpuArray
 
 CPU = (1, 0)
 """DLPack's device kDLCPU."""

@@ -24,8 +24,8 @@ MODULES = {"pycuda": "pycuda", "cuda-bindings": "cuda.bindings"}
 USE = """
 import ctypes, gc, sys
 import numpy as np
-from deploykit.backends.tensorrt import memory
-from deploykit.backends.tensorrt.memory_bindings import CudaDriver
+from deploykit.backends.gpu import memory
+from deploykit.backends.gpu.memory_bindings import CudaDriver
 from deploykit.core.errors import BackendError, InputError
 from gpu import runner_checks
 

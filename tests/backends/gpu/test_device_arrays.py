@@ -12,9 +12,9 @@ import pytest
 import torch
 from cuda_doubles import Gpu, described
 
-from deploykit.backends.tensorrt import device_arrays as subject
-from deploykit.backends.tensorrt.device_arrays import DeviceArray, align_array, read_device_array, wait_for
-from deploykit.backends.tensorrt.memory import DeviceBlock, on_gpu
+from deploykit.backends.gpu import device_arrays as subject
+from deploykit.backends.gpu.device_arrays import DeviceArray, align_array, read_device_array, wait_for
+from deploykit.backends.gpu.memory import DeviceBlock, on_gpu
 from deploykit.core.errors import BackendError, InputError
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # a failed finalizer

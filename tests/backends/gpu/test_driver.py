@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from cuda_doubles import LIBCUDA, libcuda
 
-from deploykit.backends.tensorrt import driver as subject
+from deploykit.backends.gpu import driver as subject
 
 needs_a_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to make a driver with")
 
-ASKS = "import json; from deploykit.backends.tensorrt.driver import query_driver; print(json.dumps(query_driver()))"
+ASKS = "import json; from deploykit.backends.gpu.driver import query_driver; print(json.dumps(query_driver()))"
 
 
 def query_in_process(folder: Path, **environment: str) -> Any:

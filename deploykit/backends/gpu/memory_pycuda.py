@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from deploykit.backends.tensorrt.memory_bindings import CudaDriver, CudaError, CudaOutOfMemory
-from deploykit.backends.tensorrt.memory_library import (
+from deploykit.backends.gpu.memory_bindings import CudaDriver, CudaError, CudaOutOfMemory
+from deploykit.backends.gpu.memory_library import (
     DISABLE_TIMING,
     LEGACY_STREAM,
     NON_BLOCKING,

@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from deploykit.backends.tensorrt.memory import DeviceBlock
-from deploykit.backends.tensorrt.memory_library import LEGACY_STREAM, ForeignContext, MemoryLibrary
+from deploykit.backends.gpu.memory import DeviceBlock
+from deploykit.backends.gpu.memory_library import LEGACY_STREAM, ForeignContext, MemoryLibrary
 from deploykit.core.errors import BackendError, InputError
 
 ALIGNMENT: Final = 256

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from deploykit.backends.tensorrt.memory_library import (
+from deploykit.backends.gpu.memory_library import (
     DISABLE_TIMING,
     NON_BLOCKING,
     Allocation,

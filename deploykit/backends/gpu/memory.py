@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from deploykit.backends.tensorrt.driver import query_driver
-from deploykit.backends.tensorrt.memory_bindings import CudaBindings
-from deploykit.backends.tensorrt.memory_library import REFUSED_IMPORT, Context, MemoryLibrary
-from deploykit.backends.tensorrt.memory_pycuda import Pycuda
+from deploykit.backends.gpu.driver import query_driver
+from deploykit.backends.gpu.memory_bindings import CudaBindings
+from deploykit.backends.gpu.memory_library import REFUSED_IMPORT, Context, MemoryLibrary
+from deploykit.backends.gpu.memory_pycuda import Pycuda
 from deploykit.core.errors import BackendError
 from deploykit.core.extras import pip_command
 from deploykit.core.values import TensorSpec

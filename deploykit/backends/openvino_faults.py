@@ -5,8 +5,7 @@ the same file, as tests/backends/test_operators_int8.py does for every operator:
 
     Conv without a bias   whose output is read more than once: its scale is applied twice for one of the readers (0 dB).
                           With a bias it is right. A bias of zeros would be optimized away, so the convolution gets one
-                          of 2⁻¹⁰⁰: added to any other value it changes no bit, and it is quantized to 0. Where a pair
-                          alone reads the output there is no fault, and a bias would cost time (4 % of densenet121).
+                          of 2⁻¹⁰⁰: added to any other value it changes no bit, and it is quantized to 0.
     Mul by a constant     that is negative for some channels: it is merged into the pair after it, whose limits then are
                           in the wrong order (0 dB). An Add of 2⁻¹⁰⁰ between them prevents it.
     ReduceMax, ReduceMin, before a pair: the extreme is taken among values already cast to 8 bits, before they are
@@ -58,13 +57,8 @@ def avoid_faults(model: ir.Model) -> int:
 
 
 def add_negligible_bias(layer: ir.Node) -> bool:
-    """Give a quantized convolution without a bias, or with a bias of zeros, one of `NEGLIGIBLE`, unless only a pair
-    reads its output.
-    """
+    """Give a quantized convolution without a bias, or with a bias of zeros, one of `NEGLIGIBLE`."""
     if layer.op_type not in CONVOLUTIONS or layer.graph is None:
-        return False
-    reader = find_single_reader(layer.outputs[0])
-    if reader is not None and reader.op_type == "QuantizeLinear":
         return False
     if len(layer.inputs) > 2 and layer.inputs[2] is not None:
         zeros = read_constant(layer.inputs[2])

@@ -69,7 +69,6 @@ def test_values_stay_the_same(network, tmp_path, nodes, count):
 
 
 UNCHANGED = {
-    "no bias, read by a pair alone": f"b = Conv (xd, w) {PAIR} y = Sigmoid (bd)",
     "a bias": "y = Conv (xd, w, bias_weight)",
     "a convolution in floating point": "y = Conv (x, v)",
     "positive factors": "y = Mul (x, positive)",

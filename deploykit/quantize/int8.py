@@ -12,7 +12,7 @@ from deploykit.core.errors import InputError
 from deploykit.core.files import record_file
 from deploykit.core.values import CalibrationResult, Placement, PrecisionGraphRecord, Recipe
 from deploykit.quantize import cast, correction, qdq
-from deploykit.quantize.placement import place_qdq_pairs
+from deploykit.quantize.placement import list_dense_blocks, place_qdq_pairs
 
 GRAPH_FILE: Final = "model.onnx"
 
@@ -23,6 +23,14 @@ HALF_SCALES_FROM: Final = 19
 def plan_placement(source: Path, excluded: tuple[str, ...] = ()) -> Placement:
     """Decide where the Q/DQ pairs of the graph at `source` go."""
     return place_qdq_pairs(ir.load(source), frozenset(excluded))
+
+
+def plan_dense_blocks(source: Path) -> tuple[tuple[str, ...], ...]:
+    """The Concats of each dense block of the graph at `source`, in its order. Excluding them from INT8 leaves the
+    features of the block in floating point.
+    """
+    model = ir.load(source)
+    return list_dense_blocks(list(model.graph), place_qdq_pairs(model))
 
 
 def write_quantized_graph(

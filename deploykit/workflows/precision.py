@@ -1,7 +1,8 @@
 """Select the graph at the requested precision: cast to FP16 or BF16, or quantized to INT8 within an accuracy budget.
 
-INT8 is tuned by measuring: bias correction is kept only where it brings the outputs nearer to the FP32 graph's on
-samples of the calibration split, and sensitive layers are excluded until the budget is met.
+INT8 is tuned by measuring on samples of the calibration split: the features of dense blocks become INT8 only where that
+costs little, and bias correction is kept only where it brings the outputs nearer to the FP32 graph's. Then sensitive
+layers are excluded until the budget is met.
 """
 
 from __future__ import annotations
@@ -52,6 +53,11 @@ FEW_SAMPLES: Final = 100
 """Fewer calibration samples than this are reported as few."""
 
 
+DENSE_FEATURE_COST_DB: Final = 3.0
+"""INT8 features of dense blocks may cost this much SNR at the output: at most twice the noise of the other rounding.
+Measured on densenet121: 2.9 dB with random weights; 2.0 dB trained on digits, and one more of 445 right."""
+
+
 class PrecisionResult(NamedTuple):
     """The graph at the requested precision, and how it was selected."""
 
@@ -76,7 +82,7 @@ def select_precision(session: Session) -> PrecisionResult:
         )
     candidates = Int8Candidates(session, calibrated)
     recipe = Recipe(rest="fp16" if request.precision == "int8-fp16" else "fp32", io=request.io)
-    recipe = try_bias_correction(candidates, recipe)
+    recipe = try_bias_correction(candidates, try_dense_features(candidates, recipe))
     budget = None
     if request.budget is not None:
         recipe, budget = fit_budget(request.budget, candidates, recipe)
@@ -194,6 +200,27 @@ def merge_ranges(calibrated: CalibrationResult, ranges: Ranges) -> CalibrationRe
     """The calibration with the ranges of all other tensors added, which the FP16 part of the graph needs."""
     merged = msgspec.structs.replace(calibrated.ranges, tensors={**ranges.tensors, **calibrated.ranges.tensors})
     return msgspec.structs.replace(calibrated, ranges=merged)
+
+
+def try_dense_features(candidates: Int8Candidates, recipe: Recipe) -> Recipe:
+    """The recipe with the features of as many dense blocks in INT8 as cost at most `DENSE_FEATURE_COST_DB` together on
+    the calibration samples.
+
+    The first block's are given up first: their noise passes through every layer behind it.
+    """
+    blocks = int8.plan_dense_blocks(candidates.source)
+    if not blocks:
+        return recipe
+    recipes = [
+        msgspec.structs.replace(
+            recipe, excluded=(*recipe.excluded, *(name for block in blocks[:first] for name in block))
+        )
+        for first in range(len(blocks) + 1)
+    ]
+    plain = [msgspec.structs.replace(each, rest="fp32", io="fp32") for each in recipes]
+    snrs_db = measure_calibration_snrs(candidates.session, [quantize_graph(candidates, each) for each in plain])
+    least = snrs_db[-1] - DENSE_FEATURE_COST_DB
+    return next(each for each, snr_db in zip(recipes, snrs_db, strict=True) if snr_db >= least)
 
 
 def try_bias_correction(candidates: Int8Candidates, recipe: Recipe) -> Recipe:

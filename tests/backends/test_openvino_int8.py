@@ -102,6 +102,35 @@ def test_qdq_pairs_of_a_concat_share_scale_and_zero_point(write_graph, second, z
     assert len(set(scales(model).values())) == 1
 
 
+FEATURES = """
+<ir_version: 9, opset_import: ["" : 20]>
+features (float[batch, 4, 6, 6] x) => (float[batch, 8, 6, 6] y)
+<float s = {0.125}, int8 z = {0}, float[4] k = {1, 2, 3, 4}, float[8] l = {1, 2, 3, 4, 5, 6, 7, 8}> {
+    a = Relu (x)
+    b = Tanh (x)
+    aq = QuantizeLinear (a, s, z)
+    ad = DequantizeLinear (aq, s, z)
+    bq = QuantizeLinear (b, s, z)
+    bd = DequantizeLinear (bq, s, z)
+    c = Concat <axis = 1> (ad, bd)
+    d = BatchNormalization (c, l, l, l, l)
+    e = READER
+    f = Concat <axis = 1> (e, e)
+    y = Add (d, f)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("reader", "zero_point"),
+    [("BatchNormalization (ad, k, k, k, k)", 0), ("Sigmoid (ad)", 128)],
+    ids=["BatchNorm", "other"],
+)
+def test_signed_features_that_only_batchnorms_read_keep_their_codes(write_graph, reader, zero_point):
+    _, model = adapt(write_graph, FEATURES.replace("READER", reader))
+    assert zero_points(model) == {"a": zero_point, "b": zero_point}
+
+
 def test_weights_stay_int8(write_graph):
     _, model = adapt(write_graph, PAIRS.replace("ACTIVATION", "b = Relu (a)"))
     assert model.graph.initializers["weight"].dtype == ir.DataType.INT8

@@ -111,6 +111,11 @@ CONCATS = {
     "dense": STEM + "c = Conv <pads=[1,1,1,1]> (a, w_16_32_3_3) k = Concat <axis=1> (first, c) l = Mul (k, b_1_48_1_1)"
     " n = Add (l, b_1_48_1_1n) r = Relu (n) d = Conv (r, w_16_48_1_1) o = Concat <axis=1> (first, c, d)"
     " q = Relu (o) y = Conv (q, w_24_64_1_1)",
+    "dense block": STEM + "n = BatchNormalization <epsilon=1.0> (a, b_32g, b_32h, b_32m, o_32) p = Relu (n)"
+    " c = Conv <pads=[1,1,1,1]> (p, w_16_32_3_3) k = Concat <axis=1> (a, c)"
+    " l = BatchNormalization <epsilon=1.0> (k, b_48g, b_48h, b_48m, o_48) r = Relu (l) d = Conv (r, w_16_48_1_1)"
+    " e = Concat <axis=1> (a, c, d) q = BatchNormalization <epsilon=1.0> (e, b_64g, b_64h, b_64m, o_64) t = Relu (q)"
+    " y = Conv (t, w_24_64_1_1)",
     "upsampled": STEM + "p = MaxPool <kernel_shape=[2,2], strides=[2,2]> (a) c = Conv (p, w_16_32_1_1) r = Relu (c)"
     ' u = Resize <mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"> (r, , s_1_1_2_2)'
     " m = Concat <axis=1> (u, a) y = Conv <pads=[1,1,1,1]> (m, w_24_48_3_3)",

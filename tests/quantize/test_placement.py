@@ -1,16 +1,19 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from small_int8 import KERNELS, convolutional, parse, random
 
 from deploykit.core.errors import InputError
-from deploykit.quantize.placement import place_qdq_pairs
+from deploykit.quantize.placement import list_dense_blocks, place_qdq_pairs
 
 IN = "layer input"
 SKIP = "residual skip"
 JOIN = "join"
 BRANCH = "concat branch"
 POOL = "max pool"
+FEATURE = "dense feature"
+NORM = "dense feature's BatchNorm"
 
 
 def rules_by_input(model, *excluded):
@@ -263,6 +266,37 @@ def test_concats_that_share_a_branch_are_one_group():
     body = """c = Relu (x) d = Tanh (x) [low] f = Concat <axis = 1> (x, c) [high] g = Concat <axis = 1> (c, d)
         [p] h = Conv (f, w) [q] i = Conv (g, w) y = Mul (h, i)"""
     assert shared_scales(convolutional(body, w=WIDE)) == (("c", "d", "f", "g", "x"),)
+
+
+DENSE = """a = Relu (x) [bn] b = BatchNormalization (a, g4, g4, g4, g4) c = Relu (b) [one] d = Conv (c, w0)
+    [cat] e = Concat <axis = 1> (a, d) [bn8] f = BatchNormalization (e, g8, g8, g8, g8) h = Relu (f)
+    [two] i = Conv (h, w8)"""
+DENSER = f"""{DENSE} [more] j = Concat <axis = 1> (a, d, i) [bn12] k = BatchNormalization (j, g12, g12, g12, g12)
+    l = Relu (k) [last] y = Conv (l, w12)"""
+
+
+def dense(body):
+    factors = {f"g{width}": np.ones(width, np.float32) for width in (4, 8, 12) if f"g{width}," in body}
+    kernels = {f"w{width}": random(4, width, 1, 1) for width in (8, 12) if f"w{width})" in body}
+    return convolutional(body, **factors, **kernels)
+
+
+def test_the_features_of_a_dense_block_share_a_scale_and_are_read_through_it_alone():
+    rules = rules_by_input(dense(DENSER))
+    concats = {"cat 0": FEATURE, "cat 1": FEATURE, "more 0": FEATURE, "more 1": FEATURE, "more 2": FEATURE}
+    assert rules == {"one 0": IN, "two 0": IN, "last 0": IN, "bn 0": NORM, **concats}
+    assert shared_scales(dense(DENSER)) == (("a", "d", "i"),)
+
+
+def test_features_that_one_concat_copies_once_get_no_pairs():
+    assert rules_by_input(dense(DENSE.replace("i = Conv", "y = Conv"))) == {"one 0": IN, "two 0": IN}
+
+
+def test_excluding_the_concats_of_a_dense_block_leaves_its_features_in_floating_point():
+    model = dense(DENSER)
+    ((*concats,),) = list_dense_blocks(list(model.graph), place_qdq_pairs(model))
+    assert concats == ["cat", "more"]
+    assert rules_by_input(model, *concats) == {"one 0": IN, "two 0": IN, "last 0": IN}
 
 
 def test_a_maxpool_commutes():

@@ -77,6 +77,21 @@ def test_biases_are_corrected_where_that_is_nearer_on_calibration_samples(candid
     )
 
 
+@pytest.mark.parametrize(
+    ("snrs_db", "excluded"),
+    [((20.0, 22.0, 22.9), ()), ((19.0, 20.0, 22.9), ("a", "b")), ((19.0, 19.5, 22.9), ("a", "b", "c"))],
+    ids=["both blocks", "the last block", "no block"],
+)
+def test_features_become_int8_in_as_many_blocks_as_cost_at_most_three_decibels(monkeypatch, snrs_db, excluded):
+    monkeypatch.setattr(precision.int8, "plan_dense_blocks", lambda _: (("a", "b"), ("c",)))
+    monkeypatch.setattr(precision, "quantize_graph", lambda _, recipe: recipe)
+    monkeypatch.setattr(precision, "measure_calibration_snrs", lambda *_: snrs_db)
+    candidates = Int8Candidates(stages.Session(REQUEST, *[None] * 6), None)
+    recipe = Recipe(rest="fp16", io="fp16")
+    monkeypatch.setattr(Int8Candidates, "source", None)
+    assert precision.try_dense_features(candidates, recipe) == msgspec.structs.replace(recipe, excluded=excluded)
+
+
 def test_the_evaluation_samples_have_no_part_in_the_choice(candidates):
     assert candidates.session.data is candidates.session.oracle is candidates.session.backend is None
     precision.try_bias_correction(candidates, Recipe())

@@ -30,7 +30,7 @@ def read_layers(
             properties[key].astype(str) if key in properties else "" for key in ("primitiveType", "outputPrecisions")
         )
         yield EngineLayer(
-            name=name,
+            name=layer_of.get(name, name),
             kind=kernel.kind,
             arithmetic=kernel.arithmetic if multiplies else None,
             tactic=tactic,

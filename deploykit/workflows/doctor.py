@@ -42,7 +42,7 @@ EXTRAS: Final = {
     "scikit-learn": ("the set `digits`", "datasets"),
     "scikit-image": ("the set `photos`", "datasets"),
     "cuda-bindings": ("running TensorRT engines, CUDA graphs", "gpu"),
-    "pycuda": ("running TensorRT engines in place of cuda-bindings, which need no compiler", "gpu"),
+    "pycuda": ("running TensorRT engines; cuda-bindings does so without a compiler", "gpu"),
     "nvidia-ml-py": ("clocks, temperature and power in GPU benchmarks", "gpu"),
     "mlcommons-loadgen": ("bench --loadgen, MLPerf's scenarios", "loadgen"),
 }
@@ -138,11 +138,11 @@ def _check_cuda_provider(driver: Driver) -> Finding:
     try:
         package = find_package()
     except BackendError as error:
-        return Finding(name, "broken", error.what, _install_extra_command("cuda"))
+        return Finding(name, "broken", error.what, _install_extra_command("cpu"))
+    if driver.gpu is None:
+        return Finding(name, "missing", f"cannot run here: {driver.missing_reason}")
     if not package.has_cuda_provider:
         return Finding(name, "missing", f"{package.name} has no CUDA provider", _install_extra_command("cuda"))
-    if driver.gpu is None:
-        return Finding(name, "missing", f"{package.version}: cannot run here: {driver.missing_reason}")
     return Finding(name, "ok", f"{package.version}: runs FP32, FP16 and BF16 graphs on the GPU")
 
 

@@ -139,18 +139,25 @@ def onnxruntime_package(monkeypatch):
     return pretend
 
 
-def test_the_cpu_build_of_onnxruntime_has_no_cuda_provider_and_the_command_replaces_it(installed, onnxruntime_package):
+def test_the_cpu_build_of_onnxruntime_has_no_cuda_provider_and_the_command_replaces_it(
+    installed, onnxruntime_package, driver
+):
     installed(onnxruntime="1.31.1", onnxruntime_gpu=None)
     onnxruntime_package("onnxruntime", False)
+    driver(H200)
     result = find_row("onnxruntime-cuda")
     assert (result.state, result.detail) == ("missing", "onnxruntime has no CUDA provider")
     assert result.remedy == f"{pip_command('uninstall', 'onnxruntime')} && {install_command('cuda')}"
 
 
-def test_the_cuda_provider_without_a_driver_cannot_run(onnxruntime_package, driver):
-    onnxruntime_package("onnxruntime-gpu", True)
+@pytest.mark.parametrize("package", [("onnxruntime", False), ("onnxruntime-gpu", True)])
+def test_without_a_driver_the_cuda_provider_cannot_run_and_nothing_is_to_be_installed(
+    onnxruntime_package, driver, package
+):
+    onnxruntime_package(*package)
     driver()
-    assert find_row("onnxruntime-cuda").detail == f"1.31.1: cannot run here: {ABSENCE}"
+    result = find_row("onnxruntime-cuda")
+    assert (result.state, result.detail, result.remedy) == ("missing", f"cannot run here: {ABSENCE}", None)
 
 
 def test_the_cuda_provider_runs_on_a_gpu(onnxruntime_package, driver):

@@ -23,6 +23,10 @@ BOUNDS: Final = {
 }
 
 
+ONE_CLASS: Final = "class chosen by the reference"
+"""A figure that stands only where it is one for all samples: a candidate that always chooses it agrees everywhere."""
+
+
 def measure_classes(reference: Array, candidate: Array) -> list[CostFigure]:
     """Top-1 agreement, KL divergence in nats and top-5 overlap of N×C (×1×1…) scores; agreement alone of N (×1) chosen
     classes. Scores that sum to 1 are probabilities, others are logits.
@@ -36,6 +40,8 @@ def measure_classes(reference: Array, candidate: Array) -> list[CostFigure]:
         _measure_agreement(r.argmax(axis=1) == c.argmax(axis=1)),
         make_figure("KL divergence", divergence(r, c), "nats", lower_is_better=True),
     ]
+    if len(np.unique(r.argmax(axis=1))) == 1:
+        figures.append(make_figure(ONE_CLASS, 1.0, ""))
     if r.shape[1] > 5:  # with 5 classes or fewer, all are among the best 5
         figures.append(make_figure("top-5 overlap", metrics.top5_overlap(r, c), "share"))
     return figures

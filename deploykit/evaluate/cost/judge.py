@@ -41,9 +41,14 @@ BOUNDS: Final[Mapping[OutputKind, Mapping[str, Bound]]] = {
 FINITE: Final = "finite samples"
 ALL_FINITE: Final = Bound(1.0, "NaN and infinity are no imprecision")
 
-ENOUGH: Final[Mapping[str, int]] = {"samples with a mask": 4, "boxes of the reference": 10, "samples with text": 4}
-"""Counts, by their figures, below which the figures of masks, boxes and texts have such wide intervals that hardly
-anything can fail: with 4 samples, a candidate that finds nothing is within the interval of one that finds half."""
+ENOUGH: Final[Mapping[str, int]] = {
+    "samples with a mask": 4,
+    "boxes of the reference": 10,
+    "samples with text": 4,
+    classes.ONE_CLASS: 2,
+}
+"""Counts, by their figures, below which the other figures have such wide intervals that hardly anything can fail: with
+4 samples, a candidate that finds nothing is within the interval of one that finds half."""
 
 COEFFICIENTS: Final = ("worst cosine", "median cosine", "median cosine about the mean", "rank correlation")
 """Figures from −1 to 1."""

@@ -131,11 +131,13 @@ def _judge_precision(network: JudgedNetwork, outputs: JudgedOutputs, caveats: tu
     cost = _measure_cost(network, outputs, portable, kinds)
     form_cost = None if outputs.form is None else _measure_cost(network, outputs, outputs.form, kinds)
     executed = form_cost or cost
-    drop = _check_drop(measured.accuracy) if network.weights.trained else []
+    trained = network.weights.trained  # what an untrained network finds in samples means nothing anyway
+    drop = _check_drop(measured.accuracy) if trained else []
+    too_few = [caveat for output in executed.outputs for caveat in find_cost_caveats(output) if trained]
     return msgspec.structs.replace(
         measured,
         failures=(*measured.failures, *faithfulness.failures, *executed.failures, *drop),
-        caveats=(*measured.caveats, *(caveat for output in executed.outputs for caveat in find_cost_caveats(output))),
+        caveats=(*measured.caveats, *too_few),
         faithfulness=faithfulness,
         cost=cost,
         form_cost=form_cost,

@@ -153,6 +153,7 @@ def test_a_figure_fails_where_its_whole_interval_is_beyond_the_bound(kind, name,
         ("map", sigmoid_of(MASKS - 20), "output 'out' (map): 0 samples with a mask, which is too few to judge by"),
         ("detections", DETECTIONS[:2], "6 boxes of the reference, which is too few"),
         ("sequence", TEXTS * 0.1, "0 samples with text, which is too few"),
+        ("classes", np.tile([[3.0, 1.0]], (16, 1)), "1 class chosen by the reference, which is too few to judge by"),
     ],
 )
 def test_samples_with_too_little_to_find_are_a_caveat(kind, reference, message):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deploykit.core.errors import InputError
@@ -53,7 +54,9 @@ def check_rows(eager: EagerRun, names: Sequence[str]) -> CheckedRows:
         for name, row, expected in zip(names, rows, first, strict=True):
             if not _agree(row, expected):
                 notes = _report_dependence(eager, name, calls[0], (size, seed))
+                _refuse_training_statistics(eager)
                 return CheckedRows(tuple(tuple(row.shape) for row in first), notes)
+    _refuse_training_statistics(eager)
     return CheckedRows(tuple(tuple(row.shape) for row in first), ())
 
 
@@ -139,6 +142,17 @@ def _report_dependence(
     )
 
 
+def _refuse_training_statistics(eager: EagerRun) -> None:
+    """Raise InputError where forward() updates the running statistics of a BatchNorm, which no graph does."""
+    for name, layer in eager.network.named_modules():
+        if isinstance(layer, _BatchNorm) and any(f"{name}.{own}" in eager.written for own, _ in layer.named_buffers()):
+            raise InputError(
+                f"{eager.spec.name} runs its BatchNorm {name.removeprefix('network.')!r} in training mode, by the "
+                "statistics of each batch, although the network is in eval mode.",
+                "Remove .train() from its forward(), or pass training=self.training to batch_norm.",
+            )
+
+
 def _is_repeatable(eager: EagerRun, call: tuple[int, int]) -> bool:
     first, second = (_as_tuple(eager, eager.run(*call)[1]) for _ in range(2))
     return all(torch.equal(one.nan_to_num(), two.nan_to_num()) for one, two in zip(first, second, strict=True))
@@ -191,15 +205,17 @@ def find_divergence(eager: EagerRun, call: tuple[int, int], other: tuple[int, in
         pairs = zip(first.results, second.results, strict=True)
         if any(not _first_rows_agree(a, b, call[0], other[0]) for a, b in pairs):
             return second.where
-    return ""
+    longer = max(one, two, key=len)
+    return longer[min(len(one), len(two))].where if len(one) != len(two) else ""
 
 
 def _record(eager: EagerRun, rows: int, seed: int) -> list[Operation]:
     network: nn.Module = eager.network
+    inputs = eager.draw(rows, seed)
     with torch.no_grad(), ignore_autocast(), unchanged_buffers(network), follow_layers(network) as layers:
         recorder = OperationRecorder(layers)
         with recorder:
-            network(*eager.draw(rows, seed))
+            network(*inputs)
     return recorder.operations
 
 

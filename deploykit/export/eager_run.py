@@ -25,6 +25,8 @@ class EagerRun:
         self.batch = batch
         self.autocast: set[str] = set()
         """Types that the network's autocast contexts asked for."""
+        self.written: set[str] = set()
+        """Names of the buffers that forward() changed; they are restored after each run."""
         self._examples = examples
 
     def draw(self, rows: int, seed: int) -> tuple[Tensor, ...]:
@@ -58,9 +60,10 @@ class EagerRun:
             raise self._describe_error(error, rows) from error
 
     def _forward(self, inputs: tuple[Tensor, ...]) -> Any:
-        with torch.inference_mode(), ignore_autocast() as requested, unchanged_buffers(self.network):
+        with torch.inference_mode(), ignore_autocast() as requested, unchanged_buffers(self.network) as written:
             result = self.network(*inputs)
         self.autocast |= requested
+        self.written |= written
         return result
 
     def _describe_error(self, error: Exception, rows: int) -> InputError:
@@ -105,12 +108,16 @@ def _draw_row(example: Tensor, seed: int) -> Tensor:
 
 
 @contextmanager
-def unchanged_buffers(network: nn.Module) -> Iterator[None]:
-    """Restore the buffers of a network whose forward() writes into them: counters, running statistics."""
-    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+def unchanged_buffers(network: nn.Module) -> Iterator[set[str]]:
+    """Restore the buffers of a network whose forward() writes into them (counters, running statistics); yields the
+    names of those buffers, which it knows at the end.
+    """
+    before = [(name, buffer, buffer.clone()) for name, buffer in network.named_buffers()]
+    written: set[str] = set()
     try:
-        yield
+        yield written
     finally:
-        for buffer, content in before:
+        for name, buffer, content in before:
             if not torch.equal(buffer, content):
+                written.add(name)
                 buffer.copy_(content)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import onnx_ir as ir
 
@@ -12,7 +12,9 @@ from deploykit.core.errors import InputError
 from deploykit.core.shapes import format_shape
 from deploykit.core.values import BatchRange
 from deploykit.export.passes.names import module_path
-from deploykit.export.trace import TraceResult
+
+if TYPE_CHECKING:
+    from deploykit.export.trace import TraceResult
 
 RANDOM: Final = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}

@@ -20,7 +20,7 @@ from deploykit.core.errors import InputError
 from deploykit.core.shapes import format_shape
 from deploykit.export.autocast import ignore_autocast
 from deploykit.export.eager_run import EagerRun, unchanged_buffers
-from deploykit.export.user_code import current_line, follow_layers
+from deploykit.export.user_code import current_place, follow_layers
 
 TOLERANCE = 1e-3
 """Largest difference, as a share of the row's largest value: that of libraries that sum in another order."""
@@ -57,6 +57,8 @@ def check_rows(eager: EagerRun, names: Sequence[str]) -> CheckedRows:
                 _refuse_training_statistics(eager)
                 return CheckedRows(tuple(tuple(row.shape) for row in first), notes)
     _refuse_training_statistics(eager)
+    if eager.written:
+        _require_repeatable(eager, calls[0])
     return CheckedRows(tuple(tuple(row.shape) for row in first), ())
 
 
@@ -118,16 +120,9 @@ def _agree(row: Tensor, expected: Tensor) -> bool:
     return torch.allclose(row, expected, rtol=0, atol=TOLERANCE * scale, equal_nan=True)
 
 
-def _report_dependence(
-    eager: EagerRun, name: str, call: tuple[int, int], other: tuple[int, int]
-) -> tuple[str, ...]:
+def _report_dependence(eager: EagerRun, name: str, call: tuple[int, int], other: tuple[int, int]) -> tuple[str, ...]:
     """The note about rows that depend on each other, where one batch size is accepted. Else raises InputError."""
-    if not _is_repeatable(eager, other):
-        raise InputError(
-            f"{eager.spec.name} returns another {name!r} when it is given the same input again: its forward() uses "
-            "random numbers, or what earlier calls left.",
-            "Switch dropout and noise off in eval mode, and return states as outputs.",
-        )
+    _require_repeatable(eager, other)
     divergence = find_divergence(eager, call, other)
     where = f" ({divergence})" if divergence else ""
     if eager.batch.static:
@@ -142,6 +137,16 @@ def _report_dependence(
     )
 
 
+def _require_repeatable(eager: EagerRun, call: tuple[int, int]) -> None:
+    """Raise InputError where two calls in a row with the same input do not give the same."""
+    if not _is_repeatable(eager, call):
+        raise InputError(
+            f"{eager.spec.name} returns something else when it is given the same input again: its forward() uses "
+            "random numbers, or what earlier calls left in it.",
+            "Switch dropout and noise off in eval mode, and pass states as inputs and outputs.",
+        )
+
+
 def _refuse_training_statistics(eager: EagerRun) -> None:
     """Raise InputError where forward() updates the running statistics of a BatchNorm, which no graph does."""
     for name, layer in eager.network.named_modules():
@@ -154,7 +159,8 @@ def _refuse_training_statistics(eager: EagerRun) -> None:
 
 
 def _is_repeatable(eager: EagerRun, call: tuple[int, int]) -> bool:
-    first, second = (_as_tuple(eager, eager.run(*call)[1]) for _ in range(2))
+    """Whether two calls in a row with the same input give the same."""
+    first, second = (_as_tuple(eager, result) for result in eager.run_twice(*call))
     return all(torch.equal(one.nan_to_num(), two.nan_to_num()) for one, two in zip(first, second, strict=True))
 
 
@@ -173,7 +179,7 @@ class OperationRecorder(TorchDispatchMode):
     """Records the operations of a run, with copies of their results."""
 
     def __init__(self, layers: list[str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
         self._layers = layers
 
@@ -185,13 +191,8 @@ class OperationRecorder(TorchDispatchMode):
             for one in (result if isinstance(result, (tuple, list)) else (result,))
             if isinstance(one, Tensor)
         )
-        self.operations.append(Operation(str(func), results, describe_place(self._layers)))
+        self.operations.append(Operation(str(func), results, current_place(self._layers)))
         return result
-
-
-def describe_place(layers: Sequence[str]) -> str:
-    """The line of the user's code that is running, else the layer."""
-    return current_line() or (f"layer {layers[-1].removeprefix('network.')}" if layers else "")
 
 
 def find_divergence(eager: EagerRun, call: tuple[int, int], other: tuple[int, int]) -> str:

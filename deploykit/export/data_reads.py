@@ -1,7 +1,7 @@
 """Finds where a network reads the values of tensors that depend on its input, while it runs in eager PyTorch.
 
-`if y.max() > 1:`, `y.item()`, `y.numpy()`: what is computed from such a number, or chosen by it, becomes a constant in a
-graph that is recorded from one run. TorchScript's exporter records it so; torch.export refuses it or keeps it.
+`if y.max() > 1:`, `y.item()`, `y.numpy()`: what is computed from such a number, or chosen by it, becomes a constant in
+a graph that is recorded from one run. TorchScript's exporter records it so; torch.export refuses it or keeps it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from deploykit.export.autocast import ignore_autocast
 from deploykit.export.eager_run import unchanged_buffers
-from deploykit.export.user_code import current_line, follow_layers
+from deploykit.export.user_code import current_place, follow_layers
 
 COPIES: Final = frozenset({torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__})
 """Methods that read a tensor without an operation of PyTorch."""
@@ -59,7 +59,7 @@ class _DerivedTensors:
         return any(tensor.untyped_storage()._cdata in self._storages for tensor in _tensors(values))
 
     def place(self) -> str:
-        return current_line() or (f"layer {self._layers[-1]}" if self._layers else "its forward()")
+        return current_place(self._layers) or "in its forward()"
 
 
 def _tensors(values: object) -> list[Tensor]:
@@ -70,7 +70,7 @@ class _OperationReads(TorchDispatchMode):
     """Marks what is computed from derived tensors; `.item()`, `bool()`, `torch.equal` and their like are reads."""
 
     def __init__(self, derived: _DerivedTensors) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._derived = derived
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

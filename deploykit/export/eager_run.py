@@ -43,6 +43,11 @@ class EagerRun:
         inputs = self.draw(rows, seed)
         return inputs, self._call(inputs, rows)
 
+    def run_twice(self, rows: int, seed: int) -> tuple[Any, Any]:
+        """What two calls in a row with the same inputs return; the second finds the buffers as the first left them."""
+        with torch.inference_mode(), ignore_autocast(), unchanged_buffers(self.network):
+            return self.network(*self.draw(rows, seed)), self.network(*self.draw(rows, seed))
+
     def takes(self, rows: int) -> bool:
         """Whether the network runs on so many samples."""
         try:

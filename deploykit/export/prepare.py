@@ -76,8 +76,8 @@ class TensorExportModule(nn.Module):
 def wrap_network(
     network: nn.Module, spec: ModelSpec, classifier: str, plan: OutputPlan | None = None
 ) -> ExportModule | TensorExportModule:
-    """Add the head and the preprocessing of `spec` to the network, in eval mode. The network is not copied. `plan` is that of
-    the outputs of a network with the head `tensors`.
+    """Add the head and the preprocessing of `spec` to the network, in eval mode. The network is not copied. `plan` is
+    that of the outputs of a network with the head `tensors`.
 
     Raises UsageError for a head that does not fit the network.
     """

@@ -18,6 +18,7 @@ import onnx
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 
 from deploykit.core.error_text import root_cause
 from deploykit.core.errors import InputError
@@ -92,13 +93,13 @@ def _refuse_data_reads(module: nn.Module, examples: tuple[Tensor, ...], refusal:
     if reads:
         more = f" and at {len(reads) - 1} more places" if len(reads) > 1 else ""
         raise InputError(
-            f"Its forward() reads the values of a tensor to decide or to compute something ({reads[0]}){more}: a graph "
+            f"forward() reads the values of a tensor to decide or to compute something ({reads[0]}){more}: a graph "
             "would have the decision of one input, for all inputs.",
             "Choose by torch.where, compute with tensors instead of .item(), and remove checks of values.",
         ) from refusal
     if sizes and refusal is not None and _is_data_dependent(refusal):
         raise InputError(
-            f"Its forward() makes a tensor whose size depends on the data ({sizes[0]}), and decides by that size: a "
+            f"forward() makes a tensor whose size depends on the data ({sizes[0]}), and decides by that size: a "
             "graph would have the decision of one input, for all inputs.",
             "Keep a fixed number of rows, such as the best ones by torch.topk, and a mask beside them.",
         ) from refusal
@@ -149,7 +150,7 @@ def _collect_decisions() -> Iterator[dict[str, None]]:
     lines: dict[str, None] = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
-        warnings.simplefilter("always", torch.jit.TracerWarning)
+        warnings.simplefilter("always", TracerWarning)
         yield lines
     for warning in caught:
         line = describe_line(warning.filename, warning.lineno)

@@ -24,9 +24,7 @@ RANDOM: Final = frozenset(
 REDUCED: Final = {ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}
 
 
-def settle_output_shapes(
-    traced: TraceResult, rows: Sequence[tuple[int, ...]], model: str, batch: BatchRange
-) -> None:
+def settle_output_shapes(traced: TraceResult, rows: Sequence[tuple[int, ...]], model: str, batch: BatchRange) -> None:
     """Set the sizes that the exporter left open to those of eager PyTorch, `rows`: one sample's part of each output.
 
     Raises InputError, with the name of the output, where the exporter fixed the batch, or where a size depends on the

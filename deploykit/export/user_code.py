@@ -5,9 +5,10 @@ from __future__ import annotations
 import linecache
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 import torch
@@ -20,22 +21,19 @@ OTHERS: Final = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "
 
 def current_line() -> str | None:
     """The innermost line of the user's code that is running: ``nets.py, line 17: `if y.max() > 1: …` ``."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        if not frame.f_code.co_filename.startswith(OTHERS):
-            return _describe_line(frame.f_code.co_filename, frame.f_lineno) if _is_called_by_network(frame) else None
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(OTHERS):
+        frame = frame.f_back
+    if frame is None or not _is_called_by_network(frame):
+        return None
+    return _describe_line(frame.f_code.co_filename, frame.f_lineno)
 
 
-def _is_called_by_network(frame: object) -> bool:
+def _is_called_by_network(frame: FrameType | None) -> bool:
     """Whether a frame lies inside the call of a module, and is not the code that runs the network."""
-    outer = frame
-    while outer is not None:
-        if outer.f_code.co_filename == modules.__file__:  # type: ignore[attr-defined]
-            return True
-        outer = outer.f_back  # type: ignore[attr-defined]
-    return False
+    while frame is not None and frame.f_code.co_filename != modules.__file__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def line_of_error(error: BaseException) -> str | None:
@@ -67,12 +65,16 @@ LONGEST: Final = 80
 
 @contextmanager
 def follow_layers(network: nn.Module) -> Iterator[list[str]]:
-    """Keep the stack of the layers that are running: `blocks.0.norm (BatchNorm2d)`, the innermost last."""
-    names = {id(layer): name for name, layer in network.named_modules()}
+    """Keep the stack of the layers that are running, the innermost last: `layer 'blocks.0.norm', a BatchNorm2d`; empty
+    for a module of the user's own code, of which a line says more.
+    """
+    names = {id(layer): name.removeprefix("network").strip(".") for name, layer in network.named_modules()}
     running: list[str] = []
 
     def enter(layer: nn.Module, _: object) -> None:
-        running.append(f"{names.get(id(layer), '')} ({type(layer).__name__})".strip())
+        kind = type(layer)
+        ours = kind.__module__.startswith("torch.nn.") and names.get(id(layer))
+        running.append(f"layer {names[id(layer)]!r}, a {kind.__name__}" if ours else "")
 
     def leave(_: nn.Module, __: object, ___: object) -> None:
         running.pop()
@@ -86,3 +88,10 @@ def follow_layers(network: nn.Module) -> Iterator[list[str]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def current_place(layers: Sequence[str]) -> str:
+    """The layer that is running, of those of `follow_layers`, and the line of the user's code; empty where neither is
+    known.
+    """
+    return ", ".join(part for part in (layers[-1] if layers else "", current_line()) if part)

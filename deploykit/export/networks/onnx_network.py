@@ -186,7 +186,9 @@ class OnnxNetwork:
         for spec in self.inputs:
             shape = (rows, *spec.shape)
             zeros = seed == 0 or spec.dtype.startswith("int")
-            inputs[spec.name] = (np.zeros(shape) if zeros else random.integers(-128, 128, shape) / 64).astype(spec.dtype)
+            inputs[spec.name] = (np.zeros(shape) if zeros else random.integers(-128, 128, shape) / 64).astype(
+                spec.dtype
+            )
         return self._original_runner.run(inputs)
 
 

@@ -9,7 +9,7 @@ Everything else keeps the form that the file gives it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -110,7 +110,9 @@ def _no_rows_error(path: str, name: str, shape: Sequence[int], rows: int, run: R
     remedy = "Each output needs one row per sample: export without postprocessing such as box selection"
     if rows > 1 and alone is not None:
         remedy += ", or give --batch 1"
-    return InputError(f"The output {name!r} of {path} has shape {format_shape(shape)} for {rows} samples.", f"{remedy}.")
+    return InputError(
+        f"The output {name!r} of {path} has shape {format_shape(shape)} for {rows} samples.", f"{remedy}."
+    )
 
 
 def _try_one(run: RunFile) -> Arrays | None:

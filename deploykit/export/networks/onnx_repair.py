@@ -1,8 +1,8 @@
 """Repairs ONNX files in what does not change the values that they compute, so that ONNX Runtime loads them.
 
-    two nodes of one name        numbered
-    an output listed twice       once
-    bool, float64 outputs        a Cast to int32, float32: types that every engine returns
+two nodes of one name        numbered
+an output listed twice       once
+bool, float64 outputs        a Cast to int32, float32: types that every engine returns
 """
 
 from __future__ import annotations

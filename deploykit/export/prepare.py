@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from deploykit.core.errors import UsageError
 from deploykit.core.values import Head, ModelSpec, Preprocessing
-from deploykit.export.output_plan import OutputPlan, iterate_values
+from deploykit.export.output_plan import CASTS, OutputPlan, iterate_values
 
 
 class Normalize(nn.Module):
@@ -53,6 +53,8 @@ class ExportModule(nn.Module):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the graph's input is called `input`
         x = input if self.normalize is None else self.normalize(input)
         x = self.network(x)
+        if isinstance(x, Tensor) and x.dtype in CASTS:
+            x = x.to(CASTS[x.dtype])
         return torch.softmax(x, dim=1) if self.probabilities else x
 
 

@@ -21,6 +21,9 @@ RANDOM: Final = frozenset(
 )
 """Operators whose output is random."""
 
+QUANTIZED: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
+"""Operators of networks that were trained or converted for quantization."""
+
 REDUCED: Final = {ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}
 
 
@@ -53,7 +56,7 @@ def _size(size: int | ir.SymbolicDim) -> int | str:
 
 
 def refuse_operators(model: ir.Model, name: str) -> None:
-    """Raise InputError for random numbers, and for arithmetic in FP16 or BF16, which are chosen by the export."""
+    """Raise InputError for random numbers, and for quantization and arithmetic in FP16 or BF16, which exports choose."""
     for node in model.graph:
         layer = module_path(node).removeprefix("network").strip(".")
         where = f"in layer {layer!r} ({node.op_type})" if layer else f"({node.op_type})"
@@ -61,6 +64,11 @@ def refuse_operators(model: ir.Model, name: str) -> None:
             raise InputError(
                 f"{name} draws random numbers {where}: every call would give another answer.",
                 "Switch noise and sampling off in eval mode.",
+            )
+        if node.op_type in QUANTIZED:
+            raise InputError(
+                f"{name} is already quantized: it has a {node.op_type}{f' in layer {layer!r}' if layer else ''}.",
+                "Give the network without fake quantization; --int8 quantizes it.",
             )
         for output in node.outputs:
             if output.dtype in REDUCED:

@@ -148,7 +148,12 @@ def export_graph(request: ExportRequest, network: Network, backend: Backend, pro
         sizes = request.options.batch.checked_sizes
         with progress.step(f"running the graph at batch {', '.join(map(str, sizes))}", len(sizes)) as advance:
             runner = backend.load(backend.compile(folder / graph.files[0].path, folder), folder)
-            check_batch_sizes(runner, sizes, advance)
+            try:
+                check_batch_sizes(runner, sizes, advance)
+            except CheckFailed:
+                for note in graph.notes:  # they name the lines that the exporter recorded for one batch
+                    progress.note(note)
+                raise
         save_entry(folder, _ExportEntry(network.model, graph, network.classes, tuple(network.notes)))
 
     key = {"request": cache_keys.graph_key(request), "backend": backend.identity}

@@ -16,7 +16,7 @@ from deploykit.backends.adapters import CastingRunner
 from deploykit.bundle.write import write_golden
 from deploykit.core import cache
 from deploykit.core.calibration.batches import SampleBatches, tensor_inputs
-from deploykit.core.errors import CheckFailed, UsageError
+from deploykit.core.errors import CheckFailed, InputError, UsageError
 from deploykit.core.files import escape_name
 from deploykit.core.onnx_io import place_graph
 from deploykit.core.provenance import collect_provenance
@@ -145,16 +145,27 @@ def export_graph(request: ExportRequest, network: Network, backend: Backend, pro
             graph = network.write_graph(folder)
         if graph.fallback_reason is not None:
             progress.note(f"The default exporter failed, so the TorchScript exporter was used: {graph.fallback_reason}")
-        sizes = acceptance_sizes(request.options.batch)
+        sizes = request.options.batch.checked_sizes
         with progress.step(f"running the graph at batch {', '.join(map(str, sizes))}", len(sizes)) as advance:
             runner = backend.load(backend.compile(folder / graph.files[0].path, folder), folder)
-            check_batch_sizes(runner, sizes, advance)
+            try:
+                check_batch_sizes(runner, sizes, advance)
+            except CheckFailed as error:
+                for note in graph.notes:  # they name the lines that the exporter recorded for one batch
+                    progress.note(note)
+                if graph.fallback_reason is None:
+                    raise
+                raise InputError(
+                    f"{request.model} treats its batch as a fixed number in Python code, which the TorchScript exporter "
+                    f"records: {error.what}",
+                    "Give --batch with one number, such as --batch 1, or compute all samples in one call.",
+                ) from error
         save_entry(folder, _ExportEntry(network.model, graph, network.classes, tuple(network.notes)))
 
     key = {"request": cache_keys.graph_key(request), "backend": backend.identity}
     folder = cache.fetch_or_build("graph", key, write_graph)
     entry = load_entry(folder, _ExportEntry)
-    for note in entry.notes:
+    for note in (*entry.notes, *entry.graph.notes):
         progress.note(note)
     return Fp32Graph(folder, entry.model, entry.graph, entry.classes)
 
@@ -312,12 +323,6 @@ def engine_bytes(built: BuiltEngine) -> int:
     """Size of the engine's file, with the external data of a graph."""
     data = built.folder / f"{built.engine.file.path}.data"
     return built.engine.file.bytes + (data.stat().st_size if data.is_file() else 0)
-
-
-def acceptance_sizes(batch: BatchRange) -> tuple[int, ...]:
-    """Batch sizes that an exported graph must run at before it is accepted."""
-    sizes = {batch.minimum, 2, batch.maximum}
-    return tuple(sorted(size for size in sizes if batch.minimum <= size <= batch.maximum))
 
 
 def check_batch_sizes(runner: Runner, sizes: tuple[int, ...], advance: Callable[[], None]) -> None:

@@ -36,7 +36,8 @@ INT8_ONLY = ("calibration", "calibration_size", "observer", "max_drop", "min_snr
 @click.command("export")
 @click.argument("model")
 @click.option("--weights",
-              help="Weights: random (default), imagenet, or a checkpoint's path; a file has its own.")  # fmt: skip
+              help="Weights: random (default), imagenet, or a checkpoint's path (PATH:KEY: one of several state dicts "
+              "in it); a file has its own.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed for random weights.")
 @click.option("--model-arg", multiple=True, metavar="KEY=VALUE", help="Constructor argument of the network.")
 @click.option("--num-classes", type=click.IntRange(min=1), help="Number of classes: --model-arg num_classes=N.")

@@ -107,6 +107,8 @@ class WeightsSource(Value, frozen=True):
     kind: Literal["random", "imagenet", "file", "own"]
     seed: int = 0
     path: str | None = None
+    key: str | None = None
+    """Name of one state dict in the file, as `--weights FILE:KEY` gives it; None: there is only one that fits."""
 
     def __post_init__(self) -> None:
         if (self.kind == "file") != (self.path is not None):

@@ -62,8 +62,8 @@ class TorchNetwork:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes of the network's source."""
-        return self.architecture.notes
+        """Notes of the network's source, and of its weights."""
+        return (*self.architecture.notes, *self.loaded_network.notes)
 
     @cached_property
     def preprocessing(self) -> Preprocessing | None:

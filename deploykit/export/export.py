@@ -29,7 +29,7 @@ def export_module(
 ) -> ExportedGraph:
     """Trace `module` on `inputs` and save it as FP32 ONNX in `folder`.
 
-    Inputs: `input`, N×3×H×W float32, or N×H×W×3 uint8 with preprocessing in the graph; or the tensors that `spec`
+    Inputs: `input`, N×C×H×W float32, or N×H×W×3 uint8 with preprocessing in the graph; or the tensors that `spec`
     names. Output: named after the head; without a head, after the keys of what forward() returns. Raises InputError
     where the network cannot be traced or the opset cannot be reached.
     """
@@ -60,9 +60,7 @@ def example_inputs(spec: ModelSpec, batch: BatchRange, tensor_inputs: Sequence[I
         return tuple(torch.zeros(rows, *tensor.shape, dtype=getattr(torch, tensor.dtype)) for tensor in tensor_inputs)
     if spec.preprocess_in == "graph":
         return (torch.zeros(rows, size.height, size.width, 3, dtype=torch.uint8),)
-    if size.layout == "NHWC":
-        return (torch.zeros(rows, size.height, size.width, 3),)
-    return (torch.zeros(rows, 3, size.height, size.width),)
+    return (torch.zeros(rows, *size.input_shape),)
 
 
 def _output_names(

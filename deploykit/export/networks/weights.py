@@ -14,8 +14,10 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor, nn
 
+from deploykit.core.error_text import first_line
 from deploykit.core.errors import InputError, format_unknown
 from deploykit.core.files import hash_file
+from deploykit.core.shapes import format_shape
 from deploykit.core.values import Architecture, Argument, Preprocessing, WeightsRecord, WeightsSource
 from deploykit.export.networks import catalog
 from deploykit.export.networks.checkpoint import read_checkpoint
@@ -80,11 +82,26 @@ def _load_random(architecture: Architecture, arguments: Mapping[str, Argument], 
         module = _build_module(architecture, final)
         counts = _compare_seeds(module, architecture, final, seed) if architecture.own_weights else _WeightCounts(0, 0)
         if counts.from_builder == 0:
-            calibrate_batchnorm(module, architecture)
+            _calibrate(module, architecture)
     source = counts.describe(architecture.name, seed)
     return _record_weights(
         architecture, module, final, architecture.preprocessing, source, trained=counts.all_from_builder
     )
+
+
+def _calibrate(module: nn.Module, architecture: Architecture) -> None:
+    try:
+        calibrate_batchnorm(module, architecture)
+    except RuntimeError as error:  # torch's for a tensor of another shape than a layer takes
+        shapes = [spec.shape for spec in architecture.inputs]
+        if architecture.preprocessing is not None:
+            shapes = [architecture.preprocessing.input_shape]
+        raise InputError(
+            f"{architecture.name} cannot compute inputs of {', '.join(map(format_shape, shapes))}: "
+            f"{first_line(error)}.",
+            "Give the size and the channels that it takes: --input-size HxW, and --channels grey --mean A --std A for "
+            "one channel.",
+        ) from error
 
 
 def _load_as_built(architecture: Architecture, arguments: Mapping[str, Argument]) -> LoadedNetwork:

@@ -56,8 +56,15 @@ class Notes:
 
 
 def export(model, scans, tmp_path, progress=None, **options):
-    options = {"image": MNIST, "batch": BatchRange(1, 1, 1), "samples": 4, "target": "onnxruntime", **options}
-    request = deploykit.export_request(model, options.pop("precision", "fp32"), data=str(scans), **options)
+    options = {
+        "image": MNIST,
+        "batch": BatchRange(1, 1, 1),
+        "samples": 4,
+        "target": "onnxruntime",
+        "data": str(scans),
+        **options,
+    }
+    request = deploykit.export_request(model, options.pop("precision", "fp32"), **options)
     return deploykit.export_bundle(request, tmp_path / "bundle", **({"progress": progress} if progress else {}))
 
 
@@ -83,6 +90,11 @@ def test_a_bundle_of_one_channel_computes_an_image_as_the_network_does(scans, tm
     bundle = deploykit.load(tmp_path / "bundle")
     (answer,) = bundle.run(bundle.preprocess([scans / "01.png"])).values()
     assert np.allclose(answer, net(planes).detach().numpy(), atol=1e-5)
+
+
+def test_a_given_name_that_is_not_utf_8_is_refused_at_once_with_the_link_that_mends_it():
+    with pytest.raises(InputError, match=r"ln -s \$'latin\\xe9\.npz' renamed\.npz"):
+        deploykit.export_request("nin_cifar10", data=os.fsdecode(b"latin\xe9.npz"))
 
 
 def test_int8_is_calibrated_on_grey_images(scans, tmp_path, monkeypatch):

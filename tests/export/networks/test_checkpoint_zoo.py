@@ -22,7 +22,7 @@ from torch.nn.utils import prune
 from deploykit.core.errors import InputError
 from deploykit.core.values import Architecture
 from deploykit.export.networks.weights import load_network
-from deploykit.export.networks.weights_source import parse_weights
+from deploykit.export.networks.weights_source import parse_weights, weights_identity
 
 
 def build_plain():
@@ -338,3 +338,12 @@ def test_no_message_prints_more_than_ten_names(form, tmp_path):
         len(re.findall(r"[\w.]*(?:layer|extra|head\.|entry)\d+|\d\.(?:weight|bias|running)", str(raised.value))) <= 10
     )
     assert " more" in str(raised.value)
+
+
+def test_the_identity_of_weights_covers_all_files_and_the_key(sharded):
+    source = parse_weights(str(sharded / "model.safetensors.index.json"))
+    before = weights_identity(source)
+    save_file({"other": torch.zeros(1)}, sharded / "model-00002-of-00002.safetensors")
+    assert weights_identity(source) != before
+    torch.save(TRAINED, sharded / "net.pth")
+    assert len({weights_identity(parse_weights(f"{sharded}/net.pth{key}")) for key in ("", ":a", ":b")}) == 3

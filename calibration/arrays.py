@@ -1,7 +1,7 @@
 """Images, or network inputs, in a .npy or .npz file.
 
     uint8    N×H×W×3 (RGB) or N×H×W (grey): images, preprocessed like image files
-    floats   N×3×H×W, 16, 32 or 64 bits: already preprocessed network inputs, converted to float32
+    floats   N×3×H×W or N×1×H×W, 16, 32 or 64 bits: already preprocessed network inputs, converted to float32
 
 An .npz holds them as `images`, or as its only array, and may hold N integers as `labels`. A .npy is memory-mapped, so
 it may exceed the memory; an .npz, which may be compressed, is read whole. Neither is ever unpickled.
@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from deploykit.core.calibration.lazy_dataset import LazyDataset
 from deploykit.core.errors import InputError
+from deploykit.core.files import escape_undecodable
 from deploykit.core.shapes import format_shape
 from deploykit.core.values import Sample
 
 SUFFIXES: Final = frozenset({".npy", ".npz"})
 
-ACCEPTED: Final = "Give uint8 images N×H×W×3 or N×H×W, or float16, float32 or float64 network inputs N×3×H×W."
+ACCEPTED: Final = "Give uint8 images N×H×W×3 or N×H×W, or float16, float32 or float64 network inputs N×3×H×W or N×1×H×W."
 
 
 def load_arrays(name: str, split: str) -> LazyDataset:
@@ -35,12 +36,12 @@ def load_arrays(name: str, split: str) -> LazyDataset:
     if labels is not None:
         _check_labels(path, images, labels)
     return LazyDataset(
-        name=path.stem,
+        name=escape_undecodable(path.stem),
         split=split,
         real=True,
         classes=(),
         items=range(len(images)),
-        load_sample=partial(_make_sample, path.stem, images, labels),
+        load_sample=partial(_make_sample, escape_undecodable(path.stem), images, labels),
     )
 
 
@@ -101,8 +102,8 @@ def _check_images(path: Path, images: NDArray[Any]) -> None:
         _check_pixels(path, images)
     elif images.dtype.kind != "f" or images.dtype.itemsize > 8:
         _invalid_file(path, images, "this type has no defined white level")
-    elif images.ndim != 4 or images.shape[1] != 3 or images.shape[3] == 3:
-        _invalid_file(path, images, "floats are network inputs in N×3×H×W order")
+    elif images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[3] == 3:
+        _invalid_file(path, images, "floats are network inputs in N×3×H×W or N×1×H×W order")
 
 
 def _check_pixels(path: Path, images: NDArray[Any]) -> None:

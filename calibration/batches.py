@@ -102,6 +102,8 @@ def open_data(
     source = name or (calibration.NOISE if tensors else "photos")
     split = calibration.split_for(source, purpose)
     dataset = calibration.open_tensors(source, tensors, split) if tensors else calibration.open_set(source, split)
+    for text in dataset.notes:
+        note(text)
     size = max(min(CHUNK, batch.maximum, len(dataset)), batch.minimum)
     multiple = 1 if batch.minimum == 1 else size
     wanted = min(math.ceil(count / multiple), len(dataset) // multiple) * multiple
@@ -130,7 +132,7 @@ def make_inputs(images: Sequence[Pixels], model: ModelSpec) -> NDArray[Any]:
     """Convert images to the graph's input: cropped pixels where the graph normalises by itself, else normalised planes.
 
     H×W×3 uint8 of any size -> N×height×width×3 uint8, or float32 in the network's axis order. Float32 planes are
-    already preprocessed: they are passed through if they are 3×height×width and the graph takes planes, else refused.
+    already preprocessed: they are passed through if they are channels×height×width and the graph takes planes, else refused.
     """
     return np.stack([_make_input(image, model) for image in images])
 
@@ -157,7 +159,7 @@ def _check_planes(planes: Pixels, model: ModelSpec) -> None:
             "Give uint8 images, or export with --preprocess-in host.",
         )
     assert model.preprocessing is not None
-    expected = (3, model.preprocessing.height, model.preprocessing.width)
+    expected = (model.preprocessing.channel_count, model.preprocessing.height, model.preprocessing.width)
     if planes.shape != expected:
         raise InputError(
             f"the samples are preprocessed to {format_shape(planes.shape)}, and {model.name} takes "

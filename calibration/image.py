@@ -23,6 +23,10 @@ PILLOW_FILTER: Final[Any] = ("ignore", None, UserWarning, re.compile(PILLOW), 0)
 """The entry of `warnings.filters` that suppresses warnings of Pillow's modules."""
 
 
+MAX_12_BIT: Final = 0xFFF
+"""Largest sample of 12 bits."""
+
+
 class UndecodableImage(InputError):
     """The file was read but is not a valid image. Only this error is skipped and counted in a large set."""
 
@@ -30,8 +34,9 @@ class UndecodableImage(InputError):
 def decode_image(path: str | Path) -> NDArray[np.uint8]:
     """Decode an image file to the pixels that a viewer shows: H×W×3, uint8, RGB.
 
-    EXIF orientation is applied. Grey is repeated over the channels; 16-bit samples keep their high byte; transparency
-    is dropped without compositing, as torchvision's ImageFolder does, so that a network gets what it was trained on.
+    EXIF orientation is applied. Grey is repeated over the channels. 16-bit samples keep their high byte; a grey image of
+    16 bits in which none exceeds 4095 has 12 bits, as cameras and X-ray machines write it, and keeps the high 8 of
+    those. Transparency is dropped without compositing, as torchvision's ImageFolder does, so that a network gets what it was trained on.
     Only the first frame of a file with several is decoded.
 
     Raises UndecodableImage for invalid content, and plain InputError for a file that cannot be read or is too large.
@@ -107,5 +112,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _keep_high_byte(grey: NDArray[np.uint16]) -> Image.Image:
-    """Keep the high byte, as Pillow does for 16-bit colour, so that grey and colour agree."""
-    return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
+    """Keep the high byte, as Pillow does for 16-bit colour, so that grey and colour agree; of 12 bits in 16, their
+    high 8: the high byte would leave 16 levels next to black.
+    """
+    shift = 4 if grey.max() <= MAX_12_BIT else 8
+    return Image.fromarray((grey >> shift).astype(np.uint8)).convert("RGB")

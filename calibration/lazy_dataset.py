@@ -23,6 +23,8 @@ class LazyDataset:
     """Called from several threads at once; returns equal samples for equal items."""
     seed: int = 0
     """The seed that selected these items, if they are a subset."""
+    notes: tuple[str, ...] = ()
+    """What the source has besides these samples, as sentences for the user."""
 
     def __len__(self) -> int:
         return len(self.items)

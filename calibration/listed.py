@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 from deploykit.core.calibration.image import decode_image
 from deploykit.core.calibration.lazy_dataset import LazyDataset
 from deploykit.core.errors import InputError
+from deploykit.core.files import escape_undecodable
 from deploykit.core.values import Sample
 
 SUFFIXES: Final = frozenset({".txt", ".csv", ".lst"})
@@ -41,7 +42,7 @@ def load_listed(name: str, split: str) -> LazyDataset:
     _check_labels(path, lines)
     _check_files(path, lines)
     return LazyDataset(
-        name=path.stem,
+        name=escape_undecodable(path.stem),
         split=split,
         real=True,
         classes=(),

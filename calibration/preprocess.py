@@ -9,7 +9,8 @@ Given H×W×3 uint8 RGB pixels and a `Preprocessing`, with integers throughout a
 2. Crop. Of the `spare` rows (resized height − `height`), the half above the crop is spare / 2 rounded half to even:
    `(spare + 1) // 2` if spare % 4 == 3, else `spare // 2`. Columns likewise.
 3. Lay out as 3×height×width, or height×width×3 where `layout` is `NHWC`; channels in the order red, green, blue, or its
-   reverse where `channels` is `bgr`.
+   reverse where `channels` is `bgr`. Where it is `grey`, the one channel is the luminance of ITU-R 601 as Pillow and
+   torchvision round it, `(19595 red + 38470 green + 7471 blue + 32768) >> 16`: a grey image keeps its values.
 4. Normalise. Every pixel becomes (pixel · scale − mean) / std, computed in double precision and rounded once to
    float32. `mean` and `std` are listed in the output's order: a `bgr` network's begin with blue.
 
@@ -28,24 +29,33 @@ from PIL import Image
 
 from deploykit.core.errors import InputError
 from deploykit.core.shapes import format_shape
-from deploykit.core.values import Preprocessing
+from deploykit.core.values import ChannelOrder, Preprocessing
 
 MAX_RESIZED_PIXELS: Final = 2**26
 """200 MB. A very elongated image would otherwise fill the memory, since its longer side scales with the shorter one."""
 
 
 def preprocess_image(image: NDArray[np.uint8], spec: Preprocessing) -> NDArray[np.float32]:
-    """Preprocess H×W×3 uint8 RGB to 3×height×width (`NHWC`: height×width×3) float32 in `spec.channels` order."""
-    pixels = crop_image(image, spec)
-    planes = pixels if spec.channels == "rgb" else pixels[..., ::-1]
+    """Preprocess H×W×3 uint8 RGB to channels×height×width (`NHWC`: height×width×channels) float32, the channels in
+    `spec.channels` order.
+    """
+    planes = _order_channels(crop_image(image, spec), spec.channels)
     axis = 0 if spec.layout == "NCHW" else -1
     return np.stack(
         [values[planes[..., channel]] for channel, values in enumerate(_build_value_table(spec))], axis=axis
     )
 
 
+def _order_channels(pixels: NDArray[np.uint8], channels: ChannelOrder) -> NDArray[np.uint8]:
+    """H×W×3 RGB to H×W×3 in the network's order, or to H×W×1."""
+    if channels == "grey":
+        weighted = pixels @ np.array([19595, 38470, 7471], dtype=np.uint32)
+        return ((weighted + 32768) >> 16).astype(np.uint8)[..., None]
+    return pixels if channels == "rgb" else pixels[..., ::-1]
+
+
 def preprocess_batch(images: Sequence[NDArray[np.uint8]], spec: Preprocessing) -> NDArray[np.float32]:
-    """Preprocess images of any size to N×3×height×width (or N×height×width×3) float32."""
+    """Preprocess images of any size to N×channels×height×width (or N×height×width×channels) float32."""
     if not images:
         raise InputError("the batch has no images.", "Give at least one.")
     return np.stack([preprocess_image(image, spec) for image in images])
@@ -75,7 +85,7 @@ def _halve_to_even(spare: int) -> int:
 
 
 def _build_value_table(spec: Preprocessing) -> NDArray[np.float32]:
-    """Build the 3×256 table of normalised values per channel. With a table, every implementation can be exact."""
+    """Build the channels×256 table of normalised values per channel. With a table, every implementation can be exact."""
     pixels = np.arange(256, dtype=np.float64)
     mean, std = (np.array(values, dtype=np.float64)[:, None] for values in (spec.mean, spec.std))
     return ((pixels * spec.scale - mean) / std).astype(np.float32)

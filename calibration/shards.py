@@ -19,6 +19,7 @@ from deploykit.core.calibration.image import SUFFIXES as IMAGES
 from deploykit.core.calibration.image import decode_image_bytes
 from deploykit.core.calibration.lazy_dataset import LazyDataset
 from deploykit.core.errors import InputError
+from deploykit.core.files import escape_undecodable
 from deploykit.core.values import Sample
 
 BLOCK: Final = tarfile.BLOCKSIZE
@@ -63,7 +64,7 @@ def load_shards(name: str, split: str) -> LazyDataset:
             "Label all of them or none.",
         )
     path = Path(name)
-    title = path.resolve().name if path.is_dir() else path.stem
+    title = escape_undecodable(path.resolve().name if path.is_dir() else path.stem)
     return LazyDataset(name=title, split=split, real=True, classes=(), items=members, load_sample=_decode_sample)
 
 
@@ -178,4 +179,4 @@ def _read_label(shard: Path, key: str, piece: Piece) -> int:
 def _decode_sample(member: Member) -> Sample:
     content = _read_content(member.shard, Piece(member.start, member.size))
     image = decode_image_bytes(content, f"{member.shard}: {member.name}")
-    return Sample(name=f"{member.shard.stem}/{member.name}", image=image, label=member.label)
+    return Sample(name=escape_undecodable(f"{member.shard.stem}/{member.name}"), image=image, label=member.label)

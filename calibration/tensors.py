@@ -136,4 +136,4 @@ def _format_inputs(inputs: Sequence[TensorSpec]) -> str:
 
 
 def _is_image_input(inputs: Sequence[TensorSpec]) -> bool:
-    return len(inputs) == 1 and len(inputs[0].shape) == 4 and 3 in inputs[0].shape[1:]
+    return len(inputs) == 1 and len(inputs[0].shape) == 4 and not {1, 3}.isdisjoint(inputs[0].shape[1:])

@@ -88,7 +88,8 @@ def in_cpp(tmp_path: Path) -> InCpp:
         spec = case["preprocessing"]
         size = spec["height"], spec["width"]
         last = case["type"] == "uint8" or spec["layout"] == "NHWC"
-        shape = (len(images), *size, 3) if last else (len(images), 3, *size)
+        count = len(spec["mean"])
+        shape = (len(images), *size, count) if last else (len(images), count, *size)
         return np.fromfile(output, dtype=case["type"]).reshape(shape)
 
     return run
@@ -138,20 +139,21 @@ def test_cpp_equals_python_on_images_more_than_twice_as_high_as_wide(seed: int, 
 
 def compare_at(sizes: Sequence[tuple[int, int]], random: np.random.Generator, in_cpp: InCpp) -> None:
     """Noise of these sizes, with random preprocessing, type and layout."""
-    resize = int(random.integers(1, 80))
+    resize, channels = int(random.integers(1, 80)), str(random.choice(["rgb", "bgr", "grey"]))
+    count = 1 if channels == "grey" else 3
     spec = Preprocessing(
         resize=resize,
         height=int(random.integers(1, resize + 1)),
         width=int(random.integers(1, resize + 1)),
         scale=float(random.uniform(0.001, 1)),
-        mean=tuple(random.uniform(-1, 1, 3).tolist()),
-        std=tuple(random.uniform(0.1, 2, 3).tolist()),
-        channels=str(random.choice(["rgb", "bgr"])),  # type: ignore[arg-type]
+        mean=tuple(random.uniform(-1, 1, count).tolist()),
+        std=tuple(random.uniform(0.1, 2, count).tolist()),
+        channels=channels,  # type: ignore[arg-type]
         layout=str(random.choice(["NCHW", "NHWC"])),  # type: ignore[arg-type]
     )
     case = a_case(
         spec,
-        type=str(random.choice(["float32", "float16", "uint8"])),
+        type=str(random.choice(["float32", "float16", "uint8"][: 3 if count == 3 else 2])),
         order=str(random.choice(["rgb", "bgr"])),
         padding=int(random.integers(0, 9)),
     )

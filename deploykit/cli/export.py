@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from deploykit.cli.build_options import add_build_options, read_build_options
-from deploykit.cli.options import Batch, Input, NamedKind, Positive, Size, Triple, read_output_kinds
+from deploykit.cli.options import Batch, ChannelNumbers, Input, NamedKind, Positive, Size, read_output_kinds
 from deploykit.core.values import (
     BatchRange,
     BudgetOptions,
@@ -36,7 +36,8 @@ INT8_ONLY = ("calibration", "calibration_size", "observer", "max_drop", "min_snr
 @click.command("export")
 @click.argument("model")
 @click.option("--weights",
-              help="Weights: random (default), imagenet, or a checkpoint's path; a file has its own.")  # fmt: skip
+              help="Weights: random (default), imagenet, or a checkpoint's path (PATH:KEY: one of several state dicts "
+              "in it); a file has its own.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed for random weights.")
 @click.option("--model-arg", multiple=True, metavar="KEY=VALUE", help="Constructor argument of the network.")
 @click.option("--num-classes", type=click.IntRange(min=1), help="Number of classes: --model-arg num_classes=N.")
@@ -77,9 +78,11 @@ INT8_ONLY = ("calibration", "calibration_size", "observer", "max_drop", "min_snr
 @click.option("--preprocess-in", type=click.Choice(get_args(PreprocessIn)), default="host", show_default=True,
               help="Where pixels are normalized; graph: the input is uint8, N×H×W×3.")  # fmt: skip
 @click.option("--scale", type=Positive(), help="Pixel multiplier before mean subtraction.")
-@click.option("--mean", type=Triple(), help="Mean per channel.")
-@click.option("--std", type=Triple(positive=True), help="Standard deviation per channel.")
-@click.option("--channels", type=click.Choice(get_args(ChannelOrder)), help="Channel order.")
+@click.option("--mean", type=ChannelNumbers(), help="Mean per channel; one number: the network takes grey images.")
+@click.option("--std", type=ChannelNumbers(positive=True), help="Standard deviation per channel.")
+@click.option(
+    "--channels", type=click.Choice(get_args(ChannelOrder)), help="Channel order; grey: the network takes one channel."
+)
 @click.option("--opset", type=int, help="ONNX opset (default: 20, or a file's own if that is later).")
 @click.option("--exporter", type=click.Choice(get_args(Exporter)), default="auto", show_default=True,
               help="PyTorch's ONNX exporter; auto falls back from dynamo to torchscript.")  # fmt: skip

@@ -13,6 +13,7 @@ import click
 
 from deploykit.core.errors import DeploykitError
 from deploykit.core.extras import missing_package_error
+from deploykit.core.files import escape_undecodable
 
 ISSUES = "Run `deploykit --debug …` with the same arguments and report its output with the command."
 
@@ -36,6 +37,12 @@ def print_error(error: Exception, debug: bool, arguments: Sequence[str] = ()) ->
         case OSError():
             name, reason = error.filename or "A file", error.strerror or error
             _print_message(f"{name} cannot be used: {reason}. Check the path and the disk.")
+            return 3
+        case UnicodeEncodeError() if names := [text for text in arguments if escape_undecodable(text) != text]:
+            _print_message(
+                f"The name '{escape_undecodable(names[0])}' has bytes that are not UTF-8, and a bundle records it. "
+                "Rename it, or give it a second name with ln -s."
+            )
             return 3
         case _:
             _print_message(f"deploykit failed: {type(error).__name__}: {error}. {ISSUES}")

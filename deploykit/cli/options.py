@@ -59,27 +59,35 @@ class Positive(click.ParamType[float]):
         return number
 
 
-class Triple(click.ParamType[tuple[float, float, float]]):
-    """Three finite numbers separated by commas, in the order of the network's channels; above 0 if `positive`."""
+class ChannelNumbers(click.ParamType[tuple[float, ...]]):
+    """Three finite numbers separated by commas, in the order of the network's channels, or one for a network that takes
+    grey images; above 0 if `positive`.
+    """
 
-    name = "A,B,C"
+    name = "A,B,C|A"
 
     def __init__(self, positive: bool = False) -> None:
         self._positive = positive
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, float, float]:
-        """Parse `0.5,0.5,0.5`."""
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Parse `0.5,0.5,0.5`, or `0.5`."""
         try:
-            first, second, third = (float(part) for part in str(value).split(","))
+            numbers = tuple(float(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r}: write three numbers separated by commas, such as 0.485,0.456,0.406.", param, ctx)
-        if not all(map(math.isfinite, (first, second, third))):
-            self.fail(f"{value!r}: all three must be finite.", param, ctx)
-        if self._positive and min(first, second, third) <= 0:
-            self.fail(f"{value!r}: all three must be above 0.", param, ctx)
-        return first, second, third
+            numbers = ()
+        if len(numbers) not in (1, 3):
+            self.fail(
+                f"{value!r}: write three numbers separated by commas, such as 0.485,0.456,0.406, or one for grey "
+                "images.",
+                param,
+                ctx,
+            )
+        subject = "it" if len(numbers) == 1 else "all three"
+        if not all(map(math.isfinite, numbers)):
+            self.fail(f"{value!r}: {subject} must be finite.", param, ctx)
+        if self._positive and min(numbers) <= 0:
+            self.fail(f"{value!r}: {subject} must be above 0.", param, ctx)
+        return numbers
 
 
 class Input(click.ParamType[InputSpec]):

@@ -31,6 +31,11 @@ def escape_name(name: str) -> str:
     return quote(name, safe=" ")
 
 
+def escape_undecodable(name: str) -> str:
+    r"""Write the bytes of a file's name that are not UTF-8 as `\xe9`, so that it can be printed and recorded."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def hash_file(path: Path) -> str:
     """Compute a file's SHA-256 as hex digits, reading in chunks."""
     digest = hashlib.sha256()

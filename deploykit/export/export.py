@@ -33,7 +33,7 @@ def export_module(
 ) -> ExportedGraph:
     """Trace `module` on `inputs` and save it as FP32 ONNX in `folder`.
 
-    Inputs: `input`, N×3×H×W float32, or N×H×W×3 uint8 with preprocessing in the graph; or the tensors that `spec`
+    Inputs: `input`, N×C×H×W float32, or N×H×W×3 uint8 with preprocessing in the graph; or the tensors that `spec`
     names. Output: named after the head; without a head, as `plan_module` plans it. Raises InputError where the network
     cannot be run or traced, treats the samples of a batch together, or the opset cannot be reached.
     """
@@ -104,9 +104,7 @@ def example_inputs(spec: ModelSpec, batch: BatchRange, tensor_inputs: Sequence[I
         return tuple(torch.zeros(rows, *tensor.shape, dtype=getattr(torch, tensor.dtype)) for tensor in tensor_inputs)
     if spec.preprocess_in == "graph":
         return (torch.zeros(rows, size.height, size.width, 3, dtype=torch.uint8),)
-    if size.layout == "NHWC":
-        return (torch.zeros(rows, size.height, size.width, 3),)
-    return (torch.zeros(rows, 3, size.height, size.width),)
+    return (torch.zeros(rows, *size.input_shape),)
 
 
 def eval_state_bytes(module: nn.Module, training_only: tuple[str, ...]) -> int:

@@ -47,7 +47,8 @@ def _request_words(request: ExportRequest) -> Iterator[str]:
 
 def _weights_words(weights: WeightsSource) -> Iterator[str]:
     if weights.kind not in ("random", "own"):
-        yield from ("--weights", weights.path or weights.kind)
+        key = "" if weights.key is None else f":{weights.key}"
+        yield from ("--weights", f"{weights.path or weights.kind}{key}")
     yield from _words_unless_default("--seed", weights.seed, 0)
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
 import msgspec
 
-from deploykit.core.errors import UsageError, format_unknown
+from deploykit.core.errors import InputError, UsageError, format_unknown
 from deploykit.core.extras import translate_import_errors
+from deploykit.core.files import escape_undecodable
 from deploykit.core.progress import LoggedProgress
 from deploykit.core.values import (
     Argument,
@@ -117,6 +118,9 @@ def export_request(
             raise UsageError(format_unknown("kind of output", kind, get_args(OutputKind)), "")
     if io == "fp16" and precision not in ("fp16", "int8-fp16"):
         raise UsageError("FP16 inputs and outputs need an FP16 graph.", "Choose the precision fp16 or int8-fp16.")
+    calibration_data = calibration.data if isinstance(calibration, CalibrationOptions) else calibration
+    for path in (name, weights, data, calibration_data):
+        _require_utf8(path)
     defaults = network_defaults(name)
     source = parse_weights(weights, seed) if weights is not None else defaults.weights
     if source.kind == "random":
@@ -342,6 +346,16 @@ def examine_machine() -> tuple[Finding, ...]:
 def _format_argument(value: Argument) -> str:
     """The value as `--model-arg` takes it."""
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _require_utf8(path: str | None) -> None:
+    """Raise InputError for a path that JSON cannot hold: the bundle records it. Names inside a folder are escaped."""
+    if path is not None and (escaped := escape_undecodable(path)) != path:
+        quoted = escaped.replace("'", "\\'")
+        raise InputError(
+            f"the name '{escaped}' has bytes that are not UTF-8, and a bundle records it.",
+            f"Give it a second name, and use that:\n  ln -s $'{quoted}' renamed{Path(escaped).suffix}",
+        )
 
 
 def _held_out_data(calibration: CalibrationOptions | None) -> str | None:

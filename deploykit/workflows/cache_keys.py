@@ -10,6 +10,7 @@ import msgspec
 
 from deploykit.core import calibration
 from deploykit.core.calibration.listed import SUFFIXES as LISTS
+from deploykit.core.files import escape_undecodable
 from deploykit.core.provenance import code_digest, list_libraries
 from deploykit.core.values import ExportRequest
 from deploykit.export.networks import sources
@@ -29,7 +30,7 @@ def data_key(name: str | None) -> str:
     files = None if name is None else calibration.list_files(name)
     if name is None or files is None:
         return name or ""
-    stats = [(path.as_posix(), path.stat()) for path in files if path.is_file()]
+    stats = [(escape_undecodable(path.as_posix()), path.stat()) for path in files if path.is_file()]
     is_list = Path(name).suffix.lower() in LISTS and Path(name).is_file()
     content = hashlib.sha256(Path(name).read_bytes()).hexdigest() if is_list else ""
     return _hash_parts({"files": [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats], "list": content})

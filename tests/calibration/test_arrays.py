@@ -43,6 +43,10 @@ def test_floats_are_network_inputs_and_become_float32(open_arrays, dtype):
     assert np.array_equal(planes, PLANES[2].astype(dtype).astype(np.float32))
 
 
+def test_preprocessed_inputs_may_have_one_channel(open_arrays):
+    assert np.array_equal(open_arrays(PLANES[:, :1])[2].image, PLANES[2, :1])
+
+
 def test_an_array_in_fortran_order_is_the_same_images(open_arrays):
     assert np.array_equal(open_arrays(np.asfortranarray(COLOURS))[1].image, COLOURS[1])
 
@@ -104,9 +108,9 @@ def test_labels_that_do_not_fit_are_refused(open_arrays, labels):
         (COLOURS[:0], "no pixel"),
         (COLOURS.astype(np.int64), "int64: this type has no defined white level"),
         (COLOURS > 9, "bool: this type"),
-        (PLANES.transpose(0, 2, 3, 1), "floats are network inputs in N×3×H×W order"),
-        (PLANES[0], "network inputs in N×3×H×W order"),
-        (PLANES[:, :1], "network inputs in N×3×H×W order"),
+        (PLANES.transpose(0, 2, 3, 1), "floats are network inputs in N×3×H×W or N×1×H×W order"),
+        (PLANES[0], "network inputs in N×3×H×W or N×1×H×W order"),
+        (PLANES[:, :2], "network inputs in N×3×H×W or N×1×H×W order"),
     ],
 )
 def test_other_arrays_are_refused_with_the_accepted_formats(open_arrays, array, reason):

@@ -69,6 +69,18 @@ def test_16_bit_grey_is_reduced_to_its_high_byte(tmp_path, suffix):
     assert np.array_equal(shown, np.stack([GREYS] * 3, axis=-1))
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_12_bits_in_16_keep_their_high_8(tmp_path, suffix):
+    deep = (GREYS.astype(np.uint16) << 4) + 7  # no sample above 4095
+    shown = decode_image(save_image(tmp_path / f"x.{suffix}", Image.fromarray(deep)))
+    assert np.array_equal(shown, np.stack([GREYS] * 3, axis=-1))
+
+
+def test_one_sample_above_4095_makes_all_of_an_image_16_bit(tmp_path):
+    deep = np.array([[0, 4095, 4096]], np.uint16)
+    assert decode_image(save_image(tmp_path / "x.png", Image.fromarray(deep)))[0, :, 0].tolist() == [0, 15, 16]
+
+
 def test_big_endian_16_bit_grey_is_reduced_to_its_high_byte(tmp_path):
     path = tmp_path / "x.ppm"  # netpbm's 16-bit samples are big-endian
     path.write_bytes(b"P5 5 6 65535\n" + ((GREYS.astype(np.uint16) << 8) + 77).astype(">u2").tobytes())

@@ -46,6 +46,37 @@ def test_suffixes_match_in_any_case_and_other_files_are_ignored(create_folder, t
     ]
 
 
+def test_what_is_no_image_is_counted_and_named_in_one_line(create_folder, tmp_path):
+    for name in ("anim.gif", "b.gif", "sub/a.jfif", "c.pgm", "notes.txt", "LICENSE", ".DS_Store"):
+        (tmp_path / "sub").mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (note,) = create_folder("a.png").notes
+    assert note == (
+        f"Files of {tmp_path.name} that are not read as images: 2 .gif, 1 without ending, 1 .pgm, 1 .txt, 1 others "
+        "(LICENSE, anim.gif, b.gif, c.pgm and 2 more)."
+    )
+
+
+def test_a_folder_of_images_alone_has_no_note(create_folder):
+    assert create_folder("a.png").notes == ()
+
+
+def test_a_folder_of_other_files_is_refused_with_their_endings(tmp_path):
+    (tmp_path / "anim.gif").write_bytes(b"")
+    with pytest.raises(InputError, match=r"there is no image under .*, only 1 \.gif"):
+        open_set(str(tmp_path))
+
+
+def test_names_that_are_not_utf_8_are_read_and_written_escaped(create_folder, tmp_path):
+    raw = os.fsdecode(b"caf\xe9")
+    samples = create_folder(f"{raw}/{raw}.png", f"{raw}/b.png", "tea/c.png")
+    assert names(samples) == [r"caf\xe9/b.png", r"caf\xe9/caf\xe9.png", "tea/c.png"]
+    assert samples.classes == (r"caf\xe9", "tea")
+    assert [sample.label for sample in samples] == [0, 0, 1]
+    (tmp_path / f"{raw}.gif").write_bytes(b"")
+    assert r"(caf\xe9.gif)" in open_set(str(tmp_path)).notes[0]
+
+
 def test_hidden_files_and_folders_are_ignored(create_folder):
     assert names(create_folder("a.png", "._a.png", ".thumbnails/a.png")) == ["a.png"]
 

@@ -149,3 +149,27 @@ def test_an_image_too_elongated_to_resize_is_refused_before_allocation():
 def test_an_empty_batch_is_refused():
     with pytest.raises(InputError, match="has no images"):
         preprocess_batch([], IMAGENET)
+
+
+GREY = Preprocessing(resize=256, height=224, width=224, mean=(0.1307,), std=(0.3081,), channels="grey")
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_grey_is_pillows_luminance_of_the_crop(layout):
+    """torchvision's Grayscale is the same conversion of a PIL image."""
+    spec, image = msgspec.structs.replace(GREY, layout=layout), noise(300, 500)
+    luminance = np.asarray(transforms.Grayscale()(Image.fromarray(crop_image(image, spec))))
+    expected = ((luminance.astype(np.float64) / 255 - 0.1307) / 0.3081).astype(np.float32)
+    assert np.array_equal(preprocess_image(image, spec).squeeze(), expected)
+    assert preprocess_image(image, spec).shape == ((1, 224, 224) if layout == "NCHW" else (224, 224, 1))
+
+
+def test_a_grey_image_keeps_its_values():
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    plain = Preprocessing(16, 16, 16, scale=1.0, mean=(0.0,), std=(1.0,), channels="grey")
+    assert np.array_equal(preprocess_image(ramp, plain)[0], ramp[..., 0])
+
+
+def test_a_mean_has_a_number_for_each_channel():
+    with pytest.raises(ValueError, match="grey images need 1 numbers as mean"):
+        Preprocessing(16, 16, 16, channels="grey")

@@ -3,7 +3,7 @@
 import click
 import pytest
 
-from deploykit.cli.options import Batch, NamedKind, Positive, Size, Triple
+from deploykit.cli.options import Batch, ChannelNumbers, NamedKind, Positive, Size
 from deploykit.core.values import BatchRange
 
 
@@ -18,13 +18,14 @@ def test_a_size_is_height_before_width():
     assert Size().convert("32x64", None, None) == (32, 64)
 
 
-@pytest.mark.parametrize("option", [Triple(), Triple(positive=True)])
-def test_a_triple_is_three_numbers(option):
+@pytest.mark.parametrize("option", [ChannelNumbers(), ChannelNumbers(positive=True)])
+def test_a_mean_is_three_numbers_or_one(option):
     assert option.convert("0.5,1e-3, 2", None, None) == (0.5, 0.001, 2.0)
+    assert option.convert("0.1307", None, None) == (0.1307,)
 
 
 def test_a_mean_may_be_negative():
-    assert Triple().convert("-1,0,1", None, None) == (-1, 0, 1)
+    assert ChannelNumbers().convert("-1,0,1", None, None) == (-1, 0, 1)
 
 
 def test_a_scale_is_a_positive_number():

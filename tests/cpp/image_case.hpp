@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
@@ -26,6 +27,11 @@ inline deploykit::ChannelOrder channel_order(const nlohmann::json& word) {
     return word == "bgr" ? deploykit::ChannelOrder::bgr : deploykit::ChannelOrder::rgb;
 }
 
+// One number per channel; a grey input's one number three times, as the library keeps it.
+inline std::array<double, 3> channel_numbers(const nlohmann::json& numbers) {
+    return {numbers.front(), numbers[numbers.size() == 1 ? 0 : 1], numbers.back()};
+}
+
 inline deploykit::DataType data_type(const std::string& word) {
     using deploykit::DataType;
     for (const DataType type : {DataType::float32, DataType::float16, DataType::uint8}) {
@@ -43,8 +49,9 @@ inline ImageCase image_case(const nlohmann::json& written) {
     fields.at("height").get_to(preprocessing.height);
     fields.at("width").get_to(preprocessing.width);
     fields.at("scale").get_to(preprocessing.scale);
-    fields.at("mean").get_to(preprocessing.mean);
-    fields.at("std").get_to(preprocessing.std);
+    preprocessing.grey = fields.at("channels") == "grey";
+    preprocessing.mean = channel_numbers(fields.at("mean"));
+    preprocessing.std = channel_numbers(fields.at("std"));
     preprocessing.channels = channel_order(fields.at("channels"));
     preprocessing.layout = fields.at("layout") == "NHWC" ? deploykit::ImageLayout::nhwc : deploykit::ImageLayout::nchw;
     const deploykit::DataType type = data_type(written.at("type"));

@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -171,6 +172,17 @@ TEST_CASE("several inputs and outputs are understood, of any name, type and rank
     CHECK(manifest.outputs[2].shape == std::vector<std::int64_t>{-1});
     CHECK(manifest.golden.inputs.at("data/x:0") == "golden/in.data%2Fx%3A0.npy");
     CHECK(manifest.golden.outputs.at("out/score of it") == "golden/out.out%2Fscore of it.npy");
+}
+
+TEST_CASE("a network of one channel has one number as mean and std") {
+    auto grey = changed(plain_manifest(), "/model/preprocessing/channels", "grey");
+    CHECK(refused(grey).what() == doctest::Contains("one number per channel"));
+    grey = changed(grey, "/model/preprocessing/mean", nlohmann::json::array({0.25}));
+    const auto read = parsed(changed(grey, "/model/preprocessing/std", nlohmann::json::array({2.0}))).preprocessing;
+    CHECK(read.grey);
+    CHECK(read.mean == std::array<double, 3>{0.25, 0.25, 0.25});
+    CHECK(read.std == std::array<double, 3>{2.0, 2.0, 2.0});
+    CHECK_FALSE(parsed(plain_manifest()).preprocessing.grey);
 }
 
 TEST_CASE("preprocessing is understood: sizes, arithmetic, order of channels and axes, and where it happens") {

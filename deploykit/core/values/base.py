@@ -37,7 +37,7 @@ Origin = Literal["dynamo", "torchscript", "file"]
 """Source of a graph: one of PyTorch's exporters, or an ONNX file that the user supplied."""
 Runtime = Literal["python", "cpp"]
 """Library that an application runs a bundle with: this package, or the C++ library."""
-ChannelOrder = Literal["rgb", "bgr"]
+ChannelOrder = Literal["rgb", "bgr", "grey"]
 ImageLayout = Literal["NCHW", "NHWC"]
 """Axis order of a batch of images: N batch, C channels, H height, W width."""
 TensorLayout = Literal["NCHW", "NHWC", "NC", "ND"]

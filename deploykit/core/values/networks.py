@@ -9,29 +9,46 @@ from deploykit.core.values.base import Argument, ChannelOrder, DType, Exporter, 
 
 
 class Preprocessing(Value, frozen=True):
-    """Preprocessing of a decoded image (H×W×3, uint8, RGB) to a network input (3×height×width, float32).
+    """Preprocessing of a decoded image (H×W×3, uint8, RGB) to a network input (channels×height×width, float32).
 
     Resize the shorter side to `resize` pixels (bilinear with antialiasing, as Pillow does it), crop the center
-    `height`×`width`, and compute `(pixel · scale − mean) / std` per channel, in `channels` order.
+    `height`×`width`, and compute `(pixel · scale − mean) / std` per channel, in `channels` order. `grey`: of the one
+    channel that luminance gives (core/calibration/preprocess.py); `mean` and `std` then hold one number.
     """
 
     resize: int
     height: int
     width: int
     scale: float = 1 / 255
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     channels: ChannelOrder = "rgb"
     layout: ImageLayout = "NCHW"
-    """`NHWC`: the network's input is height×width×3, as in networks from TensorFlow."""
+    """`NHWC`: the network's input is height×width×channels, as in networks from TensorFlow."""
 
     def __post_init__(self) -> None:
         if min(self.resize, self.height, self.width) < 1:
             raise ValueError(f"image sizes are at least 1 pixel, not {self.resize}, {self.height}x{self.width}")
         if self.resize < max(self.height, self.width):
             raise ValueError(f"a shorter side of {self.resize} cannot hold a crop of {self.height}x{self.width}")
+        if not len(self.mean) == len(self.std) == self.channel_count:
+            raise ValueError(
+                f"{self.channels} images need {self.channel_count} numbers as mean and as std, "
+                f"not {len(self.mean)} and {len(self.std)}"
+            )
         if self.scale <= 0 or min(self.std) <= 0:
             raise ValueError(f"scale and std are positive, not {self.scale} and {self.std}")
+
+    @property
+    def channel_count(self) -> int:
+        """Number of channels of the network's input."""
+        return 1 if self.channels == "grey" else 3
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of one image in the network's input."""
+        count, height, width = self.channel_count, self.height, self.width
+        return (count, height, width) if self.layout == "NCHW" else (height, width, count)
 
 
 class InferredArgument(Value, frozen=True):
@@ -107,6 +124,8 @@ class WeightsSource(Value, frozen=True):
     kind: Literal["random", "imagenet", "file", "own"]
     seed: int = 0
     path: str | None = None
+    key: str | None = None
+    """Name of one state dict in the file, as `--weights FILE:KEY` gives it; None: there is only one that fits."""
 
     def __post_init__(self) -> None:
         if (self.kind == "file") != (self.path is not None):

@@ -20,8 +20,9 @@ class ImageOverrides(Value, frozen=True):
     height: int | None = None
     width: int | None = None
     scale: float | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    mean: tuple[float, ...] | None = None
+    """One number per channel, as in `std`."""
+    std: tuple[float, ...] | None = None
     channels: ChannelOrder | None = None
     resize: int | None = None
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 Pixels: TypeAlias = "NDArray[np.uint8] | NDArray[np.float32]"
-"""A decoded image, H×W×3, uint8, RGB; or an already preprocessed network input, 3×H×W, float32."""
+"""A decoded image, H×W×3, uint8, RGB; or an already preprocessed network input, channels×H×W, float32."""
 
 
 class Sample(Value, frozen=True):

@@ -44,6 +44,9 @@ void validate(const Preprocessing& preprocessing) {
                      [](double value) { return std::isfinite(value); })) {
         refuse_preprocessing("a mean is not finite.");
     }
+    if (preprocessing.grey && preprocessing.in_graph) {
+        refuse_preprocessing("a graph that normalizes takes three channels, and this is of one.");
+    }
 }
 
 void validate(DataType type, bool in_graph) {
@@ -178,7 +181,10 @@ private:
     void write_pixels(std::byte* to, bool reversed) const;
     template <class Value>
     void write_values(const Table<Value>& table, std::byte* to, bool reversed) const;
+    template <class Value>
+    void write_luminance(const Table<Value>& table, std::byte* to, bool reversed) const;
 
+    std::size_t channels() const noexcept { return preprocessing_.grey ? 1 : 3; }
     std::size_t crop_pixels() const noexcept {
         return static_cast<std::size_t>(preprocessing_.height) * static_cast<std::size_t>(preprocessing_.width);
     }
@@ -208,7 +214,8 @@ Preprocessor::Implementation::Implementation(const Preprocessing& preprocessing,
     const std::int64_t height = preprocessing.height;
     const std::int64_t width = preprocessing.width;
     const bool channels_last = preprocessing.in_graph || preprocessing.layout == ImageLayout::nhwc;
-    shape_ = channels_last ? Shape{1, height, width, 3} : Shape{1, 3, height, width};
+    const auto count = static_cast<std::int64_t>(channels());
+    shape_ = channels_last ? Shape{1, height, width, count} : Shape{1, count, height, width};
     tabulate();
 }
 
@@ -233,7 +240,7 @@ TensorView Preprocessor::Implementation::run(const Image* images, std::size_t co
     for (std::size_t index = 0; index < count; ++index) {
         check_image(images[index], preprocessing_.resize);  // check all images before allocating
     }
-    const std::size_t bytes = 3 * crop_pixels() * bytes_per_element(type_);
+    const std::size_t bytes = channels() * crop_pixels() * bytes_per_element(type_);
     output_.resize(count * bytes);
     for (std::size_t index = 0; index < count; ++index) {
         plan(images[index]);
@@ -323,9 +330,25 @@ void Preprocessor::Implementation::write_pixels(std::byte* to, bool reversed) co
     }
 }
 
+// Write the one channel of a grey input, rounded as in calibration/preprocess.py.
+template <class Value>
+void Preprocessor::Implementation::write_luminance(const Table<Value>& table, std::byte* to, bool reversed) const {
+    const std::size_t red = reversed ? 2 : 0;
+    auto* value = reinterpret_cast<Value*>(to);
+    for (std::size_t index = 0; index < crop_pixels(); ++index) {
+        const std::uint8_t* pixel = crop_.data() + 3 * index;
+        const std::uint32_t sum = 19595U * pixel[red] + 38470U * pixel[1] + 7471U * pixel[2 - red] + 32768U;
+        value[index] = table[0][sum >> 16U];
+    }
+}
+
 // Write each channel as a plane (NCHW), or as every third value (NHWC).
 template <class Value>
 void Preprocessor::Implementation::write_values(const Table<Value>& table, std::byte* to, bool reversed) const {
+    if (preprocessing_.grey) {
+        write_luminance(table, to, reversed);
+        return;
+    }
     const std::size_t pixels = crop_pixels();
     const bool planes = preprocessing_.layout == ImageLayout::nchw;
     const std::size_t step = planes ? 1 : 3;

@@ -211,12 +211,12 @@ BatchRange read_batch_range(const Node& node) {
     return batch;
 }
 
-std::array<double, 3> read_channels(const Node& node, double (Node::*read)() const) {
+std::array<double, 3> read_channels(const Node& node, double (Node::*read)() const, bool grey) {
     const auto result = node.list([read](const Node& one) { return (one.*read)(); });
-    if (result.size() != 3) {
+    if (result.size() != (grey ? 1U : 3U)) {
         node.refuse("it does not have one number per channel");
     }
-    return {result[0], result[1], result[2]};
+    return {result.front(), result[grey ? 0 : 1], result.back()};
 }
 
 Preprocessing read_preprocessing(const Node& node) {
@@ -229,9 +229,11 @@ Preprocessing read_preprocessing(const Node& node) {
         node.refuse("the crop is larger than the resized image");
     }
     result.scale = node["scale"].positive();
-    result.mean = read_channels(node["mean"], &Node::number);
-    result.std = read_channels(node["std"], &Node::positive);
-    result.channels = node["channels"].one_of({"rgb", "bgr"}) == "rgb" ? ChannelOrder::rgb : ChannelOrder::bgr;
+    const auto channels = node["channels"].one_of({"rgb", "bgr", "grey"});
+    result.grey = channels == "grey";
+    result.channels = channels == "bgr" ? ChannelOrder::bgr : ChannelOrder::rgb;
+    result.mean = read_channels(node["mean"], &Node::number, result.grey);
+    result.std = read_channels(node["std"], &Node::positive, result.grey);
     result.layout = node["layout"].one_of({"NCHW", "NHWC"}) == "NCHW" ? ImageLayout::nchw : ImageLayout::nhwc;
     return result;
 }

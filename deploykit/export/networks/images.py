@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -36,6 +37,10 @@ DEFAULT_PREPROCESSING = Preprocessing(resize=1, height=1, width=1, mean=(0.0, 0.
 """Defaults of the keys that the user leaves out, for a network without preprocessing: pixels from 0 to 1."""
 
 
+DEFAULT_GREY = msgspec.structs.replace(DEFAULT_PREPROCESSING, mean=(0.0,), std=(1.0,), channels="grey")
+"""The same for a network that takes one channel."""
+
+
 def resolve_preprocessing(
     own: Preprocessing | None, image: ImageOverrides | None, inputs: Sequence[InputSpec], model: str
 ) -> Preprocessing | None:
@@ -51,20 +56,31 @@ def resolve_preprocessing(
     sizes = [_image_layout(spec) for spec in inputs]
     if len(sizes) > 1 or None in sizes:
         raise UsageError(
-            f"The input of {model} is not an image of three channels but {', '.join(map(_describe_input, inputs))}.",
+            f"The input of {model} is not an image of one or three channels but "
+            f"{', '.join(map(_describe_input, inputs))}.",
             "Leave --scale, --mean, --std, --channels and --preprocessing-file out.",
         )
     if sizes and sizes[0] is not None:
-        layout, height, width = sizes[0]
+        layout, count, height, width = sizes[0]
         if image.height not in (None, height) or image.width not in (None, width):
             raise UsageError(f"The input size of {model} is fixed at {height}x{width}.", "Leave --input-size out.")
-        known = msgspec.structs.replace(
-            DEFAULT_PREPROCESSING, resize=max(height, width), height=height, width=width, layout=layout
-        )
+        if (count == 1) != (image.channels == "grey") and not (count == 1 and image.channels is None):
+            raise UsageError(
+                f"The input of {model} has {count} channel{'s' * (count > 1)}, not those of {image.channels} images.",
+                "Leave --channels out.",
+            )
+        default = DEFAULT_GREY if count == 1 else DEFAULT_PREPROCESSING
+        known = msgspec.structs.replace(default, resize=max(height, width), height=height, width=width, layout=layout)
         return _apply_overrides(known, image)
     if image.height is None or image.width is None:
         raise UsageError(f"{model} does not declare its input size.", "Give --input-size HxW.")
-    return _apply_overrides(DEFAULT_PREPROCESSING, image)
+    return _apply_overrides(DEFAULT_GREY if takes_grey(image) else DEFAULT_PREPROCESSING, image)
+
+
+def takes_grey(image: ImageOverrides) -> bool:
+    """Whether the user's options are those of a network that takes one channel: `--channels grey`, or one mean."""
+    numbers = [len(values) for values in (image.mean, image.std) if values is not None]
+    return image.channels == "grey" or (image.channels is None and numbers != [] and max(numbers) == 1)
 
 
 def _apply_overrides(spec: Preprocessing, image: ImageOverrides) -> Preprocessing:
@@ -76,10 +92,27 @@ def _apply_overrides(spec: Preprocessing, image: ImageOverrides) -> Preprocessin
         _require_usable(name, overrides.get(name, ()))
     if image.height is not None and image.width is not None and image.resize is None:
         overrides["resize"] = max(image.height, image.width)
+    _require_counts(overrides, spec)
     try:
         return msgspec.structs.replace(spec, **overrides)
     except ValueError as error:
         raise UsageError(f"{error}.", "Change --input-size, or resize in the preprocessing file.") from error
+
+
+def _require_counts(overrides: Mapping[str, Any], spec: Preprocessing) -> None:
+    """Raise UsageError unless mean and std hold one number per channel."""
+    channels = overrides.get("channels", spec.channels)
+    count = 1 if channels == "grey" else 3
+    for name in ("mean", "std"):
+        numbers = overrides.get(name, getattr(spec, name))
+        if len(numbers) != count:
+            given = "given" if name in overrides else "known"
+            raise UsageError(
+                f"{channels} images have {count} channel{'s' * (count > 1)}, and {len(numbers)} numbers are {given} as "
+                f"{name}.",
+                f"Give --{name} {'A' if count == 1 else 'A,B,C'}"
+                + (", or --channels grey for a network that takes one channel." if count == 3 else "."),
+            )
 
 
 def _require_usable(name: str, value: float | tuple[float, ...]) -> None:
@@ -92,8 +125,11 @@ def _require_usable(name: str, value: float | tuple[float, ...]) -> None:
 
 
 def is_image_input(inputs: Sequence[InputSpec]) -> bool:
-    """Whether there is one input, with the shape of an image of three channels."""
-    return len(inputs) == 1 and _image_layout(inputs[0]) is not None
+    """Whether there is one input, with the shape of an image of three channels. One of one channel may be anything,
+    such as a spectrogram.
+    """
+    layout = _image_layout(inputs[0]) if len(inputs) == 1 else None
+    return layout is not None and layout[1] == 3
 
 
 def _describe_input(spec: InputSpec) -> str:
@@ -101,12 +137,17 @@ def _describe_input(spec: InputSpec) -> str:
     return f"{spec.name} ({format_shape(('N', *spec.shape))} {spec.dtype})"
 
 
-def _image_layout(spec: InputSpec) -> tuple[str, int, int] | None:
-    """Return layout, height and width; None where the input is not an image of three channels."""
+def _image_layout(spec: InputSpec) -> tuple[str, int, int, int] | None:
+    """Return layout, number of channels, height and width; None where the input is not an image of one or three
+    channels.
+    """
     if len(spec.shape) != 3:
         return None
-    if spec.dtype in ("float32", "float16") and spec.shape[0] == 3:
-        return "NCHW", spec.shape[1], spec.shape[2]
-    if spec.dtype in ("float32", "float16", "uint8") and spec.shape[2] == 3:
-        return "NHWC", spec.shape[0], spec.shape[1]
+    first, second, third = spec.shape
+    for count in (3, 1):
+        if spec.dtype in ("float32", "float16") and first == count:
+            return "NCHW", count, second, third
+        # One channel of uint8 has no form in a graph that normalizes by itself.
+        if third == count and (spec.dtype in ("float32", "float16") or (spec.dtype == "uint8" and count == 3)):
+            return "NHWC", count, first, second
     return None

@@ -75,7 +75,7 @@ def _example_batches(architecture: Architecture) -> Iterator[tuple[Tensor, ...]]
     """Random inputs without end, all different; none where the inputs are not known."""
     if (spec := architecture.preprocessing) is not None:
         while True:
-            yield (synthetic_images(spec.height, spec.width),)
+            yield (synthetic_images(spec.height, spec.width, spec.channel_count),)
     while architecture.inputs:
         yield tuple(map(_random_tensor, architecture.inputs))
 
@@ -85,14 +85,14 @@ def _random_tensor(spec: InputSpec) -> Tensor:
     return torch.randn(shape).to(dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)
 
 
-def synthetic_images(height: int, width: int) -> Tensor:
-    """Draw N×3×height×width: mostly smooth images that differ in brightness, tint and contrast, as normalized
+def synthetic_images(height: int, width: int, channels: int = 3) -> Tensor:
+    """Draw N×channels×height×width: mostly smooth images that differ in brightness, tint and contrast, as normalized
     photographs do. A network calibrated on images of one brightness leaves its range on those of night and snow.
 
     N is larger for small images, whose last layers have few pixels to average over.
     """
     count = min(max(8 * 224 * 224 // (height * width), 8), 16)
-    brightness = 0.7 * torch.randn(count, 1, 1, 1) + 0.3 * torch.randn(count, 3, 1, 1)
+    brightness = 0.7 * torch.randn(count, 1, 1, 1) + 0.3 * torch.randn(count, channels, 1, 1)
     contrast = torch.exp(0.5 * torch.randn(count, 1, 1, 1))
-    smooth = interpolate(torch.randn(count, 3, 7, 7), (height, width), mode="bilinear", align_corners=False)
-    return brightness + contrast * (0.8 * smooth + 0.25 * torch.randn(count, 3, height, width))
+    smooth = interpolate(torch.randn(count, channels, 7, 7), (height, width), mode="bilinear", align_corners=False)
+    return brightness + contrast * (0.8 * smooth + 0.25 * torch.randn(count, channels, height, width))

@@ -21,7 +21,7 @@ from deploykit.core.values import (
     WeightsRecord,
 )
 from deploykit.export.networks import sources
-from deploykit.export.networks.images import resolve_preprocessing
+from deploykit.export.networks.images import resolve_preprocessing, takes_grey
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +52,10 @@ class TorchNetwork:
         from deploykit.export.networks.weights import load_network
 
         architecture = self.architecture
-        if architecture.preprocessing is None:  # random weights: BatchNorm is calibrated on these inputs
+        if self.request.image is not None and self.request.image.channels == "grey":
+            own = resolve_preprocessing(architecture.preprocessing, self.request.image, (), self.request.model)
+            architecture = msgspec.structs.replace(architecture, preprocessing=own)
+        elif architecture.preprocessing is None:  # random weights: BatchNorm is calibrated on these inputs
             architecture = msgspec.structs.replace(architecture, inputs=self.tensor_inputs)
         arguments = sources.parse_arguments(architecture, self.request.arguments)
         return load_network(architecture, arguments, self.request.weights)
@@ -64,8 +67,8 @@ class TorchNetwork:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes of the network's source."""
-        return self.architecture.notes
+        """Notes of the network's source, and of its weights."""
+        return (*self.architecture.notes, *self.loaded_network.notes)
 
     @cached_property
     def preprocessing(self) -> Preprocessing | None:
@@ -83,7 +86,7 @@ class TorchNetwork:
         if self.request.inputs:
             return self.request.inputs
         if image is not None and image.height is not None and image.width is not None:
-            return (InputSpec("input", (3, image.height, image.width), "float32"),)
+            return (InputSpec("input", (1 if takes_grey(image) else 3, image.height, image.width), "float32"),)
         if self.architecture.inputs:
             return self.architecture.inputs
         raise UsageError(
@@ -100,6 +103,10 @@ class TorchNetwork:
             raise UsageError(
                 f"{request.model} has no preprocessing to put into the graph.",
                 "Give --mean and --std, or leave --preprocess-in graph out.",
+            )
+        if spec is not None and spec.channels == "grey" and request.preprocess_in == "graph":
+            raise UsageError(
+                "--preprocess-in graph takes images of three channels, and the network takes one.", "Leave it out."
             )
         return ModelSpec(
             name=self.architecture.name,

@@ -14,13 +14,17 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor, nn
 
+from deploykit.core.error_text import first_line
 from deploykit.core.errors import InputError, format_unknown
 from deploykit.core.files import hash_file
+from deploykit.core.shapes import format_shape
 from deploykit.core.values import Architecture, Argument, Preprocessing, WeightsRecord, WeightsSource
-from deploykit.export.networks import catalog, state_dict
-from deploykit.export.networks.checkpoint import State, read_checkpoint
+from deploykit.export.networks import catalog
+from deploykit.export.networks.checkpoint import read_checkpoint
+from deploykit.export.networks.fitting import FittedNetwork, load_fitting
 from deploykit.export.networks.random_weights import calibrate_batchnorm
 from deploykit.export.networks.sources import timm
+from deploykit.export.networks.sources.outline import build_outline
 from deploykit.export.networks.state_dict import is_inside
 from deploykit.export.networks.weights_source import require_checkpoint, require_released_weights
 
@@ -34,6 +38,22 @@ class LoadedNetwork(NamedTuple):
     """Constructor arguments: the architecture's, overridden by those that the weights need, then by the user's."""
     preprocessing: Preprocessing | None
     record: WeightsRecord
+    notes: tuple[str, ...] = ()
+    """Which weights of a checkpoint were taken, as sentences."""
+
+
+class _Checkpoint(NamedTuple):
+    """The content of a checkpoint, and where it comes from."""
+
+    content: object
+    path: Path
+    """For released weights, their name."""
+    key: str | None
+
+    @property
+    def origin(self) -> str:
+        """Name of the file, without its folder."""
+        return self.path.name
 
 
 def load_network(architecture: Architecture, arguments: Mapping[str, Argument], source: WeightsSource) -> LoadedNetwork:
@@ -47,8 +67,12 @@ def load_network(architecture: Architecture, arguments: Mapping[str, Argument], 
             return _load_imagenet(architecture, arguments)
         case "file":
             path = require_checkpoint(source)
-            module, final = _load_state(architecture, {}, arguments, read_checkpoint(path), path.name)
-            return _record_weights(architecture, module, final, architecture.preprocessing, path.name, trained=True)
+            checkpoint = _Checkpoint(read_checkpoint(path), path, source.key)
+            fitted, final = _load_checkpoint(architecture, {}, arguments, checkpoint)
+            loaded = _record_weights(
+                architecture, fitted.module, final, architecture.preprocessing, fitted.origin, trained=True
+            )
+            return loaded._replace(notes=fitted.notes)
 
 
 def _load_random(architecture: Architecture, arguments: Mapping[str, Argument], seed: int) -> LoadedNetwork:
@@ -58,11 +82,26 @@ def _load_random(architecture: Architecture, arguments: Mapping[str, Argument], 
         module = _build_module(architecture, final)
         counts = _compare_seeds(module, architecture, final, seed) if architecture.own_weights else _WeightCounts(0, 0)
         if counts.from_builder == 0:
-            calibrate_batchnorm(module, architecture)
+            _calibrate(module, architecture)
     source = counts.describe(architecture.name, seed)
     return _record_weights(
         architecture, module, final, architecture.preprocessing, source, trained=counts.all_from_builder
     )
+
+
+def _calibrate(module: nn.Module, architecture: Architecture) -> None:
+    try:
+        calibrate_batchnorm(module, architecture)
+    except RuntimeError as error:  # torch's for a tensor of another shape than a layer takes
+        shapes = [spec.shape for spec in architecture.inputs]
+        if architecture.preprocessing is not None:
+            shapes = [architecture.preprocessing.input_shape]
+        raise InputError(
+            f"{architecture.name} cannot compute inputs of {', '.join(map(format_shape, shapes))}: "
+            f"{first_line(error)}.",
+            "Give the size and the channels that it takes: --input-size HxW, and --channels grey --mean A --std A for "
+            "one channel.",
+        ) from error
 
 
 def _load_as_built(architecture: Architecture, arguments: Mapping[str, Argument]) -> LoadedNetwork:
@@ -80,11 +119,12 @@ def _load_imagenet(architecture: Architecture, arguments: Mapping[str, Argument]
         if arguments.get(name, needed) != needed:
             raise _argument_conflict(name, arguments[name], f"{pretrained.enum} was trained with {needed}")
     if pretrained.enum.startswith("timm:"):
-        state = timm.load_released_weights(pretrained.enum, arguments)
+        content: object = timm.load_released_weights(pretrained.enum, arguments)
     else:
-        state = read_checkpoint(_fetch_released_file(pretrained.enum))
-    module, final = _load_state(architecture, pretrained.arguments, arguments, state, pretrained.enum)
-    return _record_weights(architecture, module, final, pretrained.preprocessing, pretrained.enum, trained=True)
+        content = read_checkpoint(_fetch_released_file(pretrained.enum))
+    checkpoint = _Checkpoint(content, Path(pretrained.enum), None)
+    fitted, final = _load_checkpoint(architecture, pretrained.arguments, arguments, checkpoint)
+    return _record_weights(architecture, fitted.module, final, pretrained.preprocessing, pretrained.enum, trained=True)
 
 
 def _build_module(architecture: Architecture, arguments: Mapping[str, Argument]) -> nn.Module:
@@ -190,45 +230,38 @@ def _download_file(url: str, path: Path) -> None:
         ) from error
 
 
-def _load_state(
+def _load_checkpoint(
     architecture: Architecture,
     needed: Mapping[str, Argument],
     arguments: Mapping[str, Argument],
-    state: State,
-    origin: str,
-) -> tuple[nn.Module, Mapping[str, Argument]]:
-    """Build the network that fits the state dict, and load it. Returns the network and its constructor arguments.
+    checkpoint: _Checkpoint,
+) -> tuple[FittedNetwork, Mapping[str, Argument]]:
+    """Build the network that fits the checkpoint, and load it. Returns the network and its constructor arguments.
 
     Arguments take precedence in this order, from the lowest: defaults, `needed`, inferred from the shapes, the user's.
     Raises InputError where the user's contradict the inferred ones.
     """
-    prefix = _network_prefix(architecture, arguments)
-    state = state_dict.rename_legacy_keys(state_dict.strip_prefixes(state, prefix))
-    inferred = state_dict.infer_arguments(architecture, state)
-    for name, value in inferred.items():
-        if arguments.get(name, value) != value:
-            raise _argument_conflict(name, arguments[name], f"{origin} has weights for {name}={value}")
-    final = {**architecture.arguments, **needed, **inferred, **arguments}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # training-only submodules may keep their initialization
-        module = _build_module(architecture, final)
-    own = module.state_dict()
-    expected = {name: own[name] for name in own if not is_inside(name, architecture.training_only)}
-    used = {name: tensor for name, tensor in state.items() if not is_inside(name, architecture.training_only)}
-    state_dict.require_matching(expected, used, origin)
-    state_dict.require_finite(used, origin)
-    # Training-only entries are loaded where they fit; where they do not, no exported value depends on them.
-    fitting = {name: tensor for name, tensor in state.items() if name in own and tensor.shape == own[name].shape}
-    module.load_state_dict(fitting, strict=False)
-    return module, final
+    basic = {**architecture.arguments, **needed}
+    modules: dict[tuple[tuple[str, Argument], ...], nn.Module] = {}
 
+    def build(inferred: Mapping[str, Argument]) -> nn.Module:
+        for name, value in inferred.items():
+            if arguments.get(name, value) != value:
+                raise _argument_conflict(name, arguments[name], f"{checkpoint.origin} has weights for {name}={value}")
+        sizes = tuple(inferred.items())
+        if sizes not in modules:  # the same for most state dicts of a checkpoint
+            modules.clear()
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # training-only submodules may keep their initialization
+                modules[sizes] = _build_module(architecture, {**basic, **inferred, **arguments})
+        return modules[sizes]
 
-def _network_prefix(architecture: Architecture, arguments: Mapping[str, Argument]) -> str:
-    """The name of one parameter, or of a module that has one: a prefix that belongs to the network."""
-    if architecture.classifier:
-        return f"{architecture.classifier}."
-    with torch.random.fork_rng(devices=[]):
-        return next(iter(_build_module(architecture, {**architecture.arguments, **arguments}).state_dict()), "")
+    if architecture.inferred_arguments:  # names do not depend on sizes, so no memory is spent on weights of others
+        names = list(build_outline(lambda: _build_module(architecture, {**basic, **arguments})).state_dict())
+    else:
+        names = list(build({}).state_dict())
+    fitted = load_fitting(checkpoint.content, checkpoint.path, checkpoint.key, names, architecture, build)
+    return fitted, {**basic, **fitted.arguments, **arguments}
 
 
 def _argument_conflict(name: str, value: Argument, fact: str) -> InputError:

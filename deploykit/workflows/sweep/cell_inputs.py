@@ -15,6 +15,7 @@ from deploykit.core import calibration
 from deploykit.core.errors import InputError
 from deploykit.core.files import hash_file
 from deploykit.core.values.sweeps import Cell
+from deploykit.export.networks.weights_source import list_checkpoint_files, split_key
 from deploykit.workflows import cache_keys
 
 RESERVED: Final = frozenset({"random", "imagenet", *calibration.SETS})
@@ -52,7 +53,9 @@ def _find_argument_files(folder: Path, text: str) -> tuple[Path, ...]:
     path = folder / text
     if (images := _list_sample_files(path)) is not None:
         return images
-    return (path, *_list_external_data(path)) if path.is_file() else ()
+    if not path.is_file():
+        path = Path(split_key(str(path))[0])  # FILE:KEY chooses one state dict of a checkpoint
+    return (*_list_parts(path), *_list_external_data(path)) if path.is_file() else ()
 
 
 def _list_sample_files(path: Path) -> tuple[Path, ...] | None:
@@ -62,6 +65,14 @@ def _list_sample_files(path: Path) -> tuple[Path, ...] | None:
     except InputError:
         return None
     return None if files is None else tuple(file for file in files if file.is_file())
+
+
+def _list_parts(path: Path) -> tuple[Path, ...]:
+    """The file and, for the index of a checkpoint in several files, those."""
+    try:
+        return tuple(list_checkpoint_files(path))
+    except InputError:  # the export reports the problem
+        return (path,)
 
 
 def _list_package_files(folder: Path, text: str) -> tuple[Path, ...] | None:

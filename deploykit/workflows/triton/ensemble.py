@@ -27,7 +27,7 @@ IR_VERSION: Final = 8
 
 def is_image_input(spec: TensorSpec, preprocessing: Preprocessing) -> bool:
     """Whether an input has the type and shape that `preprocessing` produces."""
-    return spec.dtype in ("float32", "float16") and spec.shape[1:] == _preprocessed_shape(preprocessing)
+    return spec.dtype in ("float32", "float16") and spec.shape[1:] == preprocessing.input_shape
 
 
 def build_preprocessing_graph(spec: TensorSpec, preprocessing: Preprocessing, pixels: str) -> bytes:
@@ -38,10 +38,11 @@ def build_preprocessing_graph(spec: TensorSpec, preprocessing: Preprocessing, pi
 
     first = spec.shape[0]
     planar = preprocessing.layout == "NCHW"
-    axis, shift = (1, (1, 3, 1, 1)) if planar else (3, (1, 1, 1, 3))
+    axis, shift = (1, (1, -1, 1, 1)) if planar else (3, (1, 1, 1, -1))
+    rows = 256 * np.arange(preprocessing.channel_count, dtype=np.int32)
     constants = {
         f"{spec.name}/table": build_lookup_table(preprocessing).astype(spec.dtype).reshape(-1),
-        f"{spec.name}/row": (256 * np.arange(3, dtype=np.int32)).reshape(shift),
+        f"{spec.name}/row": rows.reshape(shift),
     }
     nodes: list[NodeProto] = []
     current = pixels
@@ -56,6 +57,17 @@ def build_preprocessing_graph(spec: TensorSpec, preprocessing: Preprocessing, pi
         constants[f"{spec.name}/order"] = np.array([2, 1, 0], dtype=np.int32)
         current = append("Gather", [current, f"{spec.name}/order"], f"{spec.name}/ordered", axis=axis)
     current = append("Cast", [current], f"{spec.name}/values", to=TensorProto.INT32)
+    if preprocessing.channels == "grey":  # the luminance of preprocess.py; a Gemm of integers is not in every runtime
+        constants |= {
+            f"{spec.name}/weights": np.array([19595, 38470, 7471], dtype=np.int32).reshape(shift),
+            f"{spec.name}/axis": np.array([axis], dtype=np.int64),
+            f"{spec.name}/half": np.array(32768, dtype=np.int32),
+            f"{spec.name}/whole": np.array(65536, dtype=np.int32),
+        }
+        current = append("Mul", [current, f"{spec.name}/weights"], f"{spec.name}/weighted")
+        current = append("ReduceSum", [current, f"{spec.name}/axis"], f"{spec.name}/sum", keepdims=1)
+        current = append("Add", [current, f"{spec.name}/half"], f"{spec.name}/rounded")
+        current = append("Div", [current, f"{spec.name}/whole"], f"{spec.name}/luminance")
     current = append("Add", [current, f"{spec.name}/row"], f"{spec.name}/places")
     append("Gather", [f"{spec.name}/table", current], spec.name)
     kind = TensorProto.FLOAT16 if spec.dtype == "float16" else TensorProto.FLOAT
@@ -74,12 +86,12 @@ def build_preprocessing_graph(spec: TensorSpec, preprocessing: Preprocessing, pi
 
 
 def build_lookup_table(preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Build the 3×256 table of normalised values, by preprocessing an image that has every value once in all three
-    channels.
+    """Build the channels×256 table of normalised values, by preprocessing an image that has every value once in all
+    three channels.
     """
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     plain = msgspec.structs.replace(preprocessing, resize=16, height=16, width=16, layout="NCHW")
-    return preprocess_image(ramp, plain).reshape(3, 256)
+    return preprocess_image(ramp, plain).reshape(-1, 256)
 
 
 def build_ensemble_models(
@@ -132,11 +144,6 @@ def find_free_name(name: str, network: ModelConfig) -> str:
     while name in used_names:
         name += "_"
     return name
-
-
-def _preprocessed_shape(preprocessing: Preprocessing) -> tuple[int, int, int]:
-    planes = 3, preprocessing.height, preprocessing.width
-    return planes if preprocessing.layout == "NCHW" else _pixel_shape(preprocessing)
 
 
 def _pixel_shape(preprocessing: Preprocessing) -> tuple[int, int, int]:

@@ -40,6 +40,18 @@ def test_a_checkpoint_is_named_by_its_path(list_files, tmp_path):
     assert list_files("--weights", "mine.pth", "--fp16") == {"mine.pth": ["mine.pth"]}
 
 
+def test_a_checkpoint_with_a_key_is_named_by_its_path(list_files, tmp_path):
+    (tmp_path / "mine.pth").write_bytes(b"weights")
+    assert list_files("--weights", "mine.pth:params_ema") == {"mine.pth:params_ema": ["mine.pth"]}
+
+
+def test_the_files_of_an_index_are_itself_and_those_that_it_lists(list_files, tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"weights")
+    (tmp_path / "net.safetensors.index.json").write_text('{"weight_map": {"weight": "a.safetensors"}}')
+    word = "net.safetensors.index.json"
+    assert list_files("--weights", word) == {word: [word, "a.safetensors"]}
+
+
 def test_the_files_of_an_image_folder_are_its_images(list_files, photos):  # noqa: ARG001
     assert list_files("--calibration", "faces")["faces"] == [f"faces/{number}.png" for number in range(6)]
 

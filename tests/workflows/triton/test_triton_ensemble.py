@@ -23,9 +23,12 @@ TENSORFLOW = Preprocessing(
 CAFFE_LAST = Preprocessing(resize=8, height=6, width=8, scale=1, mean=(1, 2, 3), channels="bgr", layout="NHWC")
 
 
+GREY = Preprocessing(resize=8, height=6, width=8, mean=(0.1307,), std=(0.3081,), channels="grey")
+GREY_LAST = Preprocessing(resize=8, height=6, width=8, mean=(0.5,), std=(0.5,), channels="grey", layout="NHWC")
+
+
 def input_spec(spec, dtype="float32", first="batch"):
-    sizes = (3, spec.height, spec.width) if spec.layout == "NCHW" else (spec.height, spec.width, 3)
-    shape = (first, *sizes)
+    shape = (first, *spec.input_shape)
     return TensorSpec("data", dtype, shape, layout_of(shape, dtype))
 
 
@@ -39,7 +42,7 @@ def images(count):
 
 
 @pytest.mark.parametrize(
-    "spec", [IMAGENET, CAFFE, TENSORFLOW, CAFFE_LAST], ids=lambda spec: spec.channels + spec.layout
+    "spec", [IMAGENET, CAFFE, TENSORFLOW, CAFFE_LAST, GREY, GREY_LAST], ids=lambda spec: spec.channels + spec.layout
 )
 def test_preprocessing_is_bit_identical_to_the_reference(spec):
     pixels = np.stack([preprocess.crop_image(image, spec) for image in images(3)])

@@ -31,7 +31,7 @@ struct BatchRange {
 
 enum class ChannelOrder { rgb, bgr };
 
-enum class ImageLayout { nchw, nhwc };  // N×3×height×width or N×height×width×3
+enum class ImageLayout { nchw, nhwc };  // N×channels×height×width or N×height×width×channels
 
 // Preprocessing of a decoded image to a network input; `image.hpp` implements it.
 struct Preprocessing {
@@ -44,6 +44,7 @@ struct Preprocessing {
     ChannelOrder channels = ChannelOrder::rgb;
     bool in_graph = false;  // the graph's input is N×height×width×3 uint8, RGB, and its nodes normalize it
     ImageLayout layout = ImageLayout::nchw;  // of the input, unless `in_graph`
+    bool grey = false;  // the input has one channel, the luminance; `mean` and `std` hold its number three times
 };
 
 // How an engine was built: the requirements that are checked before it is loaded.

@@ -34,7 +34,7 @@ public:
     ~Preprocessor();
 
     // Returns 1×3×height×width of the network's data type, 1×height×width×3 if its layout is nhwc, or the latter as
-    // uint8 if the graph preprocesses. Valid until the next call.
+    // uint8 if the graph preprocesses. A network that takes grey images has 1 for the 3. Valid until the next call.
     // Error(bad_input) for an image without pixels, with a stride shorter than a row, of more than 2³⁰ pixels, or so
     // elongated that resizing would produce more than 2²⁶ pixels.
     TensorView operator()(const Image& image);

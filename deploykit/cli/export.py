@@ -46,7 +46,7 @@ INT8_ONLY = ("calibration", "calibration_size", "observer", "max_drop", "min_snr
 @click.option("--fp32", is_flag=True, help="Compute in FP32 (default).")
 @click.option("--fp16", is_flag=True, help="Compute in FP16; with --int8, the layers that are not quantized.")
 @click.option("--bf16", is_flag=True, help="Compute in BF16; needs --opset 22 or later.")
-@click.option("--int8", is_flag=True, help="Quantize convolutions and matrix products to INT8; needs --calibration.")
+@click.option("--int8", is_flag=True, help="Quantize convolutions and matrix products to INT8; needs --calibration, or an ONNX file with Q/DQ pairs.")
 @click.option("--io", type=click.Choice(get_args(IoType)), default="fp32", show_default=True,
               help="Type of an FP16 graph's inputs and outputs.")  # fmt: skip
 @click.option("--calibration", metavar="SET|PATH", help="Calibration data for INT8: real images like those in use.")
@@ -133,7 +133,7 @@ def export_command(
         target=options["target"],
         build=read_build_options(options),
         io=options["io"],
-        calibration=_read_calibration(options),
+        calibration=_read_calibration(options, model),
         budget=_read_budget(options),
         output_kinds=read_output_kinds(options["output_kinds"]),
     )
@@ -169,11 +169,18 @@ def _require_gpu_target(build: BuildOptions, backends: tuple[str, ...]) -> None:
         raise click.UsageError("These build options are TensorRT's: give --target tensorrt or tensorrt-rtx.")
 
 
-def _read_calibration(options: dict[str, Any]) -> CalibrationOptions | None:
+def _read_calibration(options: dict[str, Any], model: str) -> CalibrationOptions | None:
     if not options["int8"]:
         unused = [name for name in INT8_ONLY if options[name] is not None]
         if unused:
             raise click.UsageError(f"--{unused[0].replace('_', '-')} needs --int8.")
+        return None
+    if options["calibration"] is None and _has_ranges(model):
+        unused = [name for name in INT8_ONLY if options[name] is not None]
+        if unused:
+            raise click.UsageError(
+                f"--{unused[0].replace('_', '-')} needs --calibration: {model} holds ranges, and no samples."
+            )
         return None
     if options["calibration"] is None:
         raise click.UsageError(
@@ -184,6 +191,13 @@ def _read_calibration(options: dict[str, Any]) -> CalibrationOptions | None:
     return CalibrationOptions(
         options["calibration"], options["calibration_size"] or default.count, options["observer"] or default.observer
     )
+
+
+def _has_ranges(model: str) -> bool:
+    """Whether the model is an ONNX file with Q/DQ pairs, whose ranges serve INT8."""
+    from deploykit.export.networks.onnx_source import open_source
+
+    return model.lower().endswith(".onnx") and open_source(model).pairs > 0
 
 
 def _read_budget(options: dict[str, Any]) -> BudgetOptions | None:
@@ -235,7 +249,7 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     out.print(terminal.render_verdict(manifest.parity, manifest.precision, outcome.folder, manifest.receipt, others))
     if (cpp := describe_cpp_engine(manifest)) is not None:
         out.print(terminal.render_note(fill_bundle_path(cpp, format_path(outcome.folder))))
-    out.print(precision.render_precision(manifest.calibration, manifest.budget, manifest.receipt))
+    out.print(precision.render_precision(manifest))
     if manifest.graph.fp32_nodes:
         out.print(f"  {len(manifest.graph.fp32_nodes)} nodes stay FP32:")
         for node in manifest.graph.fp32_nodes:

@@ -47,7 +47,7 @@ def inspect_command(subject: Path, engines: bool, profile: int, as_json: bool) -
                 manifest.failures[len(manifest.parity.failures) :],
             )
         )
-        out.print(precision.render_precision(manifest.calibration, manifest.budget, manifest.receipt))
+        out.print(precision.render_precision(manifest))
     out.print(terminal.nodes_table(rows))
     kinds = Counter(row.op_type for row in rows)
     out.print(f"{len(rows)} nodes: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))

@@ -104,15 +104,48 @@ def weight_scales(
 ) -> NDArray[np.float32]:
     """Max |w| / 127 of each index of `axis`, at least `least`, shape (out_channels,); without an axis of all, shape ().
 
-    A channel of zeros gets the smallest scale of the others.
+    A channel of zeros gets the smallest scale of the others. One whose weights were rounded to multiples of a scale
+    before, as those of a quantized file were, keeps that: max |w| over its number of steps.
     """
     # weight: output channels along `axis`, see `scale_axis`
     others = None if axis is None else tuple(i for i in range(weight.ndim) if i != axis)
-    largest = np.asarray(np.abs(weight).max(axis=others), np.float64) / STEPS
+    largest = np.asarray(np.abs(weight).max(axis=others), np.float64) / count_weight_steps(weight, axis)
     positive = largest[largest > 0]
     scales = np.where(largest > 0, largest, positive.min() if positive.size else 1.0)
     lower = np.max(least) if axis is None else least
     return _round_up_to_half(np.maximum(scales, lower).astype(np.float32), half_scales)
+
+
+def count_weight_steps(weight: NDArray[np.float32], axis: int | None) -> NDArray[np.int64]:
+    """Number n of steps from 0 to max |w|, by index of `axis`: that at which all w · n / max |w| are whole; else 127.
+
+    Folding a BatchNorm scales a channel, which does not change n. Where several fit, 127 does, else the largest: the
+    codes of all are exact. −128 of codes to −128 is clipped.
+    """
+    # rows: (out_channels, weights of a channel), as shares of the largest
+    rows = np.abs(weight.reshape(1, -1) if axis is None else np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1))
+    largest = rows.max(axis=1, initial=0)
+    steps = np.full(len(rows), STEPS, np.int64)
+    open_rows = np.flatnonzero((largest > 0) & ~_is_whole(rows, largest, STEPS))
+    for count in (STEPS + 1, *range(STEPS - 1, 0, -1)):
+        fits = _is_whole(rows[open_rows], largest[open_rows], count)
+        steps[open_rows[fits]] = count
+        open_rows = open_rows[~fits]
+    return steps if axis is not None else steps.reshape(())
+
+
+GRID_TOLERANCE: Final = 2e-4
+"""Distance from a whole number, in steps, that rounding to float32 and folding a BatchNorm leaves."""
+
+
+def _is_whole(rows: NDArray[np.float32], largest: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
+    """Whether the weights of each row are multiples of its largest / `count`; few are read where the first are not."""
+    fits = np.ones(len(rows), np.bool_)
+    for part in (slice(0, 16), slice(16, None)):
+        index = np.flatnonzero(fits)
+        position = rows[index, part] * (count / np.maximum(largest[index], SMALLEST))[:, None]
+        fits[index] = (np.abs(position - np.rint(position)) < GRID_TOLERANCE).all(axis=1)
+    return fits
 
 
 def min_weight_scales(layer: ir.Node) -> NDArray[np.float64] | float:

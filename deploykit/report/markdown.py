@@ -26,7 +26,7 @@ from deploykit.report.formatting import (
     placeholder_path,
 )
 from deploykit.report.key_figures import key_figures
-from deploykit.report.precision import describe_disjointness
+from deploykit.report.precision import describe_disjointness, describe_file_ranges
 from deploykit.report.speedup import format_factor, list_slower_than_fp16
 
 MARK = "<!-- deploykit report -->"
@@ -81,6 +81,9 @@ def _bundle_sections(bundle: ReportedBundle) -> Iterator[str]:
             f"On {_escape_markdown(format_samples(receipt.data))}, observer {receipt.observer}; "
             f"{describe_disjointness(receipt)}."
         )
+    if manifest.file_ranges is not None:
+        yield "## INT8 ranges"
+        yield f"{_escape_markdown(describe_file_ranges(manifest.file_ranges))}."
     yield from _caveat_lines(bundle)
     yield "## Provenance"
     command = " ".join(export_command_words(manifest.request))

@@ -9,7 +9,14 @@ from typing import Final
 from rich.console import Group
 from rich.text import Text
 
-from deploykit.core.values import Budget, CalibrationReceipt, LayerArithmetic, PrecisionReceipt
+from deploykit.core.values import (
+    Budget,
+    CalibrationReceipt,
+    FileRangesReceipt,
+    LayerArithmetic,
+    Manifest,
+    PrecisionReceipt,
+)
 
 RUNTIMES: Final = {
     "onnxruntime": "ONNX Runtime", "onnxruntime-cuda": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT",
@@ -18,12 +25,29 @@ RUNTIMES: Final = {
 """Backends under the names of their libraries."""
 
 
-def render_precision(calibration: CalibrationReceipt | None, budget: Budget | None, receipt: PrecisionReceipt) -> Group:
+def render_precision(manifest: Manifest) -> Group:
     """All that is known of a bundle's precision."""
-    parts = [] if calibration is None else [render_calibration(calibration)]
-    if budget is not None:
-        parts.append(render_budget(budget))
-    return Group(*parts, render_executed(receipt))
+    parts = [] if manifest.calibration is None else [render_calibration(manifest.calibration)]
+    if manifest.file_ranges is not None:
+        parts.append(Text(f"INT8 ranges: {describe_file_ranges(manifest.file_ranges)}"))
+    if manifest.budget is not None:
+        parts.append(render_budget(manifest.budget))
+    return Group(*parts, render_executed(manifest.receipt))
+
+
+def describe_file_ranges(receipt: FileRangesReceipt) -> str:
+    """Whose the ranges are, and where they are not what the file states."""
+    text = f"{len(receipt.thresholds)} tensors, from the file's {receipt.pairs} Q/DQ pairs ({receipt.producer})"
+    if receipt.coarser:
+        text += (
+            f"; {len(receipt.coarser)} with larger steps than in the file, whose codes are not symmetric around zero"
+        )
+    if receipt.inferred:
+        text += f"; {len(receipt.inferred)} with the range of a neighbour that has the same values"
+    if receipt.without_range:
+        text += f"; without a range, and so in floating point: {', '.join(receipt.without_range[:LISTED])}"
+        text += f" and {len(receipt.without_range) - LISTED} more" if receipt.without_range[LISTED:] else ""
+    return text
 
 
 def render_calibration(receipt: CalibrationReceipt) -> Text:

@@ -34,10 +34,11 @@ def audit_precision_graph(folder: Path, manifest: Manifest, fp32_graph: Path) ->
 
     Where another deploykit or another exporter made the bundle, differences may be theirs: they are a caveat.
     """
-    graph, calibration = manifest.graph, manifest.calibration
+    graph = manifest.graph
     account = None
-    if graph.placement is not None and graph.recipe is not None and calibration is not None:
-        account = Int8Account(graph.placement, calibration.thresholds, graph.recipe)
+    ranges = manifest.calibration or manifest.file_ranges
+    if graph.placement is not None and graph.recipe is not None and ranges is not None:
+        account = Int8Account(graph.placement, ranges.thresholds, graph.recipe)
     found = audit_conversion(fp32_graph, folder / graph.file, manifest.precision, account)
     differences = (*found.structure, *found.content)
     if not differences or (tool := _find_other_tool(manifest, structure=bool(found.structure))) is None:

@@ -253,6 +253,7 @@ def _compose_manifest(key: str, state: ExportState, timed: TimedEngine, extra: S
             recipe=conversion.recipe if conversion else None,
         ),
         calibration=state.selected.calibration,
+        file_ranges=state.selected.file_ranges,
         budget=state.selected.budget,
         receipt=state.primary.receipt,
         labels=None,

@@ -27,6 +27,7 @@ from deploykit.core.values import (
     CalibrationResult,
     DataRecord,
     Disjointness,
+    FileRangesReceipt,
     InputSpec,
     PrecisionGraphRecord,
     Progress,
@@ -43,6 +44,7 @@ from deploykit.quantize.cast import write_cast_graph
 from deploykit.workflows import cache_keys, stages
 from deploykit.workflows.accuracy_budget import fit_budget
 from deploykit.workflows.calibration_error import measure_calibration_snrs
+from deploykit.workflows.file_ranges import TakenRanges, take_file_ranges
 from deploykit.workflows.int8_candidates import Int8Candidates, quantize_graph
 from deploykit.workflows.stages import PrecisionGraph, Session
 
@@ -58,11 +60,16 @@ DENSE_FEATURE_COST_DB: Final = 3.0
 Measured on densenet121: 2.9 dB with random weights; 2.0 dB trained on digits, and one more of 445 right."""
 
 
+BUDGET_CAVEAT: Final = "the layers kept out of INT8 were selected on the samples that parity is evaluated on"
+
+
 class PrecisionResult(NamedTuple):
     """The graph at the requested precision, and how it was selected."""
 
     graph: PrecisionGraph
     calibration: CalibrationReceipt | None = None
+    file_ranges: FileRangesReceipt | None = None
+    """The ranges of the ONNX file's own Q/DQ pairs, which a calibration would replace."""
     budget: Budget | None = None
     caveats: tuple[str, ...] = ()
     """What a reader of its verdict must know of how it was selected."""
@@ -73,8 +80,11 @@ def select_precision(session: Session) -> PrecisionResult:
     request = session.request
     if request.precision == "fp32":
         return PrecisionResult(stages.as_fp32(session.graph))
-    if request.calibration is None:
+    if request.precision not in ("int8", "int8-fp16"):
         return cast_graph(session)
+    if (taken := take_file_ranges(session)) is not None:
+        return quantize_by_file_ranges(session, taken)
+    assert request.calibration is not None, "INT8 has a calibration or the ranges of a file"
     calibrated, receipt = calibrate_graph(session, request.calibration)
     if request.precision == "int8-fp16":
         calibrated = merge_ranges(
@@ -86,7 +96,39 @@ def select_precision(session: Session) -> PrecisionResult:
     budget = None
     if request.budget is not None:
         recipe, budget = fit_budget(request.budget, candidates, recipe)
-    return PrecisionResult(quantize_graph(candidates, recipe), receipt, budget, _int8_caveats(receipt, budget))
+    return PrecisionResult(quantize_graph(candidates, recipe), receipt, None, budget, _int8_caveats(receipt, budget))
+
+
+def quantize_by_file_ranges(session: Session, taken: TakenRanges) -> PrecisionResult:
+    """The graph with Q/DQ pairs by our rules, and the ranges of the file's own pairs.
+
+    Bias correction is left out: the weights are on the file's grid, and training was done with their rounding. A
+    calibration set only serves an accuracy budget.
+    """
+    request, calibrated = session.request, taken.calibrated
+    if request.calibration is not None and request.budget is None:
+        session.progress.note(
+            f"--calibration {request.calibration.data} is not used: the INT8 ranges are those of the file's Q/DQ pairs."
+        )
+    if request.budget is not None and request.calibration is None:
+        raise UsageError(
+            "An accuracy budget ranks layers on calibration samples.", "Give --calibration FOLDER besides."
+        )
+    if request.precision == "int8-fp16":
+        calibrated = merge_ranges(calibrated, collect_ranges(session, _open_range_data(session, request.data)))
+    candidates = Int8Candidates(session, calibrated)
+    rest: Literal["fp32", "fp16"] = "fp16" if request.precision == "int8-fp16" else "fp32"
+    recipe, budget = Recipe(rest=rest, excluded=taken.excluded, io=request.io), None
+    if request.budget is not None:
+        recipe, budget = fit_budget(request.budget, candidates, recipe)
+    caveats = [f"INT8 ranges are those of the file's Q/DQ pairs ({taken.receipt.producer})"]
+    if taken.excluded:
+        listed = ", ".join(taken.excluded[:3]) + (f" and {len(taken.excluded) - 3} more" if taken.excluded[3:] else "")
+        caveats.append(f"the file has no range for what these nodes read, so that they stay floating point: {listed}")
+    if budget is not None and budget.steps:
+        caveats.append(BUDGET_CAVEAT)
+    graph = quantize_graph(candidates, recipe)
+    return PrecisionResult(graph, None, taken.receipt, budget, tuple(caveats))
 
 
 def cast_graph(session: Session) -> PrecisionResult:
@@ -198,7 +240,8 @@ def require_preprocessing(session: Session, options: CalibrationOptions) -> None
 
 def merge_ranges(calibrated: CalibrationResult, ranges: Ranges) -> CalibrationResult:
     """The calibration with the ranges of all other tensors added, which the FP16 part of the graph needs."""
-    merged = msgspec.structs.replace(calibrated.ranges, tensors={**ranges.tensors, **calibrated.ranges.tensors})
+    tensors, data = {**ranges.tensors, **calibrated.ranges.tensors}, calibrated.ranges.data or ranges.data
+    merged = msgspec.structs.replace(calibrated.ranges, tensors=tensors, data=data)
     return msgspec.structs.replace(calibrated, ranges=merged)
 
 
@@ -271,7 +314,7 @@ def _int8_caveats(receipt: CalibrationReceipt, budget: Budget | None) -> tuple[s
     if receipt.data.count < FEW_SAMPLES:
         caveats.append(f"INT8 ranges come from only {receipt.data.count} samples")
     if budget is not None and budget.steps:
-        caveats.append("the layers kept out of INT8 were selected on the samples that parity is evaluated on")
+        caveats.append(BUDGET_CAVEAT)
     return tuple(caveats)
 
 

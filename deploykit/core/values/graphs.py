@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from deploykit.core.values.base import DType, Origin, Precision, TensorLayout, Value
 from deploykit.core.values.networks import BatchRange, WeightsRecord
-from deploykit.core.values.quantization import Placement, Recipe
+from deploykit.core.values.quantization import FileRanges, Placement, Recipe
 
 
 class FileRecord(Value, frozen=True):
@@ -69,6 +69,8 @@ class ExportedGraph(Value, frozen=True):
     rewrites: tuple[Rewrite, ...]
     initializer_bytes: int
     weights: WeightsRecord
+    file_ranges: FileRanges | None = None
+    """Ranges of the Q/DQ pairs of the file that it was imported from; None: it had none."""
     notes: tuple[str, ...] = ()
     """How the graph's interface differs from what the network returns, and other facts about it, as sentences."""
 

@@ -10,7 +10,14 @@ from deploykit.core.values.engines import Engine, SecondaryEngine
 from deploykit.core.values.graphs import FileRecord, Fp32Node, Golden, Rewrite, TensorSpec
 from deploykit.core.values.latencies import Fp32Comparison, Latency
 from deploykit.core.values.networks import BatchRange, ModelSpec, WeightsRecord
-from deploykit.core.values.quantization import Budget, CalibrationReceipt, Placement, PrecisionReceipt, Recipe
+from deploykit.core.values.quantization import (
+    Budget,
+    CalibrationReceipt,
+    FileRangesReceipt,
+    Placement,
+    PrecisionReceipt,
+    Recipe,
+)
 from deploykit.core.values.requests import ExportRequest
 from deploykit.core.values.samples import DataRecord
 from deploykit.core.values.verdicts import Parity, Provenance
@@ -65,6 +72,8 @@ class Manifest(Value, frozen=True):
     """The primary engine beside FP32 on the same backend; None: it is FP32 itself, or FP32 was not timed."""
     provenance: Provenance
     files: Mapping[str, FileRecord]
+    file_ranges: FileRangesReceipt | None = None
+    """INT8 ranges that were taken from the Q/DQ pairs of an ONNX file; None: they were calibrated, or it is not INT8."""
 
     def __post_init__(self) -> None:
         for path, file in self.files.items():

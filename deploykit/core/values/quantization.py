@@ -22,7 +22,49 @@ class Ranges(Value, frozen=True):
     """Observed range per tensor, and the samples they were observed on."""
 
     tensors: Mapping[str, Range]
-    data: DataRecord
+    data: DataRecord | None
+    """None: they are those of a file's Q/DQ pairs."""
+
+
+class FileRange(Value, frozen=True):
+    """Range of a tensor as a Q/DQ pair of an ONNX file states it."""
+
+    low: float
+    high: float
+    """The smallest and the largest value that the pair's codes stand for."""
+    step: float
+    """Distance of neighbouring codes: the pair's scale."""
+    threshold: float
+    """Magnitude at which |x| is clipped, as deploykit quantizes: symmetric, with 127 steps on either side of zero."""
+
+    @property
+    def is_coarser(self) -> bool:
+        """Whether a step of 1/127 of the threshold is larger than the file's, as for all codes on one side of zero."""
+        return self.threshold / 127 > self.step * (1 + 1e-6)
+
+
+class FileRanges(Value, frozen=True):
+    """Ranges that an ONNX file holds as Q/DQ pairs, by tensor of the exported graph."""
+
+    producer: str
+    """What wrote the file."""
+    pairs: int
+    tensors: Mapping[str, FileRange]
+
+
+class FileRangesReceipt(Value, frozen=True):
+    """The INT8 ranges of a graph that were taken from a file's Q/DQ pairs, where no calibration was run."""
+
+    producer: str
+    pairs: int
+    thresholds: Mapping[str, float]
+    """Clipping threshold of |x| by tensor; tensors that share a scale use their largest threshold."""
+    coarser: tuple[str, ...]
+    """Tensors whose steps are larger than in the file, since its codes are not symmetric around zero."""
+    inferred: Mapping[str, str]
+    """Tensors without a pair in the file, and the tensor with the same values whose range they take."""
+    without_range: tuple[str, ...]
+    """Nodes that stay in floating point, since the file has no range for what they read."""
 
 
 class Convergence(Value, frozen=True):
@@ -39,7 +81,8 @@ class CalibrationResult(Value, frozen=True):
     """Result of calibration: ranges with INT8 thresholds, and channel means for bias correction."""
 
     ranges: Ranges
-    observer: Observer
+    observer: Observer | None
+    """None: the thresholds are those of a file's Q/DQ pairs."""
     convergence: tuple[Convergence, ...]
     means: Mapping[str, tuple[float, ...]]
     """Mean per channel (axis 1) of each layer's input tensor."""

@@ -98,7 +98,8 @@ class ExportRequest(Value, frozen=True):
 
     def __post_init__(self) -> None:
         quantized = self.precision in ("int8", "int8-fp16")
-        if quantized != (self.calibration is not None):
+        has_ranges = self.model.lower().endswith(".onnx")  # perhaps: of a file with Q/DQ pairs
+        if quantized != (self.calibration is not None) and not (quantized and has_ranges):
             raise ValueError(
                 f"int8 and int8-fp16 require calibration, and only they; the precision is {self.precision}"
             )

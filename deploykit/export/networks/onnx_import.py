@@ -12,15 +12,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 import onnx_ir as ir
 
 from deploykit.core.errors import InputError
 from deploykit.core.onnx_metadata import MODULE_KEY
-from deploykit.core.values import BatchRange, ExportedGraph, ExportOptions, InputSpec, WeightsRecord
+from deploykit.core.graph_edit import is_constant
+from deploykit.core.values import (
+    BatchRange,
+    ExportedGraph,
+    ExportOptions,
+    FileRange,
+    FileRanges,
+    InputSpec,
+    WeightsRecord,
+)
 from deploykit.export import contract
+from deploykit.export.networks.onnx_dequantize import dequantize_model
 from deploykit.export.networks.onnx_outputs import FileOutput, convert_outputs
 from deploykit.export.networks.onnx_repair import repair_model
 from deploykit.export.networks.onnx_source import OnnxSource, inline_functions, read_model
@@ -51,6 +61,7 @@ def import_onnx(
             f"Choose --opset {OPSETS.start} to {OPSETS.stop - 1}.",
         )
     proto = _inline_functions(read_model(source.path))
+    ranges = dequantize_model(proto, str(source.path))
     repairs = repair_model(proto)
     convert_outputs(proto, outputs)
     _set_interface_shapes(proto, inputs, {output.name: output.shape for output in outputs}, options.batch)
@@ -62,9 +73,39 @@ def import_onnx(
         node.metadata_props[MODULE_KEY] = (node.name or "").strip("/")
     constant_bytes = contract.initializer_bytes(model) + _computed_constant_bytes(model)
     terms = contract.Contract(options.opset, options.batch, (), constant_bytes)
+    readers = _find_readers(model, ranges)
     graph = rewrite_and_save(model, terms, weights, "file", None, folder)
     changes = (note for output in outputs for note in output.describe_changes())
-    return msgspec.structs.replace(graph, notes=(*repairs, *changes, *copies))
+    found = FileRanges(source.producer, source.pairs, _name_ranges(readers)) if source.pairs else None
+    return msgspec.structs.replace(graph, file_ranges=found, notes=(*repairs, *changes, *copies))
+
+
+class _RangeReader(NamedTuple):
+    """Who reads a tensor of known range: the rewrites rename tensors and keep nodes."""
+
+    node: ir.Node
+    position: int
+    range: FileRange
+
+
+def _find_readers(model: ir.Model, ranges: Mapping[str, FileRange]) -> list[_RangeReader]:
+    inputs = ((node, position, value) for node in model.graph for position, value in enumerate(node.inputs))
+    return [
+        _RangeReader(node, position, ranges[value.name])
+        for node, position, value in inputs
+        if value is not None and value.name in ranges
+    ]
+
+
+def _name_ranges(readers: Sequence[_RangeReader]) -> dict[str, FileRange]:
+    """The ranges by the names that the tensors have after all rewrites; the widest, where several were one tensor."""
+    named: dict[str, FileRange] = {}
+    for node, position, found in readers:
+        value = node.inputs[position] if node.graph is not None and position < len(node.inputs) else None
+        if value is not None and value.name and not is_constant(value):
+            before = named.get(value.name, found)
+            named[value.name] = found if found.threshold > before.threshold else before
+    return dict(sorted(named.items()))
 
 
 def _inline_functions(proto: onnx.ModelProto) -> onnx.ModelProto:

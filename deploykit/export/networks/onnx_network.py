@@ -43,7 +43,6 @@ LARGEST_SINGLE_FILE: Final = 2**31 - 2**20
 class OnnxNetwork:
     """A graph of any producer. Its interface is kept, except for outputs that no engine returns so (`onnx_outputs`)."""
 
-    notes: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
 
     def __init__(self, request: ExportRequest, find_backend: Callable[[str], Backend]) -> None:
@@ -53,6 +52,11 @@ class OnnxNetwork:
             raise UsageError(f"{request.model} contains its weights.", "Leave --weights and --model-arg out.")
         if request.options.exporter != "auto":
             raise UsageError(f"{request.model} is exported already.", "Leave --exporter out.")
+        if request.precision in ("int8", "int8-fp16") and request.calibration is None and not self.source.pairs:
+            raise UsageError(
+                f"{request.model} has no Q/DQ pairs, whose ranges INT8 could take.",
+                "Calibrate on images like those that the network will see: --calibration FOLDER.",
+            )
         if request.preprocess_in == "graph" and self.source.inputs[0].dtype != "uint8":
             raise UsageError(
                 f"--preprocess-in graph would change the inputs of {request.model}, which are kept as they are.",
@@ -63,6 +67,16 @@ class OnnxNetwork:
     def source(self) -> OnnxSource:
         """Inputs, outputs, opset and producer of the file."""
         return open_source(self.request.model)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How a file's own quantization is used."""
+        if not self.source.pairs:
+            return ()
+        return (
+            f"{self.source.path.name} is quantized: its {self.source.pairs} Q/DQ pairs are taken out, and its weights "
+            "are FP32 with the values that their codes stand for; --int8 places pairs anew, with the file's ranges.",
+        )
 
     @property
     def weights(self) -> WeightsRecord:
@@ -137,6 +151,7 @@ class OnnxNetwork:
     @cached_property
     def model(self) -> ModelSpec:
         """The exported function."""
+        original = "the original file without its Q/DQ pairs" if self.source.pairs else "the original file"
         return ModelSpec(
             name=self.source.path.stem,
             family="ONNX file",
@@ -146,7 +161,7 @@ class OnnxNetwork:
             head=self.head,
             preprocess_in="graph" if self.inputs[0].dtype == "uint8" and self.preprocessing is not None else "host",
             inputs=tuple(spec.name for spec in self.inputs),
-            oracle=f"the original file in ONNX Runtime {self._find_backend(ORACLE).version}",
+            oracle=f"{original} in ONNX Runtime {self._find_backend(ORACLE).version}",
         )
 
     def write_graph(self, folder: Path) -> ExportedGraph:
@@ -195,10 +210,12 @@ class OnnxNetwork:
 def _write_repaired(file: Path, folder: Path) -> Path:
     import onnx
 
+    from deploykit.export.networks.onnx_dequantize import dequantize_model
     from deploykit.export.networks.onnx_repair import repair_model
-    from deploykit.export.networks.onnx_source import read_model
+    from deploykit.export.networks.onnx_source import inline_functions, read_model
 
-    proto, copy = read_model(file), folder / file.name
+    proto, copy = inline_functions(read_model(file)), folder / file.name
+    dequantize_model(proto, str(file))
     repair_model(proto)
     onnx.save(proto, copy, save_as_external_data=proto.ByteSize() > LARGEST_SINGLE_FILE)
     return copy

@@ -11,6 +11,7 @@ from deploykit.core.error_text import first_line
 from deploykit.core.errors import InputError
 from deploykit.core.files import hash_file
 from deploykit.core.values import BatchRange, DType, InputSpec
+from deploykit.export.networks.onnx_dequantize import QDQ_DOMAINS, count_pairs, is_qdq
 from deploykit.export.networks.onnx_repair import needs_repair
 from deploykit.export.networks.readable_file import require_readable
 
@@ -26,7 +27,11 @@ INPUT_TYPES: Final[dict[int, DType]] = {1: "float32", 2: "uint8", 3: "int8", 6: 
 CAST_TYPES: Final[dict[int, DType]] = {9: "int32", 11: "float32"}
 """Types of the graph's inputs where the file's are bool and float64 (`onnx_repair`)."""
 
-QUANTIZED: Final = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"})
+QUANTIZED: Final = frozenset(
+    {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"}
+    | {"QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearGlobalAveragePool", "QLinearAveragePool", "QGemm"}
+)
+"""Operators on 8-bit codes; those of Q/DQ pairs are taken (`onnx_dequantize`)."""
 RANDOM: Final = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
@@ -48,6 +53,8 @@ class OnnxSource(NamedTuple):
     """Whether the only output is one floating-point vector per sample."""
     sha256: str
     """Digest of the file and its external data."""
+    pairs: int = 0
+    """Number of Q/DQ pairs."""
     repaired: bool = False
     """Whether ONNX Runtime needs a repaired copy (`onnx_repair`)."""
 
@@ -78,6 +85,8 @@ def _read_source(path: str, stamp: tuple[int, int]) -> OnnxSource:  # noqa: ARG0
         )
     producers = {name: node for node in graph.node for name in node.output}
     last = producers.get(graph.output[0].name)
+    while last is not None and is_qdq(last):
+        last = producers.get(last.input[0])
     first = graph.output[0].type.tensor_type
     sizes = _declared_shape(graph.output[0])
     single_output = len({value.name for value in graph.output}) == 1
@@ -94,7 +103,8 @@ def _read_source(path: str, stamp: tuple[int, int]) -> OnnxSource:  # noqa: ARG0
         and len(sizes) >= 2
         and all(size == 1 for size in sizes[2:]),
         sha256=digest,
-        repaired=needs_repair(graph),
+        pairs=(pairs := count_pairs(graph)),
+        repaired=needs_repair(graph) or pairs > 0,
     )
 
 
@@ -148,14 +158,18 @@ def _read_opset(path: Path, model: onnx.ModelProto) -> int:
 def _refuse_operators(path: Path, model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         where = f"{path}: {node.name or node.output[0]} is a {node.op_type}"
+        if node.op_type in QUANTIZED and node.domain in QDQ_DOMAINS:
+            raise InputError(
+                f"{where}: it computes on 8-bit codes.",
+                "Write the file with Q/DQ pairs (onnxruntime: quantize_static with QuantFormat.QDQ), or give the FP32 "
+                "graph: deploykit quantizes it.",
+            )
+        if is_qdq(node):
+            continue
         if node.domain not in ("", "ai.onnx"):
             raise InputError(
                 f"{where} of the domain {node.domain}, not a standard ONNX operator.",
                 "Export it to standard operators: other runtimes do not support this one.",
-            )
-        if node.op_type in QUANTIZED:
-            raise InputError(
-                f"{where}: the graph is already quantized.", "Give the FP32 graph; deploykit quantizes it."
             )
         if node.op_type in RANDOM:
             raise InputError(f"{where}: its output is random.", "Export it in inference mode.")

@@ -23,7 +23,7 @@ from deploykit.report.extra_engines import describe_build
 from deploykit.report.formatting import ABSENT, FILTERS, fill_bundle_path, format_number, placeholder_path
 from deploykit.report.html import figures
 from deploykit.report.key_figures import key_figures
-from deploykit.report.precision import describe_disjointness
+from deploykit.report.precision import describe_disjointness, describe_file_ranges
 from deploykit.report.speedup import format_factor, list_slower_than_fp16
 
 if TYPE_CHECKING:
@@ -174,6 +174,7 @@ def _create_environment() -> Environment:
         built=describe_build,
         caveats=list_caveats,
         disjointness=describe_disjointness,
+        file_ranges=describe_file_ranges,
         picture=_is_picture,
         cpp_engine=describe_cpp_engine,
         factor=format_factor,

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
-from deploykit.core.error_text import first_line
 from deploykit.core.errors import InputError
 from deploykit.core.values import BatchRange, ExportedGraph, ExportOptions, InputSpec, ModelSpec, WeightsRecord
 from deploykit.export import contract
+from deploykit.export.batch_rows import check_rows
+from deploykit.export.eager_run import EagerRun
 from deploykit.export.opset import OPSETS
-from deploykit.export.prepare import ExportModule, TensorExportModule, flatten_outputs, fold_batchnorm
+from deploykit.export.output_plan import OutputPlan, plan_outputs
+from deploykit.export.prepare import ExportModule, TensorExportModule, fold_batchnorm
 from deploykit.export.rewrite import rewrite_and_save
-from deploykit.export.trace import InterfaceNames, trace_module
+from deploykit.export.trace import InterfaceNames, TraceResult, trace_module
+from deploykit.export.traced_graph import drop_copied_outputs, refuse_operators, settle_output_shapes
 
 
 def export_module(
@@ -30,25 +34,65 @@ def export_module(
     """Trace `module` on `inputs` and save it as FP32 ONNX in `folder`.
 
     Inputs: `input`, N×3×H×W float32, or N×H×W×3 uint8 with preprocessing in the graph; or the tensors that `spec`
-    names. Output: named after the head; without a head, after the keys of what forward() returns. Raises InputError
-    where the network cannot be traced or the opset cannot be reached.
+    names. Output: named after the head; without a head, as `plan_module` plans it. Raises InputError where the network
+    cannot be run or traced, treats the samples of a batch together, or the opset cannot be reached.
     """
     if options.opset not in OPSETS:
         raise InputError(
             f"Opset {options.opset} is not supported.",
             f"Choose --opset {OPSETS.start} to {OPSETS.stop - 1}.",
         )
-    names = InterfaceNames(spec.inputs, _output_names(module, spec, inputs))
+    names = InterfaceNames(spec.inputs, output_names(module, spec))
+    eager = EagerRun(module, spec, inputs, options.batch)
+    rows = check_rows(eager, names.outputs)
     folded = fold_batchnorm(module)
-    try:
-        traced = trace_module(folded, inputs, options.batch, names, options.exporter)
-    except InputError:
-        _check_forward(module, inputs, spec)
-        raise
+    traced = trace_module(folded, inputs, options.batch, names, options.exporter)
+    settle_output_shapes(traced, rows.shapes, spec.name, options.batch)
+    refuse_operators(traced.model, spec.name)
+    copies = drop_copied_outputs(traced.model, spec.name)
     # TorchScript's exporter folds a convolution that several BatchNorms share, once for each
     parameter_bytes = max(eval_state_bytes(folded, training_only), contract.initializer_bytes(traced.model))
     terms = contract.Contract(options.opset, options.batch, training_only, parameter_bytes)
-    return rewrite_and_save(traced.model, terms, weights, traced.exporter, traced.fallback_reason, folder)
+    graph = rewrite_and_save(traced.model, terms, weights, traced.exporter, traced.fallback_reason, folder)
+    planned = module.plan.notes if isinstance(module, TensorExportModule) and module.plan is not None else ()
+    notes = (*planned, *copies, *rows.notes, *_describe_autocast(eager), *_describe_decisions(traced, options.batch))
+    return msgspec.structs.replace(graph, notes=notes)
+
+
+def plan_module(module: nn.Module, spec: ModelSpec, inputs: tuple[Tensor, ...], batch: BatchRange) -> OutputPlan | None:
+    """The outputs of a network with the head `tensors`, planned by running it on inputs like `inputs`; None for other
+    heads, which have one output.
+    """
+    if spec.head != "tensors":
+        return None
+    eager = EagerRun(module.eval(), spec, inputs, batch)
+    return plan_outputs(spec.name, spec.inputs, eager.run, batch)
+
+
+def output_names(module: ExportModule | TensorExportModule, spec: ModelSpec) -> tuple[str, ...]:
+    """Names of the module's outputs, in order."""
+    if isinstance(module, TensorExportModule) and module.plan is not None:
+        return tuple(output.name for output in module.plan.outputs)
+    return (spec.head,)
+
+
+def _describe_autocast(eager: EagerRun) -> list[str]:
+    return [
+        f"Its forward() asks for autocast to {name}, which is left out: the reference and the graph are FP32, and "
+        "--fp16, --bf16 or --int8 choose a precision."
+        for name in sorted(eager.autocast)
+    ]
+
+
+def _describe_decisions(traced: TraceResult, batch: BatchRange) -> list[str]:
+    if not traced.decisions:
+        return []
+    count = "a decision" if len(traced.decisions) == 1 else f"{len(traced.decisions)} decisions"
+    sizes = ", ".join(map(str, batch.checked_sizes))
+    return [
+        f"The TorchScript exporter recorded {count} by sizes as for the traced batch, such as {traced.decisions[0]}; "
+        f"the graph was run at batch {sizes}."
+    ]
 
 
 def example_inputs(spec: ModelSpec, batch: BatchRange, tensor_inputs: Sequence[InputSpec]) -> tuple[Tensor, ...]:
@@ -63,53 +107,6 @@ def example_inputs(spec: ModelSpec, batch: BatchRange, tensor_inputs: Sequence[I
     if size.layout == "NHWC":
         return (torch.zeros(rows, size.height, size.width, 3),)
     return (torch.zeros(rows, 3, size.height, size.width),)
-
-
-def _output_names(
-    module: ExportModule | TensorExportModule, spec: ModelSpec, inputs: tuple[Tensor, ...]
-) -> tuple[str, ...]:
-    """Names of the outputs; without a head, one forward pass shows how many there are."""
-    if spec.head != "tensors":
-        return (spec.head,)
-    try:
-        with torch.inference_mode():
-            outputs = flatten_outputs(module.network(*inputs))
-    except InputError:
-        raise
-    except Exception as error:  # a user's code raises whatever it likes
-        raise InputError(
-            _describe_failure(spec, inputs, error), "Compare --input with the arguments of its forward()."
-        ) from error
-    for name, tensor in outputs.items():
-        if any(tensor is source for source in inputs):
-            raise InputError(
-                f"The output {name!r} of {spec.name} is one of its inputs, unchanged.",
-                "Remove it from what forward() returns: the caller has it already.",
-            )
-    return tuple(outputs)
-
-
-def _check_forward(module: nn.Module, inputs: tuple[Tensor, ...], spec: ModelSpec) -> None:
-    """Run the network that could not be traced, and raise InputError if its input or output is the reason."""
-    try:
-        with torch.inference_mode():
-            output = module(*inputs)
-    except Exception as error:  # a user's code raises whatever it likes
-        raise InputError(_describe_failure(spec, inputs, error), "Choose another --input-size.") from error
-    if spec.head != "tensors" and not isinstance(output, Tensor):
-        nested = isinstance(output, (tuple, list, dict))
-        described = f"{len(flatten_outputs(output))} tensors" if nested else f"a {type(output).__name__}"
-        raise InputError(
-            f"{spec.name} returns {described}; --head {spec.head} needs a network that returns one tensor.",
-            "Give --head tensors to export its outputs as they are.",
-        )
-
-
-def _describe_failure(spec: ModelSpec, inputs: tuple[Tensor, ...], error: Exception) -> str:
-    size = spec.preprocessing
-    shapes = ", ".join("×".join(map(str, tensor.shape[1:])) or "1" for tensor in inputs)
-    described = f"images of {size.height}x{size.width}" if size is not None else f"inputs of {shapes}"
-    return f"{spec.name} cannot process {described}: {first_line(error)}."
 
 
 def eval_state_bytes(module: nn.Module, training_only: tuple[str, ...]) -> int:

@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from deploykit.core.errors import InputError, UsageError
+from deploykit.core.errors import UsageError
 from deploykit.core.values import Head, ModelSpec, Preprocessing
+from deploykit.export.output_plan import CASTS, OutputPlan, iterate_values
 
 
 class Normalize(nn.Module):
@@ -53,47 +53,38 @@ class ExportModule(nn.Module):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the graph's input is called `input`
         x = input if self.normalize is None else self.normalize(input)
         x = self.network(x)
+        if isinstance(x, Tensor) and x.dtype in CASTS:
+            x = x.to(CASTS[x.dtype])
         return torch.softmax(x, dim=1) if self.probabilities else x
 
 
 class TensorExportModule(nn.Module):
-    """A network with any inputs and outputs; nested outputs are flattened into a tuple."""
+    """A network with any inputs and outputs; those of `plan`, or all tensors that it returns, as a tuple."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, plan: OutputPlan | None = None) -> None:
         super().__init__()
         self.network = network
+        self.plan = plan
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        tensors = list(flatten_outputs(self.network(*inputs)).values())
-        return tensors[0] if len(tensors) == 1 else tuple(tensors)
+        result = self.network(*inputs)
+        if self.plan is not None:
+            tensors = self.plan.select(result)
+        else:
+            tensors = tuple(one.tensor for one in iterate_values(result) if one.tensor is not None)
+        return tensors[0] if len(tensors) == 1 else tensors
 
 
-def flatten_outputs(value: object, name: str = "output") -> dict[str, Tensor]:
-    """Map names to the tensors that forward() returned: keys of a mapping, else `output`, or `output_0` … for several.
-
-    Raises InputError for anything but tensors and nested mappings, tuples and lists of tensors.
-    """
-    if isinstance(value, Tensor):
-        return {name: value}
-    if isinstance(value, Mapping):
-        pairs = [(str(key), item) for key, item in value.items()]
-    elif isinstance(value, (tuple, list)):
-        pairs = [(f"{name}_{index}", item) for index, item in enumerate(value)]
-    else:
-        raise InputError(
-            f"The network returns a {type(value).__name__} where a tensor is needed.",
-            "Let its forward() return tensors, or wrap it in a module that does.",
-        )
-    return {key: tensor for inner, item in pairs for key, tensor in flatten_outputs(item, inner).items()}
-
-
-def wrap_network(network: nn.Module, spec: ModelSpec, classifier: str) -> ExportModule | TensorExportModule:
-    """Add the head and the preprocessing of `spec` to the network, in eval mode. The network is not copied.
+def wrap_network(
+    network: nn.Module, spec: ModelSpec, classifier: str, plan: OutputPlan | None = None
+) -> ExportModule | TensorExportModule:
+    """Add the head and the preprocessing of `spec` to the network, in eval mode. The network is not copied. `plan` is
+    that of the outputs of a network with the head `tensors`.
 
     Raises UsageError for a head that does not fit the network.
     """
     if spec.head == "tensors":
-        return TensorExportModule(network).eval()
+        return TensorExportModule(network, plan).eval()
     if spec.head == "embedding":
         if not classifier:
             raise UsageError(

@@ -145,7 +145,7 @@ def export_graph(request: ExportRequest, network: Network, backend: Backend, pro
             graph = network.write_graph(folder)
         if graph.fallback_reason is not None:
             progress.note(f"The default exporter failed, so the TorchScript exporter was used: {graph.fallback_reason}")
-        sizes = acceptance_sizes(request.options.batch)
+        sizes = request.options.batch.checked_sizes
         with progress.step(f"running the graph at batch {', '.join(map(str, sizes))}", len(sizes)) as advance:
             runner = backend.load(backend.compile(folder / graph.files[0].path, folder), folder)
             check_batch_sizes(runner, sizes, advance)
@@ -154,7 +154,7 @@ def export_graph(request: ExportRequest, network: Network, backend: Backend, pro
     key = {"request": cache_keys.graph_key(request), "backend": backend.identity}
     folder = cache.fetch_or_build("graph", key, write_graph)
     entry = load_entry(folder, _ExportEntry)
-    for note in entry.notes:
+    for note in (*entry.notes, *entry.graph.notes):
         progress.note(note)
     return Fp32Graph(folder, entry.model, entry.graph, entry.classes)
 
@@ -312,12 +312,6 @@ def engine_bytes(built: BuiltEngine) -> int:
     """Size of the engine's file, with the external data of a graph."""
     data = built.folder / f"{built.engine.file.path}.data"
     return built.engine.file.bytes + (data.stat().st_size if data.is_file() else 0)
-
-
-def acceptance_sizes(batch: BatchRange) -> tuple[int, ...]:
-    """Batch sizes that an exported graph must run at before it is accepted."""
-    sizes = {batch.minimum, 2, batch.maximum}
-    return tuple(sorted(size for size in sizes if batch.minimum <= size <= batch.maximum))
 
 
 def check_batch_sizes(runner: Runner, sizes: tuple[int, ...], advance: Callable[[], None]) -> None:

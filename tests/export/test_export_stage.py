@@ -1,7 +1,10 @@
 """Whole exports of small networks, by both exporters, against eager PyTorch."""
 
+# ruff: noqa: ARG005 - functions that stand for networks get more than they use
+
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -27,6 +30,7 @@ from deploykit.core.values import (
 from deploykit.export import export as stage
 from deploykit.export import rewrite
 from deploykit.export.layer_rows import read_layer_rows
+from deploykit.export.networks.eager import EagerRunner
 from deploykit.export.opset import convert_opset
 from deploykit.export.passes import fold_scale
 from deploykit.export.prepare import wrap_network
@@ -104,11 +108,11 @@ class Standardized(nn.Module):
         return nn.functional.conv2d(self.stem(x), weight).mean((2, 3))
 
 
-class DataDependentBranch(Dense):
+class SizeDecision(Dense):
     """A module that neither torch.fx nor torch.export can trace."""
 
     def forward(self, x):
-        return super().forward(x if x.sum() > -1e9 else -x)
+        return super().forward(x if x.shape[0] != 7 else x[:7])
 
 
 class Viewed(Dense):
@@ -243,7 +247,7 @@ def test_preprocessing_in_the_graph_is_the_hosts(exporter, channels, tmp_path):
         torch.testing.assert_close(module(pixels(2)), network(Dense)(by_host), rtol=0, atol=FULL_SCALE)
 
 
-@pytest.mark.parametrize("kind", [DataDependentBranch, Viewed])
+@pytest.mark.parametrize("kind", [SizeDecision, Viewed])
 def test_a_batchnorm_in_code_that_torch_fx_cannot_follow_is_exported(kind, tmp_path):
     _, module = export(tmp_path, network(kind), exporter="torchscript")
     assert_agrees(tmp_path, module, images(5))
@@ -253,6 +257,92 @@ def test_arithmetic_on_the_batch_becomes_flatten(tmp_path):
     export(tmp_path, network(Viewed), exporter="dynamo")
     expected = ["Conv", "Concat", "BatchNormalization", "AveragePool", "Flatten", "Gemm"]
     assert operators(tmp_path) == expected
+
+
+# ── Outputs of any kind ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Returns(nn.Module):
+    """Returns what a function makes of its input, of scores and of a map."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.function = function
+
+    def forward(self, x):
+        features = self.conv(x).relu()
+        return self.function(x, features.mean((2, 3)), features)
+
+
+# Every function gets the input, scores and a map.
+RETURNED = {
+    "copy": (lambda _, y, f: {"a": y, "b": y.clone(), "c": f}, ["a", "c"], "'b' is a copy of 'a'"),
+    "detached": (lambda _, y, f: (y, f, y.detach()), ["output_0", "output_1"], "'output_2' is a copy of 'output_0'"),
+    "input": (lambda x, y, _: {"x": x.clone(), "y": y}, ["y"], "'x' is a copy of 'input'"),
+    "bool": (lambda _, y, f: {"mask": f > 0.5, "y": y}, ["mask", "y"], "'mask' is bool, and is cast to int32"),
+    "double": (lambda _, y, f: (y.double(), f), ["output_0", "output_1"], "'output_0' is float64, and is cast to"),
+    "sequence": (lambda _, y, f: f.mean(2).permute(2, 0, 1), ["output"], "in the graph it is N×14×4"),
+    "name": (lambda _, y, f: {"input": y, "map": f}, ["input_output", "map"], "'input' is called 'input_output'"),
+}
+
+
+TENSORS = ModelSpec("toy", "Toy", "nowhere", {}, None, head="tensors")
+
+
+def export_returned(folder, function, exporter="auto"):
+    """The record of an export of `Returns`, and the reference module."""
+    inputs, batch = (torch.zeros(2, 3, SIZE, SIZE),), BatchRange(1, 2, 4)
+    network = Returns(function).eval()
+    module = wrap_network(network, TENSORS, "", stage.plan_module(network, TENSORS, inputs, batch))
+    options = ExportOptions(batch=batch, exporter=exporter)
+    return stage.export_module(module, TENSORS, options, RANDOM, (), inputs, folder), module
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("returned", RETURNED)
+def test_outputs_of_any_kind_agree_with_eager_and_what_is_changed_is_said(returned, exporter, tmp_path):
+    function, names, note = RETURNED[returned]
+    record, module = export_returned(tmp_path, function, exporter)
+    assert [output.name for output in record.outputs] == names
+    assert any(note in told for told in record.notes)
+    oracle = EagerRunner(module, record.inputs, record.outputs, stage.output_names(module, TENSORS))
+    arrays = {"input": images(3).numpy()}
+    actual, expected = open_graph(tmp_path / rewrite.GRAPH_FILE).run(arrays), oracle.run(arrays)
+    for name in names:
+        assert actual[name].dtype == expected[name].dtype
+        np.testing.assert_allclose(actual[name], expected[name], atol=FULL_SCALE)
+
+
+REFUSED = {
+    "rows by data": (lambda _, y, f: y[y[:, 0] > 0.2], "The output 'output' of toy"),
+    "columns by data": (lambda _, y, f: f.flatten(1)[:, f[0].flatten() > 0.5], "The output 'output' of toy"),
+    "random": (lambda _, y, f: y + torch.rand_like(y), "something else when it is given the same input again"),
+    "bfloat16": (lambda _, y, f: (y.bfloat16() @ torch.eye(4).bfloat16()).float(), "toy computes in bfloat16"),
+}
+
+
+@pytest.mark.parametrize("refused", REFUSED)
+def test_what_no_graph_can_have_is_the_networks_fault_and_not_ours(refused, tmp_path):
+    function, message = REFUSED[refused]
+    with pytest.raises(InputError, match=message):
+        export_returned(tmp_path, function)
+
+
+class LoopOverBatch(Dense):
+    def forward(self, x):
+        rows = []
+        for image in x:
+            rows.append(super().forward(image[None])[0])  # noqa: PERF401 - as people write it
+        return torch.stack(rows)
+
+
+def test_a_loop_over_the_batch_is_refused_with_its_line_or_exported_for_one_batch(tmp_path):
+    with pytest.raises(InputError, match=r"treats its batch as a fixed number .*`for image in x:`") as caught:
+        export(tmp_path, network(LoopOverBatch))
+    assert "--batch 1" in caught.value.remedy
+    _, module = export(tmp_path, network(LoopOverBatch), batch=BatchRange(2, 2, 2))
+    assert_agrees(tmp_path, module, images(2))
 
 
 # ── The graph contains only what eval mode needs ──────────────────────────────────────────────────────────────────────
@@ -342,9 +432,10 @@ def test_the_record_describes_the_graph(columns):
 
 
 def test_auto_reports_the_reason_of_its_fallback(tmp_path):
-    record, module = export(tmp_path, network(DataDependentBranch), exporter="auto")
+    record, module = export(tmp_path, network(SizeDecision), exporter="auto")
     assert record.exporter == "torchscript"
-    assert "data-dependent" in record.fallback_reason
+    assert "Constraints violated" in record.fallback_reason
+    assert any("x.shape[0] != 7" in note for note in record.notes)
     assert_agrees(tmp_path, module, images(2))
 
 

@@ -270,7 +270,7 @@ def test_a_self_test_reports_untrained_weights(bundle):
     [((1, 8, 32), (1, 2, 32)), ((1, 1, 1), (1,)), ((8, 8, 8), (8,)), ((4, 8, 16), (4, 16)), ((1, 2, 2), (1, 2))],
 )
 def test_a_graph_is_accepted_at_the_smallest_batch_at_two_and_at_the_largest(batch, sizes):
-    assert stages.acceptance_sizes(BatchRange(*batch)) == sizes
+    assert BatchRange(*batch).checked_sizes == sizes
 
 
 @pytest.mark.parametrize(("batch", "count"), [((1, 8, 32), 2), ((1, 1, 1), 1), ((8, 8, 8), 8), ((4, 8, 16), 4)])

@@ -69,6 +69,8 @@ class ExportedGraph(Value, frozen=True):
     rewrites: tuple[Rewrite, ...]
     initializer_bytes: int
     weights: WeightsRecord
+    notes: tuple[str, ...] = ()
+    """How the graph's interface differs from what the network returns, and other facts about it, as sentences."""
 
     @property
     def sha256(self) -> str:

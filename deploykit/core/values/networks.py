@@ -141,6 +141,12 @@ class BatchRange(Value, frozen=True):
         """Whether only one batch size is accepted."""
         return self.minimum == self.maximum
 
+    @property
+    def checked_sizes(self) -> tuple[int, ...]:
+        """Batch sizes at which a network and its graph must run and agree: the smallest, 2 and the largest."""
+        sizes = {self.minimum, 2, self.maximum}
+        return tuple(sorted(size for size in sizes if self.minimum <= size <= self.maximum))
+
 
 class InputSpec(Value, frozen=True):
     """One input of a network, as given by `--input NAME=SHAPE:DTYPE`."""

@@ -10,19 +10,23 @@ The rewrites are checked like those of every other export: outputs are compared 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import msgspec
 import onnx_ir as ir
 
 from deploykit.core.errors import InputError
 from deploykit.core.onnx_metadata import MODULE_KEY
 from deploykit.core.values import BatchRange, ExportedGraph, ExportOptions, InputSpec, WeightsRecord
 from deploykit.export import contract
-from deploykit.export.networks.onnx_source import OnnxSource, read_model
+from deploykit.export.networks.onnx_outputs import FileOutput, convert_outputs
+from deploykit.export.networks.onnx_repair import repair_model
+from deploykit.export.networks.onnx_source import OnnxSource, inline_functions, read_model
 from deploykit.export.opset import OPSETS
 from deploykit.export.rewrite import rewrite_and_save
+from deploykit.export.traced_graph import drop_copied_outputs
 
 if TYPE_CHECKING:
     import onnx
@@ -31,15 +35,15 @@ if TYPE_CHECKING:
 def import_onnx(
     source: OnnxSource,
     inputs: tuple[InputSpec, ...],
-    outputs: Mapping[str, tuple[int, ...]],
+    outputs: Sequence[FileOutput],
     options: ExportOptions,
     weights: WeightsRecord,
     folder: Path,
 ) -> ExportedGraph:
     """Save the file as an FP32 graph in `folder`.
 
-    `inputs` have all sizes; `outputs` are the output shapes of one sample, measured on the original file. Raises
-    InputError where the file cannot be imported.
+    `inputs` have all sizes; `outputs` were measured on the original file. Raises InputError where the file cannot be
+    imported.
     """
     if options.opset not in OPSETS:
         raise InputError(
@@ -47,23 +51,25 @@ def import_onnx(
             f"Choose --opset {OPSETS.start} to {OPSETS.stop - 1}.",
         )
     proto = _inline_functions(read_model(source.path))
-    _set_interface_shapes(proto, inputs, outputs, options.batch)
+    repairs = repair_model(proto)
+    convert_outputs(proto, outputs)
+    _set_interface_shapes(proto, inputs, {output.name: output.shape for output in outputs}, options.batch)
     proto = _convert_opset(source, proto, options.opset)
     model = ir.from_proto(_infer_shapes(source, proto))
     _require_requested_batch(source, model, options.batch)
+    copies = drop_copied_outputs(model, str(source.path))
     for node in model.graph:
         node.metadata_props[MODULE_KEY] = (node.name or "").strip("/")
     constant_bytes = contract.initializer_bytes(model) + _computed_constant_bytes(model)
     terms = contract.Contract(options.opset, options.batch, (), constant_bytes)
-    return rewrite_and_save(model, terms, weights, "file", None, folder)
+    graph = rewrite_and_save(model, terms, weights, "file", None, folder)
+    changes = (note for output in outputs for note in output.describe_changes())
+    return msgspec.structs.replace(graph, notes=(*repairs, *changes, *copies))
 
 
 def _inline_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Inline the file's functions, and remove the initializers that old files list among the inputs."""
-    import onnx
-    import onnx.inliner
-
-    inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(proto) if proto.functions else proto
+    inlined = inline_functions(proto)
     weights = {initializer.name for initializer in inlined.graph.initializer}
     inputs = [value for value in inlined.graph.input if value.name not in weights]
     del inlined.graph.input[:]
@@ -103,7 +109,27 @@ def _convert_opset(source: OnnxSource, proto: onnx.ModelProto, opset: int) -> on
             f"{source.path} cannot be converted from opset {source.opset} to {opset}: {reason}.",
             "Export it again from the training framework at a later opset, or choose another --opset.",
         ) from error
+    if source.opset < RESIZE_WITH_MODES:
+        _set_resize_modes(converted)
     return converted
+
+
+RESIZE_WITH_MODES: Final = 11
+"""The first opset in which Resize says how coordinates and neighbours are computed, with other defaults than before."""
+
+
+def _set_resize_modes(proto: onnx.ModelProto) -> None:
+    """Give every Resize that was a Resize of opset 10 or an Upsample the coordinates of those: x / scale, rounded down;
+    the version converter leaves the defaults of opset 11.
+    """
+    from onnx import helper
+
+    for node in proto.graph.node:
+        if node.op_type == "Resize":
+            modes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+            own = [attribute for attribute in node.attribute if attribute.name not in modes]
+            del node.attribute[:]
+            node.attribute.extend([*own, *(helper.make_attribute(name, value) for name, value in modes.items())])
 
 
 def _infer_shapes(source: OnnxSource, proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,6 +25,7 @@ from deploykit.core.values import (
     WeightsRecord,
 )
 from deploykit.export.networks.images import is_image_input, resolve_preprocessing
+from deploykit.export.networks.onnx_outputs import FileOutput, measure_outputs
 from deploykit.export.networks.onnx_source import OnnxSource, open_source
 
 if TYPE_CHECKING:
@@ -34,9 +36,12 @@ if TYPE_CHECKING:
 
 ORACLE: Final = "onnxruntime"
 
+LARGEST_SINGLE_FILE: Final = 2**31 - 2**20
+"""Protobuf's limit of 2 GiB, less a mebibyte for the graph itself."""
+
 
 class OnnxNetwork:
-    """A graph of any producer. Its interface is kept: names, order of axes and number of outputs."""
+    """A graph of any producer. Its interface is kept, except for outputs that no engine returns so (`onnx_outputs`)."""
 
     notes: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
@@ -149,38 +154,68 @@ class OnnxNetwork:
         from deploykit.export.networks.onnx_import import import_onnx
 
         options = self.request.options
-        return import_onnx(self.source, self.inputs, self._measure_output_shapes(), options, self.weights, folder)
+        return import_onnx(self.source, self.inputs, self._outputs, options, self.weights, folder)
 
     def oracle(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Runner:
         """Return the original file in ONNX Runtime; with a fixed batch size, it is run as often as needed."""
-        return _FixedBatchRunner(self._original_runner, self.source.batch, inputs, outputs)
+        return _FixedBatchRunner(self._original_runner, self._rows, inputs, outputs, self._outputs)
 
     @cached_property
     def _original_runner(self) -> Runner:
         file, runtime = self.source.path, self._find_backend(ORACLE)
+        if self.source.repaired:
+            self._folder = tempfile.TemporaryDirectory(prefix="deploykit-")  # removed with this object
+            file = _write_repaired(file, Path(self._folder.name))
         return runtime.load(runtime.compile(file, file.parent), file.parent)
 
-    def _measure_output_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Run the file once: shape inference on foreign graphs often leaves output shapes open."""
-        rows = self.source.batch or max(2, self.request.options.batch.minimum)
-        zeros = {spec.name: np.zeros((rows, *spec.shape), spec.dtype) for spec in self.inputs}
-        outputs = self._original_runner.run(zeros)
-        for name, array in outputs.items():
-            if array.ndim == 0 or len(array) != rows:
-                raise InputError(
-                    f"The output {name!r} of {self.request.model} has shape {format_shape(array.shape)} for {rows} "
-                    "samples.",
-                    "Each output needs one row per sample: export without postprocessing such as box selection.",
-                )
-        return {name: tuple(array.shape[1:]) for name, array in outputs.items()}
+    @property
+    def _rows(self) -> int | None:
+        """The number of rows that the file takes; None where it takes any."""
+        batch = self.request.options.batch
+        return self.source.batch or (batch.optimum if batch.static else None)
+
+    @cached_property
+    def _outputs(self) -> tuple[FileOutput, ...]:
+        batch = self.request.options.batch
+        rows = self._rows or max(2, batch.minimum)
+        return measure_outputs(self.request.model, rows, self._run_original, self.source.batch is not None, batch)
+
+    def _run_original(self, rows: int, seed: int) -> Arrays:
+        """The file's outputs for zeros, or for values like those of normalized pixels; integers are 0."""
+        random, inputs = np.random.default_rng(seed), {}
+        for spec in self.inputs:
+            shape = (rows, *spec.shape)
+            zeros = seed == 0 or spec.dtype.startswith("int")
+            inputs[spec.name] = (np.zeros(shape) if zeros else random.integers(-128, 128, shape) / 64).astype(
+                spec.dtype
+            )
+        return self._original_runner.run(inputs)
+
+
+def _write_repaired(file: Path, folder: Path) -> Path:
+    import onnx
+
+    from deploykit.export.networks.onnx_repair import repair_model
+    from deploykit.export.networks.onnx_source import read_model
+
+    proto, copy = read_model(file), folder / file.name
+    repair_model(proto)
+    onnx.save(proto, copy, save_as_external_data=proto.ByteSize() > LARGEST_SINGLE_FILE)
+    return copy
 
 
 class _FixedBatchRunner:
     """Runs any number of rows on a runner of one batch size; a size of None runs all rows at once."""
 
     def __init__(
-        self, runner: Runner, size: int | None, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+        self,
+        runner: Runner,
+        size: int | None,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        converted: tuple[FileOutput, ...],
     ) -> None:
+        self._converted = {output.name: output for output in converted}
         self.inputs = inputs
         self.outputs = outputs
         self._runner = runner
@@ -195,7 +230,8 @@ class _FixedBatchRunner:
             inputs = {name: array[start : start + size] for name, array in arrays.items()}
             padding = size - len(next(iter(inputs.values())))
             padded = {name: np.concatenate([array, *[array[-1:]] * padding]) for name, array in inputs.items()}
-            outputs = self._runner.run(padded)
+            returned = self._runner.run(padded)
+            outputs = {name: output.convert(returned[name]) for name, output in self._converted.items()}
             chunks.append({name: array[: size - padding] for name, array in outputs.items()})
         return {spec.name: np.concatenate([chunk[spec.name] for chunk in chunks]) for spec in self.outputs}
 

@@ -11,6 +11,7 @@ from deploykit.core.error_text import first_line
 from deploykit.core.errors import InputError
 from deploykit.core.files import hash_file
 from deploykit.core.values import BatchRange, DType, InputSpec
+from deploykit.export.networks.onnx_repair import needs_repair
 from deploykit.export.networks.readable_file import require_readable
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class OnnxSource(NamedTuple):
     """Whether the only output is one floating-point vector per sample."""
     sha256: str
     """Digest of the file and its external data."""
+    repaired: bool = False
+    """Whether ONNX Runtime needs a repaired copy (`onnx_repair`)."""
 
 
 def open_source(path: str) -> OnnxSource:
@@ -55,8 +58,11 @@ def open_source(path: str) -> OnnxSource:
 def _read_source(path: str, stamp: tuple[int, int]) -> OnnxSource:  # noqa: ARG001 - a changed file is read again
     file = Path(path)
     model = read_model(file, weights=False)
+    opset, digest = _read_opset(file, model), _source_digest(file, model)
+    model = inline_functions(model)
     graph = model.graph
     _refuse_operators(file, model)
+    _refuse_values(file, graph)
     weights = {initializer.name for initializer in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     if not inputs or not graph.output:
@@ -71,20 +77,21 @@ def _read_source(path: str, stamp: tuple[int, int]) -> OnnxSource:  # noqa: ARG0
     last = producers.get(graph.output[0].name)
     first = graph.output[0].type.tensor_type
     sizes = _declared_shape(graph.output[0])
-    single_output = len(graph.output) == 1
+    single_output = len({value.name for value in graph.output}) == 1
     return OnnxSource(
         path=file,
         inputs=tuple(InputSpec(value.name, _declared_shape(value)[1:], _input_dtype(file, value)) for value in inputs),
         batch=max(batches) or None,
-        outputs=tuple(value.name for value in graph.output),
-        opset=_read_opset(file, model),
+        outputs=tuple(dict.fromkeys(value.name for value in graph.output)),
+        opset=opset,
         producer=" ".join(part for part in (model.producer_name, model.producer_version) if part) or "an unnamed tool",
         ends_in_softmax=single_output and last is not None and last.op_type == "Softmax",
         is_score_vector=single_output
         and first.elem_type == 1
         and len(sizes) >= 2
         and all(size == 1 for size in sizes[2:]),
-        sha256=_source_digest(file, model),
+        sha256=digest,
+        repaired=needs_repair(graph),
     )
 
 
@@ -104,6 +111,14 @@ def read_model(path: Path, weights: bool = True) -> onnx.ModelProto:
     if not model.graph.node:
         raise InputError(f"{path} is not an ONNX graph: it has no node.", "Give an .onnx file.")
     return model
+
+
+def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Replace the calls of the file's own functions by their nodes."""
+    import onnx.inliner
+
+    inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(model) if model.functions else model
+    return inlined
 
 
 def default_batch(source: OnnxSource) -> BatchRange:
@@ -128,11 +143,8 @@ def _read_opset(path: Path, model: onnx.ModelProto) -> int:
 
 
 def _refuse_operators(path: Path, model: onnx.ModelProto) -> None:
-    functions = {(function.domain, function.name) for function in model.functions}
     for node in model.graph.node:
         where = f"{path}: {node.name or node.output[0]} is a {node.op_type}"
-        if (node.domain, node.op_type) in functions:
-            continue
         if node.domain not in ("", "ai.onnx"):
             raise InputError(
                 f"{where} of the domain {node.domain}, not a standard ONNX operator.",
@@ -148,6 +160,37 @@ def _refuse_operators(path: Path, model: onnx.ModelProto) -> None:
             raise InputError(
                 f"{where} with a subgraph, whose tensors cannot be calibrated.",
                 "Export it without control flow; onnxsim removes branches that do not depend on the input.",
+            )
+
+
+def _refuse_values(path: Path, graph: onnx.GraphProto) -> None:
+    """Refuse what is not a dense tensor, and weights in FP16 or BF16."""
+    from onnx import TensorProto
+
+    for value in graph.output:
+        if not value.type.HasField("tensor_type"):
+            kind = (value.type.WhichOneof("value") or "value of an unknown type").removesuffix("_type")
+            raise InputError(
+                f"{path}: the output {value.name!r} is a {kind}, not a tensor.",
+                "Export it with tensors as outputs: a sequence as one tensor, by ConcatFromSequence or torch.stack.",
+            )
+    if graph.sparse_initializer:
+        raise InputError(
+            f"{path}: the weight {graph.sparse_initializer[0].values.name!r} is stored as a sparse tensor.",
+            "Export it with dense weights.",
+        )
+    constants = (
+        (node.output[0], attribute.t)
+        for node in graph.node
+        for attribute in node.attribute
+        if node.op_type == "Constant" and attribute.HasField("t")
+    )
+    for name, tensor in (*((one.name, one) for one in graph.initializer), *constants):
+        if tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
+            kind = TensorProto.DataType.Name(tensor.data_type)
+            raise InputError(
+                f"{path}: the weight {name!r} is {kind}, and deploykit converts FP32 networks.",
+                "Give the FP32 graph that it was made from, and choose the precision with --fp16, --bf16 or --int8.",
             )
 
 

@@ -24,6 +24,8 @@ from deploykit.export.networks import sources
 from deploykit.export.networks.images import resolve_preprocessing
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from deploykit.export.networks.weights import LoadedNetwork
     from deploykit.export.prepare import ExportModule, TensorExportModule
 
@@ -119,9 +121,18 @@ class TorchNetwork:
     @cached_property
     def export_module(self) -> ExportModule | TensorExportModule:
         """The network with head and preprocessing: the oracle of every comparison."""
+        from deploykit.export.export import plan_module
         from deploykit.export.prepare import wrap_network
 
-        return wrap_network(self.loaded_network.module, self.model, self.architecture.classifier)
+        network = self.loaded_network.module
+        plan = plan_module(network, self.model, self._example_inputs(), self.request.options.batch)
+        return wrap_network(network, self.model, self.architecture.classifier, plan)
+
+    def _example_inputs(self) -> tuple[Tensor, ...]:
+        from deploykit.export.export import example_inputs
+
+        tensors = () if self.preprocessing is not None else self.tensor_inputs
+        return example_inputs(self.model, self.request.options.batch, tensors)
 
     def release_memory(self) -> None:
         """Drop the module and what was derived from it; it is built again on the next use."""
@@ -130,14 +141,15 @@ class TorchNetwork:
 
     def write_graph(self, folder: Path) -> ExportedGraph:
         """Trace the module with one of PyTorch's exporters, and save the graph in `folder`."""
-        from deploykit.export.export import example_inputs, export_module
+        from deploykit.export.export import export_module
 
         training_only, options = self.architecture.training_only, self.request.options
-        inputs = example_inputs(self.model, options.batch, () if self.preprocessing is not None else self.tensor_inputs)
+        inputs = self._example_inputs()
         return export_module(self.export_module, self.model, options, self.weights, training_only, inputs, folder)
 
     def oracle(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Runner:
         """Return the module as a runner in eager PyTorch."""
+        from deploykit.export.export import output_names
         from deploykit.export.networks.eager import EagerRunner
 
-        return EagerRunner(self.export_module, inputs, outputs)
+        return EagerRunner(self.export_module, inputs, outputs, output_names(self.export_module, self.model))

@@ -31,14 +31,24 @@ def save_graph(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def export_text(quick_latency: None, save_graph: Callable[..., Path], tmp_path: Path, cli) -> Callable[..., Path]:  # noqa: ARG001
+def export_file(quick_latency: None, tmp_path: Path, cli) -> Callable[..., Path]:  # noqa: ARG001
+    """Exports a file and returns the bundle. What is printed goes to `text`, its attribute."""
+
+    def take(path: Path, *words: str) -> Path:
+        target = "openvino" if "--int8" in words else "onnxruntime"  # it has INT8 kernels for layers this small
+        result = cli("export", path, "--target", target, "--samples", "4", "-o", tmp_path / "out", *words)
+        assert result.code == 0, result.text
+        take.text = result.text
+        return tmp_path / "out"
+
+    return take
+
+
+@pytest.fixture
+def export_text(export_file: Callable[..., Path], save_graph: Callable[..., Path]) -> Callable[..., Path]:
     """Exports a graph's text and returns the bundle."""
 
     def take(text: str, *words: str, **how) -> Path:
-        target = "openvino" if "--int8" in words else "onnxruntime"  # it has INT8 kernels for layers this small
-        few = ("--target", target, "--samples", "4", "-o", tmp_path / "out")
-        result = cli("export", save_graph(text, **how), *few, *words)
-        assert result.code == 0, result.text
-        return tmp_path / "out"
+        return export_file(save_graph(text, **how), *words)
 
     return take

@@ -321,3 +321,182 @@ def test_an_input_given_twice_is_refused(cli, save_graph):
     result = cli("export", save_graph(NCHW), *("--input", "x=3x8x8:float32") * 2)
     assert result.code == 2
     assert "the input 'x' is given more than once" in result.text
+
+
+# ── Forms of files ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+OUTPUT = "d = Flatten (c)\n    scores = Gemm (d, f)"
+
+
+def test_two_nodes_of_one_name_are_told_apart(save_graph, export_file):
+    path = save_graph(NCHW)
+    proto = onnx.load(path)
+    for node in proto.graph.node:
+        node.name = "node"
+    onnx.save(proto, path)
+    names = {node.name for node in onnx.load(export_file(path) / "model.onnx").graph.node}
+    assert len(names) > 1
+
+
+def test_an_output_that_is_listed_twice_is_exported_once_and_said(save_graph, export_file):
+    path = save_graph(NCHW)
+    proto = onnx.load(path)
+    proto.graph.output.append(proto.graph.output[0])
+    onnx.save(proto, path)
+    assert [spec.name for spec in manifest_of(export_file(path)).outputs] == ["scores"]
+    assert "The output 'scores' is listed 2 times in the file, and once in the graph." in export_file.text
+
+
+FORMS = {
+    "copied": (
+        "=> (float[N,5] scores",
+        "=> (float[N,5] scores, float[N,5] again",
+        "again = Identity (scores)",
+        "scores",
+    ),
+    "bool": ("=> (float[N,5] scores", "=> (bool[N,5] mask", "mask = Cast <to = 9> (scores)", "mask"),
+    "double": ("=> (float[N,5] scores", "=> (double[N,5] high", "high = Cast <to = 11> (scores)", "high"),
+    "sequence": (
+        *("=> (float[N,5] scores", "=> (float[5,N,1] steps"),
+        *("u = Unsqueeze (scores, two)\n    steps = Transpose <perm = [1, 0, 2]> (u)", "steps"),
+    ),
+}
+SAID = {
+    "copied": "The output 'again' is a copy of 'scores', and is left out.",
+    "bool": "The output 'mask' is bool, and is cast to int32.",
+    "double": "The output 'high' is float64, and is cast to float32.",
+    "sequence": "The output 'steps' is 5×N×1, with the batch on axis 1; in the graph it is N×5×1.",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("batch", ["1:2:4", "1"])
+def test_outputs_that_engines_do_not_return_so_are_changed_and_said(form, batch, save_graph, export_file):
+    before, after, nodes, name = FORMS[form]
+    text = NCHW.replace(before, after).replace("(d, f)", f"(d, f)\n    {nodes}")
+    weights = {"two": np.array([2])} if form == "sequence" else {}
+    bundle = export_file(save_graph(text, **weights), "--batch", batch)
+    assert SAID[form] in export_file.text
+    manifest = manifest_of(bundle)
+    assert [spec.name for spec in manifest.outputs] == [name]
+    assert manifest.outputs[0].shape[0] == (1 if batch == "1" else "batch")
+    assert load.verify(bundle).parity.passed
+
+
+ONE_ROW = ("d = Flatten (c)", "d = Reshape (c, shape)")
+
+
+def test_a_file_that_takes_one_row_is_exported_at_batch_1(export_file, save_graph):
+    """The batch is open in the interface, and 1 in a Reshape."""
+    path = save_graph(NCHW.replace(*ONE_ROW), shape=np.array([1, 8]))
+    manifest = manifest_of(export_file(path, "--batch", "1"))
+    assert manifest.outputs[0].shape == (1, 5)
+    assert manifest.parity.passed
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (1, -1)], ids=["fails at 2", "loses rows at 2"])
+def test_a_file_that_takes_one_row_is_sent_to_batch_1(shape, cli, save_graph):
+    result = cli("export", save_graph(NCHW.replace(*ONE_ROW), shape=np.array(shape)), "--target", "onnxruntime")
+    assert result.code == 3
+    assert "--batch 1" in result.text
+
+
+def test_rows_that_depend_on_the_data_are_refused_by_name(cli, save_graph):
+    text = NCHW.replace("float[N,5] scores", "int64[N,M] found").replace(OUTPUT, "found = NonZero (a)")
+    result = cli("export", save_graph(text), "--target", "onnxruntime", "--batch", "1:2:4")
+    assert result.code == 3
+    assert "The output 'found' of" in result.text
+
+
+FUNCTION = """
+<ir_version: 9, opset_import: ["" : 17, "own" : 1]>
+agraph (float[N,8] x) => (float[N,8] y)
+{
+    y = own.block (x)
+}
+<domain: "own", opset_import: ["" : 17]>
+block (a) => (b)
+{
+BODY
+}
+"""
+
+BODIES = {
+    "quantized": (
+        "s = Constant <value = float {0.1}> ()\n z = Constant <value = int8 {0}> ()\n q = QuantizeLinear (a, s, z)\n"
+        " b = DequantizeLinear (q, s, z)",
+        "already quantized",
+    ),
+    "random": ("n = RandomNormalLike (a)\n b = Add (a, n)", "its output is random"),
+    "half": ("h = Constant <value = float16 {15360}> ()\n c = CastLike (a, h)\n b = CastLike (c, a)", "is FLOAT16"),
+    "subgraph": (
+        "m = ReduceMax <keepdims = 0> (a)\n z = Constant <value = float {0.0}> ()\n t = Greater (m, z)\n"
+        " b = If (t) <then_branch = yes () => (float[N,8] u) { u = Relu (a) }, "
+        "else_branch = no () => (float[N,8] v) { v = Neg (a) }>",
+        "with a subgraph",
+    ),
+}
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_what_is_refused_is_found_inside_of_functions(body, cli, tmp_path):
+    nodes, message = BODIES[body]
+    path = tmp_path / "functions.onnx"
+    onnx.save(onnx.parser.parse_model(FUNCTION.replace("BODY", nodes)), path)
+    result = cli("export", path)
+    assert result.code == 3
+    assert message in result.text
+
+
+def test_weights_in_fp16_are_named_with_the_way_out(cli, save_graph):
+    path = save_graph(NCHW)
+    proto = onnx.load(path)
+    (weight,) = (one for one in proto.graph.initializer if one.name == "w")
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight).astype(np.float16), "half"))
+    proto.graph.node.insert(0, onnx.helper.make_node("Cast", ["half"], ["w"], to=1))
+    onnx.save(proto, path)
+    result = cli("export", path)
+    assert result.code == 3
+    assert "the weight 'half' is FLOAT16" in result.text
+    assert "Give the FP32 graph that it was made from" in result.text
+
+
+def test_a_sequence_as_output_is_refused_by_name(cli, save_graph):
+    path = save_graph(NCHW)
+    proto = onnx.load(path)
+    proto.graph.node.append(onnx.helper.make_node("SequenceConstruct", ["scores"], ["list"]))
+    value = onnx.helper.make_tensor_sequence_value_info("list", onnx.TensorProto.FLOAT, None)
+    proto.graph.output.append(value)
+    onnx.save(proto, path)
+    result = cli("export", path)
+    assert result.code == 3
+    assert "the output 'list' is a sequence, not a tensor" in result.text
+
+
+def test_a_sparse_weight_is_refused_by_name(cli, save_graph):
+    path = save_graph(NCHW)
+    proto = onnx.load(path)
+    values = onnx.helper.make_tensor("sparse", onnx.TensorProto.FLOAT, [1], [1.0])
+    indices = onnx.helper.make_tensor("at", onnx.TensorProto.INT64, [1], [0])
+    proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [8]))
+    onnx.save(proto, path)
+    result = cli("export", path)
+    assert result.code == 3
+    assert "the weight 'sparse' is stored as a sparse tensor" in result.text
+
+
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+@pytest.mark.parametrize("operator", ["Resize", "Upsample"])
+def test_coordinates_of_old_files_stay_as_they_were(operator, mode, export_file, tmp_path):
+    """Until opset 10 a resized pixel is read at x / scale; the default of later opsets is another."""
+    text = f"""
+    <ir_version: 4, opset_import: ["" : {10 if operator == "Resize" else 9}]>
+    agraph (float[N,2,5,5] x) => (float[N,2,12,12] y)
+    <float[4] scales = {{1.0, 1.0, 2.5, 2.5}}>
+    {{ y = {operator} <mode = "{mode}"> (x, scales) }}
+    """
+    path = tmp_path / "old.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    manifest = manifest_of(export_file(path))
+    assert manifest.parity.passed
+    assert manifest.parity.outputs[0].max_relative < 1e-5

@@ -52,12 +52,12 @@ def export_network(quick_latency, user_folder, cli):  # noqa: ARG001
     return export
 
 
-def test_an_output_that_is_an_input_is_refused_by_name(user_folder, cli):
+def test_an_output_that_is_an_input_is_left_out_and_said(quick_latency, user_folder, cli):  # noqa: ARG001
     code = CODE.replace('"hidden": hidden}', '"asked": words}')
     (user_folder / "users_ranker.py").write_text(code)
     result = cli("export", *RANKER, "--data", "samples.npz", "--target", "onnxruntime", "-o", "out")
-    assert result.code == 3
-    assert "The output 'asked' of users_ranker:Ranker is one of its inputs, unchanged." in result.text
+    assert result.code == 0
+    assert "The output 'asked' is the input 'words', unchanged, and is left out." in result.text
 
 
 def test_several_inputs_are_in_the_order_of_the_arguments(export_network, user_folder):

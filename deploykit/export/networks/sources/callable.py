@@ -210,12 +210,18 @@ def _require_arguments(text: str, target: Any, arguments: dict[str, Any]) -> Non
 
 def _require_network(text: str, built: Any) -> nn.Module:
     """Move the network to the CPU. Raises InputError where `built` is not a network with initialized weights."""
+    import torch
     from torch import nn
     from torch.nn.parameter import is_lazy
 
     if not isinstance(built, nn.Module):
         raise InputError(
             f"{text} returns {_with_article(type(built).__name__)}, not an nn.Module.", "Return the network itself."
+        )
+    if isinstance(built, torch.jit.ScriptModule):
+        raise InputError(
+            f"{text} returns a ScriptModule, a graph of TorchScript, which PyTorch's exporters do not take.",
+            "Return the nn.Module that was scripted or traced.",
         )
     built = getattr(built, "_orig_mod", built)  # of torch.compile, which exporters do not need
     if any(is_lazy(value) for value in (*built.parameters(), *built.buffers())):

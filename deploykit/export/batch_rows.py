@@ -75,18 +75,23 @@ def _as_tuple(eager: EagerRun, result: Any) -> tuple[Tensor, ...]:
 
 
 def _require_rows(eager: EagerRun, name: str, output: Tensor, size: int) -> None:
+    """Raise InputError where the output has not one row for each of `size` samples."""
     if output.ndim and len(output) == size:
         return
     what = f"The output {name!r} of {eager.spec.name} is {format_shape(output.shape)} for {_count(size)}"
-    batch = eager.batch
-    if size == 1 and batch.maximum > 1:
-        low = max(2, batch.minimum)
-        remedy = f"Give --batch {low}:{max(low, batch.optimum)}:{batch.maximum}"
+    if (axis := _find_other_axis(eager)) is not None:
         raise InputError(
-            f"{what}: it loses the axis of the batch.", f"{remedy}, or name the axes that squeeze() removes."
+            f"{what}: its batch is on axis {axis}.",
+            "Give --head tensors, which moves it to the front, or transpose it in forward().",
+        )
+    if size == 1 and _returns_rows(eager, 2):
+        low, high = max(2, eager.batch.minimum), max(2, eager.batch.maximum)
+        raise InputError(
+            f"{what}: it loses the axis of the batch.",
+            f"Give --batch {low}:{max(low, eager.batch.optimum)}:{high}, or name the axes that squeeze() removes.",
         )
     remedy = "Return one row for each sample"
-    if _returns_row(eager, name):
+    if size > 1 and _returns_rows(eager, 1):
         remedy += ", or give --batch 1"
     raise InputError(f"{what}.", f"{remedy}.")
 
@@ -95,13 +100,28 @@ def _count(rows: int) -> str:
     return "1 sample" if rows == 1 else f"{rows} samples"
 
 
-def _returns_row(eager: EagerRun, name: str) -> bool:
-    """Whether the output has one row where one sample is given."""
+def _run_or_none(eager: EagerRun, rows: int) -> tuple[Tensor, ...] | None:
+    """The outputs for so many samples; None where the network does not take them."""
     try:
-        outputs = _as_tuple(eager, eager.run(1, 0)[1])
+        return _as_tuple(eager, eager.run(rows, 0)[1])
     except InputError:
-        return False
-    return all(output.ndim > 0 and len(output) == 1 for output in outputs) and bool(name)
+        return None
+
+
+def _returns_rows(eager: EagerRun, rows: int) -> bool:
+    outputs = _run_or_none(eager, rows)
+    return outputs is not None and all(output.ndim > 0 and len(output) == rows for output in outputs)
+
+
+def _find_other_axis(eager: EagerRun) -> int | None:
+    """The axis of the batch in the only output of a network with a head, where it is not the first."""
+    if eager.spec.head == "tensors":
+        return None
+    two, three = (_run_or_none(eager, rows) for rows in (2, 3))
+    if two is None or three is None:
+        return None
+    pairs = enumerate(zip(two[0].shape, three[0].shape, strict=False))
+    return next((axis for axis, sizes in pairs if axis and sizes == (2, 3)), None)
 
 
 def _data_dependent_error(eager: EagerRun, name: str, one: Sequence[int], other: Sequence[int]) -> InputError:

@@ -23,6 +23,9 @@ OLDEST_OPSET: Final = 7
 INPUT_TYPES: Final[dict[int, DType]] = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64"}
 """Supported types of inputs, by their number in onnx.TensorProto."""
 
+CAST_TYPES: Final[dict[int, DType]] = {9: "int32", 11: "float32"}
+"""Types of the graph's inputs where the file's are bool and float64 (`onnx_repair`)."""
+
 QUANTIZED: Final = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"})
 RANDOM: Final = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
@@ -198,6 +201,8 @@ def _input_dtype(path: Path, value: onnx.ValueInfoProto) -> DType:
     import onnx
 
     kind = value.type.tensor_type.elem_type
+    if value.type.HasField("tensor_type") and kind in CAST_TYPES:
+        return CAST_TYPES[kind]
     if not value.type.HasField("tensor_type") or kind not in INPUT_TYPES:
         name = onnx.TensorProto.DataType.Name(kind).lower() if value.type.HasField("tensor_type") else "not a tensor"
         hint = "Give the FP32 graph; deploykit converts it." if kind in (10, 16) else "Cast it inside the graph."

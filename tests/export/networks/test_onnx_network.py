@@ -383,6 +383,19 @@ def test_outputs_that_engines_do_not_return_so_are_changed_and_said(form, batch,
     assert load.verify(bundle).parity.passed
 
 
+@pytest.mark.parametrize(("kind", "said", "graph"), [("bool", "bool", "int32"), ("double", "float64", "float32")])
+def test_inputs_that_engines_do_not_take_so_are_cast_and_said(kind, said, graph, save_graph, export_file, tmp_path):
+    text = NCHW.replace("image) =>", f"image, {kind}[N,8] on) =>").replace(
+        "scores = Gemm (d, f)", "g = Cast <to = 1> (on)\n    e = Mul (d, g)\n    scores = Gemm (e, f)"
+    )
+    random = np.random.default_rng(0)
+    images = random.standard_normal((20, 3, 16, 16)).astype(np.float32)
+    np.savez(tmp_path / "samples.npz", image=images, on=random.integers(0, 2, (20, 8)).astype(graph))
+    bundle = export_file(save_graph(text), "--data", str(tmp_path / "samples.npz"))
+    assert f"The input 'on' is {said}; in the graph it is {graph}." in export_file.text
+    assert manifest_of(bundle).inputs[1].dtype == graph
+
+
 ONE_ROW = ("d = Flatten (c)", "d = Reshape (c, shape)")
 
 

@@ -23,6 +23,7 @@ def row(network="timm:one", exit_code: int | None = 0, message="", exporter="dyn
         seconds=20.0,
         message=message,
         exporter=exporter,
+        code_sha256="0123456789abcdef",
         date="2026-11-28",
         processor="a processor",
         cores=2,
@@ -64,6 +65,10 @@ def test_a_network_that_torchscript_traced_says_so():
     assert "Passed: one, two (traced by TorchScript)." in render([row(), row("timm:two", exporter="torchscript")])
 
 
+def test_the_code_that_exported_them_is_named():
+    assert "- deploykit: code 0123456789ab (2 networks)" in render([row(), row("timm:two")])
+
+
 def test_networks_that_were_not_run_are_named():
     assert "Not yet run: four (1012.6 M)." in render([row()], {"timm:four": 1_012_560_000})
 
@@ -97,10 +102,10 @@ def test_a_command_beyond_its_memory_fails():
 
 
 def test_a_network_that_has_a_row_is_not_exported_again(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(program, "select_names", lambda every: ["one", "two"])
-    monkeypatch.setattr(program, "count_parameters", lambda names, file: {"one": 5, "two": 4})
+    monkeypatch.setattr(program, "select_names", lambda *_: ["one", "two"])
+    monkeypatch.setattr(program, "count_parameters", lambda *_: {"one": 5, "two": 4})
     exported = []
-    monkeypatch.setattr(program, "export_network", lambda network, *limits: exported.append(network) or row(network))
+    monkeypatch.setattr(program, "export_network", lambda network, *_: exported.append(network) or row(network))
     program.common.save_row(tmp_path, row("timm:one"))
     monkeypatch.setattr(sys, "argv", ["timm_networks", "--rows", str(tmp_path)])
     program.main()
@@ -109,9 +114,9 @@ def test_a_network_that_has_a_row_is_not_exported_again(tmp_path, monkeypatch, c
 
 
 def test_larger_networks_are_left_for_a_later_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(program, "select_names", lambda every: ["one", "two"])
-    monkeypatch.setattr(program, "count_parameters", lambda names, file: {"one": 1_000_000, "two": 2_000_000})
-    monkeypatch.setattr(program, "export_network", lambda network, *limits: row(network))
+    monkeypatch.setattr(program, "select_names", lambda *_: ["one", "two"])
+    monkeypatch.setattr(program, "count_parameters", lambda *_: {"one": 1_000_000, "two": 2_000_000})
+    monkeypatch.setattr(program, "export_network", lambda network, *_: row(network))
     monkeypatch.setattr(sys, "argv", ["timm_networks", "--rows", str(tmp_path), "--parameters-at-most", "1"])
     program.main()
     assert "Not yet run: two (2.0 M)." in capsys.readouterr().out

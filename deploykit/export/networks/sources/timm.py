@@ -140,8 +140,8 @@ def _usage_notes(name: str, configuration: Any) -> list[str]:
     resized, size = _resized_side(configuration), max(configuration.input_size[1:])
     if resized < size:
         notes.append(
-            f"timm measured {name} on images resized to {resized} pixels and padded to {size}; a bundle resizes them to "
-            f"{size} pixels, without a border."
+            f"timm measured {name} on images resized to {resized} pixels and padded to {size}; a bundle resizes them "
+            f"to {size} pixels, without a border."
         )
     if not configuration.num_classes:
         notes.append(f"timm's {name} has no classes: it returns features. --num-classes adds a classifier.")

@@ -81,8 +81,8 @@ def _resized_side(configuration: Any) -> int:
     """Return the shorter side to which timm resizes before it crops. With a `crop_pct` above 1 it is smaller than the
     crop, and timm pads the image with zeros.
     """
-    share_kept: float = configuration.crop_pct
-    return math.floor(max(configuration.input_size[1:]) / share_kept)
+    resized: int = math.floor(max(configuration.input_size[1:]) / configuration.crop_pct)
+    return resized
 
 
 def _pretrained_config(name: str) -> Any:

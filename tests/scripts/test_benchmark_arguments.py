@@ -6,7 +6,8 @@ import sys
 import pytest
 from programs import SCRIPTS, common, load_program
 
-PROGRAMS = ("cpp_overhead", "engines", "faithfulness", "harness", "latency", "parity", "quantization", "sweep")
+PROGRAMS = ("cpp_overhead", "engines", "faithfulness", "harness", "latency", "parity", "quantization", "sweep",
+            "timm_networks")  # fmt: skip
 
 latency = load_program("benchmarks/latency")
 quantization = load_program("benchmarks/quantization")

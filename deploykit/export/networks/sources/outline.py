@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def build_outline(build: Callable[[], Any]) -> nn.Module:
     """Build the network with its weights on the meta device. Everything else is computed: some builders use tensors to
-    design their stages.
+    design their stages. A builder that computes with its weights, such as one that writes a bias into a filter, is run
+    in full.
     """
     import torch
     from torch.overrides import TorchFunctionMode
@@ -32,9 +33,13 @@ def build_outline(build: Callable[[], Any]) -> nn.Module:
                 keywords["device"] = "meta"
             return function(*args, **keywords)
 
-    with ShapesOnly(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module: nn.Module = build()
+        try:
+            with ShapesOnly():
+                module: nn.Module = build()
+        except Exception:  # a tensor of the meta device meets one of the CPU; what else is wrong is raised again
+            module = build()
     return module
 
 

@@ -52,7 +52,7 @@ def find_architecture(name: str) -> Architecture:
         raise InputError(f"timm:{name} needs {channels} channels, and images have 3.", "Choose another network.")
     network = type(build_outline(partial(_create_model, name)))
     spec = Preprocessing(
-        resize=math.floor(max(height, width) / configuration.crop_pct),
+        resize=max(_resized_side(configuration), height, width),
         height=height,
         width=width,
         mean=tuple(configuration.mean),
@@ -75,6 +75,14 @@ def find_architecture(name: str) -> Architecture:
         pretrained=_pretrained_weights(configuration, spec, arguments),
         notes=tuple(_usage_notes(name, configuration)),
     )
+
+
+def _resized_side(configuration: Any) -> int:
+    """Return the shorter side to which timm resizes before it crops. With a `crop_pct` above 1 it is smaller than the
+    crop, and timm pads the image with zeros.
+    """
+    resized: int = math.floor(max(configuration.input_size[1:]) / configuration.crop_pct)
+    return resized
 
 
 def _pretrained_config(name: str) -> Any:
@@ -128,6 +136,12 @@ def _usage_notes(name: str, configuration: Any) -> list[str]:
         notes.append(
             f"timm measured {name} on images cropped in mode {configuration.crop_mode!r}; a bundle resizes the shorter "
             "side and crops the center."
+        )
+    resized, size = _resized_side(configuration), max(configuration.input_size[1:])
+    if resized < size:
+        notes.append(
+            f"timm measured {name} on images resized to {resized} pixels and padded to {size}; a bundle resizes them "
+            f"to {size} pixels, without a border."
         )
     if not configuration.num_classes:
         notes.append(f"timm's {name} has no classes: it returns features. --num-classes adds a classifier.")

@@ -59,6 +59,12 @@ def test_a_different_interpolation_is_noted():
     assert any("bicubic" in note for note in sources.find_architecture("timm:resnet18.a1_in1k").notes)
 
 
+def test_a_crop_larger_than_the_resized_image_is_resized_instead_of_padded():
+    architecture = sources.find_architecture("timm:volo_d4_448")  # crop_pct 1.15
+    assert (architecture.preprocessing.resize, architecture.preprocessing.height) == (448, 448)
+    assert any("resized to 389 pixels and padded to 448" in note for note in architecture.notes)
+
+
 def test_a_network_without_classes_is_noted():
     assert any("features" in note for note in sources.find_architecture("timm:vit_small_patch14_dinov2.lvd142m").notes)
 

@@ -111,7 +111,7 @@ class OpenVino(CpuBackend):
         modules = {
             node.name or "": node.metadata_props[MODULE_KEY] for node in source if MODULE_KEY in node.metadata_props
         }
-        layers = openvino_layers.read_layers(compiled.get_runtime_model(), times_us, marks, modules)
+        layers = openvino_layers.list_kernels(compiled.get_runtime_model(), times_us, marks, modules)
         return tuple(layers) if calls else tuple(msgspec.structs.replace(layer, time_us=None) for layer in layers)
 
 

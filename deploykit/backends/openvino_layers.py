@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import openvino
 
 
-def read_layers(
+def list_kernels(
     execution: openvino.Model, times_us: Mapping[str, float], marks: Marks, modules: Mapping[str, str]
 ) -> Iterator[EngineLayer]:
     """The kernels that have a time, in order: what was fused into another has none. `modules` has the PyTorch module of

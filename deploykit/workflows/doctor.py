@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from deploykit.backends import BACKENDS, is_installed
 from deploykit.backends.gpu.driver import Driver, query_driver
-from deploykit.backends.gpu.memory import INSTALLED_FIRST
+from deploykit.backends.gpu.memory_library import INSTALLED_FIRST
 from deploykit.backends.onnxruntime_package import find_package
 from deploykit.core import cache
 from deploykit.core.errors import BackendError, UsageError

@@ -18,7 +18,7 @@ import numpy as np
 
 from deploykit.backends.gpu.driver import query_driver
 from deploykit.backends.gpu.memory_bindings import CudaBindings
-from deploykit.backends.gpu.memory_library import REFUSED_IMPORT, Context, MemoryLibrary
+from deploykit.backends.gpu.memory_library import INSTALLED_FIRST, REFUSED_IMPORT, Context, MemoryLibrary
 from deploykit.backends.gpu.memory_pycuda import Pycuda
 from deploykit.core.errors import BackendError
 from deploykit.core.extras import pip_command
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 LIBRARIES: Final[dict[str, Callable[[], MemoryLibrary]]] = {"pycuda": Pycuda, "cuda-bindings": CudaBindings}
 """In order of preference."""
-
-INSTALLED_FIRST: Final = "cuda-bindings"
-"""The library to install where neither is: it needs no compiler."""
 
 
 def import_memory_library() -> tuple[MemoryLibrary | None, dict[str, str]]:

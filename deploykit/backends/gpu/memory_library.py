@@ -24,6 +24,10 @@ REFUSED_IMPORT: Final = (ImportError, OSError, RuntimeError)
 """What a compiled module raises where it is missing, or was compiled for another library, NumPy or driver."""
 
 
+INSTALLED_FIRST: Final = "cuda-bindings"
+"""The library to install where neither is: it needs no compiler."""
+
+
 class ForeignContext(Exception):
     """A stream belongs to another CUDA context than the primary one."""
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from deploykit.backends.gpu.driver import Gpu, query_driver
 from deploykit.backends.gpu.foreign_engines import reject_foreign_engine
-from deploykit.backends.gpu.memory import INSTALLED_FIRST, import_memory_library
+from deploykit.backends.gpu.memory import import_memory_library
+from deploykit.backends.gpu.memory_library import INSTALLED_FIRST
 from deploykit.backends.interface import read_interface
 from deploykit.backends.tensorrt import inspector
 from deploykit.backends.tensorrt.compile import check_options, compile_plan

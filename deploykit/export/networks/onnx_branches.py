@@ -35,7 +35,7 @@ def _read_conditions(graph: onnx.GraphProto) -> dict[str, bool]:
     tensors = {one.name: one for one in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
-            tensors.update({node.output[0]: one.t for one in node.attribute if one.name == "value"})
+            tensors.update((node.output[0], one.t) for one in node.attribute if one.name == "value")
     booleans = {name: one for name, one in tensors.items() if one.data_type == TensorProto.BOOL}
     return {name: bool(numpy_helper.to_array(one).all()) for name, one in booleans.items()}
 

@@ -123,7 +123,9 @@ def count_weight_steps(weight: NDArray[np.float32], axis: int | None) -> NDArray
     codes of all are exact. −128 of codes to −128 is clipped.
     """
     # rows: (out_channels, weights of a channel), as shares of the largest
-    rows = np.abs(weight.reshape(1, -1) if axis is None else np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1))
+    rows = np.abs(
+        weight.reshape(1, -1) if axis is None else np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+    )
     largest = rows.max(axis=1, initial=0)
     steps = np.full(len(rows), STEPS, np.int64)
     open_rows = np.flatnonzero((largest > 0) & ~_is_whole(rows, largest, STEPS))

@@ -156,7 +156,7 @@ def export_graph(request: ExportRequest, network: Network, backend: Backend, pro
                 if graph.fallback_reason is None:
                     raise
                 raise InputError(
-                    f"{request.model} treats its batch as a fixed number in Python code, which the TorchScript exporter "
+                    f"{request.model} treats its batch as a fixed number in Python code, which TorchScript's exporter "
                     f"records: {error.what}",
                     "Give --batch with one number, such as --batch 1, or compute all samples in one call.",
                 ) from error

@@ -18,8 +18,8 @@ import msgspec
 import onnx_ir as ir
 
 from deploykit.core.errors import InputError
-from deploykit.core.onnx_metadata import MODULE_KEY
 from deploykit.core.graph_edit import is_constant
+from deploykit.core.onnx_metadata import MODULE_KEY
 from deploykit.core.values import (
     BatchRange,
     ExportedGraph,

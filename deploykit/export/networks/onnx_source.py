@@ -11,6 +11,7 @@ from deploykit.core.error_text import first_line
 from deploykit.core.errors import InputError
 from deploykit.core.files import hash_file
 from deploykit.core.values import BatchRange, DType, InputSpec
+from deploykit.export.networks.onnx_branches import take_constant_branches
 from deploykit.export.networks.onnx_dequantize import QDQ_DOMAINS, count_pairs, is_qdq
 from deploykit.export.networks.onnx_repair import needs_repair
 from deploykit.export.networks.readable_file import require_readable
@@ -127,10 +128,11 @@ def read_model(path: Path, weights: bool = True) -> onnx.ModelProto:
 
 
 def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Replace the calls of the file's own functions by their nodes."""
+    """Replace the calls of the file's own functions by their nodes, and each If by the branch that it always takes."""
     import onnx.inliner
 
     inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(model) if model.functions else model
+    take_constant_branches(inlined.graph)
     return inlined
 
 

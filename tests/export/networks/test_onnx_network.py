@@ -461,6 +461,42 @@ def test_what_is_refused_is_found_inside_of_functions(body, cli, tmp_path):
     assert message in result.text
 
 
+CONSTANT_IF = """
+<ir_version: 9, opset_import: ["" : 17, "own" : 1]>
+agraph (float[N,8] x) => (float[N,8] y)
+{
+    y = own.block (x)
+}
+<domain: "own", opset_import: ["" : 17]>
+block (a) => (b)
+{
+    c = Constant <value = bool {CONDITION}> ()
+    b = If (c) <
+        then_branch = yes () => (float[N,8] u) {
+            one = Constant <value = float {1.0}> ()
+            d = Constant <value = bool {0}> ()
+            e = If (d) <then_branch = p () => (float[N,8] q) { q = Abs (a) },
+                        else_branch = r () => (float[N,8] s) { s = Add (a, one) }>
+            u = Relu (e)
+        },
+        else_branch = no () => (float[N,8] v) {
+            one = Constant <value = float {2.0}> ()
+            v = Mul (a, one)
+        }
+    >
+}
+"""
+
+
+@pytest.mark.parametrize(("condition", "operators"), [(1, ["Add", "Relu"]), (0, ["Mul"])])
+def test_an_if_on_a_constant_is_the_branch_that_it_takes(condition, operators, export_file, tmp_path):
+    path = tmp_path / "branches.onnx"
+    onnx.save(onnx.parser.parse_model(CONSTANT_IF.replace("CONDITION", str(condition))), path)
+    bundle = export_file(path)
+    assert [node.op_type for node in onnx.load(bundle / "model.onnx").graph.node] == operators
+    assert manifest_of(bundle).parity.passed
+
+
 def test_weights_in_fp16_are_named_with_the_way_out(cli, save_graph):
     path = save_graph(NCHW)
     proto = onnx.load(path)

@@ -56,6 +56,13 @@ class Neighbours(Plain):
         return y + y.roll(1, 0)
 
 
+class Numbered(Plain):
+    """Adds the index of the row."""
+
+    def forward(self, x):
+        return super().forward(x) + torch.arange(len(x))[:, None]
+
+
 class TrainingMode(Plain):
     """eval() undone in forward()."""
 
@@ -174,6 +181,14 @@ def test_an_axis_that_squeeze_removes_at_batch_1_is_refused_with_the_batches_tha
 def test_another_answer_to_the_same_input_is_refused(kind, batch):
     with pytest.raises(InputError, match="something else when it is given the same input again"):
         check(kind, batch)
+
+
+@pytest.mark.parametrize("batch", [DYNAMIC, STATIC], ids=["dynamic", "static"])
+def test_a_row_that_depends_on_its_index_is_refused(batch):
+    with pytest.raises(InputError, match="'output' of net for one sample depends on its place in the batch") as caught:
+        check(Numbered, batch)
+    assert "--batch 1" in caught.value.remedy
+    assert check(Numbered, ALONE).notes == ()
 
 
 def test_the_network_is_left_as_it_was():

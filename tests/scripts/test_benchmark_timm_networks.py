@@ -54,7 +54,7 @@ def test_the_section_counts_every_outcome_and_what_was_not_run():
     assert "| refused with a message (exit 2, 3 or 4) | 1 |" in text
     assert "| ended as a fault of deploykit (exit 5, or a crash) | 1 |" in text
     assert "| not yet run | 1 |" in text
-    assert "4 networks, of which 3 were exported so far" in text
+    assert "4 networks. 3 of them were exported so far" in text
 
 
 def test_what_did_not_pass_has_its_message():
@@ -67,6 +67,7 @@ def test_a_network_that_torchscript_traced_says_so():
 
 def test_the_code_that_exported_them_is_named():
     assert "- deploykit: code 0123456789ab (2 networks)" in render([row(), row("timm:two")])
+    assert "- deploykit: code 0123456789ab (1 network)" in render([row()])
 
 
 def test_networks_that_were_not_run_are_named():

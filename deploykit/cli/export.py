@@ -45,7 +45,11 @@ INT8_ONLY = ("calibration", "calibration_size", "observer", "max_drop", "min_snr
 @click.option("--fp32", is_flag=True, help="Compute in FP32 (default).")
 @click.option("--fp16", is_flag=True, help="Compute in FP16; with --int8, the layers that are not quantized.")
 @click.option("--bf16", is_flag=True, help="Compute in BF16; needs --opset 22 or later.")
-@click.option("--int8", is_flag=True, help="Quantize convolutions and matrix products to INT8; needs --calibration, or an ONNX file with Q/DQ pairs.")
+@click.option(
+    "--int8",
+    is_flag=True,
+    help="Quantize convolutions and matrix products to INT8; needs --calibration, or an ONNX file with Q/DQ pairs.",
+)
 @click.option("--io", type=click.Choice(get_args(IoType)), default="fp32", show_default=True,
               help="Type of an FP16 graph's inputs and outputs.")  # fmt: skip
 @click.option("--calibration", metavar="SET|PATH", help="Calibration data for INT8: real images like those in use.")

@@ -123,7 +123,9 @@ def count_weight_steps(weight: NDArray[np.float32], axis: int | None) -> NDArray
     codes of all are exact. −128 of codes to −128 is clipped.
     """
     # rows: (out_channels, weights of a channel), as shares of the largest
-    rows = np.abs(weight.reshape(1, -1) if axis is None else np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1))
+    rows = np.abs(
+        weight.reshape(1, -1) if axis is None else np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+    )
     largest = rows.max(axis=1, initial=0)
     steps = np.full(len(rows), STEPS, np.int64)
     open_rows = np.flatnonzero((largest > 0) & ~_is_whole(rows, largest, STEPS))
@@ -140,10 +142,10 @@ GRID_TOLERANCE: Final = 2e-4
 
 def _is_whole(rows: NDArray[np.float32], largest: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
     """Whether the weights of each row are multiples of its largest / `count`; few are read where the first are not."""
-    fits = np.ones(len(rows), np.bool_)
+    fits, divisor = np.ones(len(rows), np.bool_), np.where(largest > 0, largest, 1)[:, None]
     for part in (slice(0, 16), slice(16, None)):
         index = np.flatnonzero(fits)
-        position = rows[index, part] * (count / np.maximum(largest[index], SMALLEST))[:, None]
+        position = rows[index, part] / divisor[index] * count
         fits[index] = (np.abs(position - np.rint(position)) < GRID_TOLERANCE).all(axis=1)
     return fits
 

@@ -130,7 +130,7 @@ class _Dequantization:
             first = self._codes[coded[0]]
             if node.op_type not in MOVERS or any(not self._codes[name].same(first) for name in coded[1:]):
                 raise self._refuse(node, "computes on 8-bit codes", "Write every operator between Q/DQ pairs, as QDQ.")
-            self._codes.update({name: first for name in node.output})
+            self._codes.update(dict.fromkeys(node.output, first))
         inputs = [self._source.get(name, name) for name in node.input]
         del node.input[:]
         node.input.extend(inputs)
@@ -291,4 +291,3 @@ class _Dequantization:
 
     def _refuse(self, node: onnx.NodeProto, reason: str, hint: str) -> InputError:
         return InputError(f"{self._where}: {node.name or node.output[0]}, a {node.op_type}, {reason}.", hint)
-

@@ -93,7 +93,8 @@ class Input(click.ParamType[InputSpec]):
         if match is None:
             self.fail(f"{value!r}: write NAME=SHAPE:DTYPE of one sample, such as tokens=128:int64.", param, ctx)
         if match[3] not in get_args(DType):
-            self.fail(f"{value!r}: {match[3]} is none of {', '.join(get_args(DType))}.", param, ctx)
+            hint = " Give int32, and compare it with 0 in forward()." if match[3] == "bool" else ""
+            self.fail(f"{value!r}: {match[3]} is none of {', '.join(get_args(DType))}.{hint}", param, ctx)
         return InputSpec(match[1], tuple(map(int, match[2].split("x"))), match[3])  # type: ignore[arg-type]
 
 

@@ -51,10 +51,13 @@ def check_rows(eager: EagerRun, names: Sequence[str]) -> CheckedRows:
         for name, row, expected in zip(names, rows, first, strict=True):
             if row.shape != expected.shape:
                 raise _data_dependent_error(eager, name, row.shape, expected.shape)
-        for name, row, expected in zip(names, rows, first, strict=True):
-            if not _agree(row, expected):
+        for name, output, expected in zip(names, outputs, first, strict=True):
+            if not _agree(output[0], expected):
                 notes = _report_dependence(eager, name, calls[0], (size, seed))
                 _refuse_training_statistics(eager)
+                return CheckedRows(tuple(tuple(row.shape) for row in first), notes)
+            if size > 2 and not _agree(output[-1], expected):  # the same sample, see EagerRun.draw
+                notes = _report_last_row(eager, names, name, output[-1], (size, seed))
                 return CheckedRows(tuple(tuple(row.shape) for row in first), notes)
     _refuse_training_statistics(eager)
     if eager.written:
@@ -75,18 +78,23 @@ def _as_tuple(eager: EagerRun, result: Any) -> tuple[Tensor, ...]:
 
 
 def _require_rows(eager: EagerRun, name: str, output: Tensor, size: int) -> None:
+    """Raise InputError where the output has not one row for each of `size` samples."""
     if output.ndim and len(output) == size:
         return
     what = f"The output {name!r} of {eager.spec.name} is {format_shape(output.shape)} for {_count(size)}"
-    batch = eager.batch
-    if size == 1 and batch.maximum > 1:
-        low = max(2, batch.minimum)
-        remedy = f"Give --batch {low}:{max(low, batch.optimum)}:{batch.maximum}"
+    if (axis := _find_other_axis(eager)) is not None:
         raise InputError(
-            f"{what}: it loses the axis of the batch.", f"{remedy}, or name the axes that squeeze() removes."
+            f"{what}: its batch is on axis {axis}.",
+            "Give --head tensors, which moves it to the front, or transpose it in forward().",
+        )
+    if size == 1 and _returns_rows(eager, 2):
+        low, high = max(2, eager.batch.minimum), max(2, eager.batch.maximum)
+        raise InputError(
+            f"{what}: it loses the axis of the batch.",
+            f"Give --batch {low}:{max(low, eager.batch.optimum)}:{high}, or name the axes that squeeze() removes.",
         )
     remedy = "Return one row for each sample"
-    if _returns_row(eager, name):
+    if size > 1 and _returns_rows(eager, 1):
         remedy += ", or give --batch 1"
     raise InputError(f"{what}.", f"{remedy}.")
 
@@ -95,13 +103,28 @@ def _count(rows: int) -> str:
     return "1 sample" if rows == 1 else f"{rows} samples"
 
 
-def _returns_row(eager: EagerRun, name: str) -> bool:
-    """Whether the output has one row where one sample is given."""
+def _run_or_none(eager: EagerRun, rows: int) -> tuple[Tensor, ...] | None:
+    """The outputs for so many samples; None where the network does not take them."""
     try:
-        outputs = _as_tuple(eager, eager.run(1, 0)[1])
+        return _as_tuple(eager, eager.run(rows, 0)[1])
     except InputError:
-        return False
-    return all(output.ndim > 0 and len(output) == 1 for output in outputs) and bool(name)
+        return None
+
+
+def _returns_rows(eager: EagerRun, rows: int) -> bool:
+    outputs = _run_or_none(eager, rows)
+    return outputs is not None and all(output.ndim > 0 and len(output) == rows for output in outputs)
+
+
+def _find_other_axis(eager: EagerRun) -> int | None:
+    """The axis of the batch in the only output of a network with a head, where it is not the first."""
+    if eager.spec.head == "tensors":
+        return None
+    two, three = (_run_or_none(eager, rows) for rows in (2, 3))
+    if two is None or three is None:
+        return None
+    pairs = enumerate(zip(two[0].shape, three[0].shape, strict=False))
+    return next((axis for axis, sizes in pairs if axis and sizes == (2, 3)), None)
 
 
 def _data_dependent_error(eager: EagerRun, name: str, one: Sequence[int], other: Sequence[int]) -> InputError:
@@ -135,6 +158,28 @@ def _report_dependence(eager: EagerRun, name: str, call: tuple[int, int], other:
         f"The output {name!r} of {eager.spec.name} for one sample depends on the other samples of its batch{where}.",
         f"{remedy}: --batch 1 for single samples." if eager.takes(1) else f"{remedy}.",
     )
+
+
+def _report_last_row(
+    eager: EagerRun, names: Sequence[str], name: str, row: Tensor, call: tuple[int, int]
+) -> tuple[str, ...]:
+    """The note or InputError about a sample that gives another `row` in the last place of a batch than in the first:
+    for its neighbours, or for its place.
+    """
+    size, seed = call
+    outputs = dict(zip(names, _as_tuple(eager, eager.run(size, seed + OTHERS)[1]), strict=True))
+    if not _agree(outputs[name][-1], row):
+        return _report_dependence(eager, name, call, (size, seed + OTHERS))
+    _require_repeatable(eager, call)
+    remedy = "Compute each row from its own sample, without its index"
+    raise InputError(
+        f"The output {name!r} of {eager.spec.name} for one sample depends on its place in the batch.",
+        f"{remedy}, or give --batch 1." if eager.takes(1) else f"{remedy}.",
+    )
+
+
+OTHERS = 7
+"""Added to a seed, it draws other samples between the first and the last."""
 
 
 def _require_repeatable(eager: EagerRun, call: tuple[int, int]) -> None:
@@ -221,11 +266,16 @@ def _record(eager: EagerRun, rows: int, seed: int) -> list[Operation]:
 
 
 def _first_rows_agree(one: Tensor, two: Tensor, rows: int, others: int) -> bool:
-    """Whether the first sample's part of two results agrees; true where it is not known which part that is."""
+    """Whether the part of the first sample, and of the last where that is the same sample, agrees in two results; true
+    where it is not known which part that is.
+    """
+    if not one.numel():
+        return True
     if one.ndim != two.ndim:
         return rows == others
     leading = one.ndim > 0 and one.shape[0] % rows == 0 and one.shape[0] * others == two.shape[0] * rows
     if leading and one.shape[1:] == two.shape[1:]:
         part = one.shape[0] // rows
-        return _agree(two[:part], one[:part])
+        last = rows < 3 or rows != others or _agree(two[-part:], one[-part:])
+        return last and _agree(two[:part], one[:part])
     return one.shape != two.shape or rows == others or _agree(two, one)

@@ -90,8 +90,8 @@ def _describe_decisions(traced: TraceResult, batch: BatchRange) -> list[str]:
     count = "a decision" if len(traced.decisions) == 1 else f"{len(traced.decisions)} decisions"
     sizes = ", ".join(map(str, batch.checked_sizes))
     return [
-        f"The TorchScript exporter recorded {count} by sizes as for the traced batch, such as {traced.decisions[0]}; "
-        f"the graph was run at batch {sizes}."
+        f"The TorchScript exporter recorded {count} in Python code as for the traced batch, such as "
+        f"{traced.decisions[0]}; the graph was run at batch {sizes}."
     ]
 
 

@@ -139,8 +139,8 @@ def plan_outputs(model: str, inputs: Sequence[str], run: RunNetwork, batch: Batc
         else:
             tensors[id(tensor)] = name
             outputs.append(PlannedOutput(name, position, _cast_of(model, name, tensor), axes[position]))
-            notes += _describe_changes(one.name, outputs[-1], tensor)
             _require_batch_axis(model, outputs[-1], tensor, few, run, batch)
+            notes += _describe_changes(one.name, outputs[-1], tensor)
     if not outputs:
         raise InputError(
             f"{model} returns no tensor that it computes.", "Let its forward() return the tensors to export."
@@ -154,7 +154,7 @@ def _unique_names(returned: Sequence[ReturnedValue], inputs: Sequence[str]) -> l
     taken: set[str] = set(inputs)
     named = []
     for one in returned:
-        name = one.name if counts[one.name] == 1 else "_".join(one.path)
+        name = (one.name if counts[one.name] == 1 else "_".join(one.path)) or "output"
         while name in taken:
             name = f"{name}_output" if name in inputs else f"{name}_"
         taken.add(name)
@@ -163,11 +163,24 @@ def _unique_names(returned: Sequence[ReturnedValue], inputs: Sequence[str]) -> l
 
 
 def _cast_of(model: str, name: str, tensor: Tensor) -> torch.dtype | None:
+    """The type that an output is cast to. Raises InputError for what is no dense tensor of numbers."""
+    where = f"The output {name!r} of {model}"
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        kind = "nested" if tensor.is_nested else "sparse"
+        raise InputError(f"{where} is a {kind} tensor.", "Return it as a dense one, such as by .to_dense().")
+    if tensor.is_quantized:
+        raise InputError(
+            f"{where} is a quantized tensor.", "Return .dequantize() of it, or export the network before quantization."
+        )
+    if not tensor.numel():
+        raise InputError(
+            f"{where} has no elements: it is {format_shape(tensor.shape)}.", "Leave it out of what forward() returns."
+        )
     if tensor.dtype in SUPPORTED:
         return None
     if tensor.dtype not in CASTS:
         raise InputError(
-            f"The output {name!r} of {model} is {_type_name(tensor.dtype)}, which no engine returns.",
+            f"{where} is {_type_name(tensor.dtype)}, which no engine returns.",
             "Return its parts as floating-point tensors, such as torch.view_as_real(…).",
         )
     return CASTS[tensor.dtype]
@@ -175,7 +188,7 @@ def _cast_of(model: str, name: str, tensor: Tensor) -> torch.dtype | None:
 
 def _describe_changes(key: str, output: PlannedOutput, tensor: Tensor) -> Iterator[str]:
     if output.name != key:
-        yield f"The output {key!r} is called {output.name!r} in the graph, where {key!r} names another tensor."
+        yield f"The output {key!r} is called {output.name!r} in the graph."
     if output.cast is not None:
         yield f"The output {output.name!r} is {_type_name(tensor.dtype)}, and is cast to {_type_name(output.cast)}."
     if output.axis:

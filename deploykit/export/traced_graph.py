@@ -56,7 +56,7 @@ def _size(size: int | ir.SymbolicDim) -> int | str:
 
 
 def refuse_operators(model: ir.Model, name: str) -> None:
-    """Raise InputError for random numbers, and for quantization and arithmetic in FP16 or BF16, which exports choose."""
+    """Raise InputError for random numbers, quantization, and arithmetic in FP16 or BF16."""
     for node in model.graph:
         layer = module_path(node).removeprefix("network").strip(".")
         where = f"in layer {layer!r} ({node.op_type})" if layer else f"({node.op_type})"

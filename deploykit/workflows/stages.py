@@ -16,7 +16,7 @@ from deploykit.backends.adapters import CastingRunner
 from deploykit.bundle.write import write_golden
 from deploykit.core import cache
 from deploykit.core.calibration.batches import SampleBatches, tensor_inputs
-from deploykit.core.errors import CheckFailed, UsageError
+from deploykit.core.errors import CheckFailed, InputError, UsageError
 from deploykit.core.files import escape_name
 from deploykit.core.onnx_io import place_graph
 from deploykit.core.provenance import collect_provenance
@@ -148,7 +148,18 @@ def export_graph(request: ExportRequest, network: Network, backend: Backend, pro
         sizes = request.options.batch.checked_sizes
         with progress.step(f"running the graph at batch {', '.join(map(str, sizes))}", len(sizes)) as advance:
             runner = backend.load(backend.compile(folder / graph.files[0].path, folder), folder)
-            check_batch_sizes(runner, sizes, advance)
+            try:
+                check_batch_sizes(runner, sizes, advance)
+            except CheckFailed as error:
+                for note in graph.notes:  # they name the lines that the exporter recorded for one batch
+                    progress.note(note)
+                if graph.fallback_reason is None:
+                    raise
+                raise InputError(
+                    f"{request.model} treats its batch as a fixed number in Python code, which TorchScript's exporter "
+                    f"records: {error.what}",
+                    "Give --batch with one number, such as --batch 1, or compute all samples in one call.",
+                ) from error
         save_entry(folder, _ExportEntry(network.model, graph, network.classes, tuple(network.notes)))
 
     key = {"request": cache_keys.graph_key(request), "backend": backend.identity}

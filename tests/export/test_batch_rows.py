@@ -56,6 +56,13 @@ class Neighbours(Plain):
         return y + y.roll(1, 0)
 
 
+class Numbered(Plain):
+    """Adds the index of the row."""
+
+    def forward(self, x):
+        return super().forward(x) + torch.arange(len(x))[:, None]
+
+
 class TrainingMode(Plain):
     """eval() undone in forward()."""
 
@@ -176,7 +183,30 @@ def test_another_answer_to_the_same_input_is_refused(kind, batch):
         check(kind, batch)
 
 
+@pytest.mark.parametrize("batch", [DYNAMIC, STATIC], ids=["dynamic", "static"])
+def test_a_row_that_depends_on_its_index_is_refused(batch):
+    with pytest.raises(InputError, match="'output' of net for one sample depends on its place in the batch") as caught:
+        check(Numbered, batch)
+    assert "--batch 1" in caught.value.remedy
+    assert check(Numbered, ALONE).notes == ()
+
+
 def test_the_network_is_left_as_it_was():
     module = TensorExportModule(Counting().eval())
     check_rows(EagerRun(module, SPEC, (torch.zeros(2, 3, 8, 8),), DYNAMIC), ("output",))
     assert float(module.network.calls) == 0
+
+
+class Sequence(Plain):
+    """T×N×C, as recurrent text readers return it."""
+
+    def forward(self, x):
+        return self.conv(x).mean(2).permute(2, 0, 1)
+
+
+def test_a_batch_on_another_axis_is_named_where_one_output_is_expected():
+    spec = ModelSpec("net", "own", "nowhere", {}, None, head="logits")
+    eager = EagerRun(Sequence().eval(), spec, (torch.zeros(2, 3, 8, 8),), DYNAMIC)
+    with pytest.raises(InputError, match="'logits' of net is 6×1×4 for 1 sample: its batch is on axis 1") as caught:
+        check_rows(eager, ("logits",))
+    assert "--head tensors" in caught.value.remedy

@@ -318,6 +318,10 @@ REFUSED = {
     "rows by data": (lambda _, y, f: y[y[:, 0] > 0.2], "The output 'output' of toy"),
     "columns by data": (lambda _, y, f: f.flatten(1)[:, f[0].flatten() > 0.5], "The output 'output' of toy"),
     "random": (lambda _, y, f: y + torch.rand_like(y), "something else when it is given the same input again"),
+    "quantized": (
+        lambda _, y, f: torch.fake_quantize_per_tensor_affine(y, 0.1, 0, -128, 127),
+        "toy is already quantized",
+    ),
     "bfloat16": (lambda _, y, f: (y.bfloat16() @ torch.eye(4).bfloat16()).float(), "toy computes in bfloat16"),
 }
 

@@ -63,8 +63,21 @@ Pair = namedtuple("Pair", "logits aux")
         (lambda _, y, f: {0: y, "a/b": f}, ["0", "a/b"]),
         (lambda _, y, f: {"a": {"x": y}, "b": {"x": f}}, ["a_x", "b_x"]),
         (lambda _, y, f: {"input": y, "fc": f}, ["input_output", "fc"]),
+        (lambda _, y, f: {"": y}, ["output"]),
     ],
-    ids=["tensor", "tuple", "nested", "lists", "mapping", "dataclass", "namedtuple", "keys", "same keys", "input's"],
+    ids=[
+        "tensor",
+        "tuple",
+        "nested",
+        "lists",
+        "mapping",
+        "dataclass",
+        "namedtuple",
+        "keys",
+        "same keys",
+        "input's",
+        "empty",
+    ],
 )
 def test_outputs_are_named_by_keys_and_fields(function, expected):
     assert names(function) == expected
@@ -109,6 +122,15 @@ def test_complex_outputs_are_refused_by_name():
     with pytest.raises(InputError, match="The output 'spectrum' of net is complex64") as caught:
         plan(lambda _, y, f: {"spectrum": torch.fft.fft(y)})
     assert "torch.view_as_real" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [(lambda y: y.to_sparse(), "is a sparse tensor"), (lambda y: y[:, :0], "has no elements: it is 2×0")],
+)
+def test_what_is_no_dense_tensor_of_numbers_is_refused_by_name(change, kind):
+    with pytest.raises(InputError, match=f"The output 'odd' of net {kind}"):
+        plan(lambda _, y, f: {"odd": change(y), "logits": y})
 
 
 @pytest.mark.parametrize("value", ["text", 3, object()], ids=type)

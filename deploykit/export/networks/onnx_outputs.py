@@ -80,6 +80,11 @@ def measure_outputs(path: str, rows: int, run: RunFile, fixed: bool, batch: Batc
                 f"{format_shape(others[name].shape)} for {rows} samples.",
                 "Export without the part that selects boxes, or with a fixed number of them.",
             )
+        if not array.size:
+            raise InputError(
+                f"The output {name!r} of {path} has no elements: it is {format_shape(array.shape)}.",
+                "Remove it from the graph's outputs.",
+            )
         axis = _find_batch_axis(array.shape, rows, second[name].shape, more)
         if axis is None and not (batch.static and rows == 1):
             raise _no_rows_error(path, name, array.shape, rows, run)

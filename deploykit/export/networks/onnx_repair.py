@@ -20,17 +20,22 @@ CASTS: Final = {9: (6, "bool", "int32"), 11: (1, "float64", "float32"), 5: (6, "
 """Types of outputs that not every engine returns, by their number in TensorProto, and the types they are cast to."""
 
 
+INPUT_CASTS: Final = {9: (6, "bool", "int32"), 11: (1, "float64", "float32")}
+"""Types of inputs that not every engine takes, and the types that they are cast from."""
+
+
 def needs_repair(graph: onnx.GraphProto) -> bool:
     """Whether `repair_model` would change the graph."""
     outputs = [value.name for value in graph.output]
     repeated = len(set(outputs)) < len(outputs) or bool(_repeated_names(graph))
-    return repeated or any(value.type.tensor_type.elem_type in CASTS for value in graph.output)
+    inputs = any(value.type.tensor_type.elem_type in INPUT_CASTS for value in graph.input)
+    return repeated or inputs or any(value.type.tensor_type.elem_type in CASTS for value in graph.output)
 
 
 def repair_model(proto: onnx.ModelProto) -> tuple[str, ...]:
     """Repair the model in place; returns notes about changed outputs, as sentences."""
     _number_nodes(proto.graph)
-    return (*_drop_repeated_outputs(proto.graph), *_cast_outputs(proto))
+    return (*_drop_repeated_outputs(proto.graph), *_cast_inputs(proto), *_cast_outputs(proto))
 
 
 def _repeated_names(graph: onnx.GraphProto) -> set[str]:
@@ -65,6 +70,23 @@ def _drop_repeated_outputs(graph: onnx.GraphProto) -> list[str]:
         for name in kept
         if names.count(name) > 1
     ]
+
+
+def _cast_inputs(proto: onnx.ModelProto) -> list[str]:
+    from onnx import helper
+
+    notes, weights = [], {initializer.name for initializer in proto.graph.initializer}
+    for value in proto.graph.input:
+        kind = value.type.tensor_type
+        if kind.elem_type not in INPUT_CASTS or value.name in weights:
+            continue
+        number, before, after = INPUT_CASTS[kind.elem_type]
+        inside = rename_tensor(proto, value.name)
+        cast = helper.make_node("Cast", [value.name], [inside], name=f"{value.name}/Cast", to=kind.elem_type)
+        proto.graph.node.insert(0, cast)
+        kind.elem_type = number
+        notes.append(f"The input {value.name!r} is {before}; in the graph it is {after}.")
+    return notes
 
 
 def _cast_outputs(proto: onnx.ModelProto) -> list[str]:

@@ -11,6 +11,7 @@ from deploykit.core.error_text import first_line
 from deploykit.core.errors import InputError
 from deploykit.core.files import hash_file
 from deploykit.core.values import BatchRange, DType, InputSpec
+from deploykit.export.networks.onnx_branches import take_constant_branches
 from deploykit.export.networks.onnx_dequantize import QDQ_DOMAINS, count_pairs, is_qdq
 from deploykit.export.networks.onnx_repair import needs_repair
 from deploykit.export.networks.readable_file import require_readable
@@ -23,6 +24,9 @@ OLDEST_OPSET: Final = 7
 
 INPUT_TYPES: Final[dict[int, DType]] = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64"}
 """Supported types of inputs, by their number in onnx.TensorProto."""
+
+CAST_TYPES: Final[dict[int, DType]] = {9: "int32", 11: "float32"}
+"""Types of the graph's inputs where the file's are bool and float64 (`onnx_repair`)."""
 
 QUANTIZED: Final = frozenset(
     {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"}
@@ -124,10 +128,11 @@ def read_model(path: Path, weights: bool = True) -> onnx.ModelProto:
 
 
 def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Replace the calls of the file's own functions by their nodes."""
+    """Replace the calls of the file's own functions by their nodes, and each If by the branch that it always takes."""
     import onnx.inliner
 
     inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(model) if model.functions else model
+    take_constant_branches(inlined.graph)
     return inlined
 
 
@@ -212,6 +217,8 @@ def _input_dtype(path: Path, value: onnx.ValueInfoProto) -> DType:
     import onnx
 
     kind = value.type.tensor_type.elem_type
+    if value.type.HasField("tensor_type") and kind in CAST_TYPES:
+        return CAST_TYPES[kind]
     if not value.type.HasField("tensor_type") or kind not in INPUT_TYPES:
         name = onnx.TensorProto.DataType.Name(kind).lower() if value.type.HasField("tensor_type") else "not a tensor"
         hint = "Give the FP32 graph; deploykit converts it." if kind in (10, 16) else "Cast it inside the graph."

@@ -382,6 +382,19 @@ def test_outputs_that_engines_do_not_return_so_are_changed_and_said(form, batch,
     assert load.verify(bundle).parity.passed
 
 
+@pytest.mark.parametrize(("kind", "said", "graph"), [("bool", "bool", "int32"), ("double", "float64", "float32")])
+def test_inputs_that_engines_do_not_take_so_are_cast_and_said(kind, said, graph, save_graph, export_file, tmp_path):
+    text = NCHW.replace("image) =>", f"image, {kind}[N,8] on) =>").replace(
+        "scores = Gemm (d, f)", "g = Cast <to = 1> (on)\n    e = Mul (d, g)\n    scores = Gemm (e, f)"
+    )
+    random = np.random.default_rng(0)
+    images = random.standard_normal((20, 3, 16, 16)).astype(np.float32)
+    np.savez(tmp_path / "samples.npz", image=images, on=random.integers(0, 2, (20, 8)).astype(graph))
+    bundle = export_file(save_graph(text), "--data", str(tmp_path / "samples.npz"))
+    assert f"The input 'on' is {said}; in the graph it is {graph}." in export_file.text
+    assert manifest_of(bundle).inputs[1].dtype == graph
+
+
 ONE_ROW = ("d = Flatten (c)", "d = Reshape (c, shape)")
 
 
@@ -453,6 +466,42 @@ def test_qdq_pairs_inside_of_functions_are_taken_out(tmp_path, export_file):
     onnx.save(onnx.parser.parse_model(FUNCTION.replace("BODY", body)), path)
     graph = onnx.load(export_file(path) / "model.onnx").graph
     assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in graph.node}
+
+
+CONSTANT_IF = """
+<ir_version: 9, opset_import: ["" : 17, "own" : 1]>
+agraph (float[N,8] x) => (float[N,8] y)
+{
+    y = own.block (x)
+}
+<domain: "own", opset_import: ["" : 17]>
+block (a) => (b)
+{
+    c = Constant <value = bool {CONDITION}> ()
+    b = If (c) <
+        then_branch = yes () => (float[N,8] u) {
+            one = Constant <value = float {1.0}> ()
+            d = Constant <value = bool {0}> ()
+            e = If (d) <then_branch = p () => (float[N,8] q) { q = Abs (a) },
+                        else_branch = r () => (float[N,8] s) { s = Add (a, one) }>
+            u = Relu (e)
+        },
+        else_branch = no () => (float[N,8] v) {
+            one = Constant <value = float {2.0}> ()
+            v = Mul (a, one)
+        }
+    >
+}
+"""
+
+
+@pytest.mark.parametrize(("condition", "operators"), [(1, ["Add", "Relu"]), (0, ["Mul"])])
+def test_an_if_on_a_constant_is_the_branch_that_it_takes(condition, operators, export_file, tmp_path):
+    path = tmp_path / "branches.onnx"
+    onnx.save(onnx.parser.parse_model(CONSTANT_IF.replace("CONDITION", str(condition))), path)
+    bundle = export_file(path)
+    assert [node.op_type for node in onnx.load(bundle / "model.onnx").graph.node] == operators
+    assert manifest_of(bundle).parity.passed
 
 
 def test_weights_in_fp16_are_named_with_the_way_out(cli, save_graph):

@@ -60,6 +60,17 @@ def test_an_output_that_is_an_input_is_left_out_and_said(quick_latency, user_fol
     assert "The output 'asked' is the input 'words', unchanged, and is left out." in result.text
 
 
+def test_a_loop_over_the_batch_is_the_networks_doing(user_folder, cli):
+    """torch.export refuses it, and TorchScript writes down as many turns as the traced batch has."""
+    loop = "score = torch.cat([self.score(hidden[row : row + 1]) for row in range(len(hidden))])"
+    code = CODE.replace('return {"score": self.score(torch.relu(hidden))', f'{loop}\n        return {{"score": score')
+    (user_folder / "users_ranker.py").write_text(code)
+    result = cli("export", *RANKER, "--data", "samples.npz", "--target", "onnxruntime", "-o", "out")
+    assert result.code == 3
+    assert "treats its batch as a fixed number" in result.text
+    assert "Give --batch with one number" in result.text
+
+
 def test_several_inputs_are_in_the_order_of_the_arguments(export_network, user_folder):
     manifest = export_network(*RANKER, "--data", "samples.npz")
     assert [(spec.name, spec.dtype, spec.shape) for spec in manifest.inputs] == [

@@ -55,6 +55,9 @@ CODE = """
     def number():
         return 3
 
+    def scripted():
+        return torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))
+
     def lazy():
         return nn.LazyLinear(3)
 
@@ -271,7 +274,12 @@ def test_an_exception_while_building_is_quoted():
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("seven", "is an int, neither"), ("number", "returns an int, not an nn.Module"), ("lazy", "lazy layers")],
+    [
+        ("seven", "is an int, neither"),
+        ("number", "returns an int, not an nn.Module"),
+        ("lazy", "lazy layers"),
+        ("scripted", "returns a ScriptModule"),
+    ],
 )
 @pytest.mark.usefixtures("user_package")
 def test_anything_but_a_network_is_refused(name, told):

@@ -86,7 +86,7 @@ def _find_before(value: ir.Value, ranges: Mapping[str, FileRange]) -> str | None
     producer = value.producer()
     if producer is None or producer.op_type not in BOUNDED_BY_INPUT or producer.inputs[0] is None:
         return None
-    data = [each for each in (producer.inputs if producer.op_type == "Concat" else producer.inputs[:1])]
+    data = producer.inputs if producer.op_type == "Concat" else producer.inputs[:1]
     found = [None if each is None else _find_before(each, ranges) for each in data]
     names = [name for name in found if name is not None]
     return max(names, key=lambda name: ranges[name].threshold) if len(names) == len(found) else None

@@ -142,10 +142,10 @@ GRID_TOLERANCE: Final = 2e-4
 
 def _is_whole(rows: NDArray[np.float32], largest: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
     """Whether the weights of each row are multiples of its largest / `count`; few are read where the first are not."""
-    fits = np.ones(len(rows), np.bool_)
+    fits, divisor = np.ones(len(rows), np.bool_), np.where(largest > 0, largest, 1)[:, None]
     for part in (slice(0, 16), slice(16, None)):
         index = np.flatnonzero(fits)
-        position = rows[index, part] * (count / np.maximum(largest[index], SMALLEST))[:, None]
+        position = rows[index, part] / divisor[index] * count
         fits[index] = (np.abs(position - np.rint(position)) < GRID_TOLERANCE).all(axis=1)
     return fits
 

@@ -37,7 +37,7 @@ def render_precision(manifest: Manifest) -> Group:
 
 def describe_file_ranges(receipt: FileRangesReceipt) -> str:
     """Whose the ranges are, and where they are not what the file states."""
-    text = f"{len(receipt.thresholds)} tensors, from the file's {receipt.pairs} Q/DQ pairs ({receipt.producer})"
+    text = f"{len(receipt.thresholds)} tensors, from the file's {receipt.pairs} Q/DQ pairs"
     if receipt.coarser:
         text += (
             f"; {len(receipt.coarser)} with larger steps than in the file, whose codes are not symmetric around zero"

@@ -25,7 +25,6 @@ def take_file_ranges(session: Session) -> TakenRanges | None:
     plan = plan_file_ranges(session.graph.path, found.tensors)
     tensors = {name: Range(each.low, each.high, each.threshold) for name, each in sorted(plan.ranges.items())}
     receipt = FileRangesReceipt(
-        producer=found.producer,
         pairs=found.pairs,
         thresholds={name: each.threshold for name, each in sorted(plan.ranges.items())},
         coarser=tuple(sorted(name for name, each in plan.ranges.items() if each.is_coarser)),

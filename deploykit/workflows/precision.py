@@ -60,6 +60,11 @@ DENSE_FEATURE_COST_DB: Final = 3.0
 Measured on densenet121: 2.9 dB with random weights; 2.0 dB trained on digits, and one more of 445 right."""
 
 
+FILE_RANGES_CAVEAT: Final = (
+    "INT8 ranges are those of the file's Q/DQ pairs; the reference has the file's weights as their codes are, so that "
+    "the cost of INT8 is that of the activations' rounding"
+)
+
 BUDGET_CAVEAT: Final = "the layers kept out of INT8 were selected on the samples that parity is evaluated on"
 
 
@@ -121,7 +126,7 @@ def quantize_by_file_ranges(session: Session, taken: TakenRanges) -> PrecisionRe
     recipe, budget = Recipe(rest=rest, excluded=taken.excluded, io=request.io), None
     if request.budget is not None:
         recipe, budget = fit_budget(request.budget, candidates, recipe)
-    caveats = [f"INT8 ranges are those of the file's Q/DQ pairs ({taken.receipt.producer})"]
+    caveats = [FILE_RANGES_CAVEAT]
     if taken.excluded:
         listed = ", ".join(taken.excluded[:3]) + (f" and {len(taken.excluded) - 3} more" if taken.excluded[3:] else "")
         caveats.append(f"the file has no range for what these nodes read, so that they stay floating point: {listed}")

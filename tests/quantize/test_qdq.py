@@ -86,6 +86,32 @@ def test_a_gemms_axis_follows_transb(transposed, axis):
     assert constant(model, "w/scale").shape == (6,)
 
 
+CODES = np.random.default_rng(1).integers(-60, 61, (6, 4, 3, 3))
+"""Codes of a weight with one scale for all channels: no channel uses all of them."""
+
+
+@pytest.mark.parametrize("gains", [np.ones(6), np.array([0.3, 1, -2.7, 5, 0.01, 1])], ids=["alone", "BatchNorm folded"])
+def test_a_weight_that_was_rounded_before_is_not_rounded_again(gains):
+    weight = (CODES * 0.013 * gains.reshape(6, 1, 1, 1)).astype(np.float32)
+    model = quantized(convolutional("[conv] y = Conv (x, w)", w=weight))
+    np.testing.assert_allclose(dequantize_weight(model, "w"), weight, rtol=1e-5)
+
+
+def test_the_code_minus_128_alone_is_clipped():
+    codes = CODES.copy()
+    codes[0, 0, 0, :2] = -128, 125
+    model = quantized(convolutional("[conv] y = Conv (x, w)", w=(codes * 0.013).astype(np.float32)))
+    assert (constant(model, "w/codes")[0] != codes[0]).sum() == 1
+
+
+def test_a_weight_that_was_not_rounded_before_has_127_steps():
+    assert (qdq.count_weight_steps(random(6, 4, 3, 3), 0) == 127).all()
+
+
+def test_a_channel_of_zeros_has_127_steps():
+    assert qdq.count_weight_steps(np.zeros((2, 4), np.float32), 0).tolist() == [127, 127]
+
+
 def test_weights_are_int8_codes_without_a_quantizelinear():
     model = quantized(convolutional("[conv] y = Conv (x, w0)"))
     assert constant(model, "w0/codes").dtype == np.int8

@@ -57,6 +57,8 @@ class Manifest(Value, frozen=True):
     batch: BatchRange
     graph: GraphRecord
     calibration: CalibrationReceipt | None
+    file_ranges: FileRangesReceipt | None
+    """INT8 ranges taken from the Q/DQ pairs of an ONNX file; None: they were calibrated, or it is not INT8."""
     budget: Budget | None
     receipt: PrecisionReceipt
     """Executed precision of the primary engine."""
@@ -72,8 +74,6 @@ class Manifest(Value, frozen=True):
     """The primary engine beside FP32 on the same backend; None: it is FP32 itself, or FP32 was not timed."""
     provenance: Provenance
     files: Mapping[str, FileRecord]
-    file_ranges: FileRangesReceipt | None = None
-    """INT8 ranges that were taken from the Q/DQ pairs of an ONNX file; None: they were calibrated, or it is not INT8."""
 
     def __post_init__(self) -> None:
         for path, file in self.files.items():

@@ -46,8 +46,6 @@ class FileRange(Value, frozen=True):
 class FileRanges(Value, frozen=True):
     """Ranges that an ONNX file holds as Q/DQ pairs, by tensor of the exported graph."""
 
-    producer: str
-    """What wrote the file."""
     pairs: int
     tensors: Mapping[str, FileRange]
 
@@ -55,8 +53,8 @@ class FileRanges(Value, frozen=True):
 class FileRangesReceipt(Value, frozen=True):
     """The INT8 ranges of a graph that were taken from a file's Q/DQ pairs, where no calibration was run."""
 
-    producer: str
     pairs: int
+    """Number of Q/DQ pairs in the file, those of weights included where it stores weights in FP32."""
     thresholds: Mapping[str, float]
     """Clipping threshold of |x| by tensor; tensors that share a scale use their largest threshold."""
     coarser: tuple[str, ...]

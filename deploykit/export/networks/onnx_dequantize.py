@@ -53,6 +53,8 @@ def dequantize_model(proto: onnx.ModelProto, where: str) -> dict[str, FileRange]
 
     Raises InputError, which names `where`, for a pair whose meaning cannot be kept.
     """
+    if not count_pairs(proto.graph):
+        return {}
     edit = _Dequantization(proto, where)
     for node in proto.graph.node:
         edit.take(node)

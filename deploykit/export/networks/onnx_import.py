@@ -76,7 +76,7 @@ def import_onnx(
     readers = _find_readers(model, ranges)
     graph = rewrite_and_save(model, terms, weights, "file", None, folder)
     changes = (note for output in outputs for note in output.describe_changes())
-    found = FileRanges(source.producer, source.pairs, _name_ranges(readers)) if source.pairs else None
+    found = FileRanges(source.pairs, _name_ranges(readers)) if source.pairs else None
     return msgspec.structs.replace(graph, file_ranges=found, notes=(*repairs, *changes, *copies))
 
 
@@ -93,7 +93,7 @@ def _find_readers(model: ir.Model, ranges: Mapping[str, FileRange]) -> list[_Ran
     return [
         _RangeReader(node, position, ranges[value.name])
         for node, position, value in inputs
-        if value is not None and value.name in ranges
+        if value is not None and value.name is not None and value.name in ranges
     ]
 
 

@@ -265,9 +265,8 @@ def test_an_option_that_does_not_fit_an_onnx_file_is_refused(cli, save_graph, wo
         (NCHW.replace("Relu (a)", "com.acme.Swoosh (a)"), "not a standard ONNX operator"),
         (NCHW.replace("Relu (a)", "RandomNormalLike (a)"), "its output is random"),
         (NCHW.replace("float[N,3,16,16]", "float16[N,3,16,16]"), "the input 'image' is float16"),
-        (NCHW.replace("b = Relu (a)", "q = QuantizeLinear (a, s)\n b = DequantizeLinear (q, s)"), "already quantized"),
     ],
-    ids=["foreign", "chance", "half", "quantized"],
+    ids=["foreign", "chance", "half"],
 )
 def test_an_unsupported_graph_is_refused_with_the_reason(cli, save_graph, text, message):
     result = cli("export", save_graph(text, s=np.float32(0.1)))
@@ -436,9 +435,8 @@ BODY
 
 BODIES = {
     "quantized": (
-        "s = Constant <value = float {0.1}> ()\n z = Constant <value = int8 {0}> ()\n q = QuantizeLinear (a, s, z)\n"
-        " b = DequantizeLinear (q, s, z)",
-        "already quantized",
+        "q, s, z = DynamicQuantizeLinear (a)\n b = DequantizeLinear (q, s, z)",
+        "it computes on 8-bit codes",
     ),
     "random": ("n = RandomNormalLike (a)\n b = Add (a, n)", "its output is random"),
     "half": ("h = Constant <value = float16 {15360}> ()\n c = CastLike (a, h)\n b = CastLike (c, a)", "is FLOAT16"),
@@ -459,6 +457,15 @@ def test_what_is_refused_is_found_inside_of_functions(body, cli, tmp_path):
     result = cli("export", path)
     assert result.code == 3
     assert message in result.text
+
+
+def test_qdq_pairs_inside_of_functions_are_taken_out(tmp_path, export_file):
+    body = "s = Constant <value = float {0.1}> ()\n z = Constant <value = int8 {0}> ()\n"
+    body += "q = QuantizeLinear (a, s, z)\n d = DequantizeLinear (q, s, z)\n b = Relu (d)"
+    path = tmp_path / "functions.onnx"
+    onnx.save(onnx.parser.parse_model(FUNCTION.replace("BODY", body)), path)
+    graph = onnx.load(export_file(path) / "model.onnx").graph
+    assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in graph.node}
 
 
 CONSTANT_IF = """

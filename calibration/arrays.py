@@ -26,7 +26,9 @@ from deploykit.core.values import Sample
 
 SUFFIXES: Final = frozenset({".npy", ".npz"})
 
-ACCEPTED: Final = "Give uint8 images N×H×W×3 or N×H×W, or float16, float32 or float64 network inputs N×3×H×W or N×1×H×W."
+ACCEPTED: Final = (
+    "Give uint8 images N×H×W×3 or N×H×W, or float16, float32 or float64 network inputs N×3×H×W or N×1×H×W."
+)
 
 
 def load_arrays(name: str, split: str) -> LazyDataset:

@@ -57,7 +57,9 @@ def list_folder_images(name: str) -> list[Path]:
 
 
 def _decode_sample(folder: Path, labels: dict[str, int], path: str) -> Sample:
-    return Sample(name=escape_undecodable(path), image=decode_image(folder / path), label=labels.get(path.split("/")[0]))
+    return Sample(
+        name=escape_undecodable(path), image=decode_image(folder / path), label=labels.get(path.split("/")[0])
+    )
 
 
 def _find_files(folder: Path) -> tuple[list[str], list[str]]:

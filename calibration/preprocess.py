@@ -85,7 +85,7 @@ def _halve_to_even(spare: int) -> int:
 
 
 def _build_value_table(spec: Preprocessing) -> NDArray[np.float32]:
-    """Build the channels×256 table of normalised values per channel. With a table, every implementation can be exact."""
+    """Build the channels×256 table of normalised values. With a table, every implementation can be exact."""
     pixels = np.arange(256, dtype=np.float64)
     mean, std = (np.array(values, dtype=np.float64)[:, None] for values in (spec.mean, spec.std))
     return ((pixels * spec.scale - mean) / std).astype(np.float32)

@@ -132,7 +132,8 @@ def make_inputs(images: Sequence[Pixels], model: ModelSpec) -> NDArray[Any]:
     """Convert images to the graph's input: cropped pixels where the graph normalises by itself, else normalised planes.
 
     H×W×3 uint8 of any size -> N×height×width×3 uint8, or float32 in the network's axis order. Float32 planes are
-    already preprocessed: they are passed through if they are channels×height×width and the graph takes planes, else refused.
+    already preprocessed: they are passed through if they are channels×height×width and the graph takes planes, else
+    refused.
     """
     return np.stack([_make_input(image, model) for image in images])
 

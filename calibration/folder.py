@@ -63,7 +63,7 @@ def _decode_sample(folder: Path, labels: dict[str, int], path: str) -> Sample:
 
 
 def _find_files(folder: Path) -> tuple[list[str], list[str]]:
-    """List the paths of images, and of other files, relative to the folder, with forward slashes, sorted by their parts.
+    """List the paths of images, and of other files, relative to the folder, with slashes, sorted by their parts.
 
     Files and folders with a leading dot are in neither list: file managers leave them.
     """

@@ -34,10 +34,10 @@ class UndecodableImage(InputError):
 def decode_image(path: str | Path) -> NDArray[np.uint8]:
     """Decode an image file to the pixels that a viewer shows: H×W×3, uint8, RGB.
 
-    EXIF orientation is applied. Grey is repeated over the channels. 16-bit samples keep their high byte; a grey image of
-    16 bits in which none exceeds 4095 has 12 bits, as cameras and X-ray machines write it, and keeps the high 8 of
-    those. Transparency is dropped without compositing, as torchvision's ImageFolder does, so that a network gets what it was trained on.
-    Only the first frame of a file with several is decoded.
+    EXIF orientation is applied. Grey is repeated over the channels. 16-bit samples keep their high byte; a grey image
+    of 16 bits in which none exceeds 4095 has 12 bits, as cameras and X-ray machines write it, and keeps the high 8 of
+    those. Transparency is dropped without compositing, as torchvision's ImageFolder does, so that a network gets what
+    it was trained on. Only the first frame of a file with several is decoded.
 
     Raises UndecodableImage for invalid content, and plain InputError for a file that cannot be read or is too large.
     """

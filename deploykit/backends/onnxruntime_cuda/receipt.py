@@ -68,8 +68,8 @@ def confirm_half(arithmetic: dict[str, Arithmetic], kernels: list[str] | None) -
         return ExecutedPrecision(EVIDENCE, arithmetic)
     if shows_half_arithmetic(kernels):
         return ExecutedPrecision(WITH_KERNELS, arithmetic)
-    told = {name: executed for name, executed in arithmetic.items() if executed != "fp16"}
-    return ExecutedPrecision(WITH_KERNELS, told)
+    without_half = {name: executed for name, executed in arithmetic.items() if executed != "fp16"}
+    return ExecutedPrecision(WITH_KERNELS, without_half)
 
 
 def describe_fallback(nodes: Sequence[RunNode], provider: str) -> str | None:

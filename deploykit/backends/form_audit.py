@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.core.files import hash_file
 from deploykit.core.onnx_io import external_data_path, place_graph
-from deploykit.core.values import Backend
+from deploykit.core.values import Backend, FormWriter
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -27,7 +27,10 @@ def audit_form(backend: Backend, graph: Path, form: Path) -> tuple[str, ...]:
     with tempfile.TemporaryDirectory() as scratch:
         own = Path(scratch) / graph.name
         place_graph(graph, own)
-        derived = own.parent / backend.compile(own, own.parent).file.path
+        if isinstance(backend, FormWriter):
+            derived = backend.write_form(own, own.parent)
+        else:
+            derived = own.parent / backend.compile(own, own.parent).file.path
         if _hash_graph(derived) == _hash_graph(form):
             return ()
         return compare_graphs(derived, form)

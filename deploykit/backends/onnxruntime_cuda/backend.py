@@ -102,7 +102,7 @@ class OnnxRuntimeCuda:
         model = ir.load(graph)
         inputs, outputs = read_interface(model.graph)
         with tempfile.TemporaryDirectory(prefix=f".{self.name}.partial-", dir=folder) as scratch:
-            candidates = tuple(list_candidates(graph, model, Path(scratch)))
+            candidates = self._list_candidates(graph, Path(scratch))
             times_ms = [self._time_candidate(candidate, inputs, outputs) for candidate in candidates]
             fastest = candidates[int(np.argmin(times_ms))]
             nodes = _profile_call(fastest, inputs, self._options.batch.optimum)
@@ -123,6 +123,18 @@ class OnnxRuntimeCuda:
         )
         caveats = tuple(_list_caveats(nodes, model.graph))
         return Engine(self.name, self.version, record_file(folder, file), inputs, outputs, caveats, build)
+
+    def write_form(self, graph: Path, folder: Path) -> Path:
+        """Write the graph with biases as sums of their own into `folder`. InputError where it cannot be written."""
+        import onnx_ir as ir
+
+        from deploykit.backends.graph_form import write_form
+        from deploykit.backends.onnxruntime_cuda.form import separate_biases
+
+        model = ir.load(graph)
+        separate_biases(model.graph)
+        write_form(model, folder / ENGINE_FILE)
+        return folder / ENGINE_FILE
 
     def load(self, engine: Engine, folder: Path) -> CudaRunner:
         """A runner of the engine's graph. BackendError where it was built for another platform, version or GPU, or
@@ -168,6 +180,17 @@ class OnnxRuntimeCuda:
             for node in self._profile_engine(engine, folder)
         )
 
+    def _list_candidates(self, graph: Path, scratch: Path) -> tuple[Candidate, ...]:
+        """The graph, and its form in `scratch` where it has biases; each channels first and channels last."""
+        from deploykit.backends.onnxruntime_cuda.form import FUSION, has_biases
+
+        disabled = f"{DISABLED}{BIAS_QUANTIZATION}"
+        plain = [Candidate(graph, (*COMMON, layout, disabled)) for layout in LAYOUTS]
+        if not has_biases(graph):
+            return tuple(plain)
+        form = self.write_form(graph, scratch)
+        return (*plain, *(Candidate(form, (*COMMON, layout, f"{disabled},{FUSION}")) for layout in LAYOUTS))
+
     def _time_candidate(
         self, candidate: Candidate, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
     ) -> float:
@@ -190,21 +213,6 @@ class OnnxRuntimeCuda:
             raise CheckFailed(f"{wrong}.", f"Build it again: deploykit compile BUNDLE --target {self.name}.")
         assert engine.build is not None, "reject_foreign_engine requires a build record"
         return Candidate(folder / engine.file.path, engine.build.settings)
-
-
-def list_candidates(graph: Path, model: Any, scratch: Path) -> Iterator[Candidate]:
-    """The graph and its form, each channels first and channels last. The form is written into `scratch`, and `model` is
-    changed to it.
-    """
-    from deploykit.backends.graph_form import write_form
-    from deploykit.backends.onnxruntime_cuda import form
-
-    yield from (Candidate(graph, (*COMMON, layout, f"{DISABLED}{BIAS_QUANTIZATION}")) for layout in LAYOUTS)
-    if form.separate_biases(model.graph):
-        write_form(model, scratch / ENGINE_FILE)
-        for layout in LAYOUTS:
-            disabled = f"{DISABLED}{BIAS_QUANTIZATION},{form.FUSION}"
-            yield Candidate(scratch / ENGINE_FILE, (*COMMON, layout, disabled))
 
 
 LAYOUTS: Final = ("prefer_nhwc=0", "prefer_nhwc=1")

@@ -6,6 +6,7 @@ took 385 of about 1,120 µs on an H200, and the 16 residual sums, by the provide
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 import onnx_ir as ir
@@ -15,6 +16,11 @@ from deploykit.core.graph_edit import add_initializer, read_constant
 
 FUSION: Final = "ConvAddFusion"
 """ONNX Runtime's optimization that would make such an Add the Conv's bias again."""
+
+
+def has_biases(graph: Path) -> bool:
+    """Whether a Conv of the file has a bias."""
+    return any(node.op_type == "Conv" and len(node.inputs) > 2 for node in ir.load(graph).graph)
 
 
 def separate_biases(graph: ir.Graph) -> int:

@@ -59,7 +59,7 @@ class CudaRunner:
         """Why no CUDA graphs are used, where that is so."""
         self._lock = threading.Lock()
         self._bindings: dict[tuple[Shape, ...], _Binding] = {}
-        self._shared: _Binding | None = None
+        self._shared: tuple[tuple[Shape, ...], _Binding] | None = None
         with on_gpu(f"loading {graph.name}") as library:
             self.memory_library = library.name
             """What allocates and copies: `pycuda 2026.1` or `cuda-bindings 13.5.0`."""
@@ -178,9 +178,10 @@ class CudaRunner:
             binding = self._create_binding(library, shapes, str(len(self._bindings) + 1))
             self._bindings[key] = binding
             return binding
-        self._shared = None  # freed first: both may not fit at the same time
-        self._shared = self._create_binding(library, shapes, NO_GRAPH)
-        return self._shared
+        if self._shared is None or self._shared[0] != key:
+            self._shared = None  # freed first: both may not fit at the same time
+            self._shared = (key, self._create_binding(library, shapes, NO_GRAPH))
+        return self._shared[1]
 
     def _create_binding(self, library: Any, shapes: dict[str, Shape], graph_id: str) -> _Binding:
         buffers = {spec.name: TensorBuffer(spec) for spec in (*self.inputs, *self.outputs) if spec.name in shapes}

@@ -87,7 +87,7 @@ from deploykit.core.values.networks import (
     WeightsRecord,
     WeightsSource,
 )
-from deploykit.core.values.protocols import Backend, Progress, Runner, SampleSet, TimedRunner
+from deploykit.core.values.protocols import Backend, FormWriter, Progress, Runner, SampleSet, TimedRunner
 from deploykit.core.values.quantization import (
     MAX_INT8_FALLBACK_SHARE,
     Budget,
@@ -176,6 +176,7 @@ __all__ = [
     "FileRangesReceipt",
     "FileRecord",
     "Finding",
+    "FormWriter",
     "Fp32Comparison",
     "Fp32Node",
     "Golden",

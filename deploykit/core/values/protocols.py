@@ -72,6 +72,15 @@ class Progress(Protocol):
         ...
 
 
+@runtime_checkable
+class FormWriter(Protocol):
+    """A backend whose `compile` chooses between a graph and its form by their time, which may differ between calls."""
+
+    def write_form(self, graph: Path, folder: Path) -> Path:
+        """Write the form of `graph` into `folder`, whichever is faster; returns its path."""
+        ...
+
+
 class Backend(Protocol):
     """One inference library: compiles graphs to engines and loads engines."""
 

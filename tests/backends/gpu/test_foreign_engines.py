@@ -44,7 +44,7 @@ def refusal_reason(made: Engine, version: str = "10.3.0.26", platform: str = HER
         reject_foreign_engine(made, version, THE_GPU._replace(compute_capability=capability), platform)
     except BackendError as refused:
         what, _, remedy = str(refused).partition(" Build it here: ")
-        return what if remedy == f"deploykit compile BUNDLE --target {made.backend}." else "no remedy is told"
+        return what if remedy == f"deploykit compile BUNDLE --target {made.backend}." else "without the remedy"
     return None
 
 

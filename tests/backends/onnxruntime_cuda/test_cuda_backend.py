@@ -11,6 +11,7 @@ from cuda_doubles import THE_GPU, Gpu
 
 from deploykit.backends import create_backend
 from deploykit.backends.choice import resolve_target
+from deploykit.backends.form_audit import audit_form
 from deploykit.backends.gpu.driver import Driver
 from deploykit.backends.onnxruntime import open_graph
 from deploykit.backends.onnxruntime_cuda import backend as backends
@@ -75,6 +76,19 @@ def test_an_engine_is_the_form_where_that_is_fastest(
     x = {"x": np.random.default_rng(2).standard_normal((3, 3, 8, 8)).astype(np.float32)}
     expected = open_graph(convolution).run(x)["y"]
     np.testing.assert_allclose(backend.load(engine, tmp_path).run(x)["y"], expected, rtol=1e-5)
+
+
+def test_the_audit_of_a_form_does_not_depend_on_which_candidate_is_faster_now(
+    gpu: Gpu,  # noqa: ARG001
+    convolution: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prefer(monkeypatch, lambda candidate: candidate.settings[-1].endswith("ConvAddFusion"))
+    backend = OnnxRuntimeCuda()
+    engine = backend.compile(convolution, tmp_path)
+    prefer(monkeypatch, lambda candidate: candidate.graph.name == "model.onnx")
+    assert audit_form(backend, convolution, tmp_path / engine.file.path) == ()
 
 
 def test_the_time_of_a_candidate_is_that_of_its_calls_on_the_gpu(gpu: Gpu, convolution: Path, tmp_path: Path) -> None:

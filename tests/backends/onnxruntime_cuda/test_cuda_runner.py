@@ -61,6 +61,17 @@ def test_batch_sizes_beyond_the_first_ones_share_buffers_without_a_cuda_graph(
     assert graph_ids(gpu) == ["1", runners.NO_GRAPH, runners.NO_GRAPH, "1"]
 
 
+def test_a_further_batch_size_that_comes_again_allocates_nothing(
+    gpu: Gpu, runner: CudaRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runners, "MOST_GRAPHS", 1)
+    for count in (1, 4):
+        runner.run(images(count))
+    gpu.calls.clear()
+    runner.run(images(4))
+    assert gpu.named("alloc", "alloc_host") == []
+
+
 def test_an_output_is_the_callers_own(runner: CudaRunner) -> None:
     first = runner.run(images(2))["y"]
     before = first.copy()
